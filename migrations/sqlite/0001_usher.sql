@@ -1,0 +1,260 @@
+-- The same tables as on Postgres: ids as 16-byte blobs, times as RFC 3339 text in UTC, which sorts by time.
+
+-- The app's organizations.
+create table organizations (
+    -- Chosen by the app.
+    id blob primary key,
+    -- What people call it; shown in mails.
+    name text not null,
+    -- When the row was made.
+    created_at text not null,
+    -- When the row last changed.
+    updated_at text not null,
+    -- Soft deletion: set means gone.
+    deleted_at text
+) strict;
+
+-- People.
+create table admins (
+    -- The app's id of the person.
+    id blob primary key,
+    -- Deprecated: membership lives in organization_users.
+    organization_id blob,
+    -- The Clerk user id.
+    external_id text,
+    -- The primary address, as Clerk shows it.
+    email text,
+    -- As Clerk shows it.
+    first_name text,
+    -- As Clerk shows it.
+    last_name text,
+    -- As Clerk shows it.
+    image_url text,
+    -- Deprecated: roles live with the memberships.
+    role text,
+    -- When the row was made.
+    created_at text not null,
+    -- When the row last changed.
+    updated_at text not null,
+    -- Soft deletion: set means gone.
+    deleted_at text
+) strict;
+create index usher_admins_external_id on admins (external_id);
+
+-- Who is in which organization: many to many.
+create table organization_users (
+    -- The membership.
+    id blob primary key,
+    -- The organization.
+    organization_id blob not null references organizations (id),
+    -- The person.
+    admin_id blob not null references admins (id),
+    -- One of the configured organization roles.
+    role text not null,
+    -- When the row was made.
+    created_at text not null,
+    -- When the row last changed.
+    updated_at text not null,
+    -- Soft deletion: set means removed; an accepted invite revives it.
+    deleted_at text,
+    unique (organization_id, admin_id)
+) strict;
+create index usher_organization_users_admin on organization_users (admin_id);
+
+-- The app's projects.
+create table projects (
+    -- Chosen by the app.
+    id blob primary key,
+    -- Where the project belongs.
+    organization_id blob not null references organizations (id),
+    -- What people call it; shown in mails.
+    name text not null,
+    -- When the row was made.
+    created_at text not null,
+    -- When the row last changed.
+    updated_at text not null,
+    -- Soft deletion: set means gone.
+    deleted_at text
+) strict;
+
+-- Who is in which project: many to many.
+create table project_admins (
+    -- The membership.
+    id blob primary key,
+    -- The project; it may belong to any organization.
+    project_id blob not null references projects (id),
+    -- The person.
+    admin_id blob not null references admins (id),
+    -- One of the configured project roles.
+    role text not null,
+    -- When the row was made.
+    created_at text not null,
+    -- When the row last changed.
+    updated_at text not null,
+    -- Soft deletion: set means removed; an accepted invite revives it.
+    deleted_at text,
+    unique (project_id, admin_id)
+) strict;
+create index usher_project_admins_admin on project_admins (admin_id);
+
+-- What Clerk last said of each person, and the tombstones of the deleted.
+create table usher_people (
+    -- user_…
+    clerk_user_id text primary key,
+    -- Their row in admins; null for a tombstone of somebody never seen.
+    admin_id blob,
+    -- When Clerk created them.
+    clerk_created_at text,
+    -- The version of what is stored: an older one never overwrites a newer one.
+    clerk_updated_at text,
+    -- Banned in Clerk: no invite is for them.
+    banned integer not null default 0 check (banned in (0, 1)),
+    -- Locked in Clerk: no invite is for them.
+    locked integer not null default 0 check (locked in (0, 1)),
+    -- Their language (BCP 47).
+    locale text,
+    -- Deleted in Clerk; a late or replayed event never revives them.
+    deleted_at text
+) strict;
+create index usher_people_admin on usher_people (admin_id);
+
+-- Every address that Clerk knows of a person.
+create table usher_addresses (
+    -- The person.
+    admin_id blob not null,
+    -- What addresses are compared by.
+    email_key text not null,
+    -- As Clerk shows it.
+    email text not null,
+    -- Clerk verified it; only such an address matches invites.
+    verified integer not null check (verified in (0, 1)),
+    -- Their main address.
+    is_primary integer not null check (is_primary in (0, 1)),
+    primary key (admin_id, email_key)
+) strict;
+create index usher_addresses_verified on usher_addresses (email_key) where verified;
+
+-- Who is signed in, as far as the webhooks tell.
+create table usher_sessions (
+    -- sess_…
+    clerk_session_id text primary key,
+    -- The person; null if they were unknown when the session ended.
+    admin_id blob,
+    -- active or ended; an ended session is never revived by a late event.
+    status text not null check (status in ('active', 'ended')),
+    -- When Clerk says it began.
+    started_at text,
+    -- When usher learnt of its end.
+    ended_at text
+) strict;
+create index usher_sessions_active on usher_sessions (admin_id) where status = 'active';
+
+-- Addresses invited into an organization or a project.
+create table invites (
+    -- UUIDv7: sorted by the time of creation.
+    id blob primary key,
+    -- organization or project.
+    kind text not null check (kind in ('organization', 'project')),
+    -- The organization; for a project, the one it belonged to when the invite was made.
+    organization_id blob not null references organizations (id),
+    -- The project, for kind project only.
+    project_id blob references projects (id),
+    -- The project or else the organization: one column for the uniqueness of open invites.
+    target_id blob not null generated always as (coalesce(project_id, organization_id)) stored,
+    -- The address as it was written.
+    email text not null,
+    -- What addresses are compared by.
+    email_key text not null,
+    -- The role it gives.
+    role text not null,
+    -- pending, accepted, declined, revoked or expired; pending past expires_at counts as expired.
+    status text not null check (status in ('pending', 'accepted', 'declined', 'revoked', 'expired')),
+    -- auto lets in, ask shows the banner, default follows AUTO_ACCEPT.
+    acceptance text not null check (acceptance in ('auto', 'ask', 'default')),
+    -- The inviter, an admins.id.
+    invited_by blob,
+    -- Who accepted, an admins.id.
+    accepted_by blob,
+    -- The language for the mail (BCP 47).
+    locale text,
+    -- A few words from the inviter.
+    message text,
+    -- The version that the link is derived from; raised to make older links void.
+    token_version integer not null default 1,
+    -- When the address was asked, or last asked again.
+    invited_at text not null,
+    -- From then on it is expired.
+    expires_at text not null,
+    -- Since when the banner shows it.
+    flagged_at text,
+    -- To whom the banner shows it, an admins.id.
+    flagged_for blob,
+    -- When that person put the banner away, until their next sign-in.
+    dismissed_at text,
+    -- When it was accepted.
+    accepted_at text,
+    -- When it was declined.
+    declined_at text,
+    -- When it was revoked.
+    revoked_at text,
+    -- When the sweep noted that it had expired.
+    expired_at text,
+    -- When the row was made.
+    created_at text not null,
+    -- When the row last changed.
+    updated_at text not null,
+    check ((kind = 'project') = (project_id is not null)),
+    check ((status = 'accepted') = (accepted_at is not null and accepted_by is not null))
+) strict;
+-- One open invite per target and address. Expired ones count: inviting again renews them, swept or not.
+create unique index invites_open on invites (target_id, email_key) where status in ('pending', 'expired');
+create index invites_waiting on invites (email_key) where status = 'pending';
+create index invites_flagged on invites (flagged_for) where flagged_for is not null and status = 'pending';
+create index invites_by_organization on invites (organization_id, created_at, id);
+create index invites_by_project on invites (project_id, created_at, id) where project_id is not null;
+
+-- Mails that belong to invites, sent or to be sent.
+create table usher_deliveries (
+    -- What the job carries.
+    id blob primary key,
+    -- The invite it speaks of.
+    invite_id blob not null references invites (id),
+    -- invite and reminder go to the invited address, accepted_notice to the inviter.
+    kind text not null check (kind in ('invite', 'reminder', 'accepted_notice')),
+    -- Counts the mails of one kind for one invite.
+    generation integer not null,
+    -- Where it goes.
+    to_email text not null,
+    -- queued, sent, failed (for good) or suppressed (no longer wanted).
+    status text not null check (status in ('queued', 'sent', 'failed', 'suppressed')),
+    -- How often sending was tried.
+    attempts integer not null default 0,
+    -- The last refusal, addresses masked.
+    last_error text,
+    -- Fixed per delivery, so that a second copy after a crash is recognised as the same mail.
+    message_id text not null,
+    -- When it was asked for.
+    queued_at text not null,
+    -- When the server took it.
+    sent_at text,
+    unique (invite_id, kind, generation)
+) strict;
+
+-- The inbox: every event that Clerk was told usher has taken.
+create table usher_events (
+    -- The message id, the same over retries and replays.
+    svix_id text primary key,
+    -- user.created and so on.
+    event_type text not null,
+    -- The body as it was signed; cleared some days after processing.
+    payload text,
+    -- When it was stored.
+    received_at text not null,
+    -- When its effect was committed.
+    processed_at text,
+    -- What came of it, in a few words.
+    outcome text,
+    -- Why it could not be processed so far.
+    error text
+) strict;
+create index usher_events_unprocessed on usher_events (received_at) where processed_at is null;

@@ -1,0 +1,9 @@
+//! The domain, pure: what an invite is, whom it is for, who may do what. No I/O, no clock of its own.
+
+pub mod email;
+mod invite;
+pub mod matching;
+pub mod roles;
+pub mod token;
+
+pub use invite::{Acceptance, Invite, Kind, Status};

@@ -1,0 +1,55 @@
+//! Enums that are stored and sent as text: one list of names serves the database, the API and the checks.
+
+/// A name that the database or a request holds and that this version does not know.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown {what} `{name}`")]
+pub struct UnknownName {
+    /// What it should have been the name of.
+    pub what: &'static str,
+    /// The name.
+    pub name: String,
+}
+
+/// Declares such an enum, with `as_str`, `ALL`, `Display`, `FromStr`, `TryFrom<String>` and serde's two traits.
+macro_rules! named {
+    ($(#[$meta:meta])* $name:ident ($what:literal) { $($(#[$doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ::serde::Serialize, ::serde::Deserialize)]
+        pub enum $name { $($(#[$doc])* #[serde(rename = $text)] $variant),+ }
+
+        impl $name {
+            /// Every value, in the order of their declaration.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The name in the database and in JSON.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+
+        impl ::std::fmt::Display for $name {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl ::std::str::FromStr for $name {
+            type Err = $crate::names::UnknownName;
+            fn from_str(name: &str) -> ::std::result::Result<Self, $crate::names::UnknownName> {
+                match name {
+                    $($text => Ok(Self::$variant),)+
+                    _ => Err($crate::names::UnknownName { what: $what, name: name.to_owned() }),
+                }
+            }
+        }
+
+        impl ::std::convert::TryFrom<String> for $name {
+            type Error = $crate::names::UnknownName;
+            fn try_from(name: String) -> ::std::result::Result<Self, $crate::names::UnknownName> {
+                name.parse()
+            }
+        }
+    };
+}
+pub(crate) use named;

@@ -1,0 +1,225 @@
+//! The inbox: every event that Clerk was told usher has taken.
+
+use std::collections::{HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::rows::{Time, Type, sql, to_json, unfold};
+use super::{Conn, Queue, Result, Tx, on_conn};
+
+/// An event as it arrived, its signature verified.
+#[derive(Clone)]
+pub struct NewEvent {
+    /// The message id, the same over retries and replays.
+    pub svix_id: String,
+    /// `user.created` and so on.
+    pub event_type: String,
+    /// The body as it was signed.
+    pub payload: String,
+}
+
+/// An event in the inbox that still waits for its effect.
+#[derive(Clone, sqlx::FromRow)]
+pub struct Event {
+    /// The message id.
+    pub svix_id: String,
+    /// `user.created` and so on.
+    pub event_type: String,
+    /// The body as it was signed.
+    pub payload: Option<String>,
+    /// When it was stored.
+    pub received_at: DateTime<Utc>,
+}
+
+/// What came of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    /// The message id.
+    pub svix_id: String,
+    /// What came of it, or why it could not be processed: then it stays in the inbox and can be run again.
+    pub outcome: Result<&'static str, String>,
+}
+
+/// What `process-clerk-event` carries.
+#[derive(Serialize)]
+struct Payload<'a> {
+    svix_id: &'a str,
+}
+
+#[derive(Serialize)]
+struct FinishedRow<'a> {
+    svix_id: &'a str,
+    processed_at: Option<Time>,
+    outcome: Option<&'a str>,
+    error: Option<&'a str>,
+}
+
+impl Tx {
+    /// Stores events and enqueues the processing of those that are new; returns the ids of the new ones.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn receive_events(&mut self, events: &[NewEvent]) -> Result<HashSet<String>> {
+        let mut unique: HashMap<&str, &NewEvent> = HashMap::with_capacity(events.len());
+        for event in events {
+            unique.entry(&event.svix_id).or_insert(event);
+        }
+        let now = self.clock.now();
+        let is_postgres = matches!(self.conn, Conn::Postgres(_));
+        if is_postgres {
+            self.receive_in_one_statement(unique.into_values().collect(), now).await
+        } else {
+            self.receive_one_by_one(unique.into_values().collect(), now).await
+        }
+    }
+
+    /// Postgres: a round trip costs more than the work, so inbox rows and jobs go in one statement.
+    async fn receive_in_one_statement(
+        &mut self,
+        events: Vec<&NewEvent>,
+        now: DateTime<Utc>,
+    ) -> Result<HashSet<String>> {
+        let mut svix_ids = Vec::with_capacity(events.len());
+        let mut event_types = Vec::with_capacity(events.len());
+        let mut payloads = Vec::with_capacity(events.len());
+        let mut job_ids = Vec::with_capacity(events.len());
+        for event in events {
+            svix_ids.push(event.svix_id.as_str());
+            event_types.push(event.event_type.as_str());
+            payloads.push(event.payload.as_str());
+            job_ids.push(self.new_job_id());
+        }
+        let Conn::Postgres(conn) = &mut self.conn else {
+            return Ok(HashSet::new());
+        };
+        let new: Vec<String> = sqlx::query_scalar(
+            "with arrived as (
+                 select * from unnest($1::text[], $2::text[], $3::text[], $4::text[])
+                     as arrived(svix_id, event_type, payload, job_id)
+             ), fresh as (
+                 insert into usher_events (svix_id, event_type, payload, received_at)
+                 select svix_id, event_type, payload, $5 from arrived
+                 on conflict (svix_id) do nothing returning svix_id
+             ), queued as (
+                 insert into apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority)
+                 select job_id, $6, convert_to(json_build_object('svix_id', svix_id)::text, 'UTF8'),
+                     'Pending', 0, $7, now(), 0
+                 from arrived join fresh using (svix_id)
+             )
+             select svix_id from fresh",
+        )
+        .bind(svix_ids)
+        .bind(event_types)
+        .bind(payloads)
+        .bind(job_ids)
+        .bind(now)
+        .bind(Queue::ProcessClerkEvent.as_str())
+        .bind(Queue::MAX_ATTEMPTS)
+        .fetch_all(&mut **conn)
+        .await?;
+        if !new.is_empty() {
+            self.enqueued.push(Queue::ProcessClerkEvent);
+        }
+        Ok(new.into_iter().collect())
+    }
+
+    /// SQLite: a statement costs no round trip, and copying the payloads through JSON would cost more.
+    async fn receive_one_by_one(
+        &mut self,
+        events: Vec<&NewEvent>,
+        now: DateTime<Utc>,
+    ) -> Result<HashSet<String>> {
+        let mut new = HashSet::with_capacity(events.len());
+        for event in events {
+            let stored = on_conn!(self, |conn| sqlx::query(
+                "insert into usher_events (svix_id, event_type, payload, received_at) values ($1, $2, $3, $4)
+                 on conflict (svix_id) do nothing",
+            )
+            .bind(&event.svix_id)
+            .bind(&event.event_type)
+            .bind(&event.payload)
+            .bind(now)
+            .execute(conn)
+            .await?
+            .rows_affected());
+            if stored == 1 {
+                new.insert(event.svix_id.clone());
+            }
+        }
+        let payloads: Vec<_> = new.iter().map(|svix_id| Payload { svix_id }).collect();
+        self.enqueue(Queue::ProcessClerkEvent, &payloads).await?;
+        Ok(new)
+    }
+
+    /// Those of these events that still wait for their effect, oldest first.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn unprocessed_events(&mut self, svix_ids: &[&str]) -> Result<Vec<Event>> {
+        let ids: Vec<_> = svix_ids.iter().map(|svix_id| Payload { svix_id }).collect();
+        let rows = unfold(self.dialect(), &[("svix_id", Type::Text)]);
+        let text = format!(
+            "select svix_id, event_type, payload, received_at from usher_events
+             where processed_at is null and svix_id in (select r.svix_id from {rows})
+             order by received_at, svix_id"
+        );
+        let ids = to_json(&ids)?;
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(ids).fetch_all(conn).await)?)
+    }
+
+    /// Notes what came of events. What failed stays unprocessed, with its error.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn finish_events(&mut self, finished: &[Finished]) -> Result<()> {
+        if finished.is_empty() {
+            return Ok(());
+        }
+        let now = Time(self.clock.now());
+        let rows: Vec<_> = finished
+            .iter()
+            .map(|event| FinishedRow {
+                svix_id: &event.svix_id,
+                processed_at: event.outcome.is_ok().then_some(now),
+                outcome: event.outcome.as_ref().ok().copied(),
+                error: event.outcome.as_ref().err().map(String::as_str),
+            })
+            .collect();
+        let source = unfold(
+            self.dialect(),
+            &[
+                ("svix_id", Type::Text),
+                ("processed_at", Type::Time),
+                ("outcome", Type::Text),
+                ("error", Type::Text),
+            ],
+        );
+        let text = format!(
+            "update usher_events set processed_at = r.processed_at, outcome = r.outcome, error = r.error
+             from {source} where usher_events.svix_id = r.svix_id and usher_events.processed_at is null"
+        );
+        let rows = to_json(&rows)?;
+        on_conn!(self, |conn| sqlx::query(sql(text)).bind(rows).execute(conn).await.map(drop))?;
+        Ok(())
+    }
+
+    /// Enqueues an event again that could not be processed; `false` if there is none of this id waiting.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn replay_event(&mut self, svix_id: &str) -> Result<bool> {
+        let found = on_conn!(self, |conn| sqlx::query(
+            "update usher_events set error = null where svix_id = $1 and processed_at is null"
+        )
+        .bind(svix_id)
+        .execute(conn)
+        .await?
+        .rows_affected());
+        if found == 0 {
+            return Ok(false);
+        }
+        self.enqueue(Queue::ProcessClerkEvent, &[Payload { svix_id }]).await?;
+        Ok(true)
+    }
+}

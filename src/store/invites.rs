@@ -1,0 +1,390 @@
+//! Invites: made, refreshed, shown, answered. Every change of state is one guarded update.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::people::admin_ids;
+use super::rows::{Time, Type, sql, to_json, unfold};
+use super::{DeliveryStatus, Result, Tx, on_conn};
+use crate::invites::email::EmailAddress;
+use crate::invites::{Acceptance, Invite, Kind, Status};
+
+/// An invite to be made, or made fresh if its address is already asked into the same place.
+#[derive(Debug, Clone)]
+pub struct NewInvite {
+    /// The id, if it becomes a new row.
+    pub id: Uuid,
+    /// The organization; for a project, the project's.
+    pub organization_id: Uuid,
+    /// The project, if it is one.
+    pub project_id: Option<Uuid>,
+    /// Who is asked.
+    pub email: EmailAddress,
+    /// As what.
+    pub role: String,
+    /// Let in, or ask.
+    pub acceptance: Acceptance,
+    /// By whom.
+    pub invited_by: Option<Uuid>,
+    /// In which language.
+    pub locale: Option<String>,
+    /// With which words.
+    pub message: Option<String>,
+    /// Until when.
+    pub expires_at: DateTime<Utc>,
+}
+
+/// An open invite and the person whose verified address it names.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Waiting {
+    /// The invite.
+    #[sqlx(flatten)]
+    pub invite: Invite,
+    /// The person.
+    pub admin_id: Uuid,
+    /// The organization they would come into: for a project, the one that it belongs to today.
+    pub home_id: Uuid,
+}
+
+/// An invite with what people want to see of it.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct InviteView {
+    /// The invite.
+    #[sqlx(flatten)]
+    pub invite: Invite,
+    /// The organization's id: for a project, the one that it belongs to today.
+    pub home_id: Uuid,
+    /// The organization's name.
+    pub organization_name: String,
+    /// The project's name.
+    pub project_name: Option<String>,
+    /// The inviter's first name.
+    pub inviter_first_name: Option<String>,
+    /// The inviter's last name.
+    pub inviter_last_name: Option<String>,
+    /// The inviter's address.
+    pub inviter_email: Option<String>,
+    /// How the newest mail to the invited address stands.
+    pub delivery_status: Option<String>,
+    /// How often sending it was tried.
+    pub delivery_attempts: Option<i32>,
+    /// Its last refusal.
+    pub delivery_error: Option<String>,
+    /// When it was sent.
+    pub delivery_sent_at: Option<DateTime<Utc>>,
+}
+
+impl InviteView {
+    /// The newest mail's status, if there is a mail.
+    #[must_use]
+    pub fn delivery(&self) -> Option<DeliveryStatus> {
+        self.delivery_status.as_deref().and_then(|status| status.parse().ok())
+    }
+}
+
+/// The columns of [`Invite`], each with a prefix: `*` would break prepared statements when a migration adds a column.
+macro_rules! columns {
+    ($prefix:literal) => {
+        columns!(@ $prefix id kind organization_id project_id email email_key role status acceptance invited_by
+            accepted_by locale message token_version invited_at expires_at flagged_at flagged_for dismissed_at
+            accepted_at declined_at revoked_at expired_at created_at updated_at)
+    };
+    (@ $prefix:literal $first:ident $($column:ident)*) => {
+        concat!($prefix, stringify!($first) $(, ", ", $prefix, stringify!($column))*)
+    };
+}
+
+const INVITE: &str = columns!("");
+const INVITE_OF_I: &str = columns!("i.");
+
+#[derive(Serialize)]
+struct NewRow<'a> {
+    new_id: Uuid,
+    kind: Kind,
+    organization_id: Uuid,
+    project_id: Option<Uuid>,
+    email: &'a str,
+    email_key: &'a str,
+    role: &'a str,
+    acceptance: Acceptance,
+    invited_by: Option<Uuid>,
+    locale: Option<&'a str>,
+    message: Option<&'a str>,
+    expires_at: Time,
+}
+
+#[derive(Serialize)]
+struct Pair {
+    invite_id: Uuid,
+    person_id: Uuid,
+}
+
+#[derive(Serialize)]
+pub(super) struct InviteId {
+    pub invite_id: Uuid,
+}
+
+pub(super) fn invite_ids(ids: &[Uuid]) -> Result<String> {
+    let rows: Vec<_> = ids.iter().map(|&invite_id| InviteId { invite_id }).collect();
+    to_json(&rows)
+}
+
+fn pairs(pairs: &[(Uuid, Uuid)]) -> Result<String> {
+    let mut rows: Vec<_> = pairs
+        .iter()
+        .map(|&(invite_id, person_id)| Pair { invite_id, person_id })
+        .collect();
+    rows.sort_by_key(|row| row.invite_id);
+    to_json(&rows)
+}
+
+const PAIR: &[(&str, Type)] = &[("invite_id", Type::Uuid), ("person_id", Type::Uuid)];
+const INVITE_ID: &[(&str, Type)] = &[("invite_id", Type::Uuid)];
+
+impl Tx {
+    /// Makes invites, at most one per place and address in one call. Where that address is already asked, open or
+    /// expired, its row is made fresh instead and older links become void. Returns the rows; one that was made fresh
+    /// keeps its own id.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn save_invites(&mut self, invites: &[NewInvite]) -> Result<Vec<Invite>> {
+        if invites.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut rows: Vec<_> = invites.iter().map(new_row).collect();
+        rows.sort_by_key(|row| (row.project_id.unwrap_or(row.organization_id), row.email_key));
+        let source = unfold(
+            self.dialect(),
+            &[
+                ("new_id", Type::Uuid),
+                ("kind", Type::Text),
+                ("organization_id", Type::Uuid),
+                ("project_id", Type::Uuid),
+                ("email", Type::Text),
+                ("email_key", Type::Text),
+                ("role", Type::Text),
+                ("acceptance", Type::Text),
+                ("invited_by", Type::Uuid),
+                ("locale", Type::Text),
+                ("message", Type::Text),
+                ("expires_at", Type::Time),
+            ],
+        );
+        let text = format!(
+            "insert into invites (id, kind, organization_id, project_id, email, email_key, role, status, acceptance,
+                 invited_by, locale, message, invited_at, expires_at, created_at, updated_at)
+             select r.new_id, r.kind, r.organization_id, r.project_id, r.email, r.email_key, r.role, 'pending',
+                 r.acceptance, r.invited_by, r.locale, r.message, $2, r.expires_at, $2, $2
+             from {source} where true
+             on conflict (target_id, email_key) where status in ('pending', 'expired') do update set
+                 status = 'pending', organization_id = excluded.organization_id, email = excluded.email,
+                 role = excluded.role, acceptance = excluded.acceptance, invited_by = excluded.invited_by,
+                 locale = excluded.locale, message = excluded.message, invited_at = excluded.invited_at,
+                 expires_at = excluded.expires_at, expired_at = null, dismissed_at = null,
+                 token_version = invites.token_version + 1, updated_at = excluded.updated_at
+             returning {INVITE}"
+        );
+        let rows = to_json(&rows)?;
+        let now = self.clock.now();
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(rows).bind(now).fetch_all(conn).await)?)
+    }
+
+    /// One invite.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn invite(&mut self, id: Uuid) -> Result<Option<Invite>> {
+        let text = format!("select {INVITE} from invites where id = $1");
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(id).fetch_optional(conn).await)?)
+    }
+
+    /// The open invites whose address is a verified one of these people, into places that are there. Oldest first.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn waiting_for(&mut self, admins: &[Uuid]) -> Result<Vec<Waiting>> {
+        if admins.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
+        let text = format!(
+            "select {INVITE_OF_I}, a.admin_id, o.id as home_id
+             from usher_addresses a
+             join invites i on i.email_key = a.email_key and i.status = 'pending' and i.expires_at > $2
+             left join projects p on p.id = i.project_id
+             join organizations o on o.id = coalesce(p.organization_id, i.organization_id) and o.deleted_at is null
+             where a.verified and a.admin_id in (select r.admin_id from {rows})
+               and (i.project_id is null or p.deleted_at is null)
+             order by i.created_at, i.id"
+        );
+        let admins = admin_ids(admins)?;
+        let now = self.clock.now();
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(admins).bind(now).fetch_all(conn).await)?)
+    }
+
+    /// Whether an invite, open or not, names a verified address of this person.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn invite_of(&mut self, id: Uuid, admin_id: Uuid) -> Result<Option<Invite>> {
+        let text = format!(
+            "select {INVITE_OF_I} from invites i
+             join usher_addresses a on a.email_key = i.email_key and a.verified and a.admin_id = $2
+             where i.id = $1"
+        );
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(id).bind(admin_id).fetch_optional(conn).await)?)
+    }
+
+    /// Marks invites accepted by their person, those that are still open; returns them. Memberships are the caller's
+    /// to give, in the same transaction.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn accept_invites(&mut self, accepted: &[(Uuid, Uuid)]) -> Result<Vec<Invite>> {
+        if accepted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let source = unfold(self.dialect(), PAIR);
+        let text = format!(
+            "update invites set status = 'accepted', accepted_by = r.person_id, accepted_at = $2,
+                 flagged_at = null, flagged_for = null, dismissed_at = null, updated_at = $2
+             from {source}
+             where invites.id = r.invite_id and invites.status = 'pending' and invites.expires_at > $2
+             returning {INVITE}"
+        );
+        let rows = pairs(accepted)?;
+        let now = self.clock.now();
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(rows).bind(now).fetch_all(conn).await)?)
+    }
+
+    /// Shows open invites in their person's banner.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn flag_invites(&mut self, flagged: &[(Uuid, Uuid)]) -> Result<()> {
+        if flagged.is_empty() {
+            return Ok(());
+        }
+        let source = unfold(self.dialect(), PAIR);
+        let text = format!(
+            "update invites set flagged_at = $2, flagged_for = r.person_id, dismissed_at = null, updated_at = $2
+             from {source} where invites.id = r.invite_id and invites.status = 'pending'"
+        );
+        let rows = pairs(flagged)?;
+        let now = self.clock.now();
+        on_conn!(self, |conn| sqlx::query(sql(text)).bind(rows).bind(now).execute(conn).await.map(drop))?;
+        Ok(())
+    }
+
+    /// Declines an open invite; `false` if it was not open any more.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn decline_invite(&mut self, id: Uuid) -> Result<bool> {
+        self.close_invite(
+            "update invites set status = 'declined', declined_at = $2, flagged_at = null, flagged_for = null,
+                 dismissed_at = null, updated_at = $2
+             where id = $1 and status = 'pending' and expires_at > $2",
+            id,
+        )
+        .await
+    }
+
+    /// Takes an invite back, also an expired one; `false` if it was final already.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn revoke_invite(&mut self, id: Uuid) -> Result<bool> {
+        self.close_invite(
+            "update invites set status = 'revoked', revoked_at = $2, flagged_at = null, flagged_for = null,
+                 dismissed_at = null, updated_at = $2
+             where id = $1 and status in ('pending', 'expired')",
+            id,
+        )
+        .await
+    }
+
+    async fn close_invite(&mut self, text: &'static str, id: Uuid) -> Result<bool> {
+        let now = self.clock.now();
+        let closed = on_conn!(self, |conn| sqlx::query(text)
+            .bind(id)
+            .bind(now)
+            .execute(conn)
+            .await?
+            .rows_affected());
+        Ok(closed == 1)
+    }
+
+    /// Puts an open invite's banner away for its person until their next sign-in; `false` if it was not open any more.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn dismiss_invite(&mut self, id: Uuid, admin_id: Uuid) -> Result<bool> {
+        let now = self.clock.now();
+        let dismissed = on_conn!(self, |conn| sqlx::query(
+            "update invites set flagged_at = null, flagged_for = $3, dismissed_at = $2, updated_at = $2
+             where id = $1 and status = 'pending' and expires_at > $2"
+        )
+        .bind(id)
+        .bind(now)
+        .bind(admin_id)
+        .execute(conn)
+        .await?
+        .rows_affected());
+        Ok(dismissed == 1)
+    }
+
+    /// Invites as people want to see them, in the order of their creation.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn invite_views(&mut self, ids: &[Uuid]) -> Result<Vec<InviteView>> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = unfold(self.dialect(), INVITE_ID);
+        let text = format!(
+            "select {INVITE_OF_I}, o.id as home_id, o.name as organization_name, p.name as project_name,
+                 a.first_name as inviter_first_name, a.last_name as inviter_last_name, a.email as inviter_email,
+                 d.status as delivery_status, d.attempts as delivery_attempts, d.last_error as delivery_error,
+                 d.sent_at as delivery_sent_at
+             from invites i
+             left join projects p on p.id = i.project_id
+             join organizations o on o.id = coalesce(p.organization_id, i.organization_id)
+             left join admins a on a.id = i.invited_by
+             left join usher_deliveries d on d.id = (
+                 select newest.id from usher_deliveries newest
+                 where newest.invite_id = i.id and newest.kind in ('invite', 'reminder')
+                 order by newest.queued_at desc, newest.id desc limit 1)
+             where i.id in (select r.invite_id from {rows})
+             order by i.created_at, i.id"
+        );
+        let ids = invite_ids(ids)?;
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(ids).fetch_all(conn).await)?)
+    }
+}
+
+fn new_row(invite: &NewInvite) -> NewRow<'_> {
+    NewRow {
+        new_id: invite.id,
+        kind: if invite.project_id.is_some() { Kind::Project } else { Kind::Organization },
+        organization_id: invite.organization_id,
+        project_id: invite.project_id,
+        email: invite.email.as_str(),
+        email_key: invite.email.key().as_str(),
+        role: &invite.role,
+        acceptance: invite.acceptance,
+        invited_by: invite.invited_by,
+        locale: invite.locale.as_deref(),
+        message: invite.message.as_deref(),
+        expires_at: Time(invite.expires_at),
+    }
+}
+
+/// Used by the guarded updates' callers to say what an invite that was not open is instead.
+#[must_use]
+pub fn is_final(status: Status) -> bool {
+    matches!(status, Status::Accepted | Status::Declined | Status::Revoked)
+}

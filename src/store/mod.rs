@@ -1,0 +1,278 @@
+//! Both databases behind one door. A [`Tx`] method holds one SQL text, written so that Postgres and SQLite both take
+//! it; where that can't be, the method matches on the connection and says why.
+
+mod deliveries;
+mod inbox;
+mod invites;
+mod migrate;
+mod people;
+mod places;
+pub mod queue;
+mod rows;
+mod sessions;
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{PgPool, SqlitePool};
+
+use crate::clock::Clock;
+pub use deliveries::{Delivery, DeliveryKind, DeliveryStatus, MailContext, NewDelivery};
+pub use inbox::{Event, Finished, NewEvent};
+pub use invites::{InviteView, NewInvite, Waiting};
+pub use people::{Address, Person, Profile};
+pub use places::{Grant, Member, Membership, Place};
+pub use queue::{Queue, Wake};
+pub use sessions::SessionStart;
+
+/// How long a request waits for a connection before it is told that the store is away.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long SQLite waits for another process's write.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The database could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("the database failed: {0}")]
+pub struct StoreError(#[from] sqlx::Error);
+
+impl StoreError {
+    /// Whether the same request may succeed a little later: the database is away, restarting, full of connections, or
+    /// two transactions met in the wrong order.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        match &self.0 {
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => true,
+            sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+                // Postgres classes: connection, serialization and deadlock, resources, operator intervention, system.
+                // SQLite primary codes: busy, locked, read-only, I/O, full, can't open.
+                ["08", "40", "53", "57", "58"]
+                    .iter()
+                    .any(|class| code.len() == 5 && code.starts_with(class))
+                    || code
+                        .parse::<i32>()
+                        .is_ok_and(|code| code < 100_000 && matches!(code & 0xff, 5 | 6 | 8 | 10 | 13 | 14) && self.is_sqlite())
+            }),
+            _ => false,
+        }
+    }
+
+    fn is_sqlite(&self) -> bool {
+        matches!(&self.0, sqlx::Error::Database(error)
+            if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some())
+    }
+}
+
+pub(crate) type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// A database, and the signal that wakes this process's workers.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pub(crate) pool: Pool,
+    pub(crate) wake: Wake,
+    pub(crate) clock: Clock,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Pool {
+    Postgres(PgPool),
+    /// One connection writes, so that writers queue fairly in this process instead of polling for SQLite's lock;
+    /// the others read.
+    Sqlite { writer: SqlitePool, reader: SqlitePool },
+}
+
+/// Which database a [`Store`] speaks to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// Postgres 13 or newer.
+    Postgres,
+    /// The embedded one.
+    Sqlite,
+}
+
+/// A transaction. Dropped without [`Tx::commit`], it leaves nothing behind.
+pub struct Tx {
+    pub(crate) conn: Conn,
+    wake: Wake,
+    clock: Clock,
+    enqueued: Vec<Queue>,
+}
+
+pub(crate) enum Conn {
+    Postgres(sqlx::Transaction<'static, sqlx::Postgres>),
+    Sqlite(sqlx::Transaction<'static, sqlx::Sqlite>),
+}
+
+/// Runs one body against whichever connection the transaction holds.
+macro_rules! on_conn {
+    ($tx:expr, |$conn:ident| $body:expr) => {
+        match &mut $tx.conn {
+            $crate::store::Conn::Postgres(tx) => {
+                let $conn = &mut **tx;
+                $body
+            }
+            $crate::store::Conn::Sqlite(tx) => {
+                let $conn = &mut **tx;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use on_conn;
+
+impl Store {
+    /// Opens the database that `url` names. The scheme chooses: `postgres://…` or `sqlite://path`.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the address can't be understood or a SQLite file can't be opened. A Postgres that is away is
+    /// no error here: connections are made when needed.
+    pub async fn open(url: &str, clock: Clock) -> Result<Self> {
+        let pool = match Dialect::of(url) {
+            Some(Dialect::Postgres) => Pool::Postgres(open_postgres(url)?),
+            Some(Dialect::Sqlite) => open_sqlite(url).await?,
+            None => {
+                return Err(StoreError(sqlx::Error::Configuration(
+                    "the database address must begin with postgres:// or sqlite://".into(),
+                )));
+            }
+        };
+        Ok(Self {
+            pool,
+            wake: Wake::default(),
+            clock,
+        })
+    }
+
+    /// Which database this is.
+    #[must_use]
+    pub fn dialect(&self) -> Dialect {
+        match self.pool {
+            Pool::Postgres(_) => Dialect::Postgres,
+            Pool::Sqlite { .. } => Dialect::Sqlite,
+        }
+    }
+
+    /// Begins a transaction that writes. On SQLite it takes the write lock up front: no failure on upgrading later.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database is away.
+    pub async fn begin(&self) -> Result<Tx> {
+        let conn = match &self.pool {
+            Pool::Postgres(pool) => Conn::Postgres(pool.begin().await?),
+            Pool::Sqlite { writer, .. } => {
+                Conn::Sqlite(writer.begin_with("begin immediate").await?)
+            }
+        };
+        Ok(self.tx(conn))
+    }
+
+    /// Begins a transaction that only reads.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database is away.
+    pub async fn read(&self) -> Result<Tx> {
+        let conn = match &self.pool {
+            Pool::Postgres(pool) => Conn::Postgres(pool.begin_with("begin read only").await?),
+            Pool::Sqlite { reader, .. } => Conn::Sqlite(reader.begin().await?),
+        };
+        Ok(self.tx(conn))
+    }
+
+    fn tx(&self, conn: Conn) -> Tx {
+        Tx {
+            conn,
+            wake: self.wake.clone(),
+            clock: self.clock.clone(),
+            enqueued: Vec::new(),
+        }
+    }
+
+    /// Closes all connections, waiting for those in use.
+    pub async fn close(&self) {
+        match &self.pool {
+            Pool::Postgres(pool) => pool.close().await,
+            Pool::Sqlite { writer, reader } => {
+                reader.close().await;
+                writer.close().await;
+            }
+        }
+    }
+}
+
+impl Dialect {
+    /// The dialect that an address's scheme names.
+    #[must_use]
+    pub fn of(url: &str) -> Option<Self> {
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            Some(Self::Postgres)
+        } else if url.starts_with("sqlite:") {
+            Some(Self::Sqlite)
+        } else {
+            None
+        }
+    }
+}
+
+impl Tx {
+    /// Makes it true, and wakes the workers of what was enqueued.
+    ///
+    /// # Errors
+    /// [`StoreError`]; whether the transaction holds is then unknown, so callers repeat it and rely on its being
+    /// idempotent.
+    pub async fn commit(self) -> Result<()> {
+        match self.conn {
+            Conn::Postgres(tx) => tx.commit().await?,
+            Conn::Sqlite(tx) => tx.commit().await?,
+        }
+        for queue in self.enqueued {
+            self.wake.signal(queue);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn dialect(&self) -> Dialect {
+        match self.conn {
+            Conn::Postgres(_) => Dialect::Postgres,
+            Conn::Sqlite(_) => Dialect::Sqlite,
+        }
+    }
+}
+
+fn open_postgres(url: &str) -> Result<PgPool> {
+    let options: PgConnectOptions = url.parse()?;
+    Ok(PgPoolOptions::new()
+        .max_connections(10)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_lazy_with(options.application_name("usher")))
+}
+
+async fn open_sqlite(url: &str) -> Result<Pool> {
+    let options: SqliteConnectOptions = url.parse()?;
+    if let Some(folder) = options.get_filename().parent() {
+        std::fs::create_dir_all(folder).map_err(sqlx::Error::Io)?;
+    }
+    let options = options
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(BUSY_TIMEOUT);
+    let writer = SqlitePoolOptions::new()
+        .max_connections(1)
+        .min_connections(1)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_with(options.clone())
+        .await?;
+    let reader = SqlitePoolOptions::new()
+        .max_connections(4)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_lazy_with(options.pragma("query_only", "on"));
+    Ok(Pool::Sqlite { writer, reader })
+}

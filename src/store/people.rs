@@ -1,0 +1,324 @@
+//! People: what Clerk last said of each, their row in the app's `admins`, and their addresses.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::rows::{Time, Type, sql, to_json, unfold};
+use super::{Result, Tx, on_conn};
+use crate::invites::email::EmailKey;
+use crate::invites::matching;
+
+/// A person as Clerk describes them.
+#[derive(Debug, Clone)]
+pub struct Profile {
+    /// `user_…`
+    pub clerk_user_id: String,
+    /// Every address whose form usher understands.
+    pub addresses: Vec<Address>,
+    /// First name.
+    pub first_name: Option<String>,
+    /// Last name.
+    pub last_name: Option<String>,
+    /// Picture.
+    pub image_url: Option<String>,
+    /// Language (BCP 47).
+    pub locale: Option<String>,
+    /// Banned in Clerk.
+    pub banned: bool,
+    /// Locked in Clerk.
+    pub locked: bool,
+    /// When Clerk created them.
+    pub created_at: DateTime<Utc>,
+    /// The version of this description.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// One of a person's addresses.
+#[derive(Debug, Clone)]
+pub struct Address {
+    /// As Clerk shows it.
+    pub email: String,
+    /// What it is compared by.
+    pub key: EmailKey,
+    /// Clerk verified it.
+    pub verified: bool,
+    /// Their main address.
+    pub primary: bool,
+}
+
+/// A person whom usher knows.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+pub struct Person {
+    /// `user_…`
+    pub clerk_user_id: String,
+    /// Their `admins.id`; none for the tombstone of somebody never seen.
+    pub admin_id: Option<Uuid>,
+    /// When Clerk created them.
+    pub clerk_created_at: Option<DateTime<Utc>>,
+    /// Banned in Clerk.
+    pub banned: bool,
+    /// Locked in Clerk.
+    pub locked: bool,
+    /// Deleted in Clerk.
+    pub deleted_at: Option<DateTime<Utc>>,
+}
+
+impl Person {
+    /// What the match needs to know of them; `None` for a tombstone.
+    #[must_use]
+    pub fn for_matching(&self) -> Option<matching::Person> {
+        Some(matching::Person {
+            admin_id: self.admin_id?,
+            clerk_created_at: self.clerk_created_at?,
+            blocked: self.banned || self.locked || self.deleted_at.is_some(),
+        })
+    }
+}
+
+const PERSON: &str = "clerk_user_id, admin_id, clerk_created_at, banned, locked, deleted_at";
+
+#[derive(Serialize)]
+struct ProfileRow<'a> {
+    user_id: &'a str,
+    new_admin_id: Uuid,
+    email: Option<&'a str>,
+    first_name: Option<&'a str>,
+    last_name: Option<&'a str>,
+    image_url: Option<&'a str>,
+    locale: Option<&'a str>,
+    banned: bool,
+    locked: bool,
+    created_at: Time,
+    updated_at: Time,
+}
+
+#[derive(Serialize)]
+struct AddressRow<'a> {
+    admin_id: Uuid,
+    email_key: &'a str,
+    email: &'a str,
+    verified: bool,
+    is_primary: bool,
+}
+
+#[derive(Serialize)]
+struct UserId<'a> {
+    user_id: &'a str,
+}
+
+#[derive(Serialize)]
+pub(super) struct AdminId {
+    pub admin_id: Uuid,
+}
+
+pub(super) fn admin_ids(ids: &[Uuid]) -> Result<String> {
+    let rows: Vec<_> = ids.iter().map(|&admin_id| AdminId { admin_id }).collect();
+    to_json(&rows)
+}
+
+impl Tx {
+    /// Stores what Clerk says of these people, one profile per person. An older description never overwrites a newer
+    /// one, and the deleted stay deleted; returns everybody as they then stand.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn save_people(&mut self, profiles: &[&Profile]) -> Result<Vec<Person>> {
+        if profiles.is_empty() {
+            return Ok(Vec::new());
+        }
+        let applied = self.save_profiles(profiles).await?;
+        let fresh: HashSet<&str> = applied.iter().map(|person| person.clerk_user_id.as_str()).collect();
+        let stale: Vec<&str> = profiles
+            .iter()
+            .map(|profile| profile.clerk_user_id.as_str())
+            .filter(|id| !fresh.contains(id))
+            .collect();
+        self.save_addresses(profiles, &applied).await?;
+        let mut people = self.people_by_clerk_id(&stale).await?;
+        people.extend(applied);
+        Ok(people)
+    }
+
+    async fn save_profiles(&mut self, profiles: &[&Profile]) -> Result<Vec<Person>> {
+        let mut rows: Vec<_> = profiles.iter().map(|profile| self.profile_row(profile)).collect();
+        // One order for everybody who writes people: no deadlocks between processes.
+        rows.sort_by_key(|row| row.user_id);
+        let rows = to_json(&rows)?;
+        let source = unfold(
+            self.dialect(),
+            &[
+                ("user_id", Type::Text),
+                ("new_admin_id", Type::Uuid),
+                ("email", Type::Text),
+                ("first_name", Type::Text),
+                ("last_name", Type::Text),
+                ("image_url", Type::Text),
+                ("locale", Type::Text),
+                ("banned", Type::Bool),
+                ("locked", Type::Bool),
+                ("created_at", Type::Time),
+                ("updated_at", Type::Time),
+            ],
+        );
+        let text = format!(
+            "insert into usher_people
+                 (clerk_user_id, admin_id, clerk_created_at, clerk_updated_at, banned, locked, locale)
+             select r.user_id,
+                 coalesce(
+                     (select id from admins where external_id = r.user_id and deleted_at is null
+                      order by created_at, id limit 1),
+                     r.new_admin_id),
+                 r.created_at, r.updated_at, r.banned, r.locked, r.locale
+             from {source} where true
+             on conflict (clerk_user_id) do update set
+                 admin_id = coalesce(usher_people.admin_id, excluded.admin_id),
+                 clerk_created_at = excluded.clerk_created_at, clerk_updated_at = excluded.clerk_updated_at,
+                 banned = excluded.banned, locked = excluded.locked, locale = excluded.locale
+             where usher_people.deleted_at is null and usher_people.clerk_updated_at <= excluded.clerk_updated_at
+             returning {PERSON}"
+        );
+        let applied: Vec<Person> =
+            on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(&rows).fetch_all(conn).await)?;
+        let text = format!(
+            "insert into admins
+                 (id, external_id, email, first_name, last_name, image_url, created_at, updated_at)
+             select p.admin_id, r.user_id, r.email, r.first_name, r.last_name, r.image_url, $2, $2
+             from {source} join usher_people p on p.clerk_user_id = r.user_id
+                 and p.deleted_at is null and p.clerk_updated_at = r.updated_at
+             where true
+             on conflict (id) do update set
+                 external_id = excluded.external_id, email = excluded.email, first_name = excluded.first_name,
+                 last_name = excluded.last_name, image_url = excluded.image_url, updated_at = excluded.updated_at"
+        );
+        let now = self.clock.now();
+        on_conn!(self, |conn| sqlx::query(sql(text)).bind(rows).bind(now).execute(conn).await.map(drop))?;
+        Ok(applied)
+    }
+
+    fn profile_row<'a>(&self, profile: &'a Profile) -> ProfileRow<'a> {
+        let primary = profile.addresses.iter().find(|address| address.primary);
+        ProfileRow {
+            user_id: &profile.clerk_user_id,
+            new_admin_id: self.clock.new_id(),
+            email: primary.or(profile.addresses.first()).map(|address| address.email.as_str()),
+            first_name: profile.first_name.as_deref(),
+            last_name: profile.last_name.as_deref(),
+            image_url: profile.image_url.as_deref(),
+            locale: profile.locale.as_deref(),
+            banned: profile.banned,
+            locked: profile.locked,
+            created_at: Time(profile.created_at),
+            updated_at: Time(profile.updated_at),
+        }
+    }
+
+    /// Replaces the addresses of those whose profile counted.
+    async fn save_addresses(&mut self, profiles: &[&Profile], applied: &[Person]) -> Result<()> {
+        let mut addresses = Vec::new();
+        let mut admins = Vec::with_capacity(applied.len());
+        for person in applied {
+            let profile = profiles.iter().find(|profile| profile.clerk_user_id == person.clerk_user_id);
+            let (Some(profile), Some(admin_id)) = (profile, person.admin_id) else {
+                continue;
+            };
+            admins.push(admin_id);
+            let mut seen = HashSet::new();
+            for address in profile.addresses.iter().filter(|address| seen.insert(&address.key)) {
+                addresses.push(AddressRow {
+                    admin_id,
+                    email_key: address.key.as_str(),
+                    email: &address.email,
+                    verified: address.verified,
+                    is_primary: address.primary,
+                });
+            }
+        }
+        let source = unfold(
+            self.dialect(),
+            &[
+                ("admin_id", Type::Uuid),
+                ("email_key", Type::Text),
+                ("email", Type::Text),
+                ("verified", Type::Bool),
+                ("is_primary", Type::Bool),
+            ],
+        );
+        self.delete_addresses(&admins).await?;
+        let text = format!(
+            "insert into usher_addresses (admin_id, email_key, email, verified, is_primary)
+             select r.admin_id, r.email_key, r.email, r.verified, r.is_primary from {source}"
+        );
+        let rows = to_json(&addresses)?;
+        on_conn!(self, |conn| sqlx::query(sql(text)).bind(rows).execute(conn).await.map(drop))?;
+        Ok(())
+    }
+
+    async fn delete_addresses(&mut self, admins: &[Uuid]) -> Result<()> {
+        let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
+        let text = format!("delete from usher_addresses where admin_id in (select r.admin_id from {rows})");
+        let admins = admin_ids(admins)?;
+        on_conn!(self, |conn| sqlx::query(sql(text)).bind(admins).execute(conn).await.map(drop))?;
+        Ok(())
+    }
+
+    /// Those of these people whom usher knows, tombstones included.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn people_by_clerk_id(&mut self, clerk_user_ids: &[&str]) -> Result<Vec<Person>> {
+        if clerk_user_ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids: Vec<_> = clerk_user_ids.iter().map(|user_id| UserId { user_id }).collect();
+        let rows = unfold(self.dialect(), &[("user_id", Type::Text)]);
+        let text =
+            format!("select {PERSON} from usher_people where clerk_user_id in (select r.user_id from {rows})");
+        let ids = to_json(&ids)?;
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(ids).fetch_all(conn).await)?)
+    }
+
+    /// Soft-deletes people with all their memberships and keeps tombstones, also of those never seen.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn delete_people(&mut self, clerk_user_ids: &[&str]) -> Result<()> {
+        if clerk_user_ids.is_empty() {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        let mut ids: Vec<_> = clerk_user_ids.iter().map(|user_id| UserId { user_id }).collect();
+        ids.sort_by_key(|row| row.user_id);
+        let ids = to_json(&ids)?;
+        let rows = unfold(self.dialect(), &[("user_id", Type::Text)]);
+        let text = format!(
+            "insert into usher_people (clerk_user_id, deleted_at) select r.user_id, $2 from {rows} where true
+             on conflict (clerk_user_id) do update
+                 set deleted_at = coalesce(usher_people.deleted_at, excluded.deleted_at)
+             returning admin_id"
+        );
+        let admins: Vec<Option<Uuid>> =
+            on_conn!(self, |conn| sqlx::query_scalar(sql(text)).bind(ids).bind(now).fetch_all(conn).await)?;
+        let admins: Vec<Uuid> = admins.into_iter().flatten().collect();
+        self.delete_addresses(&admins).await?;
+        let admins = admin_ids(&admins)?;
+        let these = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
+        for text in [
+            format!("update admins set deleted_at = $2, updated_at = $2
+                     where deleted_at is null and id in (select r.admin_id from {these})"),
+            format!("update organization_users set deleted_at = $2, updated_at = $2
+                     where deleted_at is null and admin_id in (select r.admin_id from {these})"),
+            format!("update project_admins set deleted_at = $2, updated_at = $2
+                     where deleted_at is null and admin_id in (select r.admin_id from {these})"),
+            format!("update usher_sessions set status = 'ended', ended_at = $2
+                     where status = 'active' and admin_id in (select r.admin_id from {these})"),
+            format!("update invites set flagged_at = null, flagged_for = null, dismissed_at = null, updated_at = $2
+                     where status = 'pending' and flagged_for in (select r.admin_id from {these})"),
+        ] {
+            on_conn!(self, |conn| sqlx::query(sql(text)).bind(&admins).bind(now).execute(conn).await.map(drop))?;
+        }
+        Ok(())
+    }
+}

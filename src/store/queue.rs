@@ -1,0 +1,232 @@
+//! The queue as usher uses it: enqueueing in the transaction that made it true, durable back-off, heartbeats, and the
+//! signal that wakes this process's workers. The tables are apalis's own.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::Serialize;
+use tokio::sync::watch;
+use ulid::Ulid;
+
+use super::rows::{Type, sql, to_json, unfold};
+use super::{Dialect, Pool, Result, Store, Tx, on_conn};
+use crate::names::named;
+
+named! {
+    /// The queues. Their names are literals, stored with the jobs: renaming a type must not strand queued work.
+    Queue("queue") {
+        /// Events from Clerk.
+        ProcessClerkEvent = "process-clerk-event",
+        /// Mails to invited addresses.
+        SendInviteEmail = "send-invite-email",
+        /// Mails to inviters whose invite was accepted.
+        SendAcceptedNotice = "send-accepted-notice",
+    }
+}
+
+impl Queue {
+    /// After so many attempts a job is dead. With the back-off's cap of an hour this outlives two days of outage.
+    pub const MAX_ATTEMPTS: i32 = 60;
+}
+
+/// Wakes the workers of this process when something was enqueued.
+#[derive(Debug, Clone)]
+pub struct Wake(Arc<HashMap<Queue, watch::Sender<()>>>);
+
+impl Default for Wake {
+    fn default() -> Self {
+        let signals = Queue::ALL.iter().map(|&queue| (queue, watch::Sender::new(())));
+        Self(Arc::new(signals.collect()))
+    }
+}
+
+impl Wake {
+    /// Something is waiting in this queue.
+    pub fn signal(&self, queue: Queue) {
+        if let Some(signal) = self.0.get(&queue) {
+            signal.send_replace(());
+        }
+    }
+
+    /// Everything that is signalled from now on.
+    #[must_use]
+    pub fn subscribe(&self, queue: Queue) -> Option<watch::Receiver<()>> {
+        self.0.get(&queue).map(watch::Sender::subscribe)
+    }
+}
+
+#[derive(Serialize)]
+struct JobRow {
+    job_id: String,
+    payload: String,
+}
+
+impl Tx {
+    /// Enqueues jobs that are due at once, as part of this transaction. Payloads hold ids only.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn enqueue<T: Serialize>(&mut self, queue: Queue, payloads: &[T]) -> Result<()> {
+        if payloads.is_empty() {
+            return Ok(());
+        }
+        let mut jobs = Vec::with_capacity(payloads.len());
+        for payload in payloads {
+            let payload = serde_json::to_string(payload)
+                .map_err(|error| sqlx::Error::Encode(error.into()))?;
+            jobs.push(JobRow { job_id: self.new_job_id(), payload });
+        }
+        let rows = unfold(self.dialect(), &[("job_id", Type::Text), ("payload", Type::Text)]);
+        // The tables are apalis's and differ by name and types. Due since the database's own now, which is the clock
+        // that fetching goes by. On Postgres `metadata` stays null: naming hstore would need it on the search path.
+        let text = match self.dialect() {
+            Dialect::Postgres => format!(
+                "insert into apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority)
+                 select r.job_id, $2, convert_to(r.payload, 'UTF8'), 'Pending', 0, $3, now(), 0 from {rows}"
+            ),
+            Dialect::Sqlite => format!(
+                "insert into Jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority, metadata)
+                 select r.job_id, $2, cast(r.payload as blob), 'Pending', 0, $3, unixepoch(), 0, '{{}}' from {rows}"
+            ),
+        };
+        let jobs = to_json(&jobs)?;
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(jobs)
+            .bind(queue.as_str())
+            .bind(Queue::MAX_ATTEMPTS)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        self.enqueued.push(queue);
+        Ok(())
+    }
+
+    /// apalis on Postgres takes ULIDs only; a UUIDv7 has the same layout.
+    pub(super) fn new_job_id(&self) -> String {
+        Ulid::from(self.clock.new_id()).to_string()
+    }
+}
+
+impl Store {
+    /// Moves a job's time, so that its next attempt waits. apalis has no durable back-off of its own; its ack leaves
+    /// this column alone and its fetch respects it (APALIS trap 6).
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn defer_job(&self, job_id: &str, until: DateTime<Utc>) -> Result<()> {
+        let mut tx = self.begin().await?;
+        match &mut tx.conn {
+            super::Conn::Postgres(conn) => {
+                sqlx::query("update apalis.jobs set run_at = $2 where id = $1")
+                    .bind(job_id)
+                    .bind(until)
+                    .execute(&mut **conn)
+                    .await?;
+            }
+            super::Conn::Sqlite(conn) => {
+                sqlx::query("update Jobs set run_at = $2 where id = $1")
+                    .bind(job_id)
+                    .bind(until.timestamp())
+                    .execute(&mut **conn)
+                    .await?;
+            }
+        }
+        tx.commit().await
+    }
+
+    /// Says that these workers live. apalis's own heartbeat stops while a fetched batch waits for free slots
+    /// (APALIS trap 3).
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn heartbeat(&self, workers: &[String]) -> Result<()> {
+        let names = to_json(workers)?;
+        match &self.pool {
+            Pool::Postgres(pool) => {
+                sqlx::query(
+                    "update apalis.workers set last_seen = now()
+                     where id in (select json_array_elements_text($1::text::json))",
+                )
+                .bind(names)
+                .execute(pool)
+                .await?;
+            }
+            Pool::Sqlite { writer, .. } => {
+                sqlx::query(
+                    "update Workers set last_seen = unixepoch() where id in (select value from json_each($1))",
+                )
+                .bind(names)
+                .execute(writer)
+                .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that these workers are gone, so that what they may have left is taken up at once.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn retire_workers(&self, workers: &[String]) -> Result<()> {
+        let names = to_json(workers)?;
+        match &self.pool {
+            Pool::Postgres(pool) => {
+                sqlx::query(
+                    "update apalis.workers set last_seen = to_timestamp(0)
+                     where id in (select json_array_elements_text($1::text::json))",
+                )
+                .bind(names)
+                .execute(pool)
+                .await?;
+            }
+            Pool::Sqlite { writer, .. } => {
+                sqlx::query("update Workers set last_seen = 0 where id in (select value from json_each($1))")
+                    .bind(names)
+                    .execute(writer)
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the jobs of workers that have been silent for `limit` back to the queue, one attempt dearer; returns how
+    /// many there were. apalis's own sweep knows only the workers of one queue and, on SQLite, never its own name.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn recover_orphans(&self, limit: TimeDelta) -> Result<u64> {
+        let recovered = match &self.pool {
+            Pool::Postgres(pool) => sqlx::query(
+                "with orphans as (
+                     select jobs.id from apalis.jobs join apalis.workers on workers.id = jobs.lock_by
+                     where jobs.status in ('Running', 'Queued') and workers.last_seen < now() - make_interval(secs => $1)
+                     for update of jobs skip locked
+                 )
+                 update apalis.jobs set status = 'Pending', attempts = attempts + 1, lock_by = null, lock_at = null,
+                     done_at = null, last_result = '{\"Err\": \"its worker fell silent\"}'
+                 from orphans where jobs.id = orphans.id",
+            )
+            .bind(limit.as_seconds_f64())
+            .execute(pool)
+            .await?
+            .rows_affected(),
+            Pool::Sqlite { writer, .. } => sqlx::query(
+                "update Jobs set status = 'Pending', attempts = attempts + 1, lock_by = null, lock_at = null,
+                     done_at = null, last_result = '{\"Err\": \"its worker fell silent\"}'
+                 where status in ('Running', 'Queued')
+                   and lock_by in (select id from Workers where last_seen < unixepoch() - $1)",
+            )
+            .bind(limit.num_seconds())
+            .execute(writer)
+            .await?
+            .rows_affected(),
+        };
+        if recovered > 0 {
+            for &queue in Queue::ALL {
+                self.wake.signal(queue);
+            }
+        }
+        Ok(recovered)
+    }
+}

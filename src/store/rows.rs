@@ -1,0 +1,79 @@
+//! Sets of rows as one parameter: a statement's text and its plan are the same for one row and for a thousand.
+//!
+//! The rows travel as one JSON text, which Postgres unfolds with `json_to_recordset` and SQLite with `json_each`.
+
+use std::fmt::Write as _;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Serialize, Serializer};
+use sqlx::AssertSqlSafe;
+
+use super::{Dialect, Result, StoreError};
+
+/// The type of a column of a set of rows.
+#[derive(Clone, Copy)]
+pub(super) enum Type {
+    Uuid,
+    Text,
+    Time,
+    Bool,
+    Int,
+}
+
+/// A time in the text form in which sqlx stores it in SQLite, so that what is compared as text compares as time.
+/// Postgres reads the same form.
+#[derive(Clone, Copy)]
+pub(super) struct Time(pub DateTime<Utc>);
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0.to_rfc3339_opts(SecondsFormat::AutoSi, false))
+    }
+}
+
+/// The rows as the parameter's text.
+pub(super) fn to_json<T: Serialize>(rows: &[T]) -> Result<String> {
+    serde_json::to_string(rows).map_err(|error| StoreError(sqlx::Error::Encode(error.into())))
+}
+
+/// A table expression named `r` with these columns, unfolded from the JSON text in parameter `$1`.
+pub(super) fn unfold(dialect: Dialect, columns: &[(&str, Type)]) -> String {
+    let mut sql = String::from(match dialect {
+        Dialect::Postgres => "json_to_recordset($1::text::json) as r(",
+        Dialect::Sqlite => "(select ",
+    });
+    for (i, (name, kind)) in columns.iter().enumerate() {
+        let comma = if i == 0 { "" } else { ", " };
+        let written = match dialect {
+            Dialect::Postgres => {
+                let name_of_type = match kind {
+                    Type::Uuid => "uuid",
+                    Type::Text => "text",
+                    Type::Time => "timestamptz",
+                    Type::Bool => "boolean",
+                    Type::Int => "integer",
+                };
+                write!(sql, "{comma}{name} {name_of_type}")
+            }
+            Dialect::Sqlite => match kind {
+                Type::Uuid => write!(
+                    sql,
+                    "{comma}unhex(replace(value ->> '{name}', '-', '')) as {name}"
+                ),
+                _ => write!(sql, "{comma}value ->> '{name}' as {name}"),
+            },
+        };
+        written.unwrap_or_default(); // Writing to a String does not fail.
+    }
+    sql.push_str(match dialect {
+        Dialect::Postgres => ")",
+        Dialect::Sqlite => " from json_each($1)) as r",
+    });
+    sql
+}
+
+/// Marks a statement as built from constants only: column lists, the configured role names (which are kept to
+/// `a-z0-9_-`) and [`unfold`]; every value is bound.
+pub(super) fn sql(text: String) -> AssertSqlSafe<String> {
+    AssertSqlSafe(text)
+}

@@ -1,0 +1,112 @@
+//! Who is signed in, as far as the webhooks tell.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use std::collections::HashSet;
+use uuid::Uuid;
+
+use super::people::admin_ids;
+use super::rows::{Time, Type, sql, to_json, unfold};
+use super::{Result, Tx, on_conn};
+
+/// A session that began.
+#[derive(Debug, Clone)]
+pub struct SessionStart {
+    /// `sess_…`
+    pub clerk_session_id: String,
+    /// Whose it is.
+    pub admin_id: Uuid,
+    /// When Clerk says it began.
+    pub started_at: DateTime<Utc>,
+}
+
+#[derive(Serialize)]
+struct SessionRow<'a> {
+    session_id: &'a str,
+    admin_id: Option<Uuid>,
+    started_at: Option<Time>,
+}
+
+const COLUMNS: &[(&str, Type)] =
+    &[("session_id", Type::Text), ("admin_id", Type::Uuid), ("started_at", Type::Time)];
+
+impl Tx {
+    /// Notes sessions that began; returns the ids of those that are active, since an end may have arrived first.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn start_sessions(&mut self, starts: &[SessionStart]) -> Result<HashSet<String>> {
+        if starts.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let mut rows: Vec<_> = starts
+            .iter()
+            .map(|start| SessionRow {
+                session_id: &start.clerk_session_id,
+                admin_id: Some(start.admin_id),
+                started_at: Some(Time(start.started_at)),
+            })
+            .collect();
+        rows.sort_by_key(|row| row.session_id);
+        let source = unfold(self.dialect(), COLUMNS);
+        let text = format!(
+            "insert into usher_sessions (clerk_session_id, admin_id, status, started_at)
+             select r.session_id, r.admin_id, 'active', r.started_at from {source} where true
+             on conflict (clerk_session_id) do update set admin_id = excluded.admin_id
+             returning clerk_session_id, status"
+        );
+        let rows = to_json(&rows)?;
+        let sessions: Vec<(String, String)> =
+            on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(rows).fetch_all(conn).await)?;
+        Ok(sessions.into_iter().filter(|(_, status)| status == "active").map(|(id, _)| id).collect())
+    }
+
+    /// Notes sessions that are over, with their person where one is known.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn end_sessions(&mut self, ends: &[(&str, Option<Uuid>)]) -> Result<()> {
+        if ends.is_empty() {
+            return Ok(());
+        }
+        let mut rows: Vec<_> = ends
+            .iter()
+            .map(|&(session_id, admin_id)| SessionRow { session_id, admin_id, started_at: None })
+            .collect();
+        rows.sort_by_key(|row| row.session_id);
+        let source = unfold(self.dialect(), COLUMNS);
+        let text = format!(
+            "insert into usher_sessions (clerk_session_id, admin_id, status, ended_at)
+             select r.session_id, r.admin_id, 'ended', $2 from {source} where true
+             on conflict (clerk_session_id) do update set status = 'ended',
+                 ended_at = coalesce(usher_sessions.ended_at, excluded.ended_at),
+                 admin_id = coalesce(usher_sessions.admin_id, excluded.admin_id)"
+        );
+        let rows = to_json(&rows)?;
+        let now = self.clock.now();
+        on_conn!(self, |conn| sqlx::query(sql(text)).bind(rows).bind(now).execute(conn).await.map(drop))?;
+        Ok(())
+    }
+
+    /// Takes the banner down for those of these people who have no active session left.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn lower_flags_of_the_signed_out(&mut self, admins: &[Uuid]) -> Result<()> {
+        if admins.is_empty() {
+            return Ok(());
+        }
+        let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
+        let text = format!(
+            "update invites set flagged_at = null, updated_at = $2
+             where status = 'pending' and flagged_at is not null
+               and flagged_for in (select r.admin_id from {rows})
+               and not exists (select 1 from usher_sessions s
+                               where s.admin_id = invites.flagged_for and s.status = 'active')"
+        );
+        let admins = admin_ids(admins)?;
+        let now = self.clock.now();
+        on_conn!(self, |conn| sqlx::query(sql(text)).bind(admins).bind(now).execute(conn).await.map(drop))?;
+        Ok(())
+    }
+}
