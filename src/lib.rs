@@ -1,5 +1,36 @@
-//! usher
+//! usher gets invited people into the organizations and projects that they were invited to.
+//!
+//! Left may use right, never back:
+//!
+//! ```text
+//! main ─► cli ─► { webhooks, api, ops, worker } ─► jobs ─► flows ─► { mail, store, clerk } ─► invites
+//! ```
+//!
+//! - [`invites`]: the domain, pure: what an invite is, the match, roles, link tokens, address keys.
+//! - [`store`]: both databases behind one door. [`mail`]: templates and transport. [`clerk`]: what usher knows of Clerk.
+//! - [`flows`]: asked, told of by Clerk, matched, let in: each one function over a transaction.
+//! - [`jobs`]: one file per job. [`worker`]: runs them on apalis, with a cure for each of its traps.
+//! - [`webhooks`]: what Clerk pushes. [`api`]: what the app and the invitee call. [`ops`]: health.
+//! - [`cli`]: one file per command. [`config`] is the only reader of the environment, [`clock`] the only source of time.
+
+pub mod api;
+pub mod app;
+pub mod batch;
+pub mod clerk;
+pub mod cli;
+
 pub mod clock;
+pub mod config;
+pub mod flows;
 pub mod invites;
+pub mod jobs;
+pub mod mail;
 pub mod names;
+pub mod ops;
+pub mod problem;
+pub mod secret;
+pub mod shutdown;
 pub mod store;
+pub mod telemetry;
+pub mod webhooks;
+pub mod worker;

@@ -125,17 +125,11 @@ fn is_visible(c: char) -> bool {
 fn ascii_domain(domain: &str) -> Result<String, EmailError> {
     let ascii = idna::domain_to_ascii_strict(domain).map_err(|_| EmailError::Domain)?;
     let last = ascii.rsplit('.').next().unwrap_or_default();
-    let is_name = !ascii.is_empty()
+    let is_name = ascii.contains('.')
         && ascii.len() <= 253
-        && ascii
-            .split('.')
-            .all(|label| !label.is_empty() && label.len() <= 63)
+        && ascii.split('.').all(|label| !label.is_empty() && label.len() <= 63)
         && !last.bytes().all(|b| b.is_ascii_digit());
-    if is_name {
-        Ok(ascii)
-    } else {
-        Err(EmailError::Domain)
-    }
+    if is_name { Ok(ascii) } else { Err(EmailError::Domain) }
 }
 
 /// `ada@example.com` → `a***@example.com`: enough for its owner to recognise it, too little to write to.
@@ -232,6 +226,7 @@ mod tests {
             ("ada@exa mple.com", EmailError::Domain),
             ("ada@example.com\r\nBcc: x", EmailError::Domain),
             ("ada@-example.com", EmailError::Domain),
+            ("ada@localhost", EmailError::Domain),
             ("ada@example..com", EmailError::Domain),
             ("ada@127.0.0.1", EmailError::Domain),
             ("ada@[127.0.0.1]", EmailError::Domain),
@@ -242,10 +237,7 @@ mod tests {
             key(&format!("{}@example.com", "a".repeat(65))),
             Err(EmailError::TooLong)
         );
-        assert_eq!(
-            key(&format!("a@{}.com", "b.".repeat(130))),
-            Err(EmailError::TooLong)
-        );
+        assert_eq!(key(&format!("a@{}.com", "b.".repeat(130))), Err(EmailError::TooLong));
     }
 
     #[test]

@@ -196,15 +196,24 @@ mod tests {
 
     #[test]
     fn a_refreshed_invite_counts_from_its_refresh() {
-        let refreshed = Invite { invited_at: at(15), ..invite() };
+        let refreshed = Invite {
+            invited_at: at(15),
+            ..invite()
+        };
         let decision = decide(&person(12), &refreshed, AutoAccept::NewUsers, Occasion::Profile, at(20));
         assert_eq!(decision, Decision::Flag);
     }
 
     #[test]
     fn nothing_is_for_the_blocked_and_nothing_comes_of_what_is_not_open() {
-        let blocked = Person { blocked: true, ..person(11) };
-        let auto = Invite { acceptance: Acceptance::Auto, ..invite() };
+        let blocked = Person {
+            blocked: true,
+            ..person(11)
+        };
+        let auto = Invite {
+            acceptance: Acceptance::Auto,
+            ..invite()
+        };
         assert_eq!(
             decide(&blocked, &auto, AutoAccept::Always, Occasion::SignIn, at(20)),
             Decision::Leave
@@ -229,10 +238,24 @@ mod tests {
 
     #[test]
     fn a_dismissed_banner_comes_back_with_the_next_sign_in_only() {
-        let flagged = Invite { flagged_at: Some(at(12)), flagged_for: Some(ADA), ..invite() };
-        let dismissed = Invite { dismissed_at: Some(at(13)), flagged_at: None, ..flagged.clone() };
-        let taken_down = Invite { flagged_at: None, ..flagged.clone() };
-        let anothers = Invite { flagged_for: Some(BOB), ..dismissed.clone() };
+        let flagged = Invite {
+            flagged_at: Some(at(12)),
+            flagged_for: Some(ADA),
+            ..invite()
+        };
+        let dismissed = Invite {
+            dismissed_at: Some(at(13)),
+            flagged_at: None,
+            ..flagged.clone()
+        };
+        let taken_down = Invite {
+            flagged_at: None,
+            ..flagged.clone()
+        };
+        let anothers = Invite {
+            flagged_for: Some(BOB),
+            ..dismissed.clone()
+        };
         for (what, invite, on_profile, on_sign_in) in [
             ("shown", &flagged, Decision::Leave, Decision::Leave),
             ("dismissed", &dismissed, Decision::Leave, Decision::Flag),

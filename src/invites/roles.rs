@@ -59,11 +59,7 @@ impl FromStr for Ladder {
     /// Reads `low,middle,high`. Names are kept to a safe alphabet because they become part of SQL texts.
     fn from_str(text: &str) -> Result<Self, LadderError> {
         let mut names: Vec<String> = Vec::new();
-        for name in text
-            .split(',')
-            .map(str::trim)
-            .filter(|name| !name.is_empty())
-        {
+        for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
             let is_name = name.len() <= 64
                 && name
                     .bytes()
@@ -116,9 +112,9 @@ impl Roles {
     /// Plain members, the lowest rung, invite nobody into the organization.
     #[must_use]
     pub fn may_grant_in_organization(&self, held: &Held, wanted: &str) -> bool {
-        held.organization.as_deref().is_some_and(|role| {
-            self.manages_organization(role) && self.organization.reaches(role, wanted)
-        })
+        held.organization
+            .as_deref()
+            .is_some_and(|role| self.manages_organization(role) && self.organization.reaches(role, wanted))
     }
 
     /// Whether somebody holding `held` may hand out the project role `wanted`. Whoever manages the organization
@@ -210,10 +206,7 @@ mod tests {
         assert_eq!(ladder.rank("host"), Some(1));
         assert_eq!(ladder.to_string(), "guest,host");
         assert_eq!("".parse::<Ladder>(), Err(LadderError::Empty));
-        assert_eq!(
-            "a,a".parse::<Ladder>(),
-            Err(LadderError::Twice("a".to_owned()))
-        );
+        assert_eq!("a,a".parse::<Ladder>(), Err(LadderError::Twice("a".to_owned())));
         assert_eq!(
             "a'; drop".parse::<Ladder>(),
             Err(LadderError::Name("a'; drop".to_owned()))

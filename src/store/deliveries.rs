@@ -115,8 +115,7 @@ struct Payload {
     delivery_id: Uuid,
 }
 
-const DELIVERY: &str =
-    "id, invite_id, kind, generation, to_email, status, attempts, message_id, queued_at";
+const DELIVERY: &str = "id, invite_id, kind, generation, to_email, status, attempts, message_id, queued_at";
 
 impl Tx {
     /// Queues mails: the rows and the jobs that send them, in this transaction.
@@ -160,12 +159,19 @@ impl Tx {
         );
         let json = to_json(&rows)?;
         let now = self.clock.now();
-        on_conn!(self, |conn| sqlx::query(sql(text)).bind(json).bind(now).execute(conn).await.map(drop))?;
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(json)
+            .bind(now)
+            .execute(conn)
+            .await
+            .map(drop))?;
         for queue in [Queue::SendInviteEmail, Queue::SendAcceptedNotice] {
             let payloads: Vec<_> = rows
                 .iter()
                 .filter(|row| row.kind.queue() == queue)
-                .map(|row| Payload { delivery_id: row.delivery_id })
+                .map(|row| Payload {
+                    delivery_id: row.delivery_id,
+                })
                 .collect();
             self.enqueue(queue, &payloads).await?;
         }
@@ -178,7 +184,10 @@ impl Tx {
     /// [`super::StoreError`].
     pub async fn delivery(&mut self, id: Uuid) -> Result<Option<Delivery>> {
         let text = format!("select {DELIVERY} from usher_deliveries where id = $1");
-        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(id).fetch_optional(conn).await)?)
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(id)
+            .fetch_optional(conn)
+            .await)?)
     }
 
     /// What a mail needs to know beside its invite.

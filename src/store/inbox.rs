@@ -1,6 +1,6 @@
 //! The inbox: every event that Clerk was told usher has taken.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -61,7 +61,8 @@ impl Tx {
     /// # Errors
     /// [`super::StoreError`].
     pub async fn receive_events(&mut self, events: &[NewEvent]) -> Result<HashSet<String>> {
-        let mut unique: HashMap<&str, &NewEvent> = HashMap::with_capacity(events.len());
+        // By id: one order for everybody who writes events, so that groups with ids in common can't deadlock.
+        let mut unique: BTreeMap<&str, &NewEvent> = BTreeMap::new();
         for event in events {
             unique.entry(&event.svix_id).or_insert(event);
         }
@@ -125,11 +126,7 @@ impl Tx {
     }
 
     /// SQLite: a statement costs no round trip, and copying the payloads through JSON would cost more.
-    async fn receive_one_by_one(
-        &mut self,
-        events: Vec<&NewEvent>,
-        now: DateTime<Utc>,
-    ) -> Result<HashSet<String>> {
+    async fn receive_one_by_one(&mut self, events: Vec<&NewEvent>, now: DateTime<Utc>) -> Result<HashSet<String>> {
         let mut new = HashSet::with_capacity(events.len());
         for event in events {
             let stored = on_conn!(self, |conn| sqlx::query(
@@ -165,7 +162,10 @@ impl Tx {
              order by received_at, svix_id"
         );
         let ids = to_json(&ids)?;
-        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(ids).fetch_all(conn).await)?)
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(ids)
+            .fetch_all(conn)
+            .await)?)
     }
 
     /// Notes what came of events. What failed stays unprocessed, with its error.
@@ -200,7 +200,11 @@ impl Tx {
              from {source} where usher_events.svix_id = r.svix_id and usher_events.processed_at is null"
         );
         let rows = to_json(&rows)?;
-        on_conn!(self, |conn| sqlx::query(sql(text)).bind(rows).execute(conn).await.map(drop))?;
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(rows)
+            .execute(conn)
+            .await
+            .map(drop))?;
         Ok(())
     }
 

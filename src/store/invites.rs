@@ -8,7 +8,7 @@ use super::people::admin_ids;
 use super::rows::{Time, Type, sql, to_json, unfold};
 use super::{DeliveryStatus, Result, Tx, on_conn};
 use crate::invites::email::EmailAddress;
-use crate::invites::{Acceptance, Invite, Kind, Status};
+use crate::invites::{Acceptance, Invite, Kind};
 
 /// An invite to be made, or made fresh if its address is already asked into the same place.
 #[derive(Debug, Clone)]
@@ -45,6 +45,14 @@ pub struct Waiting {
     pub admin_id: Uuid,
     /// The organization they would come into: for a project, the one that it belongs to today.
     pub home_id: Uuid,
+}
+
+impl Waiting {
+    /// Whether this person put the banner away.
+    #[must_use]
+    pub fn is_dismissed(&self) -> bool {
+        self.invite.dismissed_at.is_some() && self.invite.flagged_for == Some(self.admin_id)
+    }
 }
 
 /// An invite with what people want to see of it.
@@ -188,7 +196,11 @@ impl Tx {
         );
         let rows = to_json(&rows)?;
         let now = self.clock.now();
-        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(rows).bind(now).fetch_all(conn).await)?)
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(rows)
+            .bind(now)
+            .fetch_all(conn)
+            .await)?)
     }
 
     /// One invite.
@@ -197,7 +209,10 @@ impl Tx {
     /// [`super::StoreError`].
     pub async fn invite(&mut self, id: Uuid) -> Result<Option<Invite>> {
         let text = format!("select {INVITE} from invites where id = $1");
-        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(id).fetch_optional(conn).await)?)
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(id)
+            .fetch_optional(conn)
+            .await)?)
     }
 
     /// The open invites whose address is a verified one of these people, into places that are there. Oldest first.
@@ -221,7 +236,11 @@ impl Tx {
         );
         let admins = admin_ids(admins)?;
         let now = self.clock.now();
-        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(admins).bind(now).fetch_all(conn).await)?)
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(admins)
+            .bind(now)
+            .fetch_all(conn)
+            .await)?)
     }
 
     /// Whether an invite, open or not, names a verified address of this person.
@@ -234,7 +253,11 @@ impl Tx {
              join usher_addresses a on a.email_key = i.email_key and a.verified and a.admin_id = $2
              where i.id = $1"
         );
-        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(id).bind(admin_id).fetch_optional(conn).await)?)
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(id)
+            .bind(admin_id)
+            .fetch_optional(conn)
+            .await)?)
     }
 
     /// Marks invites accepted by their person, those that are still open; returns them. Memberships are the caller's
@@ -256,7 +279,11 @@ impl Tx {
         );
         let rows = pairs(accepted)?;
         let now = self.clock.now();
-        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(rows).bind(now).fetch_all(conn).await)?)
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(rows)
+            .bind(now)
+            .fetch_all(conn)
+            .await)?)
     }
 
     /// Shows open invites in their person's banner.
@@ -274,7 +301,12 @@ impl Tx {
         );
         let rows = pairs(flagged)?;
         let now = self.clock.now();
-        on_conn!(self, |conn| sqlx::query(sql(text)).bind(rows).bind(now).execute(conn).await.map(drop))?;
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(rows)
+            .bind(now)
+            .execute(conn)
+            .await
+            .map(drop))?;
         Ok(())
     }
 
@@ -362,14 +394,21 @@ impl Tx {
              order by i.created_at, i.id"
         );
         let ids = invite_ids(ids)?;
-        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(ids).fetch_all(conn).await)?)
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(ids)
+            .fetch_all(conn)
+            .await)?)
     }
 }
 
 fn new_row(invite: &NewInvite) -> NewRow<'_> {
     NewRow {
         new_id: invite.id,
-        kind: if invite.project_id.is_some() { Kind::Project } else { Kind::Organization },
+        kind: if invite.project_id.is_some() {
+            Kind::Project
+        } else {
+            Kind::Organization
+        },
         organization_id: invite.organization_id,
         project_id: invite.project_id,
         email: invite.email.as_str(),
@@ -381,10 +420,4 @@ fn new_row(invite: &NewInvite) -> NewRow<'_> {
         message: invite.message.as_deref(),
         expires_at: Time(invite.expires_at),
     }
-}
-
-/// Used by the guarded updates' callers to say what an invite that was not open is instead.
-#[must_use]
-pub fn is_final(status: Status) -> bool {
-    matches!(status, Status::Accepted | Status::Declined | Status::Revoked)
 }

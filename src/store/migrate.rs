@@ -4,7 +4,7 @@ use apalis_postgres::PostgresStorage;
 use apalis_sqlite::SqliteStorage;
 use sqlx::migrate::{MigrateError, Migrator};
 
-use super::{Pool, Store};
+use super::{Pool, Store, StoreError};
 
 /// Why the schema could not be brought up to date.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +15,20 @@ pub enum MigrationError {
     /// usher's tables.
     #[error("usher's tables could not be migrated: {0}")]
     Usher(#[source] MigrateError),
+}
+
+impl MigrationError {
+    /// Whether it may work a little later, because the database is away.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        let (Self::Queue(error) | Self::Usher(error)) = self;
+        match error {
+            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+                StoreError::is_temporary_sql(error)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Ours must not be mistaken for the app's, which may use sqlx's default name in the same database.

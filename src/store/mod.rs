@@ -13,15 +13,18 @@ mod sessions;
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{PgPool, SqlitePool};
+use uuid::Uuid;
 
 use crate::clock::Clock;
 pub use deliveries::{Delivery, DeliveryKind, DeliveryStatus, MailContext, NewDelivery};
 pub use inbox::{Event, Finished, NewEvent};
 pub use invites::{InviteView, NewInvite, Waiting};
-pub use people::{Address, Person, Profile};
+pub use migrate::MigrationError;
+pub use people::{Address, Person, PersonRef, Profile};
 pub use places::{Grant, Member, Membership, Place};
 pub use queue::{Queue, Wake};
 pub use sessions::SessionStart;
@@ -41,30 +44,40 @@ impl StoreError {
     /// two transactions met in the wrong order.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
-        match &self.0 {
+        Self::is_temporary_sql(&self.0)
+    }
+
+    pub(crate) fn is_temporary_sql(error: &sqlx::Error) -> bool {
+        match error {
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
             | sqlx::Error::Protocol(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed => true,
-            sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-                // Postgres classes: connection, serialization and deadlock, resources, operator intervention, system.
-                // SQLite primary codes: busy, locked, read-only, I/O, full, can't open.
-                ["08", "40", "53", "57", "58"]
-                    .iter()
-                    .any(|class| code.len() == 5 && code.starts_with(class))
-                    || code
-                        .parse::<i32>()
-                        .is_ok_and(|code| code < 100_000 && matches!(code & 0xff, 5 | 6 | 8 | 10 | 13 | 14) && self.is_sqlite())
-            }),
+            sqlx::Error::Database(error) => {
+                let code = error.code().unwrap_or_default();
+                if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
+                    // Primary codes: busy, locked, read-only, I/O, full, can't open.
+                    code.parse::<i32>()
+                        .is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 8 | 10 | 13 | 14))
+                } else {
+                    // Classes: connection, serialization and deadlock, resources, operator intervention, system.
+                    ["08", "40", "53", "57", "58"]
+                        .iter()
+                        .any(|class| code.starts_with(class))
+                }
+            }
             _ => false,
         }
     }
 
-    fn is_sqlite(&self) -> bool {
-        matches!(&self.0, sqlx::Error::Database(error)
-            if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some())
+    /// Whether the whole database is away, rather than this one statement having met another's lock.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        let met_a_lock = matches!(&self.0, sqlx::Error::Database(error)
+            if error.code().is_some_and(|code| code.starts_with("40")));
+        self.is_temporary() && !met_a_lock
     }
 }
 
@@ -83,7 +96,10 @@ pub(crate) enum Pool {
     Postgres(PgPool),
     /// One connection writes, so that writers queue fairly in this process instead of polling for SQLite's lock;
     /// the others read.
-    Sqlite { writer: SqlitePool, reader: SqlitePool },
+    Sqlite {
+        writer: SqlitePool,
+        reader: SqlitePool,
+    },
 }
 
 /// Which database a [`Store`] speaks to.
@@ -164,9 +180,7 @@ impl Store {
     pub async fn begin(&self) -> Result<Tx> {
         let conn = match &self.pool {
             Pool::Postgres(pool) => Conn::Postgres(pool.begin().await?),
-            Pool::Sqlite { writer, .. } => {
-                Conn::Sqlite(writer.begin_with("begin immediate").await?)
-            }
+            Pool::Sqlite { writer, .. } => Conn::Sqlite(writer.begin_with("begin immediate").await?),
         };
         Ok(self.tx(conn))
     }
@@ -190,6 +204,18 @@ impl Store {
             clock: self.clock.clone(),
             enqueued: Vec::new(),
         }
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it does not.
+    pub async fn ping(&self) -> Result<()> {
+        match &self.pool {
+            Pool::Postgres(pool) => sqlx::query("select 1").execute(pool).await.map(drop)?,
+            Pool::Sqlite { reader, .. } => sqlx::query("select 1").execute(reader).await.map(drop)?,
+        }
+        Ok(())
     }
 
     /// Closes all connections, waiting for those in use.
@@ -233,6 +259,18 @@ impl Tx {
             self.wake.signal(queue);
         }
         Ok(())
+    }
+
+    /// The time by the store's clock.
+    #[must_use]
+    pub fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
+    /// A fresh id.
+    #[must_use]
+    pub fn new_id(&self) -> Uuid {
+        self.clock.new_id()
     }
 
     pub(crate) fn dialect(&self) -> Dialect {

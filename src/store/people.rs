@@ -1,6 +1,6 @@
 //! People: what Clerk last said of each, their row in the app's `admins`, and their addresses.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -47,6 +47,15 @@ pub struct Address {
     pub verified: bool,
     /// Their main address.
     pub primary: bool,
+}
+
+/// A person as the app names them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum PersonRef {
+    /// By `admins.id`.
+    Admin(Uuid),
+    /// By Clerk user id.
+    Clerk(String),
 }
 
 /// A person whom usher knows.
@@ -102,6 +111,17 @@ struct AddressRow<'a> {
     email: &'a str,
     verified: bool,
     is_primary: bool,
+}
+
+#[derive(Serialize)]
+struct RefRow<'a> {
+    admin_id: Option<Uuid>,
+    user_id: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct KeyRow<'a> {
+    email_key: &'a str,
 }
 
 #[derive(Serialize)]
@@ -180,8 +200,7 @@ impl Tx {
              where usher_people.deleted_at is null and usher_people.clerk_updated_at <= excluded.clerk_updated_at
              returning {PERSON}"
         );
-        let applied: Vec<Person> =
-            on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(&rows).fetch_all(conn).await)?;
+        let applied: Vec<Person> = on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(&rows).fetch_all(conn).await)?;
         let text = format!(
             "insert into admins
                  (id, external_id, email, first_name, last_name, image_url, created_at, updated_at)
@@ -194,7 +213,12 @@ impl Tx {
                  last_name = excluded.last_name, image_url = excluded.image_url, updated_at = excluded.updated_at"
         );
         let now = self.clock.now();
-        on_conn!(self, |conn| sqlx::query(sql(text)).bind(rows).bind(now).execute(conn).await.map(drop))?;
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(rows)
+            .bind(now)
+            .execute(conn)
+            .await
+            .map(drop))?;
         Ok(applied)
     }
 
@@ -203,7 +227,9 @@ impl Tx {
         ProfileRow {
             user_id: &profile.clerk_user_id,
             new_admin_id: self.clock.new_id(),
-            email: primary.or(profile.addresses.first()).map(|address| address.email.as_str()),
+            email: primary
+                .or(profile.addresses.first())
+                .map(|address| address.email.as_str()),
             first_name: profile.first_name.as_deref(),
             last_name: profile.last_name.as_deref(),
             image_url: profile.image_url.as_deref(),
@@ -220,7 +246,9 @@ impl Tx {
         let mut addresses = Vec::new();
         let mut admins = Vec::with_capacity(applied.len());
         for person in applied {
-            let profile = profiles.iter().find(|profile| profile.clerk_user_id == person.clerk_user_id);
+            let profile = profiles
+                .iter()
+                .find(|profile| profile.clerk_user_id == person.clerk_user_id);
             let (Some(profile), Some(admin_id)) = (profile, person.admin_id) else {
                 continue;
             };
@@ -252,7 +280,11 @@ impl Tx {
              select r.admin_id, r.email_key, r.email, r.verified, r.is_primary from {source}"
         );
         let rows = to_json(&addresses)?;
-        on_conn!(self, |conn| sqlx::query(sql(text)).bind(rows).execute(conn).await.map(drop))?;
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(rows)
+            .execute(conn)
+            .await
+            .map(drop))?;
         Ok(())
     }
 
@@ -260,7 +292,11 @@ impl Tx {
         let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
         let text = format!("delete from usher_addresses where admin_id in (select r.admin_id from {rows})");
         let admins = admin_ids(admins)?;
-        on_conn!(self, |conn| sqlx::query(sql(text)).bind(admins).execute(conn).await.map(drop))?;
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(admins)
+            .execute(conn)
+            .await
+            .map(drop))?;
         Ok(())
     }
 
@@ -274,10 +310,92 @@ impl Tx {
         }
         let ids: Vec<_> = clerk_user_ids.iter().map(|user_id| UserId { user_id }).collect();
         let rows = unfold(self.dialect(), &[("user_id", Type::Text)]);
-        let text =
-            format!("select {PERSON} from usher_people where clerk_user_id in (select r.user_id from {rows})");
+        let text = format!("select {PERSON} from usher_people where clerk_user_id in (select r.user_id from {rows})");
         let ids = to_json(&ids)?;
-        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(ids).fetch_all(conn).await)?)
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(ids)
+            .fetch_all(conn)
+            .await)?)
+    }
+
+    /// The main addresses of those of these people who are there and have one.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn addresses_of_people(&mut self, admins: &[Uuid]) -> Result<HashMap<Uuid, String>> {
+        if admins.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
+        let text = format!(
+            "select id, email from admins
+             where deleted_at is null and email is not null and id in (select r.admin_id from {rows})"
+        );
+        let admins = admin_ids(admins)?;
+        let found: Vec<(Uuid, String)> = on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(admins)
+            .fetch_all(conn)
+            .await)?;
+        Ok(found.into_iter().collect())
+    }
+
+    /// Those of these people who are there, by `admins.id` and by Clerk user id.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn live_people(&mut self, wanted: &[PersonRef]) -> Result<HashMap<PersonRef, Uuid>> {
+        if wanted.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let rows: Vec<_> = wanted
+            .iter()
+            .map(|person| match person {
+                PersonRef::Admin(id) => RefRow {
+                    admin_id: Some(*id),
+                    user_id: None,
+                },
+                PersonRef::Clerk(id) => RefRow {
+                    admin_id: None,
+                    user_id: Some(id),
+                },
+            })
+            .collect();
+        let source = unfold(self.dialect(), &[("admin_id", Type::Uuid), ("user_id", Type::Text)]);
+        let text = format!(
+            "select a.id, null as user_id from {source} join admins a on a.id = r.admin_id where a.deleted_at is null
+             union
+             select a.id, a.external_id from {source} join admins a on a.external_id = r.user_id
+             where a.deleted_at is null"
+        );
+        let rows = to_json(&rows)?;
+        let found: Vec<(Uuid, Option<String>)> =
+            on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(rows).fetch_all(conn).await)?;
+        let by_ref =
+            |(id, user_id): (Uuid, Option<String>)| (user_id.map_or(PersonRef::Admin(id), PersonRef::Clerk), id);
+        Ok(found.into_iter().map(by_ref).collect())
+    }
+
+    /// Who owns these addresses, verified: pairs of key and `admins.id`.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn owners_of(&mut self, keys: &[&EmailKey]) -> Result<Vec<(EmailKey, Uuid)>> {
+        let rows: Vec<_> = keys
+            .iter()
+            .map(|key| KeyRow {
+                email_key: key.as_str(),
+            })
+            .collect();
+        let source = unfold(self.dialect(), &[("email_key", Type::Text)]);
+        let text = format!(
+            "select email_key, admin_id from usher_addresses
+             where verified and email_key in (select r.email_key from {source})"
+        );
+        let rows = to_json(&rows)?;
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(rows)
+            .fetch_all(conn)
+            .await)?)
     }
 
     /// Soft-deletes people with all their memberships and keeps tombstones, also of those never seen.
@@ -299,25 +417,43 @@ impl Tx {
                  set deleted_at = coalesce(usher_people.deleted_at, excluded.deleted_at)
              returning admin_id"
         );
-        let admins: Vec<Option<Uuid>> =
-            on_conn!(self, |conn| sqlx::query_scalar(sql(text)).bind(ids).bind(now).fetch_all(conn).await)?;
+        let admins: Vec<Option<Uuid>> = on_conn!(self, |conn| sqlx::query_scalar(sql(text))
+            .bind(ids)
+            .bind(now)
+            .fetch_all(conn)
+            .await)?;
         let admins: Vec<Uuid> = admins.into_iter().flatten().collect();
         self.delete_addresses(&admins).await?;
         let admins = admin_ids(&admins)?;
         let these = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
         for text in [
-            format!("update admins set deleted_at = $2, updated_at = $2
-                     where deleted_at is null and id in (select r.admin_id from {these})"),
-            format!("update organization_users set deleted_at = $2, updated_at = $2
-                     where deleted_at is null and admin_id in (select r.admin_id from {these})"),
-            format!("update project_admins set deleted_at = $2, updated_at = $2
-                     where deleted_at is null and admin_id in (select r.admin_id from {these})"),
-            format!("update usher_sessions set status = 'ended', ended_at = $2
-                     where status = 'active' and admin_id in (select r.admin_id from {these})"),
-            format!("update invites set flagged_at = null, flagged_for = null, dismissed_at = null, updated_at = $2
-                     where status = 'pending' and flagged_for in (select r.admin_id from {these})"),
+            format!(
+                "update admins set deleted_at = $2, updated_at = $2
+                     where deleted_at is null and id in (select r.admin_id from {these})"
+            ),
+            format!(
+                "update organization_users set deleted_at = $2, updated_at = $2
+                     where deleted_at is null and admin_id in (select r.admin_id from {these})"
+            ),
+            format!(
+                "update project_admins set deleted_at = $2, updated_at = $2
+                     where deleted_at is null and admin_id in (select r.admin_id from {these})"
+            ),
+            format!(
+                "update usher_sessions set status = 'ended', ended_at = $2
+                     where status = 'active' and admin_id in (select r.admin_id from {these})"
+            ),
+            format!(
+                "update invites set flagged_at = null, flagged_for = null, dismissed_at = null, updated_at = $2
+                     where status = 'pending' and flagged_for in (select r.admin_id from {these})"
+            ),
         ] {
-            on_conn!(self, |conn| sqlx::query(sql(text)).bind(&admins).bind(now).execute(conn).await.map(drop))?;
+            on_conn!(self, |conn| sqlx::query(sql(text))
+                .bind(&admins)
+                .bind(now)
+                .execute(conn)
+                .await
+                .map(drop))?;
         }
         Ok(())
     }

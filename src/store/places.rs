@@ -83,8 +83,14 @@ struct Memberships {
     place: &'static str,
 }
 
-const ORGANIZATION_USERS: Memberships = Memberships { table: "organization_users", place: "organization_id" };
-const PROJECT_ADMINS: Memberships = Memberships { table: "project_admins", place: "project_id" };
+const ORGANIZATION_USERS: Memberships = Memberships {
+    table: "organization_users",
+    place: "organization_id",
+};
+const PROJECT_ADMINS: Memberships = Memberships {
+    table: "project_admins",
+    place: "project_id",
+};
 
 impl Tx {
     /// Creates or renames an organization; a deleted one comes back.
@@ -138,7 +144,10 @@ impl Tx {
              where deleted_at is null and id in (select r.place_id from {rows})"
         );
         let ids = place_ids(ids)?;
-        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(ids).fetch_all(conn).await)?)
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(ids)
+            .fetch_all(conn)
+            .await)?)
     }
 
     /// Those of these projects that are there, in organizations that are there.
@@ -153,7 +162,10 @@ impl Tx {
              where p.deleted_at is null and p.id in (select r.place_id from {rows})"
         );
         let ids = place_ids(ids)?;
-        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(ids).fetch_all(conn).await)?)
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(ids)
+            .fetch_all(conn)
+            .await)?)
     }
 
     /// Makes people members of organizations, at most one grant per person and organization.
@@ -209,7 +221,12 @@ impl Tx {
         );
         let rows = to_json(&rows)?;
         let now = self.clock.now();
-        on_conn!(self, |conn| sqlx::query(sql(text)).bind(rows).bind(now).execute(conn).await.map(drop))?;
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(rows)
+            .bind(now)
+            .execute(conn)
+            .await
+            .map(drop))?;
         Ok(())
     }
 
@@ -238,7 +255,10 @@ impl Tx {
              where m.{place} = $1 and m.deleted_at is null
              order by m.created_at, a.id"
         );
-        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(id).fetch_all(conn).await)?)
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(id)
+            .fetch_all(conn)
+            .await)?)
     }
 
     /// What these people hold in organizations, live memberships only.
@@ -266,7 +286,10 @@ impl Tx {
              where m.deleted_at is null and m.admin_id in (select r.admin_id from {rows})"
         );
         let admins = super::people::admin_ids(admins)?;
-        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(admins).fetch_all(conn).await)?)
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(admins)
+            .fetch_all(conn)
+            .await)?)
     }
 }
 

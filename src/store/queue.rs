@@ -3,9 +3,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::PgListener;
 use tokio::sync::watch;
 use ulid::Ulid;
 
@@ -29,6 +31,9 @@ impl Queue {
     /// After so many attempts a job is dead. With the back-off's cap of an hour this outlives two days of outage.
     pub const MAX_ATTEMPTS: i32 = 60;
 }
+
+/// Between two tries to listen.
+const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
 /// Wakes the workers of this process when something was enqueued.
 #[derive(Debug, Clone)]
@@ -56,6 +61,12 @@ impl Wake {
     }
 }
 
+/// What apalis's trigger tells.
+#[derive(Deserialize)]
+struct Inserted {
+    job_type: Queue,
+}
+
 #[derive(Serialize)]
 struct JobRow {
     job_id: String,
@@ -73,9 +84,11 @@ impl Tx {
         }
         let mut jobs = Vec::with_capacity(payloads.len());
         for payload in payloads {
-            let payload = serde_json::to_string(payload)
-                .map_err(|error| sqlx::Error::Encode(error.into()))?;
-            jobs.push(JobRow { job_id: self.new_job_id(), payload });
+            let payload = serde_json::to_string(payload).map_err(|error| sqlx::Error::Encode(error.into()))?;
+            jobs.push(JobRow {
+                job_id: self.new_job_id(),
+                payload,
+            });
         }
         let rows = unfold(self.dialect(), &[("job_id", Type::Text), ("payload", Type::Text)]);
         // The tables are apalis's and differ by name and types. Due since the database's own now, which is the clock
@@ -135,6 +148,35 @@ impl Store {
         tx.commit().await
     }
 
+    /// Hears of jobs that other processes enqueue, and wakes this process's workers. Never returns; on SQLite there is
+    /// nothing to hear.
+    pub async fn relay_notifications(&self) {
+        let Pool::Postgres(pool) = &self.pool else {
+            return std::future::pending().await;
+        };
+        loop {
+            let Err(error) = self.listen(pool).await;
+            tracing::warn!(error = %error, "the ear for new jobs is deaf; it will try again");
+            tokio::time::sleep(LISTEN_AGAIN).await;
+        }
+    }
+
+    async fn listen(&self, pool: &sqlx::PgPool) -> Result<std::convert::Infallible> {
+        let mut listener = PgListener::connect_with(pool).await?;
+        listener.listen("apalis::job::insert").await?;
+        loop {
+            // Whatever came while the connection was lost is not told again.
+            match listener.try_recv().await? {
+                Some(notification) => {
+                    if let Ok(told) = serde_json::from_str::<Inserted>(notification.payload()) {
+                        self.wake.signal(told.job_type);
+                    }
+                }
+                None => Queue::ALL.iter().for_each(|&queue| self.wake.signal(queue)),
+            }
+        }
+    }
+
     /// Says that these workers live. apalis's own heartbeat stops while a fetched batch waits for free slots
     /// (APALIS trap 3).
     ///
@@ -153,12 +195,10 @@ impl Store {
                 .await?;
             }
             Pool::Sqlite { writer, .. } => {
-                sqlx::query(
-                    "update Workers set last_seen = unixepoch() where id in (select value from json_each($1))",
-                )
-                .bind(names)
-                .execute(writer)
-                .await?;
+                sqlx::query("update Workers set last_seen = unixepoch() where id in (select value from json_each($1))")
+                    .bind(names)
+                    .execute(writer)
+                    .await?;
             }
         }
         Ok(())

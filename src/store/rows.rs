@@ -17,7 +17,6 @@ pub(super) enum Type {
     Text,
     Time,
     Bool,
-    Int,
 }
 
 /// A time in the text form in which sqlx stores it in SQLite, so that what is compared as text compares as time.
@@ -51,15 +50,11 @@ pub(super) fn unfold(dialect: Dialect, columns: &[(&str, Type)]) -> String {
                     Type::Text => "text",
                     Type::Time => "timestamptz",
                     Type::Bool => "boolean",
-                    Type::Int => "integer",
                 };
                 write!(sql, "{comma}{name} {name_of_type}")
             }
             Dialect::Sqlite => match kind {
-                Type::Uuid => write!(
-                    sql,
-                    "{comma}unhex(replace(value ->> '{name}', '-', '')) as {name}"
-                ),
+                Type::Uuid => write!(sql, "{comma}unhex(replace(value ->> '{name}', '-', '')) as {name}"),
                 _ => write!(sql, "{comma}value ->> '{name}' as {name}"),
             },
         };

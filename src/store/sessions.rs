@@ -27,8 +27,11 @@ struct SessionRow<'a> {
     started_at: Option<Time>,
 }
 
-const COLUMNS: &[(&str, Type)] =
-    &[("session_id", Type::Text), ("admin_id", Type::Uuid), ("started_at", Type::Time)];
+const COLUMNS: &[(&str, Type)] = &[
+    ("session_id", Type::Text),
+    ("admin_id", Type::Uuid),
+    ("started_at", Type::Time),
+];
 
 impl Tx {
     /// Notes sessions that began; returns the ids of those that are active, since an end may have arrived first.
@@ -58,7 +61,11 @@ impl Tx {
         let rows = to_json(&rows)?;
         let sessions: Vec<(String, String)> =
             on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(rows).fetch_all(conn).await)?;
-        Ok(sessions.into_iter().filter(|(_, status)| status == "active").map(|(id, _)| id).collect())
+        Ok(sessions
+            .into_iter()
+            .filter(|(_, status)| status == "active")
+            .map(|(id, _)| id)
+            .collect())
     }
 
     /// Notes sessions that are over, with their person where one is known.
@@ -71,7 +78,11 @@ impl Tx {
         }
         let mut rows: Vec<_> = ends
             .iter()
-            .map(|&(session_id, admin_id)| SessionRow { session_id, admin_id, started_at: None })
+            .map(|&(session_id, admin_id)| SessionRow {
+                session_id,
+                admin_id,
+                started_at: None,
+            })
             .collect();
         rows.sort_by_key(|row| row.session_id);
         let source = unfold(self.dialect(), COLUMNS);
@@ -84,7 +95,12 @@ impl Tx {
         );
         let rows = to_json(&rows)?;
         let now = self.clock.now();
-        on_conn!(self, |conn| sqlx::query(sql(text)).bind(rows).bind(now).execute(conn).await.map(drop))?;
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(rows)
+            .bind(now)
+            .execute(conn)
+            .await
+            .map(drop))?;
         Ok(())
     }
 
@@ -106,7 +122,12 @@ impl Tx {
         );
         let admins = admin_ids(admins)?;
         let now = self.clock.now();
-        on_conn!(self, |conn| sqlx::query(sql(text)).bind(admins).bind(now).execute(conn).await.map(drop))?;
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(admins)
+            .bind(now)
+            .execute(conn)
+            .await
+            .map(drop))?;
         Ok(())
     }
 }

@@ -1,0 +1,42 @@
+# `make` lists what there is. T=… narrows the tests down: make test T=accept_by_link
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run demo test lint fmt bench ci clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what is missing of Postgres, cargo-deny and cargo-machete (some minutes)
+	scripts/with-postgres true
+	cargo deny --version 2>/dev/null || cargo install --locked cargo-deny@0.20.2
+	cargo machete --version 2>/dev/null || cargo install --locked cargo-machete@0.9.2
+
+run: ## Run usher on SQLite with development settings: nothing to install, mail goes to var/outbox
+	cargo run --locked
+
+demo: ## Watch an invite go all the way, offline, in a minute
+	cargo run --locked -- demo
+
+test: ## Run all tests, on SQLite and on a throw-away Postgres (installed if missing)
+	@USHER_TEST_POSTGRES_FSYNC=off scripts/with-postgres sh -ec ' \
+	    if cargo nextest --version >/dev/null 2>&1; \
+	    then cargo nextest run --locked $(T); cargo test --locked --doc --quiet; \
+	    else cargo test --locked $(T); \
+	    fi'
+
+lint: ## Check formatting, clippy and rustdoc: no warning is let through
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- --deny warnings
+	RUSTDOCFLAGS='--deny warnings' cargo doc --locked --no-deps --document-private-items
+
+fmt: ## Format the code
+	cargo fmt
+
+bench: ## Run the benchmarks, on SQLite and on a throw-away Postgres as durable as a real one
+	scripts/with-postgres cargo bench --locked
+
+ci: ## Run everything that a change must pass
+	.ci/run
+
+clean: ## Remove what was built; the development data under var stays
+	cargo clean

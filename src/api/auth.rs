@@ -1,0 +1,136 @@
+//! Who is calling: the app, by its key, or a person, by Clerk's session token.
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+use super::Api;
+use crate::clerk::TokenError;
+use crate::problem::Problem;
+use crate::secret::Secret;
+
+/// Clerk's session cookie.
+const SESSION_COOKIE: &str = "__session";
+
+/// The app's keys, as hashes of one length: comparing them takes the same time whatever is presented.
+pub(super) struct ApiKeys(Vec<[u8; 32]>);
+
+impl ApiKeys {
+    pub(super) fn new(keys: &[Secret]) -> Self {
+        Self(keys.iter().map(|key| Sha256::digest(key.expose()).into()).collect())
+    }
+
+    fn knows(&self, presented: &str) -> bool {
+        let presented: [u8; 32] = Sha256::digest(presented).into();
+        let matches = self
+            .0
+            .iter()
+            .fold(0, |found, key| found | key.ct_eq(&presented).unwrap_u8());
+        matches == 1
+    }
+}
+
+/// The app, known by its key.
+pub(super) struct AppClient;
+
+impl FromRequestParts<Api> for AppClient {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        match bearer(&parts.headers) {
+            Some(key) if api.keys.knows(key) => Ok(Self),
+            _ => Err(Problem::unauthorized(
+                "Send one of USHER_API_KEYS as `Authorization: Bearer …`.",
+            )),
+        }
+    }
+}
+
+/// A signed-in person.
+pub(super) struct SignedIn {
+    /// Their Clerk user id.
+    pub clerk_user_id: String,
+    impersonated: bool,
+}
+
+impl SignedIn {
+    /// Whoever acts as somebody else may look, but not decide for them.
+    pub(super) fn decides(&self) -> Result<(), Problem> {
+        if self.impersonated {
+            return Err(Problem::new(
+                StatusCode::FORBIDDEN,
+                "impersonated",
+                "Whoever impersonates a person can't answer their invites.",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl FromRequestParts<Api> for SignedIn {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        let verifier = api.app.sessions.as_ref().ok_or_else(|| {
+            Problem::unauthorized("usher has no CLERK_JWT_KEY or CLERK_ISSUER, so nobody can sign in here.")
+        })?;
+        let token = session_token(parts, &api.app.config.authorized_parties)?;
+        let claims = verifier
+            .verify(token, api.app.clock.now())
+            .await
+            .map_err(|error| match error {
+                TokenError::KeysUnavailable => Problem::store_away(),
+                _ => Problem::unauthorized("The session token is missing, expired or not Clerk's. Sign in again."),
+            })?;
+        Ok(Self {
+            clerk_user_id: claims.clerk_user_id,
+            impersonated: claims.impersonated,
+        })
+    }
+}
+
+/// From the header, or from the cookie: that one travels by itself, so whatever changes something must come from a
+/// page of the app.
+fn session_token<'a>(parts: &'a Parts, origins: &[String]) -> Result<&'a str, Problem> {
+    if let Some(token) = bearer(&parts.headers) {
+        return Ok(token);
+    }
+    let token = cookie(&parts.headers, SESSION_COOKIE)
+        .ok_or_else(|| Problem::unauthorized("Send Clerk's session token as `Authorization: Bearer …`."))?;
+    let origin = parts
+        .headers
+        .get(header::ORIGIN)
+        .and_then(|origin| origin.to_str().ok());
+    let is_safe = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
+    if is_safe || origin.is_some_and(|origin| origins.iter().any(|allowed| allowed == origin)) {
+        Ok(token)
+    } else {
+        Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "foreign_origin",
+            "This page may not act for the person.",
+        )
+        .with_detail("Add its origin to CLERK_AUTHORIZED_PARTIES, or send the token in the Authorization header."))
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| token.trim())
+        .filter(|token| !token.is_empty())
+}
+
+fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|cookies| cookies.to_str().ok())
+        .flat_map(|cookies| cookies.split(';'))
+        .filter_map(|cookie| cookie.trim().split_once('='))
+        .find_map(|(cookie, value)| (cookie == name && !value.is_empty()).then_some(value))
+}

@@ -1,0 +1,166 @@
+//! Request bodies: every field that can't be used is named at once, not only the first.
+
+use std::collections::BTreeMap;
+
+use axum::body::Bytes;
+use axum::extract::FromRequestParts;
+use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
+use axum::extract::{FromRequest, Path, Request};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::problem::{FieldError, Problem};
+
+/// The fields of a JSON object, taken out one by one; [`Fields::finish`] names whatever was wrong, missing or unknown.
+pub(super) struct Fields {
+    values: BTreeMap<String, Value>,
+    errors: Vec<FieldError>,
+}
+
+impl<S: Send + Sync> FromRequest<S> for Fields {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let is_json = request
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(|value| {
+                value
+                    .split(';')
+                    .next()
+                    .is_some_and(|kind| kind.trim() == "application/json")
+            });
+        if !is_json {
+            return Err(Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "Send `Content-Type: application/json`.",
+            ));
+        }
+        let body = Bytes::from_request(request, state).await.map_err(unreadable)?;
+        let value: Value = serde_json::from_slice(&body)
+            .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "not_json", "The body is not JSON."))?;
+        Self::of(value)
+    }
+}
+
+fn unreadable(rejection: BytesRejection) -> Problem {
+    match rejection {
+        BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => {
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The body is too large.")
+        }
+        _ => Problem::new(
+            StatusCode::BAD_REQUEST,
+            "unreadable_body",
+            "The body could not be read.",
+        ),
+    }
+}
+
+impl Fields {
+    /// The fields of an object.
+    pub(super) fn of(value: Value) -> Result<Self, Problem> {
+        match value {
+            Value::Object(values) => Ok(Self {
+                values: values.into_iter().collect(),
+                errors: Vec::new(),
+            }),
+            _ => Err(Problem::invalid(vec![FieldError::new("", "must be a JSON object")])),
+        }
+    }
+
+    /// A field's value where it is there and not null, read by `read`, which says what is wrong with it.
+    pub(super) fn optional<T>(&mut self, name: &str, read: impl FnOnce(Value) -> Result<T, String>) -> Option<T> {
+        let value = self.values.remove(name).filter(|value| !value.is_null())?;
+        match read(value) {
+            Ok(value) => Some(value),
+            Err(problem) => {
+                self.error(name, problem);
+                None
+            }
+        }
+    }
+
+    /// As [`Fields::optional`], but the field must be there.
+    pub(super) fn required<T>(&mut self, name: &str, read: impl FnOnce(Value) -> Result<T, String>) -> Option<T> {
+        if self.values.get(name).is_none_or(Value::is_null) {
+            self.values.remove(name);
+            self.error(name, "is missing");
+            return None;
+        }
+        self.optional(name, read)
+    }
+
+    /// Whether anything was wrong so far.
+    pub(super) fn has_errors(&self) -> bool {
+        !self.errors.is_empty()
+    }
+
+    /// Something is wrong with a field.
+    pub(super) fn error(&mut self, name: &str, problem: impl Into<String>) {
+        self.errors.push(FieldError::new(name, problem));
+    }
+
+    /// An error that names everything that was wrong; fields that nobody took are wrong, too.
+    pub(super) fn finish<T>(mut self, value: Option<T>) -> Result<T, Problem> {
+        let unknown: Vec<String> = self.values.keys().cloned().collect();
+        for name in unknown {
+            self.error(&name, "is not a field of this request");
+        }
+        match value {
+            Some(value) if self.errors.is_empty() => Ok(value),
+            _ => Err(Problem::invalid(self.errors)),
+        }
+    }
+}
+
+/// Reads a UUID.
+pub(super) fn uuid(value: Value) -> Result<Uuid, String> {
+    value
+        .as_str()
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| "must be a UUID".to_owned())
+}
+
+/// Reads one line of 1 to `most` characters, trimmed.
+pub(super) fn line(most: usize) -> impl FnOnce(Value) -> Result<String, String> {
+    move |value| {
+        let text = value.as_str().ok_or("must be a string")?.trim();
+        if text.is_empty() {
+            return Err("must not be empty".to_owned());
+        }
+        if text.chars().count() > most {
+            return Err(format!("must have at most {most} characters"));
+        }
+        if text
+            .chars()
+            .any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'))
+        {
+            return Err("must not contain control characters".to_owned());
+        }
+        Ok(text.to_owned())
+    }
+}
+
+/// An id in the path. What is no UUID names nothing, so it is as unknown as any other.
+pub(super) struct Id(pub Uuid);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path(text) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|_| Problem::not_found())?;
+        text.parse().map(Self).map_err(|_| {
+            Problem::new(
+                StatusCode::BAD_REQUEST,
+                "invalid_id",
+                "The id in the path is not a UUID.",
+            )
+        })
+    }
+}

@@ -1,0 +1,91 @@
+//! What every part of usher is given.
+
+use std::sync::Arc;
+
+use crate::clerk::{BackendClient, BackendSetupError, SessionKeys, SessionVerifier, SessionVerifierError};
+use crate::clock::Clock;
+use crate::config::{Config, MailRoute, SessionKeySource};
+use crate::invites::token::TokenKey;
+use crate::mail::{MailConfig, MailSetupError, Mailer, TransportConfig};
+use crate::store::{Store, StoreError};
+
+/// Configuration, store, mailer, clock, and Clerk: cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    /// What is in force.
+    pub config: Arc<Config>,
+    /// The database.
+    pub store: Store,
+    /// Renders and sends.
+    pub mailer: Arc<Mailer>,
+    /// What time it is.
+    pub clock: Clock,
+    /// Derives and verifies invite links.
+    pub token_key: TokenKey,
+    /// Verifies session tokens, where keys are configured.
+    pub sessions: Option<Arc<SessionVerifier>>,
+    /// Clerk's Backend API, where its key is configured.
+    pub clerk: Option<Arc<BackendClient>>,
+}
+
+/// Why usher can't start, in a sentence that says what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The database's address is wrong, or its file can't be opened.
+    #[error("USHER_DATABASE_URL can't be used: {0}")]
+    Database(#[from] StoreError),
+    /// SMTP_URL, MAIL_FROM, MAIL_REPLY_TO or TEMPLATES_DIR.
+    #[error(transparent)]
+    Mail(#[from] MailSetupError),
+    /// CLERK_JWT_KEY or CLERK_ISSUER.
+    #[error("CLERK_JWT_KEY or CLERK_ISSUER can't be used: {0}")]
+    Session(#[from] SessionVerifierError),
+    /// CLERK_SECRET_KEY or CLERK_API_URL.
+    #[error("CLERK_SECRET_KEY or CLERK_API_URL can't be used: {0}")]
+    Clerk(#[from] BackendSetupError),
+}
+
+impl App {
+    /// Puts everything together. Opens a SQLite file; connects to nothing else yet.
+    ///
+    /// # Errors
+    /// [`SetupError`] names the variable to change.
+    pub async fn new(config: Config, clock: Clock) -> Result<Self, SetupError> {
+        let store = Store::open(config.database_url.expose(), clock.clone()).await?;
+        let mailer = Mailer::new(MailConfig {
+            from: config.mail_from.clone(),
+            reply_to: config.mail_reply_to.clone(),
+            transport: match &config.mail_route {
+                MailRoute::Smtp(url) => TransportConfig::Smtp {
+                    url: url.expose().to_owned(),
+                },
+                MailRoute::Outbox(dir) => TransportConfig::Outbox { dir: dir.clone() },
+            },
+            templates_dir: config.templates_dir.clone(),
+        })?;
+        let sessions = match &config.session_keys {
+            Some(source) => {
+                let keys = match source {
+                    SessionKeySource::Pem(pem) => SessionKeys::Pem(pem.clone()),
+                    SessionKeySource::Jwks(issuer) => SessionKeys::Jwks { issuer: issuer.clone() },
+                };
+                let parties = config.authorized_parties.clone();
+                Some(SessionVerifier::new(keys, config.clerk_issuer.clone(), parties)?)
+            }
+            None => None,
+        };
+        let clerk = match &config.clerk_secret_key {
+            Some(key) => Some(BackendClient::new(&config.clerk_api_url, key.expose())?),
+            None => None,
+        };
+        Ok(Self {
+            token_key: TokenKey::new(config.token_key.expose().as_bytes()),
+            config: Arc::new(config),
+            store,
+            mailer: Arc::new(mailer),
+            clock,
+            sessions: sessions.map(Arc::new),
+            clerk: clerk.map(Arc::new),
+        })
+    }
+}

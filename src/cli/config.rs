@@ -1,0 +1,10 @@
+//! `usher config`: what is in force, secrets masked.
+
+use crate::config::Config;
+
+pub(super) fn run(config: &Config) -> anyhow::Result<()> {
+    for (name, value) in config.shown() {
+        println!("{name}={value}");
+    }
+    Ok(())
+}

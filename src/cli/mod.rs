@@ -1,0 +1,50 @@
+//! The commands, one file each.
+
+mod config;
+mod migrate;
+pub mod serve;
+mod webhooks;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Settings;
+
+/// Gets invited people into the organizations and projects they were invited to.
+#[derive(Debug, Parser)]
+#[command(name = "usher", version, about)]
+pub struct Cli {
+    /// What to do; `serve` if nothing is said.
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the API and run the jobs, in one process unless a role is given.
+    Serve(serve::Serve),
+    /// Bring the database's schema up to date.
+    Migrate,
+    /// Print what is in force, secrets masked.
+    Config,
+    /// The inbox of Clerk's events.
+    #[command(subcommand)]
+    Webhooks(webhooks::Webhooks),
+}
+
+impl Cli {
+    /// Runs the command to its end.
+    ///
+    /// # Errors
+    /// Whatever went wrong, in a sentence that says what to do.
+    pub async fn run(self) -> anyhow::Result<()> {
+        crate::telemetry::init(self.settings.log_format()?, self.settings.rust_log.as_deref());
+        match self.command.unwrap_or(Command::Serve(serve::Serve::default())) {
+            Command::Serve(serve) => serve.run(self.settings.resolve()?).await,
+            Command::Migrate => migrate::run(self.settings.resolve()?).await,
+            Command::Config => config::run(&self.settings.resolve()?),
+            Command::Webhooks(webhooks) => webhooks.run(self.settings.resolve()?).await,
+        }
+    }
+}

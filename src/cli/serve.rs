@@ -1,0 +1,225 @@
+//! `usher serve`: the API and the workers.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::response::IntoResponse as _;
+use axum::serve::ListenerExt as _;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceBuilder;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::set_header::SetResponseHeaderLayer;
+
+use crate::app::App;
+use crate::clock::Clock;
+use crate::config::{Config, Environment};
+use crate::names::named;
+use crate::problem::Problem;
+use crate::store::MigrationError;
+use crate::worker::{Concurrency, Workers};
+use crate::{api, ops, shutdown, webhooks};
+
+named! {
+    /// What a process does.
+    Role("role") {
+        /// Serves the API and the webhooks.
+        Api = "api",
+        /// Runs the jobs.
+        Worker = "worker",
+        /// Both.
+        All = "all",
+    }
+}
+
+/// Serve the API and run the jobs.
+#[derive(Debug, clap::Args)]
+pub struct Serve {
+    /// What this process does: `api`, `worker` or `all`.
+    #[arg(long, default_value_t = Role::All, value_parser = str::parse::<Role>)]
+    role: Role,
+}
+
+impl Default for Serve {
+    fn default() -> Self {
+        Self { role: Role::All }
+    }
+}
+
+/// Between two tries to reach a database that is away at the start.
+const KNOCK_AGAIN: Duration = Duration::from_secs(2);
+
+impl Serve {
+    /// Serves until a signal says stop.
+    ///
+    /// # Errors
+    /// When the configuration, the schema or an address can't be used.
+    pub async fn run(self, config: Config) -> anyhow::Result<()> {
+        let stop = shutdown::on_signal()?;
+        let app = App::new(config, Clock::System).await?;
+        if stop
+            .run_until_cancelled(migrate_when_there(&app))
+            .await
+            .transpose()?
+            .is_none()
+        {
+            return Ok(());
+        }
+        let service = Service::start(app, self.role).await?;
+        service.greet();
+        stop.cancelled().await;
+        service.stop().await;
+        Ok(())
+    }
+}
+
+/// A database that is away is waited for: the process may have been started before it.
+async fn migrate_when_there(app: &App) -> Result<(), MigrationError> {
+    loop {
+        match app.store.migrate().await {
+            Err(error) if error.is_temporary() => {
+                tracing::warn!(error = %error, "the database is away; trying again");
+                tokio::time::sleep(KNOCK_AGAIN).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// A running usher.
+pub struct Service {
+    app: App,
+    public: Option<Server>,
+    private: Server,
+    workers: Option<Workers>,
+}
+
+impl Service {
+    /// Starts the listeners and the workers that the role asks for. The schema must be in place.
+    ///
+    /// # Errors
+    /// When an address is taken or a secret can't be used.
+    pub async fn start(app: App, role: Role) -> anyhow::Result<Self> {
+        let public = match role {
+            Role::Api | Role::All => {
+                Some(Server::start("USHER_LISTEN", app.config.listen, public_router(&app)?).await?)
+            }
+            Role::Worker => None,
+        };
+        let workers = match role {
+            Role::Worker | Role::All => Some(Workers::start(&app, Concurrency::default())),
+            Role::Api => None,
+        };
+        let health = ops::router(app.store.clone(), workers.as_ref().map(Workers::alive));
+        let private = Server::start("USHER_ADMIN_LISTEN", app.config.admin_listen, health).await?;
+        Ok(Self {
+            app,
+            public,
+            private,
+            workers,
+        })
+    }
+
+    /// The public address, where there is one.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.public.as_ref().map(|server| server.address)
+    }
+
+    /// The private address.
+    #[must_use]
+    pub fn admin_address(&self) -> SocketAddr {
+        self.private.address
+    }
+
+    /// Answers what has arrived, finishes what runs, and closes the store.
+    pub async fn stop(self) {
+        if let Some(public) = self.public {
+            public.stop().await;
+        }
+        if let Some(workers) = self.workers {
+            workers.stop().await;
+        }
+        self.app.mailer.close().await;
+        self.private.stop().await;
+        self.app.store.close().await;
+    }
+
+    fn greet(&self) {
+        if let Some(address) = self.address() {
+            tracing::info!("serving on http://{address}");
+        }
+        tracing::info!("health on http://{}/readyz", self.admin_address());
+        if self.app.config.environment == Environment::Development {
+            eprintln!("{DEVELOPMENT}");
+        }
+    }
+}
+
+const DEVELOPMENT: &str = "
+  Development settings: secrets are generated under var/, mails go to var/outbox/.
+
+  Send a first event      usher simulate user.created --email ada@example.com
+  See an invite's way     usher demo
+  See what is in force    usher config
+
+  Under cargo, `usher …` is `cargo run -- …`.
+";
+
+/// Everything that the public address serves.
+///
+/// # Errors
+/// When a signing secret can't be used.
+pub fn public_router(app: &App) -> anyhow::Result<Router> {
+    let webhooks = webhooks::router(app).context("CLERK_WEBHOOK_SIGNING_SECRET can't be used")?;
+    let set = |name: HeaderName, value| SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value));
+    Ok(webhooks
+        .merge(api::router(app))
+        .fallback(async || Problem::not_found())
+        .method_not_allowed_fallback(async || Problem::method_not_allowed())
+        .layer(
+            ServiceBuilder::new()
+                // Answers speak of invites: no cache keeps them, no referrer carries their addresses away.
+                .layer(set(header::CACHE_CONTROL, "no-store"))
+                .layer(set(header::REFERRER_POLICY, "no-referrer"))
+                .layer(set(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+                .layer(CatchPanicLayer::custom(|_| Problem::internal().into_response())),
+        ))
+}
+
+struct Server {
+    address: SocketAddr,
+    stop: CancellationToken,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+impl Server {
+    async fn start(variable: &'static str, address: SocketAddr, router: Router) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("{variable}={address} can't be listened on; is it taken?"))?;
+        let address = listener.local_addr()?;
+        // Answers are small and wanted at once.
+        let listener = listener.tap_io(|stream| {
+            let _ = stream.set_nodelay(true);
+        });
+        let stop = CancellationToken::new();
+        let stopped = stop.clone().cancelled_owned();
+        let serve = axum::serve(listener, router).with_graceful_shutdown(stopped);
+        Ok(Self {
+            address,
+            stop,
+            task: tokio::spawn(serve.into_future()),
+        })
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        // A client that never ends its request must not keep the process.
+        let _ = tokio::time::timeout(Duration::from_secs(10), self.task).await;
+    }
+}

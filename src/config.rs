@@ -1,0 +1,715 @@
+//! The configuration: one struct, and the only reader of the environment.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use chrono::TimeDelta;
+use serde::{Deserialize, Serialize};
+use url::Url;
+use uuid::Uuid;
+
+use crate::clerk::DevSigner;
+use crate::invites::matching::AutoAccept;
+use crate::invites::roles::{Ladder, Roles};
+use crate::secret::Secret;
+use crate::store::Dialect;
+
+/// The longest that an invite may live.
+pub const MAX_TTL: TimeDelta = TimeDelta::days(30);
+/// Characters, for every secret that is compared or derived from.
+const MIN_SECRET: usize = 32;
+/// Where development keeps its database, secrets and mails.
+const VAR: &str = "var";
+
+/// Everything that can be set, by environment variable, `.env`, or a flag of the same name.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Settings {
+    /// `development` generates missing secrets and writes mails to files; `production` insists on everything. Default:
+    /// development while no database address is given.
+    #[arg(long, env = "USHER_ENV", global = true, value_name = "development|production")]
+    pub usher_env: Option<String>,
+    /// Where the data lives: `postgres://…` or `sqlite://path`. Default: `sqlite://var/usher.db`.
+    #[arg(
+        long,
+        env = "USHER_DATABASE_URL",
+        global = true,
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub usher_database_url: Option<Secret>,
+    /// Taken where `USHER_DATABASE_URL` is absent.
+    #[arg(
+        long,
+        env = "DATABASE_URL",
+        global = true,
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub database_url: Option<Secret>,
+    /// The public address that webhooks and the app come to. Default: `127.0.0.1:8080`.
+    #[arg(long, env = "USHER_LISTEN", global = true, value_name = "ADDRESS:PORT")]
+    pub usher_listen: Option<String>,
+    /// The private address for health. Default: `127.0.0.1:9090`.
+    #[arg(long, env = "USHER_ADMIN_LISTEN", global = true, value_name = "ADDRESS:PORT")]
+    pub usher_admin_listen: Option<String>,
+    /// The webhook's signing secrets (`whsec_…`), comma-separated: two while one is being rotated.
+    #[arg(
+        long,
+        env = "CLERK_WEBHOOK_SIGNING_SECRET",
+        global = true,
+        hide_env_values = true,
+        value_name = "SECRETS"
+    )]
+    pub clerk_webhook_signing_secret: Option<Secret>,
+    /// The old name of `CLERK_WEBHOOK_SIGNING_SECRET`, taken with a warning.
+    #[arg(
+        long,
+        env = "CLERK_WEBHOOK_SECRET",
+        global = true,
+        hide_env_values = true,
+        value_name = "SECRETS"
+    )]
+    pub clerk_webhook_secret: Option<Secret>,
+    /// The PEM public key that Clerk's session tokens are verified with.
+    #[arg(long, env = "CLERK_JWT_KEY", global = true, value_name = "PEM")]
+    pub clerk_jwt_key: Option<String>,
+    /// Clerk's Frontend API address: the tokens' issuer, and where the keys are fetched without `CLERK_JWT_KEY`.
+    #[arg(long, env = "CLERK_ISSUER", global = true, value_name = "URL")]
+    pub clerk_issuer: Option<String>,
+    /// Origins of the app that session tokens may be issued for, comma-separated. Default: any.
+    #[arg(long, env = "CLERK_AUTHORIZED_PARTIES", global = true, value_name = "ORIGINS")]
+    pub clerk_authorized_parties: Option<String>,
+    /// The key for Clerk's Backend API, asked for people whom no webhook has told of yet.
+    #[arg(
+        long,
+        env = "CLERK_SECRET_KEY",
+        global = true,
+        hide_env_values = true,
+        value_name = "KEY"
+    )]
+    pub clerk_secret_key: Option<Secret>,
+    /// Clerk's Backend API. Default: `https://api.clerk.com`.
+    #[arg(long, env = "CLERK_API_URL", global = true, value_name = "URL")]
+    pub clerk_api_url: Option<String>,
+    /// The keys that the app calls the API with, comma-separated, at least 32 characters each.
+    #[arg(
+        long,
+        env = "USHER_API_KEYS",
+        global = true,
+        hide_env_values = true,
+        value_name = "KEYS"
+    )]
+    pub usher_api_keys: Option<Secret>,
+    /// The secret that invite links are derived from, at least 32 characters.
+    #[arg(
+        long,
+        env = "USHER_TOKEN_KEY",
+        global = true,
+        hide_env_values = true,
+        value_name = "SECRET"
+    )]
+    pub usher_token_key: Option<Secret>,
+    /// The mail server: `smtp://user:password@host:587?tls=required` or `smtps://…`. Development without it writes
+    /// mails to `var/outbox/`.
+    #[arg(long, env = "SMTP_URL", global = true, hide_env_values = true, value_name = "URL")]
+    pub smtp_url: Option<Secret>,
+    /// The sender of all mails: `Name <address>`.
+    #[arg(long, env = "MAIL_FROM", global = true, value_name = "MAILBOX")]
+    pub mail_from: Option<String>,
+    /// Where answers to mails go. Default: to the sender.
+    #[arg(long, env = "MAIL_REPLY_TO", global = true, value_name = "MAILBOX")]
+    pub mail_reply_to: Option<String>,
+    /// What the app is called in mails. Default: `usher`.
+    #[arg(long, env = "APP_NAME", global = true, value_name = "NAME")]
+    pub app_name: Option<String>,
+    /// The app's page that invite links lead to; `{token}` stands for the token.
+    #[arg(long, env = "INVITE_URL", global = true, value_name = "URL")]
+    pub invite_url: Option<String>,
+    /// Who is let in without being asked: `new-users` (created after the invite), `always` or `never`. Default:
+    /// `new-users`.
+    #[arg(long, env = "AUTO_ACCEPT", global = true, value_name = "POLICY")]
+    pub auto_accept: Option<String>,
+    /// How long an invite is valid, such as `7d`, `36h` or `90m`; at most `30d`. Default: `7d`.
+    #[arg(long, env = "INVITE_TTL", global = true, value_name = "DURATION")]
+    pub invite_ttl: Option<String>,
+    /// The organization roles, low to high. Default: `member,admin,owner`.
+    #[arg(long, env = "ORGANIZATION_ROLES", global = true, value_name = "ROLES")]
+    pub organization_roles: Option<String>,
+    /// The project roles, low to high. Default: `support,client,editor,admin`.
+    #[arg(long, env = "PROJECT_ROLES", global = true, value_name = "ROLES")]
+    pub project_roles: Option<String>,
+    /// A folder whose files take the place of the built-in mail templates of the same name.
+    #[arg(long, env = "TEMPLATES_DIR", global = true, value_name = "FOLDER")]
+    pub templates_dir: Option<PathBuf>,
+    /// `text` or `json`. Default: `text`.
+    #[arg(long, env = "LOG_FORMAT", global = true, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// What is logged, in the syntax of `tracing`. Default: `info`.
+    #[arg(long, env = "RUST_LOG", global = true, value_name = "FILTER")]
+    pub rust_log: Option<String>,
+}
+
+/// What is in force.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Development or production.
+    pub environment: Environment,
+    /// The database's address.
+    pub database_url: Secret,
+    /// The public address.
+    pub listen: SocketAddr,
+    /// The private address.
+    pub admin_listen: SocketAddr,
+    /// The webhook's signing secrets, at least one.
+    pub signing_secrets: Vec<Secret>,
+    /// How session tokens are verified; without it nobody can use `/v1/me`.
+    pub session_keys: Option<SessionKeySource>,
+    /// The issuer that session tokens must name, where one is configured.
+    pub clerk_issuer: Option<String>,
+    /// The origins that session tokens may be issued for; empty for any.
+    pub authorized_parties: Vec<String>,
+    /// The key for Clerk's Backend API.
+    pub clerk_secret_key: Option<Secret>,
+    /// Clerk's Backend API.
+    pub clerk_api_url: Url,
+    /// The keys that the app calls the API with, at least one.
+    pub api_keys: Vec<Secret>,
+    /// The secret that invite links are derived from.
+    pub token_key: Secret,
+    /// Where mails go.
+    pub mail_route: MailRoute,
+    /// The sender.
+    pub mail_from: String,
+    /// Where answers go.
+    pub mail_reply_to: Option<String>,
+    /// What the app is called in mails.
+    pub app_name: String,
+    /// The app's page that invite links lead to.
+    pub invite_url: InviteUrl,
+    /// Who is let in without being asked.
+    pub auto_accept: AutoAccept,
+    /// How long an invite is valid.
+    pub invite_ttl: TimeDelta,
+    /// Both ladders of roles.
+    pub roles: Roles,
+    /// Templates that take the place of the built-in ones.
+    pub templates_dir: Option<PathBuf>,
+}
+
+impl Config {
+    /// Every setting by its variable's name, secrets masked.
+    #[must_use]
+    pub fn shown(&self) -> Vec<(&'static str, String)> {
+        let masked = |count: usize| vec!["****"; count].join(",");
+        let or_none = |value: Option<String>| value.unwrap_or_default();
+        let smtp = match &self.mail_route {
+            MailRoute::Smtp(url) => without_password(url.expose()),
+            MailRoute::Outbox(folder) => format!("(none: mails go to {})", folder.display()),
+        };
+        let jwt_key = match &self.session_keys {
+            Some(SessionKeySource::Pem(_)) => "(a PEM key)",
+            Some(SessionKeySource::Jwks(_)) => "(none: the issuer's keys are fetched)",
+            None => "(none: nobody can use /v1/me)",
+        };
+        vec![
+            (
+                "USHER_ENV",
+                if self.environment == Environment::Production {
+                    "production"
+                } else {
+                    "development"
+                }
+                .to_owned(),
+            ),
+            ("USHER_DATABASE_URL", without_password(self.database_url.expose())),
+            ("USHER_LISTEN", self.listen.to_string()),
+            ("USHER_ADMIN_LISTEN", self.admin_listen.to_string()),
+            ("CLERK_WEBHOOK_SIGNING_SECRET", masked(self.signing_secrets.len())),
+            ("CLERK_JWT_KEY", jwt_key.to_owned()),
+            ("CLERK_ISSUER", or_none(self.clerk_issuer.clone())),
+            ("CLERK_AUTHORIZED_PARTIES", self.authorized_parties.join(",")),
+            ("CLERK_SECRET_KEY", masked(usize::from(self.clerk_secret_key.is_some()))),
+            ("CLERK_API_URL", self.clerk_api_url.to_string()),
+            ("USHER_API_KEYS", masked(self.api_keys.len())),
+            ("USHER_TOKEN_KEY", masked(1)),
+            ("SMTP_URL", smtp),
+            ("MAIL_FROM", self.mail_from.clone()),
+            ("MAIL_REPLY_TO", or_none(self.mail_reply_to.clone())),
+            ("APP_NAME", self.app_name.clone()),
+            ("INVITE_URL", self.invite_url.0.clone()),
+            ("AUTO_ACCEPT", self.auto_accept.as_str().to_owned()),
+            ("INVITE_TTL", format!("{}m", self.invite_ttl.num_minutes())),
+            ("ORGANIZATION_ROLES", self.roles.organization.to_string()),
+            ("PROJECT_ROLES", self.roles.project.to_string()),
+            (
+                "TEMPLATES_DIR",
+                or_none(self.templates_dir.as_ref().map(|folder| folder.display().to_string())),
+            ),
+        ]
+    }
+}
+
+/// An address without its password. One that can't be understood is not shown at all.
+fn without_password(address: &str) -> String {
+    let Ok(mut url) = Url::parse(address) else {
+        return "****".to_owned();
+    };
+    if url.password().is_some() {
+        let _ = url.set_password(Some("****"));
+    }
+    url.to_string()
+}
+
+/// Development or production.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Environment {
+    /// Missing secrets are generated once and kept; mails go to files.
+    Development,
+    /// Nothing is generated, nothing is skipped.
+    Production,
+}
+
+/// Where the keys for session tokens come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionKeySource {
+    /// A PEM public key.
+    Pem(String),
+    /// The issuer's JWKS.
+    Jwks(Url),
+}
+
+/// Where mails go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MailRoute {
+    /// To a mail server.
+    Smtp(Secret),
+    /// To files in a folder.
+    Outbox(PathBuf),
+}
+
+/// The format of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines, one object a line.
+    Json,
+}
+
+/// An address with a place for the token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InviteUrl(String);
+
+impl InviteUrl {
+    const PLACE: &str = "{token}";
+
+    /// The link for one token.
+    #[must_use]
+    pub fn link(&self, token: &str) -> String {
+        self.0.replace(Self::PLACE, token)
+    }
+}
+
+impl FromStr for InviteUrl {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if !text.contains(Self::PLACE) {
+            return Err("must contain {token}");
+        }
+        match Url::parse(&text.replace(Self::PLACE, "token")) {
+            Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(Self(text.to_owned())),
+            _ => Err("must be an http:// or https:// address"),
+        }
+    }
+}
+
+/// A setting that can't be used, named so that the sentence says what to change.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{variable} {problem}")]
+pub struct ConfigError {
+    /// The environment variable.
+    pub variable: &'static str,
+    /// What is wrong with it and what would be right.
+    pub problem: String,
+}
+
+fn wrong(variable: &'static str, problem: impl Into<String>) -> ConfigError {
+    ConfigError {
+        variable,
+        problem: problem.into(),
+    }
+}
+
+/// Secrets that development generates once and keeps.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DevSecrets {
+    /// A webhook signing secret.
+    pub signing_secret: String,
+    /// An API key.
+    pub api_key: String,
+    /// The key for links.
+    pub token_key: String,
+    /// The private key that development's session tokens are signed with, in Clerk's place.
+    pub session_key: String,
+}
+
+impl DevSecrets {
+    /// The issuer of development's session tokens.
+    pub const ISSUER: &str = "https://clerk.usher.localhost";
+
+    /// Reads the secrets from `folder`, or generates them there for its owner's eyes only.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the file can't be read or written.
+    pub fn load_or_generate(folder: &Path) -> Result<Self, ConfigError> {
+        let path = folder.join("dev-secrets.json");
+        let problem = |what: &str, error: &dyn std::fmt::Display| {
+            wrong(
+                "USHER_ENV",
+                format!("is development, but {} could not be {what}: {error}", path.display()),
+            )
+        };
+        match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| problem("read", &error)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let secrets = Self::generate().map_err(|error| problem("generated", &error))?;
+                secrets
+                    .write(folder, &path)
+                    .map_err(|error| problem("written", &error))?;
+                Ok(secrets)
+            }
+            Err(error) => Err(problem("read", &error)),
+        }
+    }
+
+    /// Fresh ones.
+    ///
+    /// # Errors
+    /// When the key pair can't be generated.
+    pub fn generate() -> Result<Self, crate::clerk::SigningError> {
+        let signer = DevSigner::generate()?;
+        Ok(Self {
+            signing_secret: format!("whsec_{}", STANDARD.encode(random_bytes())),
+            api_key: format!("dev_{}", hex(&random_bytes())),
+            token_key: hex(&random_bytes()),
+            session_key: signer.to_pkcs8_pem()?,
+        })
+    }
+
+    fn write(&self, folder: &Path, path: &Path) -> std::io::Result<()> {
+        use std::io::Write as _;
+        use std::os::unix::fs::OpenOptionsExt as _;
+        std::fs::create_dir_all(folder)?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)?;
+        file.write_all(&serde_json::to_vec_pretty(self)?)
+    }
+}
+
+/// 32 bytes from the system's generator.
+fn random_bytes() -> [u8; 32] {
+    rand::random()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Settings {
+    /// The format of the log, needed before the rest.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn log_format(&self) -> Result<LogFormat, ConfigError> {
+        match self.log_format.as_deref() {
+            None | Some("text") => Ok(LogFormat::Text),
+            Some("json") => Ok(LogFormat::Json),
+            Some(_) => Err(wrong("LOG_FORMAT", "must be text or json")),
+        }
+    }
+
+    /// Reads and checks everything, fills in what development generates.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the first variable that is missing or wrong.
+    pub fn resolve(self) -> Result<Config, ConfigError> {
+        self.resolve_in(Path::new(VAR))
+    }
+
+    /// [`Settings::resolve`] with development's folder somewhere else.
+    ///
+    /// # Errors
+    /// As [`Settings::resolve`].
+    pub fn resolve_in(self, var: &Path) -> Result<Config, ConfigError> {
+        let environment = self.environment()?;
+        let dev = match environment {
+            Environment::Development => Some(DevSecrets::load_or_generate(var)?),
+            Environment::Production => None,
+        };
+        let session = self.session_keys(dev.as_ref())?;
+        Ok(Config {
+            environment,
+            database_url: self.database(var)?,
+            listen: address("USHER_LISTEN", self.usher_listen.as_deref(), "127.0.0.1:8080")?,
+            admin_listen: address(
+                "USHER_ADMIN_LISTEN",
+                self.usher_admin_listen.as_deref(),
+                "127.0.0.1:9090",
+            )?,
+            signing_secrets: self.signing_secrets(dev.as_ref())?,
+            clerk_issuer: self.issuer(dev.as_ref()),
+            session_keys: session,
+            authorized_parties: list(self.clerk_authorized_parties.as_deref()),
+            clerk_secret_key: non_empty("CLERK_SECRET_KEY", self.clerk_secret_key.clone())?,
+            clerk_api_url: url(
+                "CLERK_API_URL",
+                self.clerk_api_url.as_deref().unwrap_or("https://api.clerk.com"),
+            )?,
+            api_keys: self.api_keys(dev.as_ref())?,
+            token_key: self.token_key(dev.as_ref())?,
+            mail_route: self.mail_route(environment, var)?,
+            mail_from: self.mail_from(environment)?,
+            mail_reply_to: self.mail_reply_to.clone(),
+            app_name: self.app_name.clone().unwrap_or_else(|| "usher".to_owned()),
+            invite_url: self.invite_url(environment)?,
+            auto_accept: parsed("AUTO_ACCEPT", self.auto_accept.as_deref())?,
+            invite_ttl: self.invite_ttl()?,
+            roles: self.roles()?,
+            templates_dir: self.templates_dir.clone(),
+        })
+    }
+
+    fn environment(&self) -> Result<Environment, ConfigError> {
+        match self.usher_env.as_deref() {
+            Some("development") => Ok(Environment::Development),
+            Some("production") => Ok(Environment::Production),
+            Some(_) => Err(wrong("USHER_ENV", "must be development or production")),
+            None if self.usher_database_url.is_none() && self.database_url.is_none() => Ok(Environment::Development),
+            None => Ok(Environment::Production),
+        }
+    }
+
+    fn database(&self, var: &Path) -> Result<Secret, ConfigError> {
+        let Some(url) = self.usher_database_url.clone().or(self.database_url.clone()) else {
+            return Ok(Secret::from(format!("sqlite://{}", var.join("usher.db").display())));
+        };
+        match Dialect::of(url.expose()) {
+            Some(_) => Ok(url),
+            None => Err(wrong("USHER_DATABASE_URL", "must begin with postgres:// or sqlite://")),
+        }
+    }
+
+    fn signing_secrets(&self, dev: Option<&DevSecrets>) -> Result<Vec<Secret>, ConfigError> {
+        const VARIABLE: &str = "CLERK_WEBHOOK_SIGNING_SECRET";
+        let given = match (&self.clerk_webhook_signing_secret, &self.clerk_webhook_secret) {
+            (Some(given), _) => Some(given),
+            (None, Some(old)) => {
+                tracing::warn!("CLERK_WEBHOOK_SECRET is the old name; call it {VARIABLE}");
+                Some(old)
+            }
+            (None, None) => None,
+        };
+        let secrets = match (given, dev) {
+            (Some(given), _) => list(Some(given.expose())),
+            (None, Some(dev)) => vec![dev.signing_secret.clone()],
+            (None, None) => Vec::new(),
+        };
+        if secrets.is_empty() {
+            return Err(wrong(
+                VARIABLE,
+                "is missing; Clerk's dashboard shows it with the webhook's endpoint",
+            ));
+        }
+        for secret in &secrets {
+            let key = STANDARD.decode(secret.strip_prefix("whsec_").unwrap_or(secret));
+            if !key.is_ok_and(|key| key.len() >= 16) {
+                return Err(wrong(
+                    VARIABLE,
+                    "must be whsec_ and base64, as Clerk's dashboard shows it",
+                ));
+            }
+        }
+        Ok(secrets.into_iter().map(Secret::from).collect())
+    }
+
+    fn session_keys(&self, dev: Option<&DevSecrets>) -> Result<Option<SessionKeySource>, ConfigError> {
+        if let Some(pem) = &self.clerk_jwt_key {
+            return Ok(Some(SessionKeySource::Pem(pem.clone())));
+        }
+        if let Some(issuer) = &self.clerk_issuer {
+            return Ok(Some(SessionKeySource::Jwks(url("CLERK_ISSUER", issuer)?)));
+        }
+        let Some(dev) = dev else { return Ok(None) };
+        let pem = DevSigner::from_pkcs8_pem(&dev.session_key)
+            .and_then(|signer| signer.public_pem())
+            .map_err(|error| {
+                wrong(
+                    "USHER_ENV",
+                    format!("is development, but its session key is broken: {error}"),
+                )
+            })?;
+        Ok(Some(SessionKeySource::Pem(pem)))
+    }
+
+    fn issuer(&self, dev: Option<&DevSecrets>) -> Option<String> {
+        let development = dev
+            .filter(|_| self.clerk_jwt_key.is_none())
+            .map(|_| DevSecrets::ISSUER.to_owned());
+        self.clerk_issuer.clone().or(development)
+    }
+
+    fn api_keys(&self, dev: Option<&DevSecrets>) -> Result<Vec<Secret>, ConfigError> {
+        let keys = match (&self.usher_api_keys, dev) {
+            (Some(given), _) => list(Some(given.expose())),
+            (None, Some(dev)) => vec![dev.api_key.clone()],
+            (None, None) => Vec::new(),
+        };
+        if keys.is_empty() {
+            return Err(wrong(
+                "USHER_API_KEYS",
+                "is missing; make one with: openssl rand -hex 32",
+            ));
+        }
+        if keys.iter().any(|key| key.len() < MIN_SECRET) {
+            return Err(wrong(
+                "USHER_API_KEYS",
+                "has a key of less than 32 characters; make one with: openssl rand -hex 32",
+            ));
+        }
+        Ok(keys.into_iter().map(Secret::from).collect())
+    }
+
+    fn token_key(&self, dev: Option<&DevSecrets>) -> Result<Secret, ConfigError> {
+        match (&self.usher_token_key, dev) {
+            (Some(given), _) if given.expose().len() >= MIN_SECRET => Ok(given.clone()),
+            (None, Some(dev)) => Ok(Secret::from(dev.token_key.clone())),
+            _ => Err(wrong(
+                "USHER_TOKEN_KEY",
+                "must have at least 32 characters; make one with: openssl rand -hex 32",
+            )),
+        }
+    }
+
+    fn mail_route(&self, environment: Environment, var: &Path) -> Result<MailRoute, ConfigError> {
+        match (&self.smtp_url, environment) {
+            (Some(url), _)
+                if ["smtp://", "smtps://"]
+                    .iter()
+                    .any(|scheme| url.expose().starts_with(scheme)) =>
+            {
+                Ok(MailRoute::Smtp(url.clone()))
+            }
+            (Some(_), _) => Err(wrong("SMTP_URL", "must begin with smtp:// or smtps://")),
+            (None, Environment::Development) => Ok(MailRoute::Outbox(var.join("outbox"))),
+            (None, Environment::Production) => Err(wrong(
+                "SMTP_URL",
+                "is missing; it looks like smtp://user:password@host:587?tls=required",
+            )),
+        }
+    }
+
+    fn mail_from(&self, environment: Environment) -> Result<String, ConfigError> {
+        match (&self.mail_from, environment) {
+            (Some(from), _) => Ok(from.clone()),
+            (None, Environment::Development) => Ok("usher <usher@localhost.localdomain>".to_owned()),
+            (None, Environment::Production) => Err(wrong(
+                "MAIL_FROM",
+                "is missing; it looks like: Example <no-reply@example.com>",
+            )),
+        }
+    }
+
+    fn invite_url(&self, environment: Environment) -> Result<InviteUrl, ConfigError> {
+        match (self.invite_url.as_deref(), environment) {
+            (Some(text), _) => text.parse().map_err(|problem: &str| wrong("INVITE_URL", problem)),
+            (None, Environment::Development) => Ok(InviteUrl("http://localhost:3000/invite#{token}".to_owned())),
+            (None, Environment::Production) => Err(wrong(
+                "INVITE_URL",
+                "is missing; it looks like https://app.example.com/invite#{token}",
+            )),
+        }
+    }
+
+    fn invite_ttl(&self) -> Result<TimeDelta, ConfigError> {
+        let ttl = parse_duration(self.invite_ttl.as_deref().unwrap_or("7d"))
+            .ok_or_else(|| wrong("INVITE_TTL", "must be a duration such as 7d, 36h or 90m"))?;
+        if ttl > MAX_TTL {
+            return Err(wrong("INVITE_TTL", "must be at most 30d"));
+        }
+        Ok(ttl)
+    }
+
+    fn roles(&self) -> Result<Roles, ConfigError> {
+        let default = Roles::default();
+        let ladder = |variable, given: &Option<String>, default| match given {
+            Some(text) => text
+                .parse::<Ladder>()
+                .map_err(|error| wrong(variable, error.to_string())),
+            None => Ok(default),
+        };
+        Ok(Roles {
+            organization: ladder("ORGANIZATION_ROLES", &self.organization_roles, default.organization)?,
+            project: ladder("PROJECT_ROLES", &self.project_roles, default.project)?,
+        })
+    }
+}
+
+/// Reads `90m`, `36h` or `7d`: whole minutes, hours or days, more than none.
+#[must_use]
+pub fn parse_duration(text: &str) -> Option<TimeDelta> {
+    let unit = text.chars().last()?;
+    let number: i64 = text[..text.len() - unit.len_utf8()].parse().ok().filter(|&n| n > 0)?;
+    match unit {
+        'm' => TimeDelta::try_minutes(number),
+        'h' => TimeDelta::try_hours(number),
+        'd' => TimeDelta::try_days(number),
+        _ => None,
+    }
+}
+
+fn list(text: Option<&str>) -> Vec<String> {
+    let items = text.unwrap_or_default().split(',').map(str::trim);
+    items.filter(|item| !item.is_empty()).map(str::to_owned).collect()
+}
+
+fn non_empty(variable: &'static str, secret: Option<Secret>) -> Result<Option<Secret>, ConfigError> {
+    match secret {
+        Some(secret) if secret.expose().trim().is_empty() => Err(wrong(variable, "is empty; set it or leave it out")),
+        secret => Ok(secret),
+    }
+}
+
+fn address(variable: &'static str, given: Option<&str>, default: &str) -> Result<SocketAddr, ConfigError> {
+    given
+        .unwrap_or(default)
+        .parse()
+        .map_err(|_| wrong(variable, "must be an address and a port such as 127.0.0.1:8080"))
+}
+
+fn url(variable: &'static str, text: &str) -> Result<Url, ConfigError> {
+    Url::parse(text)
+        .ok()
+        .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+        .ok_or_else(|| wrong(variable, "must be an http:// or https:// address"))
+}
+
+fn parsed<T: FromStr<Err = String> + Default>(variable: &'static str, given: Option<&str>) -> Result<T, ConfigError> {
+    given.map_or_else(
+        || Ok(T::default()),
+        |text| text.parse().map_err(|problem: String| wrong(variable, problem)),
+    )
+}
+
+/// A fresh name for this process's workers: a name used again right after a kill strands its rows (APALIS trap 2).
+#[must_use]
+pub fn process_name() -> String {
+    format!("usher-{}", Uuid::from_bytes(rand::random::<[u8; 16]>()).simple())
+}

@@ -1,0 +1,99 @@
+//! The one way in: an accepted invite, its memberships and the notice to its inviter, in one transaction.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
+use crate::invites::roles::{Ladder, Roles};
+use crate::invites::{Invite, Kind};
+use crate::store::{DeliveryKind, Grant, NewDelivery, StoreError, Tx, Waiting};
+
+/// Lets each person in by the invite that waits for them. Invites that are no longer open give nothing; those that were are returned. A hundred at once make
+/// one membership and one notice, because one guarded update decides who was first.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn admit(tx: &mut Tx, waiting: &[&Waiting], roles: &Roles) -> Result<Vec<Invite>, StoreError> {
+    let pairs: Vec<_> = waiting
+        .iter()
+        .map(|waiting| (waiting.invite.id, waiting.admin_id))
+        .collect();
+    let accepted = tx.accept_invites(&pairs).await?;
+    let homes: HashMap<Uuid, Uuid> = waiting
+        .iter()
+        .map(|waiting| (waiting.invite.id, waiting.home_id))
+        .collect();
+
+    let mut organizations = Grants::new(&roles.organization);
+    let mut projects = Grants::new(&roles.project);
+    for invite in &accepted {
+        let (Some(admin_id), Some(&home_id)) = (invite.accepted_by, homes.get(&invite.id)) else {
+            continue;
+        };
+        match (invite.kind, invite.project_id) {
+            (Kind::Project, Some(project_id)) => {
+                // Whoever comes into a project comes into its organization, on the lowest rung.
+                organizations.add(home_id, admin_id, roles.organization.lowest());
+                projects.add(project_id, admin_id, &invite.role);
+            }
+            _ => organizations.add(home_id, admin_id, &invite.role),
+        }
+    }
+    tx.grant_in_organizations(&organizations.into_vec(), &roles.organization)
+        .await?;
+    tx.grant_in_projects(&projects.into_vec(), &roles.project).await?;
+    let notices = notices(tx, &accepted).await?;
+    tx.queue_deliveries(&notices).await?;
+    Ok(accepted)
+}
+
+/// The highest role per place and person: one statement must not touch a row twice.
+struct Grants<'a> {
+    ladder: &'a Ladder,
+    roles: HashMap<(Uuid, Uuid), String>,
+}
+
+impl<'a> Grants<'a> {
+    fn new(ladder: &'a Ladder) -> Self {
+        Self {
+            ladder,
+            roles: HashMap::new(),
+        }
+    }
+
+    fn add(&mut self, place_id: Uuid, admin_id: Uuid, role: &str) {
+        let held = self
+            .roles
+            .entry((place_id, admin_id))
+            .or_insert_with(|| role.to_owned());
+        if self.ladder.rank(role) > self.ladder.rank(held) {
+            role.clone_into(held);
+        }
+    }
+
+    fn into_vec(self) -> Vec<Grant> {
+        let grant = |((place_id, admin_id), role)| Grant {
+            place_id,
+            admin_id,
+            role,
+        };
+        self.roles.into_iter().map(grant).collect()
+    }
+}
+
+/// One notice for each invite whose inviter can be written to.
+async fn notices(tx: &mut Tx, accepted: &[Invite]) -> Result<Vec<NewDelivery>, StoreError> {
+    let inviters: Vec<Uuid> = accepted.iter().filter_map(|invite| invite.invited_by).collect();
+    let addresses = tx.addresses_of_people(&inviters).await?;
+    Ok(accepted
+        .iter()
+        .filter_map(|invite| {
+            let to_email = addresses.get(&invite.invited_by?)?.clone();
+            Some(NewDelivery {
+                invite_id: invite.id,
+                kind: DeliveryKind::AcceptedNotice,
+                to_email,
+            })
+        })
+        .collect())
+}

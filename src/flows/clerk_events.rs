@@ -1,0 +1,293 @@
+//! What an event from Clerk changes: a group of events in one transaction, each with its own outcome.
+
+use std::collections::{HashMap, HashSet};
+
+use uuid::Uuid;
+
+use super::match_people::{Visit, match_people};
+use crate::clerk::{self, EventKind, Session, User};
+use crate::invites::email::EmailAddress;
+use crate::invites::matching::{AutoAccept, Occasion};
+use crate::invites::roles::Roles;
+use crate::store::{Address, Event, Finished, Person, Profile, SessionStart, StoreError, Tx};
+
+/// An event from the inbox, with the user that Clerk's Backend API told of, where it was asked.
+pub struct Arrived {
+    /// The event.
+    pub event: Event,
+    /// The user, if the event itself has none.
+    pub user: Option<User>,
+}
+
+/// What came of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its effect is in this transaction.
+    Done(&'static str),
+    /// It speaks of somebody whom usher does not know. Nothing was changed.
+    UserUnknown(String),
+    /// Its payload can't be read. It stays in the inbox with this error.
+    Unreadable(String),
+}
+
+/// What one event asks for.
+enum Change {
+    Seen(Box<Profile>),
+    SignedIn {
+        session: Session,
+        profile: Option<Box<Profile>>,
+    },
+    SignedOut(Session),
+    Deleted(String),
+    Nothing(&'static str),
+}
+
+impl Change {
+    /// Whom it is about: two events about one person don't share a round.
+    fn person(&self) -> Option<&str> {
+        match self {
+            Self::Seen(profile) => Some(&profile.clerk_user_id),
+            Self::SignedIn { session, .. } | Self::SignedOut(session) => Some(&session.clerk_user_id),
+            Self::Deleted(clerk_user_id) => Some(clerk_user_id),
+            Self::Nothing(_) => None,
+        }
+    }
+}
+
+/// Applies events, oldest first, and notes in the inbox what came of them.
+///
+/// # Errors
+/// [`StoreError`]; then nothing of the group must be committed.
+pub async fn apply_events(
+    tx: &mut Tx,
+    arrived: Vec<Arrived>,
+    policy: AutoAccept,
+    roles: &Roles,
+) -> Result<HashMap<String, Outcome>, StoreError> {
+    let mut outcomes = HashMap::with_capacity(arrived.len());
+    let mut changes = Vec::with_capacity(arrived.len());
+    for Arrived { event, user } in arrived {
+        match read(&event, user) {
+            Ok(change) => changes.push((event.svix_id, change)),
+            Err(error) => {
+                outcomes.insert(event.svix_id, Outcome::Unreadable(error));
+            }
+        }
+    }
+    while !changes.is_empty() {
+        let mut people = HashSet::new();
+        let (round, later): (Vec<_>, Vec<_>) = changes
+            .into_iter()
+            .partition(|(_, change)| change.person().is_none_or(|person| people.insert(person.to_owned())));
+        apply_round(tx, &round, policy, roles, &mut outcomes).await?;
+        changes = later;
+    }
+    tx.finish_events(&finished(&outcomes)).await?;
+    Ok(outcomes)
+}
+
+fn read(event: &Event, user: Option<User>) -> Result<Change, String> {
+    let kind = EventKind::from_type(&event.event_type).ok_or("a type that this version does not act on")?;
+    let payload = event.payload.as_deref().ok_or("its payload has been cleared")?;
+    Ok(
+        match clerk::Event::parse(kind, payload).map_err(|error| error.to_string())? {
+            clerk::Event::UserSeen(user) => Change::Seen(Box::new(profile_of(user))),
+            clerk::Event::UserDeleted {
+                clerk_user_id: Some(id),
+            } => Change::Deleted(id),
+            clerk::Event::UserDeleted { clerk_user_id: None } => Change::Nothing("deletion without an id"),
+            clerk::Event::SessionPending { .. } => Change::Nothing("session pending"),
+            clerk::Event::SessionStarted { session, .. } if session.impersonated => {
+                Change::Nothing("impersonated session")
+            }
+            clerk::Event::SessionStarted { session, user: told } => {
+                let profile = told.or(user).map(profile_of).map(Box::new);
+                Change::SignedIn { session, profile }
+            }
+            clerk::Event::SessionEnded { session } => Change::SignedOut(session),
+        },
+    )
+}
+
+/// Clerk's user as the store keeps them; addresses that usher can't compare are left out.
+#[must_use]
+pub fn profile_of(user: User) -> Profile {
+    let addresses = user
+        .addresses
+        .into_iter()
+        .filter_map(|address| {
+            let parsed = EmailAddress::parse(&address.email).ok()?;
+            Some(Address {
+                email: parsed.as_str().to_owned(),
+                key: parsed.key().clone(),
+                verified: address.verified,
+                primary: address.primary,
+            })
+        })
+        .collect();
+    Profile {
+        clerk_user_id: user.clerk_user_id,
+        addresses,
+        first_name: user.first_name,
+        last_name: user.last_name,
+        image_url: user.image_url,
+        locale: user.locale,
+        banned: user.banned,
+        locked: user.locked,
+        created_at: user.created_at,
+        updated_at: user.updated_at,
+    }
+}
+
+/// Applies changes about as many different people.
+async fn apply_round(
+    tx: &mut Tx,
+    round: &[(String, Change)],
+    policy: AutoAccept,
+    roles: &Roles,
+    outcomes: &mut HashMap<String, Outcome>,
+) -> Result<(), StoreError> {
+    let people = learn_people(tx, round).await?;
+    let active = note_sign_ins(tx, round, &people).await?;
+    let visits = visits(round, &people, &active);
+    let accepted = match_people(tx, &visits, policy, roles).await?;
+    note_sign_outs(tx, round, &people).await?;
+    delete_people(tx, round).await?;
+
+    let let_in: HashSet<Uuid> = accepted.iter().filter_map(|invite| invite.accepted_by).collect();
+    for (svix_id, change) in round {
+        let person = change.person().and_then(|id| people.get(id));
+        let was_let_in = person
+            .and_then(|person| person.admin_id)
+            .is_some_and(|id| let_in.contains(&id));
+        outcomes.insert(svix_id.clone(), outcome(change, person, was_let_in, &active));
+    }
+    Ok(())
+}
+
+/// Stores the profiles and looks up everybody else whom the changes name.
+async fn learn_people(tx: &mut Tx, round: &[(String, Change)]) -> Result<HashMap<String, Person>, StoreError> {
+    let mut profiles: Vec<&Profile> = Vec::new();
+    let mut named: Vec<&str> = Vec::new();
+    for (_, change) in round {
+        match change {
+            Change::Seen(profile)
+            | Change::SignedIn {
+                profile: Some(profile), ..
+            } => profiles.push(profile),
+            Change::SignedIn { session, profile: None } | Change::SignedOut(session) => {
+                named.push(&session.clerk_user_id);
+            }
+            Change::Deleted(_) | Change::Nothing(_) => {}
+        }
+    }
+    let mut people = tx.save_people(&profiles).await?;
+    people.extend(tx.people_by_clerk_id(&named).await?);
+    Ok(people
+        .into_iter()
+        .map(|person| (person.clerk_user_id.clone(), person))
+        .collect())
+}
+
+/// Returns the sessions that are active: an end may have arrived before its beginning.
+async fn note_sign_ins(
+    tx: &mut Tx,
+    round: &[(String, Change)],
+    people: &HashMap<String, Person>,
+) -> Result<HashSet<String>, StoreError> {
+    let starts: Vec<SessionStart> = round
+        .iter()
+        .filter_map(|(_, change)| match change {
+            Change::SignedIn { session, .. } => Some(SessionStart {
+                clerk_session_id: session.clerk_session_id.clone(),
+                admin_id: live(people.get(&session.clerk_user_id)?)?,
+                started_at: session.created_at,
+            }),
+            _ => None,
+        })
+        .collect();
+    tx.start_sessions(&starts).await
+}
+
+fn live(person: &Person) -> Option<Uuid> {
+    person.admin_id.filter(|_| person.deleted_at.is_none())
+}
+
+fn visits(round: &[(String, Change)], people: &HashMap<String, Person>, active: &HashSet<String>) -> Vec<Visit> {
+    let visit = |(_, change): &(String, Change)| {
+        let occasion = match change {
+            Change::Seen(_) => Occasion::Profile,
+            Change::SignedIn { session, .. } if active.contains(&session.clerk_session_id) => Occasion::SignIn,
+            _ => return None,
+        };
+        let person = people.get(change.person()?)?.for_matching()?;
+        Some(Visit { person, occasion })
+    };
+    round.iter().filter_map(visit).collect()
+}
+
+async fn note_sign_outs(
+    tx: &mut Tx,
+    round: &[(String, Change)],
+    people: &HashMap<String, Person>,
+) -> Result<(), StoreError> {
+    let mut ends = Vec::new();
+    let mut signed_out = Vec::new();
+    for (_, change) in round {
+        if let Change::SignedOut(session) = change {
+            let admin_id = people.get(&session.clerk_user_id).and_then(|person| person.admin_id);
+            ends.push((session.clerk_session_id.as_str(), admin_id));
+            signed_out.extend(admin_id);
+        }
+    }
+    tx.end_sessions(&ends).await?;
+    tx.lower_flags_of_the_signed_out(&signed_out).await
+}
+
+async fn delete_people(tx: &mut Tx, round: &[(String, Change)]) -> Result<(), StoreError> {
+    let deleted: Vec<&str> = round
+        .iter()
+        .filter_map(|(_, change)| match change {
+            Change::Deleted(clerk_user_id) => Some(clerk_user_id.as_str()),
+            _ => None,
+        })
+        .collect();
+    tx.delete_people(&deleted).await
+}
+
+fn outcome(change: &Change, person: Option<&Person>, was_let_in: bool, active: &HashSet<String>) -> Outcome {
+    match change {
+        Change::SignedIn { session, profile: None } if person.is_none() => {
+            Outcome::UserUnknown(session.clerk_user_id.clone())
+        }
+        Change::Seen(_) | Change::SignedIn { .. } if person.is_some_and(|person| person.deleted_at.is_some()) => {
+            Outcome::Done("user deleted")
+        }
+        Change::SignedIn { session, .. } if !active.contains(&session.clerk_session_id) => {
+            Outcome::Done("session already over")
+        }
+        Change::Seen(_) | Change::SignedIn { .. } if was_let_in => Outcome::Done("let in"),
+        Change::Seen(_) | Change::SignedIn { .. } => Outcome::Done("matched"),
+        Change::SignedOut(_) => Outcome::Done("signed out"),
+        Change::Deleted(_) => Outcome::Done("deleted"),
+        Change::Nothing(why) => Outcome::Done(why),
+    }
+}
+
+/// Whoever is unknown is left open: the job decides whether to ask, to wait or to let go.
+fn finished(outcomes: &HashMap<String, Outcome>) -> Vec<Finished> {
+    outcomes
+        .iter()
+        .filter_map(|(svix_id, outcome)| {
+            let outcome = match outcome {
+                Outcome::Done(what) => Ok(*what),
+                Outcome::Unreadable(error) => Err(error.clone()),
+                Outcome::UserUnknown(_) => return None,
+            };
+            Some(Finished {
+                svix_id: svix_id.clone(),
+                outcome,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,78 @@
+//! The jobs: one file each. A payload carries ids, never copies of data; every job may run twice, and the second run
+//! changes nothing.
+
+mod process_clerk_event;
+mod send_accepted_notice;
+mod send_invite_email;
+
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+pub use process_clerk_event::ProcessClerkEvent;
+pub use send_accepted_notice::SendAcceptedNotice;
+pub use send_invite_email::SendInviteEmail;
+
+use crate::app::App;
+use crate::store::Queue;
+
+/// A piece of work: the struct is its payload, the `impl` its behaviour.
+pub trait Job: DeserializeOwned + Send + Sync + 'static {
+    /// Where it is queued.
+    const QUEUE: Queue;
+    /// How long one attempt may take. Twice this must stay below the time after which a silent worker's jobs are given
+    /// to others (APALIS trap 3), or be no harm when run twice.
+    const TIME_LIMIT: Duration;
+
+    /// Does it. A row that is gone is no error.
+    fn run(&self, context: &Context) -> impl Future<Output = Result<(), JobError>> + Send;
+
+    /// Notes, where people look for it, that the job is dead. May be called more than once.
+    fn gave_up(&self, context: &Context, why: &str) -> impl Future<Output = Result<(), JobError>> + Send;
+}
+
+/// What jobs are given.
+#[derive(Clone)]
+pub struct Context {
+    /// Configuration, store, mailer, clock.
+    pub app: App,
+    events: Arc<process_clerk_event::Events>,
+}
+
+impl Context {
+    /// Starts what jobs share.
+    #[must_use]
+    pub fn start(app: App) -> Self {
+        let events = process_clerk_event::Events::start(app.clone());
+        Self {
+            app,
+            events: Arc::new(events),
+        }
+    }
+}
+
+/// Why a job did not succeed; decided where the error happens. The texts are kept with the job and logged, so they hold
+/// no address, token or payload.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JobError {
+    /// It may work later.
+    #[error("{0}")]
+    Retry(String),
+    /// It never will.
+    #[error("{0}")]
+    GiveUp(String),
+}
+
+impl JobError {
+    /// It may work later.
+    pub fn retry(why: impl Display) -> Self {
+        Self::Retry(why.to_string())
+    }
+
+    /// It never will.
+    pub fn give_up(why: impl Display) -> Self {
+        Self::GiveUp(why.to_string())
+    }
+}

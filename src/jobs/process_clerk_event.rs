@@ -1,0 +1,158 @@
+//! `process-clerk-event`: what Clerk told becomes true here. Events that wait at the same moment share a transaction.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{Context, Job, JobError};
+use crate::app::App;
+use crate::batch::{Batcher, Group};
+use crate::clerk::{BackendError, User};
+use crate::flows::{Arrived, Outcome, apply_events};
+use crate::store::{Dialect, Finished, Queue, StoreError};
+
+/// Events in one transaction at most.
+const MOST: usize = 256;
+/// How long `user.created` may lag behind `session.created` before the latter is let go.
+const PATIENCE: TimeDelta = TimeDelta::minutes(10);
+
+/// One event of the inbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessClerkEvent {
+    /// The message id.
+    pub svix_id: String,
+}
+
+impl Job for ProcessClerkEvent {
+    const QUEUE: Queue = Queue::ProcessClerkEvent;
+    const TIME_LIMIT: Duration = Duration::from_secs(9);
+
+    async fn run(&self, context: &Context) -> Result<(), JobError> {
+        match context.events.apply(&self.svix_id, None).await? {
+            Applied::Done => Ok(()),
+            Applied::Unreadable(error) => Err(JobError::GiveUp(error)),
+            Applied::UserUnknown {
+                clerk_user_id,
+                received_at,
+            } => self.with_unknown_user(context, &clerk_user_id, received_at).await,
+        }
+    }
+
+    /// The event stays in the inbox, with why.
+    async fn gave_up(&self, context: &Context, why: &str) -> Result<(), JobError> {
+        self.finish(&context.app, Err(why.to_owned())).await
+    }
+}
+
+impl ProcessClerkEvent {
+    /// A sign-in of somebody whom no `user.created` has told of yet: ask Clerk, or wait, or let it go.
+    async fn with_unknown_user(
+        &self,
+        context: &Context,
+        clerk_user_id: &str,
+        received_at: DateTime<Utc>,
+    ) -> Result<(), JobError> {
+        let asked = match &context.app.clerk {
+            Some(clerk) => clerk.user(clerk_user_id).await,
+            None => Err(BackendError::Unavailable("no CLERK_SECRET_KEY".to_owned())),
+        };
+        match asked {
+            Ok(Some(user)) => match context.events.apply(&self.svix_id, Some(user)).await? {
+                Applied::Unreadable(error) => Err(JobError::GiveUp(error)),
+                Applied::Done | Applied::UserUnknown { .. } => Ok(()),
+            },
+            // Clerk has no such user: a test event from the dashboard, or one who is deleted already.
+            Ok(None) | Err(BackendError::InvalidId) => self.finish(&context.app, Ok("user unknown")).await,
+            Err(_) if context.app.clock.now() - received_at > PATIENCE => {
+                self.finish(&context.app, Ok("user unknown")).await
+            }
+            Err(why) => Err(JobError::Retry(format!("the user is not known yet: {why}"))),
+        }
+    }
+
+    async fn finish(&self, app: &App, outcome: Result<&'static str, String>) -> Result<(), JobError> {
+        let finished = Finished {
+            svix_id: self.svix_id.clone(),
+            outcome,
+        };
+        let mut tx = app.store.begin().await.map_err(JobError::retry)?;
+        tx.finish_events(&[finished]).await.map_err(JobError::retry)?;
+        tx.commit().await.map_err(JobError::retry)
+    }
+}
+
+/// Applies events in groups.
+pub(super) struct Events(Batcher<Request, Applied>);
+
+struct Request {
+    svix_id: String,
+    user: Option<User>,
+}
+
+#[derive(Debug, Clone)]
+enum Applied {
+    Done,
+    UserUnknown {
+        clerk_user_id: String,
+        received_at: DateTime<Utc>,
+    },
+    Unreadable(String),
+}
+
+impl Events {
+    pub(super) fn start(app: App) -> Self {
+        let lanes = match app.store.dialect() {
+            Dialect::Postgres => 2,
+            Dialect::Sqlite => 1,
+        };
+        Self(Batcher::start(lanes, MOST, Apply(app)))
+    }
+
+    async fn apply(&self, svix_id: &str, user: Option<User>) -> Result<Applied, JobError> {
+        let request = Request {
+            svix_id: svix_id.to_owned(),
+            user,
+        };
+        self.0.submit(request).await.map_err(JobError::retry)
+    }
+}
+
+struct Apply(App);
+
+impl Group<Request, Applied> for Apply {
+    async fn commit(&self, group: &[Request]) -> Result<Vec<Applied>, StoreError> {
+        let Self(app) = self;
+        let mut tx = app.store.begin().await?;
+        let ids: Vec<&str> = group.iter().map(|request| request.svix_id.as_str()).collect();
+        let events = tx.unprocessed_events(&ids).await?;
+        let received: HashMap<String, DateTime<Utc>> = events
+            .iter()
+            .map(|event| (event.svix_id.clone(), event.received_at))
+            .collect();
+        let mut users: HashMap<&str, &User> = group
+            .iter()
+            .filter_map(|request| Some((request.svix_id.as_str(), request.user.as_ref()?)))
+            .collect();
+        let arrived = events
+            .into_iter()
+            .map(|event| Arrived {
+                user: users.remove(event.svix_id.as_str()).cloned(),
+                event,
+            })
+            .collect();
+        let outcomes = apply_events(&mut tx, arrived, app.config.auto_accept, &app.config.roles).await?;
+        tx.commit().await?;
+        let applied = |request: &Request| match outcomes.get(&request.svix_id) {
+            // Done before, by an earlier attempt.
+            None | Some(Outcome::Done(_)) => Applied::Done,
+            Some(Outcome::Unreadable(error)) => Applied::Unreadable(error.clone()),
+            Some(Outcome::UserUnknown(clerk_user_id)) => Applied::UserUnknown {
+                clerk_user_id: clerk_user_id.clone(),
+                received_at: received.get(&request.svix_id).copied().unwrap_or_default(),
+            },
+        };
+        Ok(group.iter().map(applied).collect())
+    }
+}

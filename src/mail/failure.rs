@@ -1,0 +1,211 @@
+//! What a failed delivery means: try again, give up, or call ops.
+
+use std::{fmt, time::Duration};
+
+use lettre::transport::smtp;
+
+use super::text::{cleaned, shortened};
+use crate::invites::email::mask_addresses;
+
+/// Servers explain themselves at length; this much of it is kept.
+const MAX_REPLY: usize = 400;
+
+/// Why a mail was not sent. The texts name the step that failed and hold the server's reply with addresses masked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// May work in a while: a 4xx reply, no connection, no answer in time, TLS trouble.
+    #[error("not sent for now: {0}")]
+    Temporary(String),
+    /// Final for this mail: the server won't take it for this recipient or with this content.
+    #[error("rejected: {0}")]
+    Rejected(String),
+    /// No mail would get through: login, sender or session are refused. Keep the mail and tell ops.
+    #[error("the mail server refuses our account or setup: {0}")]
+    Account(String),
+    /// Final for this mail: there is no way to write it or its address down.
+    #[error("not a mail that can be sent: {0}")]
+    Unaddressable(String),
+}
+
+/// How far the conversation with the server had come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// TCP, implicit TLS, greeting and EHLO: lettre does them in one call, and the reply code doesn't say which of the
+    /// last two was refused. Both concern the whole session, so nothing hangs on it.
+    Connect,
+    StartTls,
+    Login,
+    Sender,
+    Recipient,
+    Data,
+    /// The content itself, answered after the final dot.
+    Content,
+}
+
+impl Step {
+    /// As in the server's log, for whoever compares the two.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connecting",
+            Self::StartTls => "STARTTLS",
+            Self::Login => "AUTH",
+            Self::Sender => "MAIL FROM",
+            Self::Recipient => "RCPT TO",
+            Self::Data => "DATA",
+            Self::Content => "end of data",
+        }
+    }
+}
+
+/// A step that went wrong.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) step: Step,
+    pub(super) cause: Cause,
+}
+
+#[derive(Debug)]
+pub(super) enum Cause {
+    Smtp(smtp::Error),
+    TimedOut(Duration),
+    /// lettre panicked over what the server sent.
+    Panicked,
+    /// The mail has an address outside ASCII and the server can't take such mail.
+    NoUtf8 {
+        recipient_is_ascii: bool,
+    },
+}
+
+impl Failure {
+    /// Whether the connection can be used for the next mail: only if this failure was a complete reply, so that the
+    /// next reply read belongs to the next command sent.
+    pub(super) fn leaves_session_usable(&self) -> bool {
+        match &self.cause {
+            // 421 announces that the server closes the connection.
+            Cause::Smtp(error) => error.status().is_some_and(|code| u16::from(code) != 421),
+            Cause::NoUtf8 { .. } => true,
+            Cause::TimedOut(_) | Cause::Panicked => false,
+        }
+    }
+}
+
+impl From<Failure> for SendError {
+    fn from(Failure { step, cause }: Failure) -> Self {
+        let at = |what: &dyn fmt::Display| masked(&format!("{}: {what}", step.name()));
+        match cause {
+            Cause::Smtp(error) => match error.status() {
+                Some(code) => {
+                    let reply = std::error::Error::source(&error)
+                        .map(ToString::to_string)
+                        .unwrap_or_default();
+                    verdict(step, code.into(), &reply)(at(&format_args!("{code} {reply}")))
+                }
+                // Not offered by the server: no mechanism in common, no STARTTLS where it's required.
+                None if error.is_client() => Self::Account(at(&error)),
+                None if error.is_response() => Self::Temporary(at(&"the connection ended without a proper reply")),
+                None => Self::Temporary(at(&error)),
+            },
+            Cause::TimedOut(limit) => Self::Temporary(at(&format_args!("no reply within {} s", limit.as_secs()))),
+            Cause::Panicked => Self::Temporary(at(&"the server's reply could not be read")),
+            Cause::NoUtf8 { recipient_is_ascii } => {
+                let text = at(&"the server takes no addresses outside ASCII (SMTPUTF8)");
+                // If it isn't the recipient's address, then it's our own.
+                if recipient_is_ascii {
+                    Self::Account(text)
+                } else {
+                    Self::Unaddressable(text)
+                }
+            }
+        }
+    }
+}
+
+/// What a negative reply at this step means for the mail.
+fn verdict(step: Step, code: u16, reply: &str) -> fn(String) -> SendError {
+    if !(500..600).contains(&code) {
+        return SendError::Temporary;
+    }
+    match step {
+        Step::Connect | Step::StartTls | Step::Login | Step::Sender => SendError::Account,
+        Step::Recipient | Step::Data | Step::Content if blames_the_account(code, reply) => SendError::Account,
+        Step::Recipient | Step::Data | Step::Content => SendError::Rejected,
+    }
+}
+
+/// Many servers let anybody say MAIL FROM and only then complain about the sender. Where the reply leaves that open (a
+/// bare 550 or 554 with 5.7.1 is used for spam as well as for policy) the mail counts as rejected.
+fn blames_the_account(code: u16, reply: &str) -> bool {
+    // Login wanted, too weak or wrong; 503 is a command out of order, which is nothing that a recipient could cause.
+    let not_logged_in = matches!(code, 503 | 530 | 534 | 535 | 538);
+    let reply = reply.to_ascii_lowercase();
+    // "Relay access denied", "relaying not permitted", "unable to relay"; 5.4.5 is a sending limit that was reached.
+    not_logged_in || reply.contains("relay") || reply.split_whitespace().any(|word| word == "5.4.5")
+}
+
+/// A server's words, fit for a log and for the inviter.
+pub(super) fn masked(reply: &str) -> String {
+    shortened(&mask_addresses(&cleaned(reply)), MAX_REPLY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_means_what_its_step_and_code_say() {
+        let temporary = SendError::Temporary as fn(String) -> SendError;
+        let rejected = SendError::Rejected as fn(String) -> SendError;
+        let account = SendError::Account as fn(String) -> SendError;
+        let cases = [
+            (Step::Connect, 421, "4.3.2 try later", temporary),
+            (Step::Connect, 554, "no service for you", account),
+            (Step::Connect, 550, "5.7.1 listed", account),
+            (Step::StartTls, 454, "TLS not available", temporary),
+            (Step::StartTls, 500, "what?", account),
+            (Step::Login, 454, "4.7.0 try later", temporary),
+            (Step::Login, 535, "5.7.8 bad credentials", account),
+            (Step::Sender, 451, "4.7.1 greylisted", temporary),
+            (Step::Sender, 530, "5.7.0 login first", account),
+            (Step::Sender, 553, "5.7.1 not your address", account),
+            (Step::Recipient, 450, "4.2.0 greylisted", temporary),
+            (Step::Recipient, 452, "4.2.2 mailbox full", temporary),
+            (Step::Recipient, 550, "5.1.1 no such user", rejected),
+            (Step::Recipient, 552, "5.2.2 mailbox full", rejected),
+            (Step::Recipient, 530, "5.7.0 login first", account),
+            (Step::Recipient, 503, "5.5.1 need MAIL", account),
+            (
+                Step::Recipient,
+                554,
+                "5.7.1 <a***@example.com>: Relay access denied",
+                account,
+            ),
+            (Step::Recipient, 550, "Relaying not permitted", account),
+            (Step::Data, 451, "no room", temporary),
+            (Step::Data, 554, "no valid recipients", rejected),
+            (Step::Content, 451, "4.3.0 scanner is away", temporary),
+            (Step::Content, 554, "5.7.1 looks like spam", rejected),
+            (Step::Content, 552, "5.3.4 too big", rejected),
+            (Step::Content, 550, "5.4.5 daily sending limit exceeded", account),
+            (Step::Content, 250, "not negative at all", temporary),
+        ];
+        for (step, code, reply, expected) in cases {
+            let text = || String::from("x");
+            assert_eq!(
+                verdict(step, code, reply)(text()),
+                expected(text()),
+                "{step:?} {code} {reply}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_reply_is_short_on_one_line_and_names_nobody() {
+        let reply = masked("550 5.1.1 <grace@example.com>:\r\n\u{1b}[31m user unknown");
+        assert!(!reply.contains("grace") && !reply.contains(char::is_control), "{reply}");
+        assert!(
+            reply.contains("@example.com") && reply.ends_with("user unknown"),
+            "{reply}"
+        );
+        assert_eq!(masked(&"very ".repeat(1_000)).chars().count(), MAX_REPLY);
+    }
+}

@@ -1,0 +1,267 @@
+//! The mails that usher sends, one struct each. What a template may say is what its struct holds.
+
+use std::{fmt, str::FromStr};
+
+use chrono::{DateTime, TimeZone, Utc};
+use serde::{Serialize, Serializer};
+use url::Url;
+
+use super::text::{Lines, OneLine};
+
+/// A mail: the values that its templates need.
+pub trait Mail: Serialize {
+    /// The folder of its templates.
+    const TEMPLATE: &'static str;
+
+    /// An example with everything in it, for previews and for checking templates.
+    fn sample() -> Self;
+
+    /// An example without anything optional: the other branch of every `{{#if}}`.
+    fn bare_sample() -> Self;
+}
+
+/// Invites somebody into an organization.
+#[derive(Debug, Clone, Serialize)]
+pub struct OrganizationInvite {
+    /// What the app calls itself.
+    pub app_name: OneLine,
+    /// The organization to join.
+    pub organization_name: OneLine,
+    /// Who invites, if usher knows a name.
+    pub inviter_name: Option<OneLine>,
+    /// The role that the invitee will have.
+    pub role: OneLine,
+    /// What the inviter wants to say.
+    pub message: Option<Lines>,
+    /// Where the invite is accepted.
+    pub link: AcceptLink,
+    /// The first moment at which the link no longer works.
+    #[serde(serialize_with = "as_people_write_it")]
+    pub expires_at: DateTime<Utc>,
+    /// The invited address: the one to sign up with.
+    pub email: OneLine,
+}
+
+impl Mail for OrganizationInvite {
+    const TEMPLATE: &'static str = "organization_invite";
+
+    fn sample() -> Self {
+        Self {
+            app_name: "Example".into(),
+            organization_name: "Analytical Engines".into(),
+            inviter_name: Some("Ada Lovelace".into()),
+            role: "admin".into(),
+            message: Some("Charles told me that you know Bernoulli numbers.\nCome and help!".into()),
+            link: AcceptLink::sample(),
+            expires_at: sample_expiry(),
+            email: "grace@example.com".into(),
+        }
+    }
+
+    fn bare_sample() -> Self {
+        Self {
+            inviter_name: None,
+            message: None,
+            ..Self::sample()
+        }
+    }
+}
+
+/// Invites somebody into one project of an organization.
+#[derive(Debug, Clone, Serialize)]
+pub struct ProjectInvite {
+    /// What the app calls itself.
+    pub app_name: OneLine,
+    /// The organization that the project belongs to.
+    pub organization_name: OneLine,
+    /// The project to join.
+    pub project_name: OneLine,
+    /// Who invites, if usher knows a name.
+    pub inviter_name: Option<OneLine>,
+    /// The role that the invitee will have in the project.
+    pub role: OneLine,
+    /// What the inviter wants to say.
+    pub message: Option<Lines>,
+    /// Where the invite is accepted.
+    pub link: AcceptLink,
+    /// The first moment at which the link no longer works.
+    #[serde(serialize_with = "as_people_write_it")]
+    pub expires_at: DateTime<Utc>,
+    /// The invited address: the one to sign up with.
+    pub email: OneLine,
+}
+
+impl Mail for ProjectInvite {
+    const TEMPLATE: &'static str = "project_invite";
+
+    fn sample() -> Self {
+        Self {
+            app_name: "Example".into(),
+            organization_name: "Analytical Engines".into(),
+            project_name: "Difference Engine No. 2".into(),
+            inviter_name: Some("Ada Lovelace".into()),
+            role: "editor".into(),
+            message: Some("The drawings are in the first folder.".into()),
+            link: AcceptLink::sample(),
+            expires_at: sample_expiry(),
+            email: "grace@example.com".into(),
+        }
+    }
+
+    fn bare_sample() -> Self {
+        Self {
+            inviter_name: None,
+            message: None,
+            ..Self::sample()
+        }
+    }
+}
+
+/// Tells the inviter that an invite was accepted.
+#[derive(Debug, Clone, Serialize)]
+pub struct AcceptedNotice {
+    /// What the app calls itself.
+    pub app_name: OneLine,
+    /// The organization that was joined, or that the project belongs to.
+    pub organization_name: OneLine,
+    /// The project that was joined; none if the invite was for the organization.
+    pub project_name: Option<OneLine>,
+    /// Who joined, if usher knows a name.
+    pub invitee_name: Option<OneLine>,
+    /// The address that was invited.
+    pub invitee_email: OneLine,
+    /// Who reads this.
+    pub inviter_name: Option<OneLine>,
+}
+
+impl Mail for AcceptedNotice {
+    const TEMPLATE: &'static str = "accepted_notice";
+
+    fn sample() -> Self {
+        Self {
+            app_name: "Example".into(),
+            organization_name: "Analytical Engines".into(),
+            project_name: Some("Difference Engine No. 2".into()),
+            invitee_name: Some("Grace Hopper".into()),
+            invitee_email: "grace@example.com".into(),
+            inviter_name: Some("Ada Lovelace".into()),
+        }
+    }
+
+    fn bare_sample() -> Self {
+        Self {
+            project_name: None,
+            invitee_name: None,
+            inviter_name: None,
+            ..Self::sample()
+        }
+    }
+}
+
+/// The address behind the button. Escaping doesn't make `javascript:` harmless, so only web addresses become one.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AcceptLink(String);
+
+/// The link of an invite has to be an `http` or `https` address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("an invite link must be an http or https address")]
+pub struct NotAWebLink;
+
+impl AcceptLink {
+    /// The link as it stands in the mail.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn sample() -> Self {
+        let example = "https://app.example.com/invites/AZNk0tQ9c2SpfU3rJx8mYAAAAAHq7wV3kZ5tN1uXb2yGd0Rf";
+        Self(example.to_owned())
+    }
+}
+
+impl TryFrom<Url> for AcceptLink {
+    type Error = NotAWebLink;
+
+    fn try_from(url: Url) -> Result<Self, NotAWebLink> {
+        match url.scheme() {
+            "http" | "https" => Ok(Self(url.into())),
+            _ => Err(NotAWebLink),
+        }
+    }
+}
+
+impl FromStr for AcceptLink {
+    type Err = NotAWebLink;
+
+    fn from_str(link: &str) -> Result<Self, NotAWebLink> {
+        Url::parse(link).map_err(|_| NotAWebLink)?.try_into()
+    }
+}
+
+impl Serialize for AcceptLink {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// The link holds the token, and a token must not reach a log.
+impl fmt::Debug for AcceptLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AcceptLink(…)")
+    }
+}
+
+/// With the hour and the zone: "until 29 November" leaves it open whether that day still counts, and whose.
+fn as_people_write_it<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&time.format("%-d %B %Y, %H:%M UTC"))
+}
+
+fn sample_expiry() -> DateTime<Utc> {
+    Utc.timestamp_opt(1_795_962_600, 0).single().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_web_addresses_become_a_link() {
+        let cases = [
+            ("https://app.example.com/i/x", true),
+            ("http://localhost:3000/#token=x", true),
+            ("HTTPS://app.example.com/", true),
+            ("javascript:alert(1)", false),
+            ("  JavaScript:alert(1)", false),
+            ("data:text/html,<script>", false),
+            ("vbscript:x", false),
+            ("//app.example.com/i", false),
+            ("app.example.com/i", false),
+            ("", false),
+        ];
+        for (link, good) in cases {
+            assert_eq!(link.parse::<AcceptLink>().is_ok(), good, "{link}");
+        }
+    }
+
+    #[test]
+    fn a_link_holds_no_character_that_could_end_it() {
+        let link: AcceptLink = "https://app.example.com/\"><script>?\r\nBcc: <x>".parse().unwrap();
+        assert!(
+            !link.as_str().contains(['"', '<', '>', '\r', '\n', ' ']),
+            "{}",
+            link.as_str()
+        );
+    }
+
+    #[test]
+    fn the_token_stays_out_of_debug_output() {
+        let shown = format!("{:?}", OrganizationInvite::sample());
+        assert!(!shown.contains("AZNk0tQ9c2"), "{shown}");
+    }
+
+    #[test]
+    fn the_expiry_is_written_for_people() {
+        let json = serde_json::to_value(OrganizationInvite::sample()).unwrap();
+        assert_eq!(json["expires_at"], "29 November 2026, 14:30 UTC");
+    }
+}

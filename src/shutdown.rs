@@ -1,0 +1,30 @@
+//! Stop softly, then hard: the first signal asks, the second insists.
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// A token that the first SIGTERM or SIGINT cancels. A second one ends the process at once; what it ran is run again.
+///
+/// # Errors
+/// When the signals can't be listened to.
+pub fn on_signal() -> std::io::Result<CancellationToken> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let token = CancellationToken::new();
+    let cancel = token.clone();
+    tokio::spawn(async move {
+        let mut next = async || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        next().await;
+        tracing::info!("stopping; a second signal stops at once");
+        cancel.cancel();
+        next().await;
+        tracing::warn!("stopped at once");
+        std::process::exit(130);
+    });
+    Ok(token)
+}

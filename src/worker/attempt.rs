@@ -1,0 +1,106 @@
+//! One attempt at a job: within its time limit, panics caught, never more often than allowed, and with a durable wait
+//! before the next.
+//!
+//! Time limit and `catch_unwind` stand here because apalis's own layers leave the row `Running` (APALIS trap 5); the
+//! attempt limit, because recovered orphans ignore apalis's (trap 8).
+
+use std::panic::AssertUnwindSafe;
+
+use futures::FutureExt as _;
+
+use super::back_off::wait_after;
+use crate::jobs::{Context, Job, JobError};
+use crate::store::Queue;
+
+/// How an attempt failed; its job's row is prepared accordingly.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// It is tried again; its row's time has been moved.
+    #[error("{0}")]
+    Later(String),
+    /// It is dead.
+    #[error("{0}")]
+    Dead(String),
+}
+
+/// Runs one attempt, number `attempt` counted from 1.
+///
+/// # Errors
+/// [`Failure`].
+pub async fn run_attempt<J: Job>(context: &Context, payload: &[u8], job_id: &str, attempt: u32) -> Result<(), Failure> {
+    let job: J = match serde_json::from_slice(payload) {
+        Ok(job) => job,
+        // serde's own words would quote the payload.
+        Err(_) => return Err(dead::<J>(job_id, attempt, "its payload can't be read".to_owned())),
+    };
+    let outcome = if attempt > Queue::MAX_ATTEMPTS.unsigned_abs() {
+        Err(JobError::GiveUp("no attempts are left".to_owned()))
+    } else {
+        guarded(&job, context).await
+    };
+    match outcome {
+        Ok(()) => {
+            tracing::debug!(
+                job.queue = J::QUEUE.as_str(),
+                job.id = job_id,
+                job.attempt = attempt,
+                "done"
+            );
+            Ok(())
+        }
+        Err(JobError::Retry(why)) if attempt >= Queue::MAX_ATTEMPTS.unsigned_abs() => {
+            give_up(&job, context, job_id, attempt, why).await
+        }
+        Err(JobError::Retry(why)) => Err(later::<J>(context, job_id, attempt, why).await),
+        Err(JobError::GiveUp(why)) => give_up(&job, context, job_id, attempt, why).await,
+    }
+}
+
+async fn guarded<J: Job>(job: &J, context: &Context) -> Result<(), JobError> {
+    let run = AssertUnwindSafe(job.run(context)).catch_unwind();
+    match tokio::time::timeout(J::TIME_LIMIT, run).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_)) => Err(JobError::Retry("it panicked".to_owned())),
+        Err(_) => Err(JobError::Retry(format!(
+            "it took longer than {} s",
+            J::TIME_LIMIT.as_secs()
+        ))),
+    }
+}
+
+/// Notes the death where people look for it; if that fails, the job lives on until it can be noted.
+async fn give_up<J: Job>(job: &J, context: &Context, job_id: &str, attempt: u32, why: String) -> Result<(), Failure> {
+    match job.gave_up(context, &why).await {
+        Ok(()) => Err(dead::<J>(job_id, attempt, why)),
+        Err(error) => Err(later::<J>(context, job_id, attempt, format!("{why}; and {error}")).await),
+    }
+}
+
+async fn later<J: Job>(context: &Context, job_id: &str, attempt: u32, why: String) -> Failure {
+    let wait = wait_after(attempt, rand::random());
+    let until = context.app.clock.now() + wait;
+    if let Err(error) = context.app.store.defer_job(job_id, until).await {
+        // It will be run again sooner than wanted, which is no harm.
+        tracing::warn!(job.id = job_id, error = %error, "could not move a job's time");
+    }
+    tracing::warn!(
+        job.queue = J::QUEUE.as_str(),
+        job.id = job_id,
+        job.attempt = attempt,
+        "{} failed, next attempt in {} s: {why}",
+        J::QUEUE,
+        wait.num_seconds()
+    );
+    Failure::Later(why)
+}
+
+fn dead<J: Job>(job_id: &str, attempt: u32, why: String) -> Failure {
+    tracing::error!(
+        job.queue = J::QUEUE.as_str(),
+        job.id = job_id,
+        job.attempt = attempt,
+        "{} is dead: {why}",
+        J::QUEUE
+    );
+    Failure::Dead(why)
+}

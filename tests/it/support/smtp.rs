@@ -1,0 +1,452 @@
+//! A mail server in the test's own process: real sockets, real SMTP, and as unfriendly as a test wants it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use mail_parser::{HeaderValue, Message, MessageParser};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+    task::{JoinHandle, JoinSet},
+};
+
+/// A point in the conversation where the server can misbehave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    Greeting,
+    Ehlo,
+    Auth,
+    MailFrom,
+    Rcpt,
+    Data,
+    /// After the final dot.
+    EndOfData,
+    Rset,
+}
+
+/// What the server does at a [`Phase`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behaviour {
+    /// What a friendly server does.
+    Accept,
+    /// This reply, `550 5.1.1 no such user`; lines are separated by `\r\n`. After a 421 it closes the connection.
+    Reply(&'static str),
+    /// Never answers.
+    Stall,
+    /// Closes the connection instead of an answer.
+    Drop,
+}
+
+/// The server. It stops when it is dropped.
+pub struct SmtpServer {
+    address: SocketAddr,
+    login: Option<(String, String)>,
+    shared: Arc<Shared>,
+    accepting: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// What to do at a phase the next few times, in order; then what to do for good.
+    next: HashMap<Phase, Vec<Behaviour>>,
+    always: HashMap<Phase, Behaviour>,
+    missing: HashSet<&'static str>,
+    mails: Vec<ReceivedMail>,
+    commands: Vec<String>,
+    connections: usize,
+    stalled: usize,
+}
+
+impl SmtpServer {
+    /// A server that takes all mail from anybody.
+    pub async fn start() -> Self {
+        Self::listen(None).await
+    }
+
+    /// A server that takes mail only after this login.
+    pub async fn start_with_login(user: &str, password: &str) -> Self {
+        Self::listen(Some((user.to_owned(), password.to_owned()))).await
+    }
+
+    async fn listen(login: Option<(String, String)>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::<Shared>::default();
+        let accepting = tokio::spawn(accept(listener, shared.clone(), login.clone()));
+        Self {
+            address,
+            login,
+            shared,
+            accepting,
+        }
+    }
+
+    /// The URL for `SMTP_URL`, with the right login in it if the server wants one.
+    pub fn url(&self) -> String {
+        match &self.login {
+            Some((user, password)) => format!("smtp://{user}:{password}@{}", self.address),
+            None => format!("smtp://{}", self.address),
+        }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// From now on, at this phase, does this.
+    pub fn at(&self, phase: Phase, behaviour: Behaviour) {
+        self.shared.state().always.insert(phase, behaviour);
+    }
+
+    /// The next `times` times, at this phase, does this.
+    pub fn next(&self, times: usize, phase: Phase, behaviour: Behaviour) {
+        let mut state = self.shared.state();
+        state.next.entry(phase).or_default().extend(vec![behaviour; times]);
+    }
+
+    /// From now on answers RCPT TO like this.
+    pub fn reply_to_rcpt(&self, behaviour: Behaviour) {
+        self.at(Phase::Rcpt, behaviour);
+    }
+
+    /// No longer offers this extension: `SMTPUTF8`, `AUTH`, …
+    pub fn without(&self, extension: &'static str) {
+        self.shared.state().missing.insert(extension);
+    }
+
+    /// The mails accepted so far.
+    pub fn mails(&self) -> Vec<ReceivedMail> {
+        self.shared.state().mails.clone()
+    }
+
+    /// Waits until `count` mails have been accepted, and returns all.
+    pub async fn wait_for_mails(&self, count: usize) -> Vec<ReceivedMail> {
+        self.shared.until(|state| state.mails.len() >= count).await;
+        self.mails()
+    }
+
+    /// Waits until the server leaves `count` questions unanswered.
+    pub async fn wait_for_stalls(&self, count: usize) {
+        self.shared.until(|state| state.stalled >= count).await;
+    }
+
+    /// Waits until a client has said this command.
+    pub async fn wait_for_command(&self, command: &str) {
+        self.shared
+            .until(|state| state.commands.iter().any(|said| said == command))
+            .await;
+    }
+
+    /// Every command that clients have said, without the content of mails and logins.
+    pub fn commands(&self) -> Vec<String> {
+        self.shared.state().commands.clone()
+    }
+
+    /// How many connections there have been.
+    pub fn connections(&self) -> usize {
+        self.shared.state().connections
+    }
+}
+
+impl Drop for SmtpServer {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state());
+        self.changed.notify_waiters();
+    }
+
+    async fn until(&self, is_so: impl Fn(&State) -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            if is_so(&self.state()) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn behaviour(&self, phase: Phase) -> Behaviour {
+        let mut state = self.state();
+        match state.next.get_mut(&phase).filter(|next| !next.is_empty()) {
+            Some(next) => next.remove(0),
+            None => state.always.get(&phase).copied().unwrap_or(Behaviour::Accept),
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>, login: Option<(String, String)>) {
+    // With this task end the tasks in the set.
+    let mut sessions = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        shared.change(|state| state.connections += 1);
+        let session = Session {
+            stream: BufReader::new(stream),
+            shared: shared.clone(),
+            is_logged_in: login.is_none(),
+            login: login.clone(),
+            transaction: None,
+        };
+        // `None` is how a session ends.
+        sessions.spawn(async move { session.run().await });
+    }
+}
+
+struct Session {
+    stream: BufReader<TcpStream>,
+    shared: Arc<Shared>,
+    login: Option<(String, String)>,
+    is_logged_in: bool,
+    transaction: Option<Transaction>,
+}
+
+struct Transaction {
+    from: String,
+    to: Vec<String>,
+}
+
+impl Session {
+    async fn run(mut self) -> Option<()> {
+        self.answer(Phase::Greeting, "220 localhost ESMTP").await?;
+        loop {
+            let line = String::from_utf8_lossy(&self.line().await?).trim_end().to_owned();
+            let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
+            let logged = if verb == "AUTH" { "AUTH …" } else { &line };
+            self.shared.change(|state| state.commands.push(logged.to_owned()));
+            match verb.as_str() {
+                "EHLO" | "HELO" => self.ehlo().await?,
+                "AUTH" => self.auth(&line).await?,
+                "MAIL" if !self.is_logged_in => self.say("530 5.7.0 login first").await?,
+                "MAIL" if self.transaction.is_some() => self.say("503 5.5.1 nested MAIL").await?,
+                "MAIL" => {
+                    if self.answer(Phase::MailFrom, "250 2.1.0 ok").await? {
+                        self.transaction = Some(Transaction {
+                            from: path(&line),
+                            to: Vec::new(),
+                        });
+                    }
+                }
+                "RCPT" => self.rcpt(&line).await?,
+                "DATA" => self.data().await?,
+                "RSET" => {
+                    if self.answer(Phase::Rset, "250 2.0.0 ok").await? {
+                        self.transaction = None;
+                    }
+                }
+                "NOOP" => self.say("250 2.0.0 ok").await?,
+                "QUIT" => return self.say("221 2.0.0 bye").await,
+                _ => self.say("502 5.5.2 unknown command").await?,
+            }
+        }
+    }
+
+    async fn ehlo(&mut self) -> Option<()> {
+        let missing = self.shared.state().missing.clone();
+        let mut offered = vec!["PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"];
+        if self.login.is_some() {
+            offered.push("AUTH PLAIN LOGIN");
+        }
+        offered.retain(|extension| !missing.contains(extension.split(' ').next().unwrap_or_default()));
+        let mut reply = String::from("250-localhost\r\n");
+        for extension in offered {
+            reply += &format!("250-{extension}\r\n");
+        }
+        self.answer(Phase::Ehlo, &(reply + "250 HELP")).await?;
+        Some(())
+    }
+
+    async fn auth(&mut self, line: &str) -> Option<()> {
+        let mut words = line.split(' ').skip(1);
+        let given = match (words.next(), words.next()) {
+            (Some("PLAIN"), Some(response)) => {
+                let response = decoded(response);
+                let mut parts = response.split('\0').skip(1).map(str::to_owned);
+                (parts.next(), parts.next())
+            }
+            (Some("LOGIN"), None) => {
+                let user = self.ask("334 VXNlcm5hbWU6").await?;
+                (Some(user), Some(self.ask("334 UGFzc3dvcmQ6").await?))
+            }
+            _ => return self.say("504 5.5.4 unknown mechanism").await,
+        };
+        let is_right =
+            matches!((&given, &self.login), ((Some(u), Some(p)), Some((user, password))) if u == user && p == password);
+        if !is_right {
+            return self.say("535 5.7.8 bad credentials").await;
+        }
+        self.is_logged_in = self.answer(Phase::Auth, "235 2.7.0 welcome").await?;
+        Some(())
+    }
+
+    async fn ask(&mut self, challenge: &str) -> Option<String> {
+        self.say(challenge).await?;
+        Some(decoded(String::from_utf8_lossy(&self.line().await?).trim_end()))
+    }
+
+    async fn rcpt(&mut self, line: &str) -> Option<()> {
+        if self.transaction.is_none() {
+            return self.say("503 5.5.1 need MAIL").await;
+        }
+        if self.answer(Phase::Rcpt, "250 2.1.5 ok").await?
+            && let Some(transaction) = &mut self.transaction
+        {
+            transaction.to.push(path(line));
+        }
+        Some(())
+    }
+
+    async fn data(&mut self) -> Option<()> {
+        if self
+            .transaction
+            .as_ref()
+            .is_none_or(|transaction| transaction.to.is_empty())
+        {
+            return self.say("503 5.5.1 need RCPT").await;
+        }
+        if !self.answer(Phase::Data, "354 go ahead").await? {
+            return Some(());
+        }
+        let mut raw = Vec::new();
+        loop {
+            let line = self.line().await?;
+            if line == b".\r\n" {
+                break;
+            }
+            raw.extend_from_slice(line.strip_prefix(b".").unwrap_or(&line));
+        }
+        let Transaction { from, to } = self.transaction.take()?;
+        let number = self.shared.state().mails.len() + 1;
+        match self.shared.behaviour(Phase::EndOfData) {
+            Behaviour::Accept => {
+                // Accepted before the reply is read, as on a server that crashes right after it.
+                self.shared
+                    .change(|state| state.mails.push(ReceivedMail { from, to, raw }));
+                self.say(&format!("250 2.0.0 queued as {number}")).await
+            }
+            other => self.misbehave(other).await,
+        }
+    }
+
+    /// Answers as told, or else with `friendly`; true if it was the friendly answer.
+    async fn answer(&mut self, phase: Phase, friendly: &str) -> Option<bool> {
+        match self.shared.behaviour(phase) {
+            Behaviour::Accept => self.say(friendly).await.map(|()| true),
+            other => self.misbehave(other).await.map(|()| false),
+        }
+    }
+
+    async fn misbehave(&mut self, behaviour: Behaviour) -> Option<()> {
+        match behaviour {
+            Behaviour::Accept => Some(()),
+            Behaviour::Reply(reply) => {
+                self.say(reply).await?;
+                (!reply.starts_with("421")).then_some(())
+            }
+            Behaviour::Stall => {
+                self.shared.change(|state| state.stalled += 1);
+                std::future::pending().await
+            }
+            Behaviour::Drop => None,
+        }
+    }
+
+    async fn say(&mut self, reply: &str) -> Option<()> {
+        self.stream
+            .get_mut()
+            .write_all(format!("{reply}\r\n").as_bytes())
+            .await
+            .ok()
+    }
+
+    async fn line(&mut self) -> Option<Vec<u8>> {
+        let mut line = Vec::new();
+        self.stream.read_until(b'\n', &mut line).await.ok()?;
+        line.ends_with(b"\n").then_some(line)
+    }
+}
+
+/// What stands between the angle brackets.
+fn path(line: &str) -> String {
+    let (_, rest) = line.split_once('<').unwrap_or_default();
+    rest.rsplit_once('>').unwrap_or((rest, "")).0.to_owned()
+}
+
+fn decoded(base64: &str) -> String {
+    String::from_utf8(STANDARD.decode(base64).unwrap_or_default()).unwrap_or_default()
+}
+
+/// A mail as it arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReceivedMail {
+    /// The envelope's sender.
+    pub from: String,
+    /// The envelope's recipients.
+    pub to: Vec<String>,
+    /// Headers and body, dots unstuffed.
+    pub raw: Vec<u8>,
+}
+
+impl ReceivedMail {
+    /// A header as a mail program shows it: unfolded and decoded.
+    pub fn header(&self, name: &str) -> Option<String> {
+        let message = self.parsed();
+        match message.header(name)? {
+            HeaderValue::Text(text) => Some(text.to_string()),
+            _ => message
+                .header_raw(name)
+                .map(|raw| raw.replace("\r\n", "").trim().to_owned()),
+        }
+    }
+
+    /// How many headers of this name there are.
+    pub fn count(&self, name: &str) -> usize {
+        self.parsed().header_values(name).count()
+    }
+
+    /// The plain text part.
+    pub fn text(&self) -> String {
+        self.body("text/plain")
+    }
+
+    /// The HTML part.
+    pub fn html(&self) -> String {
+        self.body("text/html")
+    }
+
+    fn body(&self, content_type: &str) -> String {
+        let message = self.parsed();
+        let part = message.parts.iter().find(|part| {
+            let found = mail_parser::MimeHeaders::content_type(*part);
+            found.is_some_and(|found| {
+                format!("{}/{}", found.c_type, found.c_subtype.as_deref().unwrap_or("")) == content_type
+            })
+        });
+        let part = part.unwrap_or_else(|| panic!("the mail has no {content_type} part"));
+        part.text_contents().unwrap_or_default().replace("\r\n", "\n")
+    }
+
+    fn parsed(&self) -> Message<'_> {
+        MessageParser::default()
+            .parse(&self.raw)
+            .expect("what arrived is a mail")
+    }
+}
