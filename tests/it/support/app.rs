@@ -1,0 +1,307 @@
+//! usher under test: its real router, store, mailer and jobs, with a clock that the story moves.
+
+use std::sync::LazyLock;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, Method, Request, StatusCode, header};
+use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+use usher::app::App;
+use usher::clerk::DevSigner;
+use usher::clerk::simulated::SimulatedUser;
+use usher::clock::Clock;
+use usher::config::Settings;
+use usher::jobs::Context;
+use usher::secret::Secret;
+use uuid::Uuid;
+
+use super::clerk::ClerkActor;
+use super::db::{TestDatabase, TestPool};
+use super::smtp::{ReceivedMail, SmtpServer};
+
+pub const SIGNING_SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+pub const API_KEY: &str = "test-api-key-of-more-than-32-characters";
+pub const TOKEN_KEY: &str = "test-token-key-of-more-than-32-characters";
+pub const ISSUER: &str = "https://clerk.example.com";
+pub const ORIGIN: &str = "https://app.example.com";
+
+/// Clerk's key pair, as far as the stories are concerned.
+pub static SIGNER: LazyLock<DevSigner> = LazyLock::new(|| DevSigner::generate().expect("a key pair"));
+
+/// usher under test.
+pub struct TestApp {
+    pub app: App,
+    pub clock: Clock,
+    pub pool: TestPool,
+    pub smtp: SmtpServer,
+    pub database: TestDatabase,
+    pub context: Context,
+    router: Router,
+}
+
+/// What usher answered.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or(Value::Null)
+    }
+
+    /// The answer's JSON, which must come with this status.
+    #[track_caller]
+    pub fn expect(&self, status: u16) -> Value {
+        assert_eq!(self.status.as_u16(), status, "{}", String::from_utf8_lossy(&self.body));
+        self.json()
+    }
+
+    /// The problem's code, which must come with this status and as problem+json.
+    #[track_caller]
+    pub fn problem(&self, status: u16) -> String {
+        let problem = self.expect(status);
+        assert_eq!(self.headers[header::CONTENT_TYPE], "application/problem+json");
+        assert_eq!(problem["status"], status);
+        problem["code"].as_str().expect("a code").to_owned()
+    }
+
+    /// The names of the fields that a 422 names.
+    #[track_caller]
+    pub fn wrong_fields(&self) -> Vec<String> {
+        assert_eq!(self.problem(422), "invalid_request");
+        let errors = self.json()["errors"].as_array().expect("errors").clone();
+        errors.iter().map(|error| error["field"].as_str().expect("a field").to_owned()).collect()
+    }
+}
+
+/// Settings for a story.
+pub fn settings(database_url: &str, smtp_url: &str) -> Settings {
+    let secret = |text: &str| Some(Secret::from(text.to_owned()));
+    Settings {
+        usher_env: Some("production".to_owned()),
+        usher_database_url: secret(database_url),
+        clerk_webhook_signing_secret: secret(SIGNING_SECRET),
+        clerk_jwt_key: Some(SIGNER.public_pem().expect("a public key")),
+        clerk_issuer: Some(ISSUER.to_owned()),
+        clerk_authorized_parties: Some(ORIGIN.to_owned()),
+        usher_api_keys: secret(API_KEY),
+        usher_token_key: secret(TOKEN_KEY),
+        smtp_url: secret(smtp_url),
+        mail_from: Some("Acme <no-reply@acme.example>".to_owned()),
+        app_name: Some("Acme".to_owned()),
+        invite_url: Some("https://app.example.com/invite#{token}".to_owned()),
+        ..Settings::default()
+    }
+}
+
+impl TestApp {
+    pub async fn start(database: TestDatabase) -> Self {
+        Self::start_with(database, |_| {}).await
+    }
+
+    pub async fn start_with(database: TestDatabase, change: impl FnOnce(&mut Settings)) -> Self {
+        let smtp = SmtpServer::start().await;
+        let mut settings = settings(&database.url, &smtp.url());
+        change(&mut settings);
+        let config = settings.resolve_in(database.folder.path()).expect("a configuration");
+        // Ahead of the database's own clock, which new jobs are due by: what is due there is due here.
+        let clock = Clock::manual(Clock::System.now().trunc_subsecs(0) + TimeDelta::hours(1));
+        let app = App::new(config, clock.clone()).await.expect("an app");
+        let router = usher::cli::serve::public_router(&app).expect("a router");
+        let context = Context::start(app.clone());
+        Self { clock, pool: database.pool.clone(), smtp, database, context, router, app }
+    }
+
+    /// Ends the story: nothing may be left to do, now or later.
+    pub async fn finish(self) {
+        let left = super::jobs::unfinished(&self.pool).await;
+        assert!(left.is_empty(), "jobs remain: {left:?}");
+    }
+
+    pub fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
+    /// Sends any request.
+    pub async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.router.clone().oneshot(request).await.expect("an answer");
+        let (parts, body) = response.into_parts();
+        let body = axum::body::to_bytes(body, usize::MAX).await.expect("a body");
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    /// Calls the API as the app does.
+    pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
+        self.send(request(method, path, Some(API_KEY), body)).await
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.call(Method::GET, path, None).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        self.call(Method::POST, path, Some(body)).await
+    }
+
+    pub async fn put(&self, path: &str, body: Value) -> Answer {
+        self.call(Method::PUT, path, Some(body)).await
+    }
+
+    /// Makes an organization.
+    pub async fn organization(&self, name: &str) -> Uuid {
+        let id = self.clock.new_id();
+        self.put(&format!("/v1/organizations/{id}"), json!({ "name": name })).await.expect(201);
+        id
+    }
+
+    /// Makes a project.
+    pub async fn project(&self, organization_id: Uuid, name: &str) -> Uuid {
+        let id = self.clock.new_id();
+        let body = json!({ "name": name, "organization_id": organization_id });
+        self.put(&format!("/v1/projects/{id}"), body).await.expect(201);
+        id
+    }
+
+    /// Invites an address, which must be new; returns the invite's id.
+    pub async fn invite(&self, body: Value) -> String {
+        let invite = self.post("/v1/invites", body).await.expect(201);
+        invite["id"].as_str().expect("an id").to_owned()
+    }
+
+    pub async fn invite_to_organization(&self, organization_id: Uuid, email: &str, role: &str) -> String {
+        self.invite(json!({ "organization_id": organization_id, "email": email, "role": role })).await
+    }
+
+    /// The invite as the app sees it.
+    pub async fn show(&self, id: &str) -> Value {
+        self.get(&format!("/v1/invites/{id}")).await.expect(200)
+    }
+
+    /// Who is in an organization, as `address role`, sorted.
+    pub async fn members(&self, organization_id: Uuid) -> Vec<String> {
+        members(&self.get(&format!("/v1/organizations/{organization_id}/members")).await.expect(200))
+    }
+
+    /// Who is in a project, as `address role`, sorted.
+    pub async fn project_members(&self, project_id: Uuid) -> Vec<String> {
+        members(&self.get(&format!("/v1/projects/{project_id}/members")).await.expect(200))
+    }
+
+    /// Clerk, telling of things.
+    pub fn clerk(&self) -> ClerkActor<'_> {
+        ClerkActor { app: self }
+    }
+
+    /// A person who signed up with a verified address; they are in `organization_id` with `role`, if any is given.
+    pub async fn person(&self, email: &str, place: Option<(Uuid, &str)>) -> SimulatedUser {
+        if let Some((organization_id, role)) = place {
+            self.invite_to_organization(organization_id, email, role).await;
+        }
+        let user = self.clerk().user_created(email).await;
+        self.run_jobs().await;
+        user
+    }
+
+    /// Calls the API as a signed-in person does.
+    pub fn signed_in<'a>(&'a self, user: &SimulatedUser) -> Invitee<'a> {
+        Invitee { app: self, token: self.session_token(json!({ "sub": user.id })) }
+    }
+
+    /// A session token with the usual claims and these.
+    pub fn session_token(&self, claims: Value) -> String {
+        let now = self.now().timestamp();
+        let mut all = json!({
+            "iss": ISSUER, "azp": ORIGIN, "sid": "sess_test", "iat": now, "nbf": now - 5, "exp": now + 60,
+        });
+        for (name, value) in claims.as_object().expect("claims") {
+            all[name] = value.clone();
+        }
+        SIGNER.sign_session(&all).expect("a token")
+    }
+
+    /// Runs whatever is due, and what comes of it, until nothing is.
+    pub async fn run_jobs(&self) {
+        super::jobs::run_due(self).await;
+    }
+
+    /// The mails that the server took, oldest first.
+    pub fn mails(&self) -> Vec<ReceivedMail> {
+        self.smtp.mails()
+    }
+
+    /// The token in the newest mail to an address, taken out as a person would: from the link.
+    pub fn token_in_mail_to(&self, email: &str) -> String {
+        let mails = self.mails();
+        let mail = mails.iter().rev().find(|mail| mail.to == [email]).expect("a mail");
+        let text = mail.text();
+        let link = text.split_whitespace().find(|word| word.starts_with("https://app.example.com/invite#"));
+        link.and_then(|link| link.split_once('#')).expect("a link").1.to_owned()
+    }
+}
+
+/// A signed-in person.
+pub struct Invitee<'a> {
+    app: &'a TestApp,
+    token: String,
+}
+
+impl Invitee<'_> {
+    pub async fn call(&self, method: Method, path: &str) -> Answer {
+        self.app.send(request(method, path, Some(&self.token), None)).await
+    }
+
+    /// What the banner shows.
+    pub async fn banner(&self) -> Value {
+        self.call(Method::GET, "/v1/me/invites").await.expect(200)
+    }
+
+    /// The ids of what the banner shows.
+    pub async fn banner_ids(&self) -> Vec<String> {
+        let banner = self.banner().await;
+        let items = banner["items"].as_array().expect("items");
+        items.iter().map(|item| item["id"].as_str().expect("an id").to_owned()).collect()
+    }
+
+    pub async fn accept(&self, id: &str) -> Answer {
+        self.call(Method::POST, &format!("/v1/me/invites/{id}/accept")).await
+    }
+
+    pub async fn decline(&self, id: &str) -> Answer {
+        self.call(Method::POST, &format!("/v1/me/invites/{id}/decline")).await
+    }
+
+    pub async fn dismiss(&self, id: &str) -> Answer {
+        self.call(Method::POST, &format!("/v1/me/invites/{id}/dismiss")).await
+    }
+}
+
+/// A request with a bearer and a JSON body, where given.
+pub fn request(method: Method, path: &str, bearer: Option<&str>, body: Option<Value>) -> Request<Body> {
+    let mut request = Request::builder().method(method).uri(path);
+    if let Some(bearer) = bearer {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {bearer}"));
+    }
+    let body = match body {
+        Some(body) => {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+            Body::from(body.to_string())
+        }
+        None => Body::empty(),
+    };
+    request.body(body).expect("a request")
+}
+
+fn members(list: &Value) -> Vec<String> {
+    let items = list["items"].as_array().expect("items");
+    let mut members: Vec<String> = items
+        .iter()
+        .map(|item| format!("{} {}", item["email"].as_str().unwrap_or("?"), item["role"].as_str().unwrap_or("?")))
+        .collect();
+    members.sort();
+    members
+}

@@ -1,0 +1,42 @@
+//! The actors of the stories.
+
+pub mod app;
+pub mod clerk;
+pub mod db;
+pub mod jobs;
+pub mod process;
+pub mod smtp;
+
+pub use app::{Answer, TestApp};
+pub use db::TestDatabase;
+
+/// Tells each story once per database. A story ends with nothing left to do in the queue.
+macro_rules! stories {
+    ($($(#[$meta:meta])* async fn $name:ident($app:ident) $body:block)+) => {
+        $(
+            mod $name {
+                #[allow(unused_imports, reason = "not every story needs all that its file imports")]
+                use super::*;
+
+                async fn story($app: &$crate::support::TestApp) $body
+
+                $(#[$meta])*
+                #[tokio::test]
+                async fn on_sqlite() {
+                    let app = $crate::support::TestApp::start($crate::support::TestDatabase::sqlite().await).await;
+                    story(&app).await;
+                    app.finish().await;
+                }
+
+                $(#[$meta])*
+                #[tokio::test]
+                async fn on_postgres() {
+                    let app = $crate::support::TestApp::start($crate::support::TestDatabase::postgres().await).await;
+                    story(&app).await;
+                    app.finish().await;
+                }
+            }
+        )+
+    };
+}
+pub(crate) use stories;
