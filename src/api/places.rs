@@ -12,7 +12,7 @@ use super::auth::AppClient;
 use super::body::{Fields, Id, line, uuid};
 use super::view::{Rfc3339, full_name};
 use crate::problem::{FieldError, Problem};
-use crate::store::{Member, Place};
+use crate::store::Member;
 
 /// Characters.
 const MAX_NAME: usize = 200;
@@ -50,13 +50,14 @@ pub(super) async fn put_organization(
     let name = fields.required("name", line(MAX_NAME));
     let name = fields.finish(name)?;
     let mut tx = api.app.store.begin().await?;
+    let is_new = tx.organizations(&[id]).await?.is_empty();
     let place = tx.put_organization(id, &name).await?;
     tx.commit().await?;
     let body = json!({
         "id": place.id, "name": place.name,
         "created_at": Rfc3339(place.created_at), "updated_at": Rfc3339(place.updated_at),
     });
-    Ok((created_or_ok(&place), Json(body)))
+    Ok((created_or_ok(is_new), Json(body)))
 }
 
 /// `PUT /v1/projects/{id}`
@@ -70,6 +71,7 @@ pub(super) async fn put_project(
     let name = fields.required("name", line(MAX_NAME));
     let (organization_id, name) = fields.finish(organization_id.zip(name))?;
     let mut tx = api.app.store.begin().await?;
+    let is_new = tx.projects(&[id]).await?.is_empty();
     let place = tx.put_project(id, organization_id, &name).await?;
     tx.commit().await?;
     let place = place.ok_or_else(|| {
@@ -82,15 +84,11 @@ pub(super) async fn put_project(
         "id": place.id, "organization_id": place.organization_id, "name": place.name,
         "created_at": Rfc3339(place.created_at), "updated_at": Rfc3339(place.updated_at),
     });
-    Ok((created_or_ok(&place), Json(body)))
+    Ok((created_or_ok(is_new), Json(body)))
 }
 
-fn created_or_ok(place: &Place) -> StatusCode {
-    if place.created_at == place.updated_at {
-        StatusCode::CREATED
-    } else {
-        StatusCode::OK
-    }
+fn created_or_ok(is_new: bool) -> StatusCode {
+    if is_new { StatusCode::CREATED } else { StatusCode::OK }
 }
 
 /// `GET /v1/organizations/{id}/members`

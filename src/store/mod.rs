@@ -16,7 +16,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{PgPool, SqlitePool};
+use sqlx::{AssertSqlSafe, PgPool, SqlitePool};
 use uuid::Uuid;
 
 use crate::clock::Clock;
@@ -216,6 +216,25 @@ impl Store {
             Pool::Sqlite { reader, .. } => sqlx::query("select 1").execute(reader).await.map(drop)?,
         }
         Ok(())
+    }
+
+    /// A setting of the writing connection: a pragma's value on SQLite, `show` on Postgres.
+    ///
+    /// # Errors
+    /// [`StoreError`] when there is no such setting.
+    pub async fn setting(&self, name: &'static str) -> Result<String> {
+        Ok(match &self.pool {
+            Pool::Postgres(pool) => {
+                sqlx::query_scalar("select current_setting($1)")
+                    .bind(name)
+                    .fetch_one(pool)
+                    .await?
+            }
+            Pool::Sqlite { writer, .. } => {
+                let text = AssertSqlSafe(format!("select cast({name} as text) from pragma_{name}"));
+                sqlx::query_scalar(text).fetch_one(writer).await?
+            }
+        })
     }
 
     /// Closes all connections, waiting for those in use.

@@ -4,6 +4,7 @@ mod support;
 
 mod api;
 mod banner;
+mod config;
 mod crashes;
 mod mail;
 mod matching;

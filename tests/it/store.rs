@@ -1,1 +1,357 @@
-//! store
+//! The contract of the store: every method of `Tx`, on both databases.
+
+use std::collections::HashSet;
+
+use chrono::TimeDelta;
+use serde_json::json;
+use usher::invites::email::EmailAddress;
+use usher::invites::roles::Roles;
+use usher::invites::{Acceptance, Invite, Kind, Status};
+use usher::store::{
+    Address, DeliveryKind, DeliveryStatus, Finished, Grant, NewDelivery, NewEvent, NewInvite, PersonRef, Profile,
+    Queue, SessionStart, Tx,
+};
+use uuid::Uuid;
+
+use crate::support::{TestApp, jobs, stories};
+
+async fn begin(app: &TestApp) -> Tx {
+    app.app.store.begin().await.unwrap()
+}
+
+fn address(email: &str, verified: bool, primary: bool) -> Address {
+    let parsed = EmailAddress::parse(email).unwrap();
+    Address {
+        email: email.to_owned(),
+        key: parsed.key().clone(),
+        verified,
+        primary,
+    }
+}
+
+fn profile(app: &TestApp, id: &str, addresses: Vec<Address>) -> Profile {
+    Profile {
+        clerk_user_id: id.to_owned(),
+        addresses,
+        first_name: Some("Ada".to_owned()),
+        last_name: None,
+        image_url: None,
+        locale: Some("de".to_owned()),
+        banned: false,
+        locked: false,
+        created_at: app.now() - TimeDelta::days(1),
+        updated_at: app.now(),
+    }
+}
+
+fn new_invite(tx: &Tx, organization_id: Uuid, project_id: Option<Uuid>, email: &str) -> NewInvite {
+    NewInvite {
+        id: tx.new_id(),
+        organization_id,
+        project_id,
+        email: EmailAddress::parse(email).unwrap(),
+        role: "member".to_owned(),
+        acceptance: Acceptance::Ask,
+        invited_by: None,
+        locale: Some("fr".to_owned()),
+        message: Some("Ça va ?\n\"'; drop table invites; --".to_owned()),
+        expires_at: tx.now() + TimeDelta::days(1) + TimeDelta::microseconds(7),
+    }
+}
+
+/// An organization, a project in it, and a person with one verified and one unverified address.
+async fn set_up(app: &TestApp, tx: &mut Tx) -> (Uuid, Uuid, Uuid) {
+    let (organization, project) = (tx.new_id(), tx.new_id());
+    tx.put_organization(organization, "Acme").await.unwrap();
+    tx.put_project(project, organization, "Apollo").await.unwrap().unwrap();
+    let ada = profile(
+        app,
+        "user_ada",
+        vec![
+            address("ada@example.com", true, true),
+            address("ada@unverified.example", false, false),
+        ],
+    );
+    let people = tx.save_people(&[&ada]).await.unwrap();
+    (organization, project, people[0].admin_id.unwrap())
+}
+
+stories! {
+    async fn what_is_not_committed_is_not_there(app) {
+        let mut tx = begin(app).await;
+        let (organization, _, _) = set_up(app, &mut tx).await;
+        tx.enqueue(Queue::SendInviteEmail, &[json!({ "delivery_id": tx.new_id() })]).await.unwrap();
+        drop(tx);
+        let mut tx = app.app.store.read().await.unwrap();
+        assert!(tx.organizations(&[organization]).await.unwrap().is_empty());
+        assert!(jobs::all(&app.pool).await.is_empty());
+    }
+
+    async fn a_read_only_transaction_writes_nothing(app) {
+        let mut tx = app.app.store.read().await.unwrap();
+        let id = tx.new_id();
+        assert!(tx.put_organization(id, "Acme").await.is_err());
+    }
+
+    async fn places(app) {
+        let mut tx = begin(app).await;
+        let (organization, project, _) = set_up(app, &mut tx).await;
+        let found = tx.organizations(&[organization, project]).await.unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].id, found[0].organization_id, found[0].name.as_str()), (organization, organization, "Acme"));
+        let found = tx.projects(&[organization, project]).await.unwrap();
+        assert_eq!((found[0].id, found[0].organization_id, found[0].name.as_str()), (project, organization, "Apollo"));
+        assert_eq!(found[0].created_at, app.now());
+        assert!(tx.put_project(project, project, "Apollo").await.unwrap().is_none(), "no such organization");
+        assert_eq!(tx.put_organization(organization, "Acme 2").await.unwrap().name, "Acme 2");
+    }
+
+    async fn grants_add_raise_and_revive_but_never_lower(app) {
+        let mut tx = begin(app).await;
+        let (organization, project, ada) = set_up(app, &mut tx).await;
+        let roles = Roles::default();
+        let grant = |place_id, role: &str| vec![Grant { place_id, admin_id: ada, role: role.to_owned() }];
+        for (given, held) in [("admin", "admin"), ("member", "admin"), ("owner", "owner")] {
+            tx.grant_in_organizations(&grant(organization, given), &roles.organization).await.unwrap();
+            assert_eq!(tx.organization_members(organization).await.unwrap()[0].role, held);
+        }
+        for (given, held) in [("client", "client"), ("support", "client"), ("admin", "admin")] {
+            tx.grant_in_projects(&grant(project, given), &roles.project).await.unwrap();
+            let member = &tx.project_members(project).await.unwrap()[0];
+            assert_eq!((member.role.as_str(), member.admin_id), (held, ada));
+            assert_eq!(member.clerk_user_id.as_deref(), Some("user_ada"));
+            assert_eq!((member.first_name.as_deref(), member.since), (Some("Ada"), app.now()));
+        }
+        assert_eq!(tx.organization_memberships(&[ada]).await.unwrap()[0].place_id, organization);
+        assert_eq!(tx.project_memberships(&[ada]).await.unwrap()[0].role, "admin");
+        tx.delete_people(&["user_ada"]).await.unwrap();
+        assert!(tx.organization_members(organization).await.unwrap().is_empty());
+        assert!(tx.organization_memberships(&[ada]).await.unwrap().is_empty());
+    }
+
+    async fn people_and_their_addresses(app) {
+        let mut tx = begin(app).await;
+        let (_, _, ada) = set_up(app, &mut tx).await;
+        let known = tx.people_by_clerk_id(&["user_ada", "user_nobody"]).await.unwrap();
+        assert_eq!(known.len(), 1);
+        assert_eq!((known[0].admin_id, known[0].deleted_at), (Some(ada), None));
+        assert_eq!(known[0].clerk_created_at, Some(app.now() - TimeDelta::days(1)));
+        assert_eq!(tx.addresses_of_people(&[ada]).await.unwrap()[&ada], "ada@example.com");
+        let refs = [PersonRef::Admin(ada), PersonRef::Clerk("user_ada".to_owned()), PersonRef::Clerk("user_x".to_owned())];
+        let live = tx.live_people(&refs).await.unwrap();
+        assert_eq!((live.get(&refs[0]), live.get(&refs[1]), live.get(&refs[2])), (Some(&ada), Some(&ada), None));
+        let keys: Vec<_> = ["ada@example.com", "ada@unverified.example"].map(|email| address(email, true, true).key).into();
+        let owners = tx.owners_of(&[&keys[0], &keys[1]]).await.unwrap();
+        assert_eq!(owners, [(keys[0].clone(), ada)], "verified ones only");
+
+        let mut older = profile(app, "user_ada", vec![address("old@example.com", true, true)]);
+        older.updated_at -= TimeDelta::seconds(1);
+        let bob = profile(app, "user_bob", vec![]);
+        let saved = tx.save_people(&[&older, &bob]).await.unwrap();
+        assert_eq!(saved.len(), 2, "everybody as they then stand");
+        assert_eq!(tx.addresses_of_people(&[ada]).await.unwrap()[&ada], "ada@example.com", "an older one changes nothing");
+
+        tx.delete_people(&["user_ada", "user_never_seen"]).await.unwrap();
+        let gone = tx.people_by_clerk_id(&["user_ada", "user_never_seen"]).await.unwrap();
+        assert!(gone.len() == 2 && gone.iter().all(|person| person.deleted_at == Some(app.now())));
+        assert!(tx.live_people(&refs).await.unwrap().is_empty());
+        assert!(tx.owners_of(&[&keys[0]]).await.unwrap().is_empty());
+        let back = tx.save_people(&[&profile(app, "user_ada", vec![address("ada@example.com", true, true)])]).await.unwrap();
+        assert!(back[0].deleted_at.is_some(), "the deleted stay deleted");
+    }
+
+    async fn a_person_whom_the_app_made_keeps_their_row(app) {
+        let id = app.clock.new_id();
+        match &app.pool {
+            crate::support::db::TestPool::Postgres(pool) => {
+                sqlx::query("insert into admins (id, external_id) values ($1, 'user_ada')").bind(id).execute(pool).await.unwrap();
+            }
+            crate::support::db::TestPool::Sqlite(pool) => {
+                sqlx::query("insert into admins (id, external_id, created_at, updated_at) values ($1, 'user_ada', '2026', '2026')")
+                    .bind(id).execute(pool).await.unwrap();
+            }
+        }
+        let mut tx = begin(app).await;
+        let saved = tx.save_people(&[&profile(app, "user_ada", vec![address("ada@example.com", true, true)])]).await.unwrap();
+        assert_eq!(saved[0].admin_id, Some(id));
+        assert_eq!(tx.addresses_of_people(&[id]).await.unwrap()[&id], "ada@example.com");
+    }
+
+    async fn invites_are_made_refreshed_found_and_answered_once(app) {
+        let mut tx = begin(app).await;
+        let (organization, project, ada) = set_up(app, &mut tx).await;
+        let to_organization = new_invite(&tx, organization, None, "Ada@Example.com");
+        let to_project = new_invite(&tx, organization, Some(project), "ada@example.com");
+        let unverified = new_invite(&tx, organization, None, "ada@unverified.example");
+        let saved = tx.save_invites(&[to_organization.clone(), to_project.clone(), unverified]).await.unwrap();
+        assert_eq!(saved.len(), 3);
+        let invite = tx.invite(to_organization.id).await.unwrap().unwrap();
+        assert!(saved.contains(&invite), "what is read is what was saved, to the microsecond");
+        assert_eq!((invite.kind, invite.project_id, invite.token_version), (Kind::Organization, None, 1));
+        assert_eq!((invite.message.clone(), invite.locale.as_deref()), (to_organization.message.clone(), Some("fr")));
+        assert_eq!(invite.expires_at, to_organization.expires_at);
+
+        let again = NewInvite { id: tx.new_id(), role: "admin".to_owned(), ..to_organization.clone() };
+        let refreshed = tx.save_invites(&[again]).await.unwrap();
+        assert_eq!((refreshed[0].id, refreshed[0].token_version, refreshed[0].role.as_str()), (invite.id, 2, "admin"));
+
+        let waiting = tx.waiting_for(&[ada]).await.unwrap();
+        let ids: HashSet<Uuid> = waiting.iter().map(|waiting| waiting.invite.id).collect();
+        assert_eq!(ids, HashSet::from([to_organization.id, to_project.id]), "verified addresses only");
+        assert!(waiting.iter().all(|waiting| waiting.admin_id == ada && waiting.home_id == organization));
+        assert_eq!(tx.invite_of(invite.id, ada).await.unwrap().map(|invite| invite.id), Some(invite.id));
+        assert_eq!(tx.invite_of(invite.id, project).await.unwrap(), None, "somebody else");
+
+        tx.flag_invites(&[(invite.id, ada)]).await.unwrap();
+        let flagged = tx.invite(invite.id).await.unwrap().unwrap();
+        assert_eq!((flagged.flagged_at, flagged.flagged_for), (Some(app.now()), Some(ada)));
+        assert!(tx.dismiss_invite(invite.id, ada).await.unwrap());
+        let dismissed = tx.invite(invite.id).await.unwrap().unwrap();
+        assert_eq!((dismissed.flagged_at, dismissed.dismissed_at), (None, Some(app.now())));
+
+        let accepted: Vec<Invite> = tx.accept_invites(&[(invite.id, ada), (tx.new_id(), ada)]).await.unwrap();
+        assert_eq!((accepted.len(), accepted[0].status, accepted[0].accepted_by), (1, Status::Accepted, Some(ada)));
+        assert!(tx.accept_invites(&[(invite.id, ada)]).await.unwrap().is_empty(), "once");
+        for closed in [tx.decline_invite(invite.id).await, tx.revoke_invite(invite.id).await, tx.dismiss_invite(invite.id, ada).await] {
+            assert!(!closed.unwrap(), "final");
+        }
+        assert!(tx.decline_invite(to_project.id).await.unwrap());
+        let views = tx.invite_views(&[invite.id, to_project.id, project]).await.unwrap();
+        assert_eq!(views.len(), 2);
+        let of_project = views.iter().find(|view| view.invite.id == to_project.id).unwrap();
+        assert_eq!((of_project.organization_name.as_str(), of_project.project_name.as_deref()), ("Acme", Some("Apollo")));
+        assert_eq!((of_project.home_id, of_project.delivery()), (organization, None));
+    }
+
+    async fn time_alone_closes_an_invite(app) {
+        let mut tx = begin(app).await;
+        let (organization, _, ada) = set_up(app, &mut tx).await;
+        let invite = new_invite(&tx, organization, None, "ada@example.com");
+        tx.save_invites(std::slice::from_ref(&invite)).await.unwrap();
+        app.clock.advance(TimeDelta::days(1) + TimeDelta::microseconds(6));
+        assert_eq!(tx.waiting_for(&[ada]).await.unwrap().len(), 1);
+        app.clock.advance(TimeDelta::microseconds(1));
+        assert!(tx.waiting_for(&[ada]).await.unwrap().is_empty());
+        assert!(tx.accept_invites(&[(invite.id, ada)]).await.unwrap().is_empty());
+        assert!(!tx.decline_invite(invite.id).await.unwrap());
+        assert!(!tx.dismiss_invite(invite.id, ada).await.unwrap());
+        assert!(tx.revoke_invite(invite.id).await.unwrap(), "an expired one can be taken back");
+    }
+
+    async fn the_database_itself_allows_one_open_invite_per_place_and_address(app) {
+        let mut tx = begin(app).await;
+        let (organization, _, _) = set_up(app, &mut tx).await;
+        let invite = new_invite(&tx, organization, None, "ada@example.com");
+        tx.save_invites(&[invite]).await.unwrap();
+        tx.commit().await.unwrap();
+        let copy = "insert into invites (id, kind, organization_id, email, email_key, role, status, acceptance, invited_at,
+                        expires_at, created_at, updated_at)
+                    select organization_id, kind, organization_id, email, email_key, role, status, acceptance, invited_at,
+                        expires_at, created_at, updated_at from invites";
+        let refused = crate::support::db::on_pool!(&app.pool, |pool| sqlx::query(copy).execute(pool).await.map(drop));
+        assert!(refused.is_err());
+    }
+
+    async fn deliveries_are_queued_with_their_jobs_and_numbered(app) {
+        let mut tx = begin(app).await;
+        let (organization, _, _) = set_up(app, &mut tx).await;
+        let invite = new_invite(&tx, organization, None, "ada@example.com");
+        tx.save_invites(std::slice::from_ref(&invite)).await.unwrap();
+        let mail = |kind| NewDelivery { invite_id: invite.id, kind, to_email: "ada@example.com".to_owned() };
+        tx.queue_deliveries(&[mail(DeliveryKind::Invite), mail(DeliveryKind::AcceptedNotice)]).await.unwrap();
+        tx.queue_deliveries(&[mail(DeliveryKind::Invite)]).await.unwrap();
+        tx.commit().await.unwrap();
+        let queued: Vec<String> = jobs::all(&app.pool).await.into_iter().map(|job| job.job_type).collect();
+        assert_eq!(queued.iter().filter(|queue| *queue == "send-invite-email").count(), 2);
+        assert_eq!(queued.iter().filter(|queue| *queue == "send-accepted-notice").count(), 1);
+
+        let mut tx = begin(app).await;
+        let mut ids: Vec<Uuid> = Vec::new();
+        for job in jobs::all(&app.pool).await.iter().filter(|job| job.job_type == "send-invite-email") {
+            let payload: serde_json::Value = serde_json::from_slice(&job.job).unwrap();
+            ids.push(payload["delivery_id"].as_str().unwrap().parse().unwrap());
+        }
+        let mut mails = [tx.delivery(ids[0]).await.unwrap().unwrap(), tx.delivery(ids[1]).await.unwrap().unwrap()];
+        mails.sort_by_key(|mail| mail.generation);
+        let [first, second] = mails;
+        assert_eq!((first.generation, second.generation), (1, 2));
+        assert_ne!(first.message_id, second.message_id);
+        assert!(!tx.mail_context(first.id).await.unwrap().unwrap().is_newest);
+        let context = tx.mail_context(second.id).await.unwrap().unwrap();
+        assert!(context.is_newest && context.organization_name == "Acme");
+        tx.suppress_delivery(first.id).await.unwrap();
+        tx.delivery_refused(second.id, DeliveryStatus::Queued, "451 later").await.unwrap();
+        tx.delivery_sent(second.id).await.unwrap();
+        tx.delivery_refused(second.id, DeliveryStatus::Failed, "too late to fail").await.unwrap();
+        let (first, second) = (tx.delivery(first.id).await.unwrap().unwrap(), tx.delivery(second.id).await.unwrap().unwrap());
+        assert_eq!((first.status, first.attempts), (DeliveryStatus::Suppressed, 0));
+        assert_eq!((second.status, second.attempts), (DeliveryStatus::Sent, 2));
+        let view = &tx.invite_views(&[invite.id]).await.unwrap()[0];
+        assert_eq!((view.delivery(), view.delivery_sent_at), (Some(DeliveryStatus::Sent), Some(app.now())));
+        drop(tx);
+        app.pool.execute(&format!("update {} set status = 'Done'", jobs::table(&app.pool))).await;
+    }
+
+    async fn the_inbox_takes_each_id_once(app) {
+        let event = |id: &str| NewEvent {
+            svix_id: id.to_owned(), event_type: "user.created".to_owned(), payload: r#"{"a":"\u0000"}"#.to_owned(),
+        };
+        let mut tx = begin(app).await;
+        let new = tx.receive_events(&[event("msg_1"), event("msg_2"), event("msg_1")]).await.unwrap();
+        assert_eq!(new, HashSet::from(["msg_1".to_owned(), "msg_2".to_owned()]));
+        let new = tx.receive_events(&[event("msg_2"), event("msg_3")]).await.unwrap();
+        assert_eq!(new, HashSet::from(["msg_3".to_owned()]));
+        tx.commit().await.unwrap();
+        assert_eq!(jobs::all(&app.pool).await.len(), 3);
+
+        let mut tx = begin(app).await;
+        let waiting = tx.unprocessed_events(&["msg_3", "msg_1", "msg_9"]).await.unwrap();
+        let ids: Vec<&str> = waiting.iter().map(|event| event.svix_id.as_str()).collect();
+        assert_eq!(ids, ["msg_1", "msg_3"]);
+        assert_eq!(waiting[0].payload.as_deref(), Some(r#"{"a":"\u0000"}"#));
+        assert_eq!((waiting[0].received_at, waiting[0].event_type.as_str()), (app.now(), "user.created"));
+        let finished = |id: &str, outcome| Finished { svix_id: id.to_owned(), outcome };
+        tx.finish_events(&[finished("msg_1", Ok("matched")), finished("msg_2", Err("unreadable".to_owned()))]).await.unwrap();
+        let left = tx.unprocessed_events(&["msg_1", "msg_2", "msg_3"]).await.unwrap();
+        assert_eq!(left.len(), 2, "what failed stays");
+        assert!(tx.replay_event("msg_2").await.unwrap());
+        assert!(!tx.replay_event("msg_1").await.unwrap());
+        drop(tx);
+        app.pool.execute(&format!("update {} set status = 'Done'", jobs::table(&app.pool))).await;
+    }
+
+    async fn sessions_end_once_and_take_the_flags_of_the_signed_out_down(app) {
+        let mut tx = begin(app).await;
+        let (organization, _, ada) = set_up(app, &mut tx).await;
+        let invite = new_invite(&tx, organization, None, "ada@example.com");
+        tx.save_invites(std::slice::from_ref(&invite)).await.unwrap();
+        tx.flag_invites(&[(invite.id, ada)]).await.unwrap();
+        let start = |id: &str| SessionStart { clerk_session_id: id.to_owned(), admin_id: ada, started_at: app.now() };
+        tx.end_sessions(&[("sess_early", None)]).await.unwrap();
+        let active = tx.start_sessions(&[start("sess_1"), start("sess_early")]).await.unwrap();
+        assert_eq!(active, HashSet::from(["sess_1".to_owned()]));
+        tx.lower_flags_of_the_signed_out(&[ada]).await.unwrap();
+        assert!(tx.invite(invite.id).await.unwrap().unwrap().flagged_at.is_some());
+        tx.end_sessions(&[("sess_1", Some(ada))]).await.unwrap();
+        tx.lower_flags_of_the_signed_out(&[ada]).await.unwrap();
+        assert!(tx.invite(invite.id).await.unwrap().unwrap().flagged_at.is_none());
+        assert!(tx.start_sessions(&[start("sess_1")]).await.unwrap().is_empty());
+    }
+
+    async fn nothing_is_asked_of_the_database_for_empty_sets(app) {
+        let mut tx = begin(app).await;
+        let roles = Roles::default();
+        assert!(tx.save_people(&[]).await.unwrap().is_empty());
+        assert!(tx.save_invites(&[]).await.unwrap().is_empty());
+        assert!(tx.waiting_for(&[]).await.unwrap().is_empty());
+        assert!(tx.accept_invites(&[]).await.unwrap().is_empty());
+        tx.flag_invites(&[]).await.unwrap();
+        tx.grant_in_organizations(&[], &roles.organization).await.unwrap();
+        tx.queue_deliveries(&[]).await.unwrap();
+        tx.enqueue::<serde_json::Value>(Queue::SendInviteEmail, &[]).await.unwrap();
+        tx.delete_people(&[]).await.unwrap();
+        tx.finish_events(&[]).await.unwrap();
+        assert!(tx.receive_events(&[]).await.unwrap().is_empty());
+        tx.commit().await.unwrap();
+    }
+}

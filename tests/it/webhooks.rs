@@ -15,7 +15,9 @@ const OTHER_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 fn user_event(app: &TestApp, email: &str) -> Vec<u8> {
     let user = app.clerk().user(email);
-    simulated::event("user.created", user.to_json(), app.now()).to_string().into_bytes()
+    simulated::event("user.created", user.to_json(), app.now())
+        .to_string()
+        .into_bytes()
 }
 
 async fn assert_nothing_is_stored(app: &TestApp) {
@@ -228,9 +230,13 @@ async fn during_a_rotation_both_secrets_are_good() {
 async fn a_store_that_is_away_is_a_503_that_says_when_to_come_again() {
     let app = TestApp::start(TestDatabase::sqlite().await).await;
     app.app.store.close().await;
-    let answer = app.send(Webhook::signed(&app, "msg_1", user_event(&app, "ada@example.com")).into_request()).await;
+    let answer = app
+        .send(Webhook::signed(&app, "msg_1", user_event(&app, "ada@example.com")).into_request())
+        .await;
     assert_eq!(answer.problem(503), "store_unavailable");
     assert_eq!(answer.headers["retry-after"], "5");
-    let api = app.get("/v1/organizations/0192e4a0-0000-7000-8000-000000000000/members").await;
+    let api = app
+        .get("/v1/organizations/0192e4a0-0000-7000-8000-000000000000/members")
+        .await;
     assert_eq!(api.problem(503), "store_unavailable");
 }

@@ -1,1 +1,405 @@
-//! worker
+//! The worker's own runtime, and the cure for each of apalis's traps.
+
+use std::time::Duration;
+
+use chrono::{TimeDelta, Utc};
+use futures::future::join_all;
+use serde::Deserialize;
+use serde_json::json;
+use usher::app::App;
+use usher::clerk::simulated::{SimulatedUser, event};
+use usher::clock::Clock;
+use usher::jobs::{Context, Job, JobError};
+use usher::store::{NewEvent, Queue, Store};
+use usher::worker::{Concurrency, Failure, Workers, run_attempt};
+
+use crate::support::app::settings;
+use crate::support::db::{TestDatabase, TestPool};
+use crate::support::process::eventually;
+use crate::support::smtp::{Behaviour, Phase, SmtpServer};
+use crate::support::{jobs, stories};
+
+/// usher by the machine's clock, with real workers.
+struct Running {
+    app: App,
+    smtp: SmtpServer,
+    database: TestDatabase,
+    workers: Workers,
+}
+
+impl Running {
+    async fn start(database: TestDatabase) -> Self {
+        let smtp = SmtpServer::start().await;
+        let app = app(&database, &smtp).await;
+        let workers = Workers::start(&app, Concurrency::default());
+        Self {
+            app,
+            smtp,
+            database,
+            workers,
+        }
+    }
+
+    async fn jobs_are(&self, condition: &str, count: i64) -> bool {
+        let table = jobs::table(&self.database.pool);
+        self.database.pool.count(&format!("{table} where {condition}")).await == count
+    }
+}
+
+async fn app(database: &TestDatabase, smtp: &SmtpServer) -> App {
+    let config = settings(&database.url, &smtp.url())
+        .resolve_in(database.folder.path())
+        .expect("a configuration");
+    App::new(config, Clock::System).await.expect("an app")
+}
+
+/// Stores events as the intake does.
+async fn receive(store: &Store, from: usize, to: usize) {
+    let now = Clock::System.now();
+    let events: Vec<NewEvent> = (from..to)
+        .map(|n| {
+            let user = SimulatedUser::new(format!("user_{n}"), format!("person{n}@example.com"), now);
+            NewEvent {
+                svix_id: format!("msg_{n}"),
+                event_type: "user.created".to_owned(),
+                payload: event("user.created", user.to_json(), now).to_string(),
+            }
+        })
+        .collect();
+    let mut tx = store.begin().await.unwrap();
+    tx.receive_events(&events).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+/// Puts a job straight into the queue, as a program with its own ideas would.
+async fn enqueue_raw(pool: &TestPool, id: &str, queue: Queue, payload: &str, rest: &str) {
+    let text = match pool {
+        TestPool::Postgres(_) => format!(
+            "insert into apalis.jobs (id, job_type, job, max_attempts, run_at, priority, status, attempts, lock_by)
+             values ('{id}', '{queue}', convert_to('{payload}', 'UTF8'), 60, now(), 0, {rest})"
+        ),
+        TestPool::Sqlite(_) => format!(
+            "insert into Jobs (id, job_type, job, max_attempts, run_at, priority, metadata, status, attempts, lock_by)
+             values ('{id}', '{queue}', cast('{payload}' as blob), 60, unixepoch(), 0, '{{}}', {rest})"
+        ),
+    };
+    pool.execute(&text).await;
+}
+
+/// A worker that was killed an hour ago.
+async fn silent_worker(pool: &TestPool, name: &str, queue: Queue) {
+    let text = match pool {
+        TestPool::Postgres(_) => format!(
+            "insert into apalis.workers (id, worker_type, storage_name, layers, last_seen)
+             values ('{name}', '{queue}', 'x', '', now() - interval '1 hour')"
+        ),
+        TestPool::Sqlite(_) => format!(
+            "insert into Workers (id, worker_type, storage_name, layers, last_seen)
+             values ('{name}', '{queue}', 'x', '', unixepoch() - 3600)"
+        ),
+    };
+    pool.execute(&text).await;
+}
+
+const ULID: &str = "01JDABCDEFGHJKMNPQRSTVWXY";
+
+macro_rules! on_both {
+    ($($name:ident($running:ident) $body:block)+) => { $(
+        mod $name {
+            use super::*;
+            async fn told($running: &mut Running) $body
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn on_sqlite() {
+                let mut running = Running::start(TestDatabase::sqlite().await).await;
+                told(&mut running).await;
+                running.workers.stop().await;
+            }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn on_postgres() {
+                let mut running = Running::start(TestDatabase::postgres().await).await;
+                told(&mut running).await;
+                running.workers.stop().await;
+            }
+        }
+    )+ };
+}
+
+on_both! {
+    everything_that_is_enqueued_is_done_once(running) {
+        for round in 0..10 {
+            receive(&running.app.store, round * 50, round * 50 + 50).await;
+        }
+        eventually("all are processed", async || running.jobs_are("status = 'Done'", 500).await).await;
+        assert!(running.jobs_are("attempts = 1", 500).await, "none was run twice");
+        assert_eq!(running.database.pool.count("admins").await, 500);
+        assert!(running.workers.alive().all());
+    }
+
+    trap_1_a_job_that_another_process_enqueues_is_noticed(running) {
+        let other = Store::open(&running.database.url, Clock::System).await.unwrap();
+        for n in 0..5 {
+            receive(&other, n, n + 1).await;
+            eventually("it is processed", async || running.jobs_are("status = 'Done'", n as i64 + 1).await).await;
+        }
+    }
+
+    trap_2_and_4_the_jobs_of_a_worker_that_was_killed_are_taken_up(running) {
+        receive(&running.app.store, 0, 1).await;
+        eventually("it is processed", async || running.jobs_are("status = 'Done'", 1).await).await;
+        silent_worker(&running.database.pool, "gone", Queue::ProcessClerkEvent).await;
+        running.database.pool.execute("update usher_events set processed_at = null").await;
+        for (n, status) in ["Running", "Queued"].into_iter().enumerate() {
+            let rest = format!("'{status}', 1, 'gone'");
+            enqueue_raw(&running.database.pool, &format!("{ULID}{n}"), Queue::ProcessClerkEvent, r#"{"svix_id":"msg_0"}"#, &rest).await;
+        }
+        eventually("both are done", async || running.jobs_are("status = 'Done'", 3).await).await;
+        assert_eq!(running.database.pool.count("usher_events where processed_at is null").await, 0);
+    }
+
+    trap_6_a_failed_job_waits_durably_before_its_next_attempt(running) {
+        running.smtp.at(Phase::Rcpt, Behaviour::Reply("451 4.3.0 try later"));
+        invite(running, "ada@example.com").await;
+        eventually("it has failed once", async || running.jobs_are("status = 'Failed' and attempts = 1", 1).await).await;
+        let later = match &running.database.pool {
+            TestPool::Postgres(_) => "run_at > now() + interval '3 seconds'",
+            TestPool::Sqlite(_) => "run_at > unixepoch() + 3",
+        };
+        assert!(running.jobs_are(&format!("status = 'Failed' and {later}"), 1).await);
+        let delivery = "usher_deliveries where status = 'queued' and attempts = 1 and last_error like '%451%'";
+        assert_eq!(running.database.pool.count(delivery).await, 1);
+    }
+
+    trap_7_a_mail_that_is_refused_for_good_is_dead_and_says_why(running) {
+        running.smtp.at(Phase::Rcpt, Behaviour::Reply("550 5.1.1 <ada@example.com> unknown here"));
+        invite(running, "ada@example.com").await;
+        eventually("it is dead", async || running.jobs_are("status = 'Killed'", 1).await).await;
+        let error = running.database.pool.text("select last_error from usher_deliveries where status = 'failed'").await.unwrap();
+        assert!(error.contains("550") && !error.contains("ada@example.com"), "{error}");
+        let result = running.database.pool.dump(jobs::table(&running.database.pool)).await;
+        assert!(!result.contains("ada@example.com"), "no address in the queue's tables");
+    }
+
+    trap_8_an_orphan_without_attempts_left_is_dead(running) {
+        receive(&running.app.store, 0, 1).await;
+        eventually("it is processed", async || running.jobs_are("status = 'Done'", 1).await).await;
+        running.database.pool.execute("update usher_events set processed_at = null").await;
+        silent_worker(&running.database.pool, "gone", Queue::ProcessClerkEvent).await;
+        let payload = r#"{"svix_id":"msg_0"}"#;
+        enqueue_raw(&running.database.pool, &format!("{ULID}0"), Queue::ProcessClerkEvent, payload, "'Running', 60, 'gone'").await;
+        eventually("it is dead", async || running.jobs_are("status = 'Killed'", 1).await).await;
+        let error = running.database.pool.text("select error from usher_events").await.unwrap();
+        assert_eq!(error, "no attempts are left");
+    }
+
+    a_payload_that_no_version_can_read_does_not_end_the_worker(running) {
+        for (n, payload) in ["not json", "{}", "[1]", r#"{"svix_id":7}"#].into_iter().enumerate() {
+            enqueue_raw(&running.database.pool, &format!("{ULID}{n}"), Queue::ProcessClerkEvent, payload, "'Pending', 0, null").await;
+        }
+        receive(&running.app.store, 0, 20).await;
+        eventually("the good ones are done", async || running.jobs_are("status = 'Done'", 20).await).await;
+        eventually("the others are dead", async || running.jobs_are("status = 'Killed'", 4).await).await;
+        assert!(running.workers.alive().all());
+    }
+
+    a_stop_lets_running_jobs_finish(running) {
+        running.smtp.next(1, Phase::EndOfData, Behaviour::Stall);
+        invite(running, "ada@example.com").await;
+        running.smtp.wait_for_stalls(1).await;
+        receive(&running.app.store, 0, 5).await;
+        eventually("the others are not held up by a slow mail", async || {
+            running.database.pool.count("usher_events where processed_at is not null").await == 5
+        }).await;
+    }
+}
+
+async fn invite(running: &Running, email: &str) {
+    use usher::flows::{self, Invitation, Target};
+    let mut tx = running.app.store.begin().await.unwrap();
+    let organization = tx.new_id();
+    tx.put_organization(organization, "Acme").await.unwrap();
+    let invitation = Invitation {
+        target: Target::Organization(organization),
+        email: usher::invites::email::EmailAddress::parse(email).unwrap(),
+        role: "member".to_owned(),
+        invited_by: None,
+        expires_in: TimeDelta::days(7),
+        acceptance: usher::invites::Acceptance::Default,
+        locale: None,
+        message: None,
+    };
+    let answers = flows::invite(&mut tx, &[invitation], &running.app.config.roles)
+        .await
+        .unwrap();
+    assert!(answers[0].is_ok());
+    tx.commit().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_processes_share_one_postgres_and_run_nothing_twice() {
+    let first = Running::start(TestDatabase::postgres().await).await;
+    let others = join_all((0..2).map(async |_| {
+        let app = app(&first.database, &first.smtp).await;
+        Workers::start(&app, Concurrency { events: 20, mails: 2 })
+    }))
+    .await;
+    for round in 0..20 {
+        receive(&first.app.store, round * 25, round * 25 + 25).await;
+    }
+    eventually("all are processed", async || {
+        first.jobs_are("status = 'Done'", 500).await
+    })
+    .await;
+    assert!(first.jobs_are("attempts = 1", 500).await);
+    assert_eq!(first.database.pool.count("admins").await, 500);
+    for workers in others {
+        workers.stop().await;
+    }
+    first.workers.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_16_workers_come_back_after_the_database_threw_them_out() {
+    let running = Running::start(TestDatabase::postgres().await).await;
+    for round in 0..3 {
+        receive(&running.app.store, round * 10, round * 10 + 10).await;
+        running
+            .database
+            .pool
+            .execute(
+                "do $$ begin perform pg_terminate_backend(pid) from pg_stat_activity
+             where datname = current_database() and application_name = 'usher'; end $$",
+            )
+            .await;
+    }
+    eventually("all are processed", async || {
+        running
+            .database
+            .pool
+            .count("usher_events where processed_at is not null")
+            .await
+            == 30
+    })
+    .await;
+    eventually("every queue has its worker again", async || {
+        running.workers.alive().all()
+    })
+    .await;
+    running.workers.stop().await;
+}
+
+#[derive(Deserialize)]
+struct Panicking;
+
+impl Job for Panicking {
+    const QUEUE: Queue = Queue::ProcessClerkEvent;
+    const TIME_LIMIT: Duration = Duration::from_secs(1);
+
+    async fn run(&self, _: &Context) -> Result<(), JobError> {
+        panic!("as planned")
+    }
+
+    async fn gave_up(&self, _: &Context, _: &str) -> Result<(), JobError> {
+        Ok(())
+    }
+}
+
+#[derive(Deserialize)]
+struct Endless;
+
+impl Job for Endless {
+    const QUEUE: Queue = Queue::ProcessClerkEvent;
+    const TIME_LIMIT: Duration = Duration::from_millis(20);
+
+    async fn run(&self, _: &Context) -> Result<(), JobError> {
+        std::future::pending().await
+    }
+
+    async fn gave_up(&self, _: &Context, _: &str) -> Result<(), JobError> {
+        Ok(())
+    }
+}
+
+stories! {
+    async fn trap_5_a_panic_and_a_job_without_end_become_retries_with_a_wait(app) {
+        app.clerk().user_created("ada@example.com").await;
+        let id = jobs::all(&app.pool).await[0].id.clone();
+        let deferred = async || {
+            let now = app.now();
+            match &app.pool {
+                TestPool::Postgres(pool) => {
+                    let at: chrono::DateTime<Utc> =
+                        sqlx::query_scalar("select run_at from apalis.jobs").fetch_one(pool).await.unwrap();
+                    at > now + TimeDelta::seconds(5)
+                }
+                TestPool::Sqlite(pool) => {
+                    let at: i64 = sqlx::query_scalar("select run_at from Jobs").fetch_one(pool).await.unwrap();
+                    at > now.timestamp() + 5
+                }
+            }
+        };
+        let panicked = run_attempt::<Panicking>(&app.context, b"null", &id, 1).await;
+        assert_eq!(panicked, Err(Failure::Later("it panicked".to_owned())));
+        assert!(deferred().await);
+        let endless = run_attempt::<Endless>(&app.context, b"null", &id, 1).await;
+        assert!(matches!(endless, Err(Failure::Later(why)) if why.contains("longer")));
+        let last = run_attempt::<Endless>(&app.context, b"null", &id, 60).await;
+        assert!(matches!(last, Err(Failure::Dead(_))), "the last attempt");
+        app.clock.advance(TimeDelta::hours(2));
+        app.run_jobs().await;
+    }
+
+    async fn an_outage_of_the_mail_server_costs_no_mail_and_no_attempts_in_a_burst(app) {
+        let acme = app.organization("Acme").await;
+        app.smtp.at(Phase::Greeting, Behaviour::Drop);
+        let invite = app.invite(json!({
+            "organization_id": acme, "email": "ada@example.com", "role": "member", "expires_in": "30d",
+        })).await;
+        for _ in 0..40 {
+            app.run_jobs().await;
+            app.clock.advance(TimeDelta::minutes(73));
+        }
+        let shown = app.show(&invite).await;
+        assert_eq!(shown["delivery"]["status"], "queued");
+        assert!(shown["delivery"]["last_error"].is_string());
+        app.smtp.at(Phase::Greeting, Behaviour::Accept);
+        app.run_jobs().await;
+        assert_eq!(app.show(&invite).await["delivery"]["status"], "sent", "two days later");
+    }
+
+    async fn a_job_that_runs_twice_changes_nothing_the_second_time(app) {
+        let acme = app.organization("Acme").await;
+        app.invite_to_organization(acme, "ada@example.com", "member").await;
+        app.person("ada@example.com", None).await;
+        let tables = ["invites", "usher_events", "usher_deliveries", "organization_users", "admins", "usher_people"];
+        let dump = async || join_all(tables.map(|table| app.pool.dump(table))).await;
+        let (before, mails) = (dump().await, app.mails().len());
+        for job in jobs::all(&app.pool).await {
+            jobs::attempt_at(&app.context, &job, 2).await.unwrap();
+        }
+        assert_eq!(dump().await, before);
+        assert_eq!(app.mails().len(), mails);
+    }
+}
+
+#[tokio::test]
+async fn trap_10_sqlite_has_neither_of_the_two_indexes_that_mislead_its_planner() {
+    let database = TestDatabase::sqlite().await;
+    let misleading = "sqlite_master where type = 'index' and lower(name) in ('lidx', 'idx_jobs_status_run_at')";
+    assert_eq!(database.pool.count(misleading).await, 0);
+}
+
+#[tokio::test]
+async fn trap_11_sqlite_is_durable_and_both_migrations_run_again() {
+    let database = TestDatabase::sqlite().await;
+    let store = Store::open(&database.url, Clock::System).await.unwrap();
+    store.migrate().await.unwrap();
+    assert_eq!(store.setting("synchronous").await.unwrap(), "2", "full");
+    assert_eq!(store.setting("journal_mode").await.unwrap(), "wal");
+    assert_eq!(store.setting("foreign_keys").await.unwrap(), "1");
+}
+
+#[tokio::test]
+async fn names_of_workers_are_never_used_again() {
+    let names: Vec<String> = (0..3).map(|_| usher::config::process_name()).collect();
+    assert!(names[0] != names[1] && names[1] != names[2], "{names:?}");
+}

@@ -75,7 +75,10 @@ impl Answer {
     pub fn wrong_fields(&self) -> Vec<String> {
         assert_eq!(self.problem(422), "invalid_request");
         let errors = self.json()["errors"].as_array().expect("errors").clone();
-        errors.iter().map(|error| error["field"].as_str().expect("a field").to_owned()).collect()
+        errors
+            .iter()
+            .map(|error| error["field"].as_str().expect("a field").to_owned())
+            .collect()
     }
 }
 
@@ -114,7 +117,15 @@ impl TestApp {
         let app = App::new(config, clock.clone()).await.expect("an app");
         let router = usher::cli::serve::public_router(&app).expect("a router");
         let context = Context::start(app.clone());
-        Self { clock, pool: database.pool.clone(), smtp, database, context, router, app }
+        Self {
+            clock,
+            pool: database.pool.clone(),
+            smtp,
+            database,
+            context,
+            router,
+            app,
+        }
     }
 
     /// Ends the story: nothing may be left to do, now or later.
@@ -132,7 +143,11 @@ impl TestApp {
         let response = self.router.clone().oneshot(request).await.expect("an answer");
         let (parts, body) = response.into_parts();
         let body = axum::body::to_bytes(body, usize::MAX).await.expect("a body");
-        Answer { status: parts.status, headers: parts.headers, body }
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body,
+        }
     }
 
     /// Calls the API as the app does.
@@ -155,7 +170,9 @@ impl TestApp {
     /// Makes an organization.
     pub async fn organization(&self, name: &str) -> Uuid {
         let id = self.clock.new_id();
-        self.put(&format!("/v1/organizations/{id}"), json!({ "name": name })).await.expect(201);
+        self.put(&format!("/v1/organizations/{id}"), json!({ "name": name }))
+            .await
+            .expect(201);
         id
     }
 
@@ -174,7 +191,8 @@ impl TestApp {
     }
 
     pub async fn invite_to_organization(&self, organization_id: Uuid, email: &str, role: &str) -> String {
-        self.invite(json!({ "organization_id": organization_id, "email": email, "role": role })).await
+        self.invite(json!({ "organization_id": organization_id, "email": email, "role": role }))
+            .await
     }
 
     /// The invite as the app sees it.
@@ -184,12 +202,22 @@ impl TestApp {
 
     /// Who is in an organization, as `address role`, sorted.
     pub async fn members(&self, organization_id: Uuid) -> Vec<String> {
-        members(&self.get(&format!("/v1/organizations/{organization_id}/members")).await.expect(200))
+        members(
+            &self
+                .get(&format!("/v1/organizations/{organization_id}/members"))
+                .await
+                .expect(200),
+        )
     }
 
     /// Who is in a project, as `address role`, sorted.
     pub async fn project_members(&self, project_id: Uuid) -> Vec<String> {
-        members(&self.get(&format!("/v1/projects/{project_id}/members")).await.expect(200))
+        members(
+            &self
+                .get(&format!("/v1/projects/{project_id}/members"))
+                .await
+                .expect(200),
+        )
     }
 
     /// Clerk, telling of things.
@@ -209,7 +237,10 @@ impl TestApp {
 
     /// Calls the API as a signed-in person does.
     pub fn signed_in<'a>(&'a self, user: &SimulatedUser) -> Invitee<'a> {
-        Invitee { app: self, token: self.session_token(json!({ "sub": user.id })) }
+        Invitee {
+            app: self,
+            token: self.session_token(json!({ "sub": user.id })),
+        }
     }
 
     /// A session token with the usual claims and these.
@@ -239,7 +270,9 @@ impl TestApp {
         let mails = self.mails();
         let mail = mails.iter().rev().find(|mail| mail.to == [email]).expect("a mail");
         let text = mail.text();
-        let link = text.split_whitespace().find(|word| word.starts_with("https://app.example.com/invite#"));
+        let link = text
+            .split_whitespace()
+            .find(|word| word.starts_with("https://app.example.com/invite#"));
         link.and_then(|link| link.split_once('#')).expect("a link").1.to_owned()
     }
 }
@@ -264,7 +297,10 @@ impl Invitee<'_> {
     pub async fn banner_ids(&self) -> Vec<String> {
         let banner = self.banner().await;
         let items = banner["items"].as_array().expect("items");
-        items.iter().map(|item| item["id"].as_str().expect("an id").to_owned()).collect()
+        items
+            .iter()
+            .map(|item| item["id"].as_str().expect("an id").to_owned())
+            .collect()
     }
 
     pub async fn accept(&self, id: &str) -> Answer {
@@ -300,7 +336,13 @@ fn members(list: &Value) -> Vec<String> {
     let items = list["items"].as_array().expect("items");
     let mut members: Vec<String> = items
         .iter()
-        .map(|item| format!("{} {}", item["email"].as_str().unwrap_or("?"), item["role"].as_str().unwrap_or("?")))
+        .map(|item| {
+            format!(
+                "{} {}",
+                item["email"].as_str().unwrap_or("?"),
+                item["role"].as_str().unwrap_or("?")
+            )
+        })
         .collect();
     members.sort();
     members

@@ -30,7 +30,12 @@ impl Webhook {
     pub fn signed_at(secret: &str, svix_id: &str, timestamp: i64, body: impl Into<Vec<u8>>) -> Self {
         let body = body.into();
         let signature = sign(secret, svix_id, timestamp, &body).expect("a signature");
-        Self { svix_id: svix_id.to_owned(), timestamp: timestamp.to_string(), signature, body }
+        Self {
+            svix_id: svix_id.to_owned(),
+            timestamp: timestamp.to_string(),
+            signature,
+            body,
+        }
     }
 
     pub fn into_request(self) -> Request<Body> {
@@ -56,7 +61,11 @@ impl ClerkActor<'_> {
     /// Somebody who was there long before.
     pub fn old_user(&self, email: &str) -> SimulatedUser {
         let created_at = self.app.now() - TimeDelta::days(100);
-        SimulatedUser { created_at, updated_at: created_at, ..self.user(email) }
+        SimulatedUser {
+            created_at,
+            updated_at: created_at,
+            ..self.user(email)
+        }
     }
 
     /// A new person appears.
@@ -76,7 +85,11 @@ impl ClerkActor<'_> {
 
     /// A person signs in; the event does not carry the user.
     pub async fn session_created(&self, session: &str, user: &SimulatedUser) {
-        self.tell("session.created", simulated::session(session, &user.id, "active", None, self.app.now())).await;
+        self.tell(
+            "session.created",
+            simulated::session(session, &user.id, "active", None, self.app.now()),
+        )
+        .await;
     }
 
     /// A person signs in; the event carries the user.
@@ -87,7 +100,11 @@ impl ClerkActor<'_> {
 
     pub async fn session_over(&self, event_type: &str, session: &str, user: &SimulatedUser) {
         let status = event_type.trim_start_matches("session.");
-        self.tell(event_type, simulated::session(session, &user.id, status, None, self.app.now())).await;
+        self.tell(
+            event_type,
+            simulated::session(session, &user.id, status, None, self.app.now()),
+        )
+        .await;
     }
 
     /// Delivers an event under a fresh id; usher must take it.
@@ -99,6 +116,8 @@ impl ClerkActor<'_> {
 
     pub async fn deliver(&self, svix_id: &str, event_type: &str, data: Value) -> Answer {
         let body = simulated::event(event_type, data, self.app.now()).to_string();
-        self.app.send(Webhook::signed(self.app, svix_id, body).into_request()).await
+        self.app
+            .send(Webhook::signed(self.app, svix_id, body).into_request())
+            .await
     }
 }

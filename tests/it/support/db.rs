@@ -40,21 +40,21 @@ impl TestDatabase {
         store.migrate().await.expect("the schema");
         store.close().await;
         let pool = SqlitePool::connect(&url).await.expect("a second way in");
-        Self { url, pool: TestPool::Sqlite(pool), folder }
+        Self {
+            url,
+            pool: TestPool::Sqlite(pool),
+            folder,
+        }
     }
 
     pub async fn postgres() -> Self {
         let url = copy_of_template().await;
         let pool = PgPool::connect(&url).await.expect("a second way in");
-        Self { url, pool: TestPool::Postgres(pool), folder: tempfile::tempdir().expect("a temporary folder") }
-    }
-
-    /// An empty Postgres database, without any schema.
-    pub async fn empty_postgres() -> String {
-        let mut admin = admin().await;
-        let name = format!("usher_test_{}", unique());
-        sqlx::query(AssertSqlSafe(format!("create database {name}"))).execute(&mut admin).await.expect("a database");
-        address_of(&name)
+        Self {
+            url,
+            pool: TestPool::Postgres(pool),
+            folder: tempfile::tempdir().expect("a temporary folder"),
+        }
     }
 }
 
@@ -62,18 +62,28 @@ impl TestPool {
     /// How many rows a table has that fulfil a condition.
     pub async fn count(&self, from_where: &str) -> i64 {
         let text = format!("select count(*) from {from_where}");
-        on_pool!(self, |pool| sqlx::query_scalar(AssertSqlSafe(text)).fetch_one(pool).await).expect("a count")
+        on_pool!(self, |pool| sqlx::query_scalar(AssertSqlSafe(text))
+            .fetch_one(pool)
+            .await)
+        .expect("a count")
     }
 
     pub async fn execute(&self, text: &str) {
         let text = text.to_owned();
-        on_pool!(self, |pool| sqlx::query(AssertSqlSafe(text)).execute(pool).await.map(drop)).expect("a statement");
+        on_pool!(self, |pool| sqlx::query(AssertSqlSafe(text))
+            .execute(pool)
+            .await
+            .map(drop))
+        .expect("a statement");
     }
 
     /// One text, such as a column of a single row.
     pub async fn text(&self, text: &str) -> Option<String> {
         let text = text.to_owned();
-        on_pool!(self, |pool| sqlx::query_scalar(AssertSqlSafe(text)).fetch_one(pool).await).expect("a row")
+        on_pool!(self, |pool| sqlx::query_scalar(AssertSqlSafe(text))
+            .fetch_one(pool)
+            .await)
+        .expect("a row")
     }
 
     /// Every value of a table's columns as one text: for looking for what must not be there.
@@ -81,7 +91,10 @@ impl TestPool {
         match self {
             Self::Postgres(pool) => {
                 let text = format!("select coalesce(string_agg(t::text, ' '), '') from {table} t");
-                sqlx::query_scalar(AssertSqlSafe(text)).fetch_one(pool).await.expect("a dump")
+                sqlx::query_scalar(AssertSqlSafe(text))
+                    .fetch_one(pool)
+                    .await
+                    .expect("a dump")
             }
             Self::Sqlite(pool) => {
                 let columns: Vec<String> = sqlx::query_scalar("select name from pragma_table_info($1)")
@@ -89,10 +102,15 @@ impl TestPool {
                     .fetch_all(pool)
                     .await
                     .expect("columns");
-                let columns: Vec<_> =
-                    columns.iter().map(|column| format!("coalesce(cast({column} as text), '')")).collect();
-                let text = format!("select coalesce(group_concat({}, ' '), '') from {table}", columns.join(" || ' ' || "));
-                sqlx::query_scalar(AssertSqlSafe(text)).fetch_one(pool).await.expect("a dump")
+                let columns: Vec<_> = columns.iter().map(|column| format!("quote({column})")).collect();
+                let text = format!(
+                    "select coalesce(group_concat({}, ' '), '') from {table}",
+                    columns.join(" || ' ' || ")
+                );
+                sqlx::query_scalar(AssertSqlSafe(text))
+                    .fetch_one(pool)
+                    .await
+                    .expect("a dump")
             }
         }
     }
@@ -103,7 +121,10 @@ fn unique() -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-#[expect(clippy::disallowed_methods, reason = "where the throw-away Postgres is, only the environment tells")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "where the throw-away Postgres is, only the environment tells"
+)]
 fn server() -> PgConnectOptions {
     let url = std::env::var("USHER_TEST_POSTGRES_URL")
         .expect("USHER_TEST_POSTGRES_URL names no Postgres; `make test` starts one");
@@ -111,7 +132,9 @@ fn server() -> PgConnectOptions {
 }
 
 async fn admin() -> PgConnection {
-    PgConnection::connect_with(&server()).await.expect("the Postgres of USHER_TEST_POSTGRES_URL")
+    PgConnection::connect_with(&server())
+        .await
+        .expect("the Postgres of USHER_TEST_POSTGRES_URL")
 }
 
 fn address_of(database: &str) -> String {
@@ -123,7 +146,10 @@ async fn copy_of_template() -> String {
     const TEMPLATE: &str = "usher_template";
     let mut admin = admin().await;
     // Tests may be processes of their own; the lock lets one of them make the template.
-    sqlx::query("select pg_advisory_lock(7457)").execute(&mut admin).await.expect("a lock");
+    sqlx::query("select pg_advisory_lock(7457)")
+        .execute(&mut admin)
+        .await
+        .expect("a lock");
     let exists: bool = sqlx::query_scalar("select exists (select 1 from pg_database where datname = $1)")
         .bind(TEMPLATE)
         .fetch_one(&mut admin)
@@ -131,18 +157,30 @@ async fn copy_of_template() -> String {
         .expect("an answer");
     if !exists {
         let making = format!("{TEMPLATE}_making");
-        for text in [format!("drop database if exists {making}"), format!("create database {making}")] {
-            sqlx::query(AssertSqlSafe(text)).execute(&mut admin).await.expect("a database");
+        for text in [
+            format!("drop database if exists {making}"),
+            format!("create database {making}"),
+        ] {
+            sqlx::query(AssertSqlSafe(text))
+                .execute(&mut admin)
+                .await
+                .expect("a database");
         }
         let store = Store::open(&address_of(&making), Clock::System).await.expect("a store");
         store.migrate().await.expect("the schema");
         store.close().await;
         let text = format!("alter database {making} rename to {TEMPLATE}");
-        sqlx::query(AssertSqlSafe(text)).execute(&mut admin).await.expect("a template");
+        sqlx::query(AssertSqlSafe(text))
+            .execute(&mut admin)
+            .await
+            .expect("a template");
     }
     let name = format!("usher_test_{}", unique());
     let text = format!("create database {name} template {TEMPLATE}");
-    sqlx::query(AssertSqlSafe(text)).execute(&mut admin).await.expect("a copy");
+    sqlx::query(AssertSqlSafe(text))
+        .execute(&mut admin)
+        .await
+        .expect("a copy");
     admin.close().await.expect("a good-bye");
     address_of(&name)
 }

@@ -42,7 +42,11 @@ async fn run_one(app: &TestApp, job: &JobRow) {
     };
     let table = table(&app.pool);
     let id = &job.id;
-    app.pool.execute(&format!("update {table} set status = '{status}', attempts = {attempt} where id = '{id}'")).await;
+    app.pool
+        .execute(&format!(
+            "update {table} set status = '{status}', attempts = {attempt} where id = '{id}'"
+        ))
+        .await;
 }
 
 pub async fn attempt_at(context: &Context, job: &JobRow, attempt: u32) -> Result<(), Failure> {
@@ -84,8 +88,14 @@ async fn due(pool: &TestPool, now: DateTime<Utc>) -> Vec<JobRow> {
 
 /// Everything in the queue, whatever its state.
 pub async fn all(pool: &TestPool) -> Vec<JobRow> {
-    let text = format!("select id, job_type, job, attempts, status from {} order by id", table(pool));
-    super::db::on_pool!(pool, |pool| sqlx::query_as(sqlx::AssertSqlSafe(text)).fetch_all(pool).await).expect("jobs")
+    let text = format!(
+        "select id, job_type, job, attempts, status from {} order by id",
+        table(pool)
+    );
+    super::db::on_pool!(pool, |pool| sqlx::query_as(sqlx::AssertSqlSafe(text))
+        .fetch_all(pool)
+        .await)
+    .expect("jobs")
 }
 
 /// What still has to be done, as `queue status attempts`.

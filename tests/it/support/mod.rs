@@ -7,7 +7,7 @@ pub mod jobs;
 pub mod process;
 pub mod smtp;
 
-pub use app::{Answer, TestApp};
+pub use app::TestApp;
 pub use db::TestDatabase;
 
 /// Tells each story once per database. A story ends with nothing left to do in the queue.

@@ -1,0 +1,117 @@
+//! usher as a process of its own, to be killed.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use usher::clock::Clock;
+use usher::webhooks::sign;
+
+use super::app::{API_KEY, ISSUER, SIGNER, SIGNING_SECRET, TOKEN_KEY};
+use super::db::TestDatabase;
+
+/// A running `usher serve`; killed when dropped.
+pub struct UsherProcess {
+    child: Child,
+    pub address: String,
+    http: reqwest::Client,
+}
+
+impl UsherProcess {
+    /// Starts it and waits until it says where it serves.
+    pub async fn start(database: &TestDatabase, smtp_url: &str) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_usher"))
+            .args(["serve"])
+            .env_clear()
+            .env("USHER_ENV", "production")
+            .env("USHER_DATABASE_URL", &database.url)
+            .env("USHER_LISTEN", "127.0.0.1:0")
+            .env("USHER_ADMIN_LISTEN", "127.0.0.1:0")
+            .env("CLERK_WEBHOOK_SIGNING_SECRET", SIGNING_SECRET)
+            .env("CLERK_JWT_KEY", SIGNER.public_pem().expect("a key"))
+            .env("CLERK_ISSUER", ISSUER)
+            .env("USHER_API_KEYS", API_KEY)
+            .env("USHER_TOKEN_KEY", TOKEN_KEY)
+            .env("SMTP_URL", smtp_url)
+            .env("MAIL_FROM", "Acme <no-reply@acme.example>")
+            .env("INVITE_URL", "https://app.example.com/invite#{token}")
+            .env("LOG_FORMAT", "json")
+            .current_dir(database.folder.path())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("usher starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("its log")).lines();
+        let address = loop {
+            let line = lines
+                .next_line()
+                .await
+                .expect("a log")
+                .expect("it says where it serves");
+            let fact: Value = serde_json::from_str(&line).unwrap_or_default();
+            let message = fact["fields"]["message"].as_str().unwrap_or_default();
+            if let Some(address) = message.strip_prefix("serving on ") {
+                break address.to_owned();
+            }
+        };
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Self {
+            child,
+            address,
+            http: reqwest::Client::new(),
+        }
+    }
+
+    /// SIGKILL: nothing of it gets to say good-bye.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("it dies");
+    }
+
+    /// SIGTERM, and waits for its end; whether it ended well.
+    pub async fn terminate(mut self) -> bool {
+        let pid = self.child.id().expect("a process").to_string();
+        let told = Command::new("kill").args(["-TERM", &pid]).status().await.expect("kill");
+        assert!(told.success());
+        self.child.wait().await.expect("an end").success()
+    }
+
+    /// Delivers an event; whether usher said that it took it. A connection that breaks is no answer.
+    pub async fn deliver(&self, svix_id: &str, event: &Value) -> bool {
+        let body = event.to_string();
+        let timestamp = Clock::System.now().timestamp();
+        let signature = sign(SIGNING_SECRET, svix_id, timestamp, body.as_bytes()).expect("a signature");
+        let answer = self
+            .http
+            .post(format!("{}/webhooks/clerk", self.address))
+            .header("svix-id", svix_id)
+            .header("svix-timestamp", timestamp)
+            .header("svix-signature", signature)
+            .body(body)
+            .send()
+            .await;
+        answer.is_ok_and(|answer| answer.status() == 202)
+    }
+
+    /// Calls the API as the app does.
+    pub async fn call(&self, method: reqwest::Method, path: &str, body: Value) -> Value {
+        let request = self
+            .http
+            .request(method, format!("{}{path}", self.address))
+            .bearer_auth(API_KEY)
+            .json(&body);
+        let answer = request.send().await.expect("an answer");
+        assert!(answer.status().is_success(), "{path}: {}", answer.status());
+        answer.json().await.expect("JSON")
+    }
+}
+
+/// Asks again and again until it is so. Only for what other processes and the worker's own runtime do.
+pub async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    while !is_so().await {
+        assert!(tokio::time::Instant::now() < deadline, "never came true: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
