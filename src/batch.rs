@@ -32,6 +32,7 @@ pub enum BatchError {
 }
 
 type Answer<R> = oneshot::Sender<Result<R, BatchError>>;
+type Waiting<T, R> = mpsc::Receiver<(T, Answer<R>)>;
 
 /// Hands items to lanes that commit groups of them.
 pub struct Batcher<T, R> {
@@ -70,11 +71,7 @@ impl<T: Send + Sync + 'static, R: Send + 'static> Batcher<T, R> {
     }
 }
 
-async fn lane<T: Send + Sync, R: Send>(
-    waiting: Arc<Mutex<mpsc::Receiver<(T, Answer<R>)>>>,
-    most: usize,
-    group: Arc<impl Group<T, R>>,
-) {
+async fn lane<T: Send + Sync, R: Send>(waiting: Arc<Mutex<Waiting<T, R>>>, most: usize, group: Arc<impl Group<T, R>>) {
     loop {
         let mut taken = Vec::new();
         if waiting.lock().await.recv_many(&mut taken, most).await == 0 {

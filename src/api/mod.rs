@@ -26,7 +26,6 @@ struct Api {
 }
 
 /// The routes under `/v1`.
-#[must_use]
 pub fn router(app: &App) -> Router {
     let api = Api {
         app: app.clone(),

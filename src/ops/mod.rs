@@ -18,7 +18,6 @@ struct Health {
 }
 
 /// Routes for the private address. `workers` where this process has some.
-#[must_use]
 pub fn router(store: Store, workers: Option<Alive>) -> Router {
     Router::new()
         .route("/livez", get(async || Json(json!({"status": "ok"}))))

@@ -1,5 +1,11 @@
 //! Stories over the public surface, each told on SQLite and on Postgres, each in a database of its own.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a panic in a test is a failure with a line number"
+)]
+
 mod support;
 
 mod api;

@@ -17,6 +17,8 @@ use usher::jobs::Context;
 use usher::secret::Secret;
 use uuid::Uuid;
 
+use tempfile::TempDir;
+
 use super::clerk::ClerkActor;
 use super::db::{TestDatabase, TestPool};
 use super::smtp::{ReceivedMail, SmtpServer};
@@ -36,9 +38,10 @@ pub struct TestApp {
     pub clock: Clock,
     pub pool: TestPool,
     pub smtp: SmtpServer,
-    pub database: TestDatabase,
     pub context: Context,
     router: Router,
+    /// Kept until the story has ended.
+    _folder: TempDir,
 }
 
 /// What usher answered.
@@ -119,12 +122,12 @@ impl TestApp {
         let context = Context::start(app.clone());
         Self {
             clock,
-            pool: database.pool.clone(),
+            pool: database.pool,
             smtp,
-            database,
             context,
             router,
             app,
+            _folder: database.folder,
         }
     }
 
