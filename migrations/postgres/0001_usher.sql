@@ -109,6 +109,7 @@ create table usher_people (
     banned boolean not null default false,
     locked boolean not null default false,
     locale text,
+    seen_at timestamptz,
     deleted_at timestamptz
 );
 create index usher_people_admin on usher_people (admin_id);
@@ -120,6 +121,7 @@ comment on column usher_people.clerk_updated_at is 'The version of what is store
 comment on column usher_people.banned is 'Banned in Clerk: no invite is for them.';
 comment on column usher_people.locked is 'Locked in Clerk: no invite is for them.';
 comment on column usher_people.locale is 'Their language (BCP 47).';
+comment on column usher_people.seen_at is 'When Clerk last told of them.';
 comment on column usher_people.deleted_at is 'Deleted in Clerk; a late or replayed event never revives them.';
 
 create table usher_addresses (

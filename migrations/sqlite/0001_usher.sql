@@ -113,6 +113,8 @@ create table usher_people (
     locked integer not null default 0 check (locked in (0, 1)),
     -- Their language (BCP 47).
     locale text,
+    -- When Clerk last told of them.
+    seen_at text,
     -- Deleted in Clerk; a late or replayed event never revives them.
     deleted_at text
 ) strict;

@@ -35,6 +35,13 @@ impl ApiKeys {
 /// The app, known by its key.
 pub(super) struct AppClient;
 
+impl AppClient {
+    /// The key's name.
+    pub(super) fn name(&self) -> &str {
+        "app"
+    }
+}
+
 impl FromRequestParts<Api> for AppClient {
     type Rejection = Problem;
 

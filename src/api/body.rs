@@ -23,16 +23,26 @@ impl<S: Send + Sync> FromRequest<S> for Fields {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        Self::of(JsonBody::from_request(request, state).await?.value)
+    }
+}
+
+/// A JSON body, with the bytes that it came as.
+pub(super) struct JsonBody {
+    pub bytes: Bytes,
+    pub value: Value,
+}
+
+impl<S: Send + Sync> FromRequest<S> for JsonBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let is_json = request
             .headers()
             .get(header::CONTENT_TYPE)
             .and_then(|value| value.to_str().ok())
-            .is_some_and(|value| {
-                value
-                    .split(';')
-                    .next()
-                    .is_some_and(|kind| kind.trim() == "application/json")
-            });
+            .and_then(|value| value.split(';').next())
+            .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
         if !is_json {
             return Err(Problem::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -40,10 +50,10 @@ impl<S: Send + Sync> FromRequest<S> for Fields {
                 "Send `Content-Type: application/json`.",
             ));
         }
-        let body = Bytes::from_request(request, state).await.map_err(unreadable)?;
-        let value: Value = serde_json::from_slice(&body)
+        let bytes = Bytes::from_request(request, state).await.map_err(unreadable)?;
+        let value = serde_json::from_slice(&bytes)
             .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "not_json", "The body is not JSON."))?;
-        Self::of(value)
+        Ok(Self { bytes, value })
     }
 }
 

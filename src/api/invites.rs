@@ -1,20 +1,23 @@
 //! Inviting and following up, for the app.
 
+use std::collections::HashMap;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
 use chrono::TimeDelta;
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Api;
 use super::auth::AppClient;
-use super::body::{Fields, Id, line, uuid};
+use super::body::{Fields, Id, JsonBody, line, uuid};
+use super::idempotency::{IdempotencyKey, answered};
 use super::view::InviteJson;
 use crate::config::{Config, MAX_TTL, parse_duration};
-use crate::flows::{self, Invitation, Inviter, Refusal, Target};
+use crate::flows::{self, Invitation, Invited, Inviter, Refusal, Target};
 use crate::invites::Acceptance;
 use crate::invites::email::EmailAddress;
 use crate::problem::{FieldError, Problem};
@@ -22,12 +25,25 @@ use crate::store::{StoreError, Tx};
 
 /// Characters.
 const MAX_MESSAGE: usize = 10_000;
+/// Invites in one request.
+const MAX_BATCH: usize = 500;
 
 /// `POST /v1/invites`
-pub(super) async fn create(State(api): State<Api>, _: AppClient, fields: Fields) -> Result<Response, Problem> {
+pub(super) async fn create(
+    State(api): State<Api>,
+    client: AppClient,
+    idempotency: IdempotencyKey,
+    body: JsonBody,
+) -> Result<Response, Problem> {
     let config = &api.app.config;
-    let invitation = invitation(fields, config)?;
     let mut tx = api.app.store.begin().await?;
+    if let Some(answer) = idempotency
+        .repeated(&mut tx, &client, "/v1/invites", &body.bytes)
+        .await?
+    {
+        return Ok(answer);
+    }
+    let invitation = invitation(Fields::of(body.value)?, config)?;
     let answers = flows::invite(&mut tx, std::slice::from_ref(&invitation), &config.roles).await?;
     let Some(answer) = answers.into_iter().next() else {
         return Err(Problem::internal());
@@ -36,12 +52,90 @@ pub(super) async fn create(State(api): State<Api>, _: AppClient, fields: Fields)
     let json = invite_json(&mut tx, invited.invite.id)
         .await?
         .ok_or_else(Problem::internal)?;
+    let (status, text) = (created_or_ok(&invited), to_text(&json)?);
+    idempotency.keep(&mut tx, &client, status, &text).await?;
     tx.commit().await?;
-    if !invited.is_new {
-        return Ok((StatusCode::OK, Json(json)).into_response());
+    let mut response = answered(status.as_u16().into(), text);
+    if let Ok(location) = HeaderValue::from_str(&format!("/v1/invites/{}", invited.invite.id)) {
+        response.headers_mut().insert(header::LOCATION, location);
     }
-    let location = format!("/v1/invites/{}", invited.invite.id);
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(json)).into_response())
+    Ok(response)
+}
+
+/// `POST /v1/invites/batch`: one answer each, in order; a bad item spoils no other.
+pub(super) async fn batch(
+    State(api): State<Api>,
+    client: AppClient,
+    idempotency: IdempotencyKey,
+    body: JsonBody,
+) -> Result<Response, Problem> {
+    let config = &api.app.config;
+    let mut tx = api.app.store.begin().await?;
+    if let Some(answer) = idempotency
+        .repeated(&mut tx, &client, "/v1/invites/batch", &body.bytes)
+        .await?
+    {
+        return Ok(answer);
+    }
+    let mut fields = Fields::of(body.value)?;
+    let items = fields.required("invites", items);
+    let items = fields.finish(items)?;
+    let read: Vec<Result<Invitation, Problem>> = items
+        .into_iter()
+        .map(|item| invitation(Fields::of(item)?, config))
+        .collect();
+    let good: Vec<Invitation> = read.iter().filter_map(|item| item.as_ref().ok().cloned()).collect();
+    let answers = flows::invite(&mut tx, &good, &config.roles).await?;
+    let ids: Vec<Uuid> = answers.iter().flatten().map(|invited| invited.invite.id).collect();
+    let views = views_by_id(&mut tx, &ids).await?;
+    let mut answers = answers.into_iter();
+    let results: Vec<Value> = read
+        .into_iter()
+        .map(|item| {
+            let invitation = item?;
+            let answer = answers.next().ok_or_else(Problem::internal)?;
+            let invited = answer.map_err(|refusal| refused(refusal, &invitation, config))?;
+            let invite = views.get(&invited.invite.id).ok_or_else(Problem::internal)?;
+            Ok(json!({ "status": created_or_ok(&invited).as_u16(), "invite": invite }))
+        })
+        .map(|result: Result<Value, Problem>| {
+            result.unwrap_or_else(|problem| json!({ "status": problem.status.as_u16(), "problem": problem }))
+        })
+        .collect();
+    let text = to_text(&json!({ "results": results }))?;
+    idempotency.keep(&mut tx, &client, StatusCode::OK, &text).await?;
+    tx.commit().await?;
+    Ok(answered(200, text))
+}
+
+fn created_or_ok(invited: &Invited) -> StatusCode {
+    if invited.is_new {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    }
+}
+
+fn to_text(json: &impl serde::Serialize) -> Result<String, Problem> {
+    serde_json::to_string(json).map_err(|_| Problem::internal())
+}
+
+fn items(value: Value) -> Result<Vec<Value>, String> {
+    match value {
+        Value::Array(items) if items.len() <= MAX_BATCH => Ok(items),
+        Value::Array(_) => Err(format!("must have at most {MAX_BATCH} items")),
+        _ => Err("must be a list of invites".to_owned()),
+    }
+}
+
+/// The same invite twice in a batch is shown twice, as it stands at the end.
+async fn views_by_id(tx: &mut Tx, ids: &[Uuid]) -> Result<HashMap<Uuid, Value>, StoreError> {
+    let now = tx.now();
+    let views = tx.invite_views(ids).await?;
+    let by_id = views
+        .into_iter()
+        .map(|view| (view.invite.id, json!(InviteJson::at(view, now))));
+    Ok(by_id.collect())
 }
 
 /// `GET /v1/invites/{id}`
@@ -100,12 +194,12 @@ fn target(fields: &mut Fields) -> Option<Target> {
     }
 }
 
-fn email(value: Value) -> Result<EmailAddress, String> {
+pub(super) fn email(value: Value) -> Result<EmailAddress, String> {
     let text = value.as_str().ok_or("must be a string")?;
     EmailAddress::parse(text).map_err(|error| error.to_string())
 }
 
-fn inviter(value: Value) -> Result<Inviter, String> {
+pub(super) fn inviter(value: Value) -> Result<Inviter, String> {
     let text = value.as_str().ok_or("must be a string")?;
     if let Ok(id) = text.parse() {
         return Ok(Inviter::Admin(id));

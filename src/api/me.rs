@@ -1,37 +1,60 @@
 //! The invitee: what waits for them, and their answer.
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use chrono::TimeDelta;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Api;
-use super::auth::SignedIn;
-use super::body::Id;
+use super::auth::{AppClient, SignedIn};
+use super::body::{Fields, Id};
 use super::invites::invite_json;
 use super::view::InviteJson;
-use crate::flows::admit;
+use crate::clerk::BackendError;
+use crate::flows::{Admitted, admit, profile_of};
 use crate::invites::Status;
-use crate::invites::matching::Person;
+use crate::invites::email::{EmailKey, mask};
+use crate::invites::matching;
 use crate::problem::Problem;
-use crate::store::{StoreError, Tx};
+use crate::store::{Person, Profile, StoreError, Tx, Waiting};
 
-/// `GET /v1/me/invites`: what the banner shows. Changes nothing.
+/// What Clerk said so long ago may be out of date: webhooks get lost.
+const STALE: TimeDelta = TimeDelta::hours(24);
+
+/// `GET /v1/me/invites`: what the banner shows. It must not depend on webhooks, and it changes nothing.
 pub(super) async fn list(State(api): State<Api>, me: SignedIn) -> Result<Json<Value>, Problem> {
+    banner(&api, &me.clerk_user_id).await
+}
+
+/// `GET /v1/users/{clerk_user_id}/invites`: the same, for apps that render on the server.
+pub(super) async fn list_of(
+    State(api): State<Api>,
+    _: AppClient,
+    Path(clerk_user_id): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    banner(&api, &clerk_user_id).await
+}
+
+async fn banner(api: &Api, clerk_user_id: &str) -> Result<Json<Value>, Problem> {
     let mut tx = api.app.store.read().await?;
-    let Some(person) = person(&mut tx, &me).await? else {
-        return Ok(Json(json!({ "items": [], "synced": false })));
+    let known = known(&mut tx, clerk_user_id).await?;
+    let is_fresh = known.as_ref().is_some_and(|person| is_fresh(person, tx.now()));
+    drop(tx);
+    let asked = if is_fresh {
+        None
+    } else {
+        ask_clerk(api, clerk_user_id).await.ok().flatten()
     };
-    if person.blocked {
-        return Ok(Json(json!({ "items": [], "synced": true })));
-    }
-    let waiting = tx.waiting_for(&[person.admin_id]).await?;
-    let shown: Vec<Uuid> = waiting
-        .iter()
-        .filter(|waiting| !waiting.is_dismissed())
-        .map(|waiting| waiting.invite.id)
-        .collect();
+    let synced = is_fresh || asked.is_some() || (known.is_some() && api.app.clerk.is_none());
+    let mut tx = api.app.store.read().await?;
+    let shown = match (asked, known) {
+        (_, Some(person)) if person.deleted_at.is_some() => Vec::new(),
+        (Some(profile), known) => shown_to_profile(&mut tx, &profile, known.and_then(|person| person.admin_id)).await?,
+        (None, Some(person)) => shown_to_person(&mut tx, &person).await?,
+        (None, None) => Vec::new(),
+    };
     let now = tx.now();
     let items: Vec<InviteJson> = tx
         .invite_views(&shown)
@@ -39,29 +62,131 @@ pub(super) async fn list(State(api): State<Api>, me: SignedIn) -> Result<Json<Va
         .into_iter()
         .map(|view| InviteJson::at(view, now))
         .collect();
-    Ok(Json(json!({ "items": items, "synced": true })))
+    Ok(Json(json!({ "items": items, "synced": synced })))
+}
+
+async fn known(tx: &mut Tx, clerk_user_id: &str) -> Result<Option<Person>, StoreError> {
+    Ok(tx.people_by_clerk_id(&[clerk_user_id]).await?.into_iter().next())
+}
+
+fn is_fresh(person: &Person, now: chrono::DateTime<chrono::Utc>) -> bool {
+    person.deleted_at.is_some() || person.seen_at.is_some_and(|seen_at| seen_at + STALE > now)
+}
+
+/// What Clerk's Backend API says, where it is configured and answers. Asked outside of any transaction.
+async fn ask_clerk(api: &Api, clerk_user_id: &str) -> Result<Option<Profile>, BackendError> {
+    match &api.app.clerk {
+        Some(clerk) => Ok(clerk.user(clerk_user_id).await?.map(profile_of)),
+        None => Ok(None),
+    }
+}
+
+async fn shown_to_person(tx: &mut Tx, person: &Person) -> Result<Vec<Uuid>, StoreError> {
+    let Some(person) = person.for_matching().filter(|person| !person.blocked) else {
+        return Ok(Vec::new());
+    };
+    let waiting = tx.waiting_for(&[person.admin_id]).await?;
+    Ok(waiting
+        .iter()
+        .filter(|waiting| !waiting.is_dismissed())
+        .map(|waiting| waiting.invite.id)
+        .collect())
+}
+
+async fn shown_to_profile(tx: &mut Tx, profile: &Profile, admin_id: Option<Uuid>) -> Result<Vec<Uuid>, StoreError> {
+    if profile.banned || profile.locked {
+        return Ok(Vec::new());
+    }
+    let verified: Vec<&EmailKey> = profile
+        .addresses
+        .iter()
+        .filter(|address| address.verified)
+        .map(|address| &address.key)
+        .collect();
+    let ids = tx.waiting_at(&verified).await?;
+    let dismissed = match admin_id {
+        Some(admin_id) => tx.dismissed_by(admin_id).await?,
+        None => Vec::new(),
+    };
+    Ok(ids.into_iter().filter(|id| !dismissed.contains(id)).collect())
 }
 
 /// `POST /v1/me/invites/{id}/accept`
 pub(super) async fn accept(State(api): State<Api>, me: SignedIn, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
-    me.decides()?;
-    let mut tx = api.app.store.begin().await?;
-    let person = present(&mut tx, &me).await?;
+    let (mut tx, person) = arrive(&api, &me).await?;
     let waiting = tx.waiting_for(&[person.admin_id]).await?;
-    let Some(waiting) = waiting.iter().find(|waiting| waiting.invite.id == id) else {
-        return Err(not_open(&mut tx, id, person.admin_id).await?);
-    };
-    if admit(&mut tx, &[waiting], &api.app.config.roles).await?.is_empty() {
-        return Err(not_open(&mut tx, id, person.admin_id).await?);
+    match waiting.iter().find(|waiting| waiting.invite.id == id) {
+        Some(waiting) => let_in(&api, tx, waiting).await,
+        None => Err(not_open(&mut tx, id, person.admin_id).await?),
+    }
+}
+
+/// `POST /v1/me/invites/accept`: by the link. It opens the door for its own address only.
+pub(super) async fn accept_by_token(
+    State(api): State<Api>,
+    me: SignedIn,
+    mut fields: Fields,
+) -> Result<Json<InviteJson>, Problem> {
+    let token = fields.required("token", |value| {
+        value.as_str().map(str::to_owned).ok_or("must be a string".to_owned())
+    });
+    let token = fields.finish(token)?;
+    let claim = api.app.token_key.verify(&token).ok_or_else(Problem::not_found)?;
+    let (mut tx, person) = arrive(&api, &me).await?;
+    let invite = tx
+        .invite(claim.invite_id)
+        .await?
+        .filter(|invite| invite.token_version == claim.version);
+    let invite = invite.ok_or_else(Problem::not_found)?;
+    let theirs = tx.invite_of(invite.id, person.admin_id).await?.is_some();
+    if !theirs {
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "other_address",
+            "The invite is for another address.",
+        )
+        .with_detail(format!(
+            "Sign in with {}, verified, or add and verify it in your account.",
+            mask(&invite.email)
+        )));
+    }
+    match invite.status_at(tx.now()) {
+        Status::Pending => {}
+        Status::Expired => {
+            return Err(Problem::new(
+                StatusCode::GONE,
+                "invite_expired",
+                "The invite has expired. Ask for a new one.",
+            ));
+        }
+        status => return Err(closed(status)),
+    }
+    let waiting = tx.waiting_for(&[person.admin_id]).await?;
+    match waiting.iter().find(|waiting| waiting.invite.id == invite.id) {
+        Some(waiting) => let_in(&api, tx, waiting).await,
+        None => Err(Problem::not_found()),
+    }
+}
+
+async fn let_in(api: &Api, mut tx: Tx, waiting: &Waiting) -> Result<Json<InviteJson>, Problem> {
+    let id = waiting.invite.id;
+    let Admitted { invites, refused } = admit(&mut tx, &[waiting], &api.app.config.roles).await?;
+    if !refused.is_empty() {
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "inviter_lost_rights",
+            "Whoever invited may no longer hand out this role. Ask for a new invite.",
+        ));
+    }
+    if invites.is_empty() {
+        return Err(not_open(&mut tx, id, waiting.admin_id).await?);
     }
     answered(tx, id).await
 }
 
 /// `POST /v1/me/invites/{id}/decline`
 pub(super) async fn decline(State(api): State<Api>, me: SignedIn, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
-    me.decides()?;
-    let mut tx = api.app.store.begin().await?;
-    let person = present(&mut tx, &me).await?;
+    let (mut tx, person) = arrive(&api, &me).await?;
     let theirs = tx.invite_of(id, person.admin_id).await?.is_some();
     if !theirs || !tx.decline_invite(id).await? {
         return Err(not_open(&mut tx, id, person.admin_id).await?);
@@ -71,14 +196,33 @@ pub(super) async fn decline(State(api): State<Api>, me: SignedIn, Id(id): Id) ->
 
 /// `POST /v1/me/invites/{id}/dismiss`
 pub(super) async fn dismiss(State(api): State<Api>, me: SignedIn, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
-    me.decides()?;
-    let mut tx = api.app.store.begin().await?;
-    let person = present(&mut tx, &me).await?;
+    let (mut tx, person) = arrive(&api, &me).await?;
     let theirs = tx.invite_of(id, person.admin_id).await?.is_some();
     if !theirs || !tx.dismiss_invite(id, person.admin_id).await? {
         return Err(not_open(&mut tx, id, person.admin_id).await?);
     }
     answered(tx, id).await
+}
+
+/// Begins a transaction for somebody who answers. Whoever impersonates decides nothing; whom usher does not know yet,
+/// Clerk is asked about; whoever is banned, locked or deleted has no invites.
+async fn arrive(api: &Api, me: &SignedIn) -> Result<(Tx, matching::Person), Problem> {
+    me.decides()?;
+    let mut tx = api.app.store.begin().await?;
+    let mut person = known(&mut tx, &me.clerk_user_id).await?;
+    if person.is_none() && api.app.clerk.is_some() {
+        drop(tx);
+        let profile = ask_clerk(api, &me.clerk_user_id).await;
+        tx = api.app.store.begin().await?;
+        if let Ok(Some(profile)) = profile {
+            person = tx.save_people(&[&profile]).await?.into_iter().next();
+        }
+    }
+    let person = person
+        .as_ref()
+        .and_then(Person::for_matching)
+        .filter(|person| !person.blocked);
+    Ok((tx, person.ok_or_else(Problem::not_found)?))
 }
 
 async fn answered(mut tx: Tx, id: Uuid) -> Result<Json<InviteJson>, Problem> {
@@ -87,32 +231,22 @@ async fn answered(mut tx: Tx, id: Uuid) -> Result<Json<InviteJson>, Problem> {
     Ok(Json(json))
 }
 
-async fn person(tx: &mut Tx, me: &SignedIn) -> Result<Option<Person>, StoreError> {
-    let people = tx.people_by_clerk_id(&[&me.clerk_user_id]).await?;
-    Ok(people.first().and_then(crate::store::Person::for_matching))
-}
-
-/// Whoever usher does not know, or who is banned, locked or deleted, has no invites.
-async fn present(tx: &mut Tx, me: &SignedIn) -> Result<Person, Problem> {
-    person(tx, me)
-        .await?
-        .filter(|person| !person.blocked)
-        .ok_or_else(Problem::not_found)
-}
-
 /// Why an invite can't be answered: unknown and another's look alike.
 async fn not_open(tx: &mut Tx, id: Uuid, admin_id: Uuid) -> Result<Problem, StoreError> {
     let now = tx.now();
-    let Some(invite) = tx.invite_of(id, admin_id).await? else {
-        return Ok(Problem::not_found());
-    };
+    let invite = tx.invite_of(id, admin_id).await?;
+    Ok(invite.map_or_else(Problem::not_found, |invite| closed(invite.status_at(now))))
+}
+
+/// What an invite that is not open is instead.
+pub(super) fn closed(status: Status) -> Problem {
     let conflict = |code, title| Problem::new(StatusCode::CONFLICT, code, title);
-    Ok(match invite.status_at(now) {
+    match status {
         Status::Accepted => conflict("invite_accepted", "The invite was accepted already."),
         Status::Declined => conflict("invite_declined", "The invite was declined. Ask for a new one."),
         Status::Revoked => conflict("invite_revoked", "The invite was taken back. Ask for a new one."),
         Status::Expired => conflict("invite_expired", "The invite has expired. Ask for a new one."),
         // Open, but what it leads into is gone.
         Status::Pending => Problem::not_found(),
-    })
+    }
 }

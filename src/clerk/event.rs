@@ -399,6 +399,7 @@ impl<'a> Node<'a> {
     fn text(&self) -> Result<String, PayloadError> {
         match self.present()?.as_str() {
             Some(text) if text.trim().is_empty() => Err(self.error("empty")),
+            Some(text) if text.contains('\0') => Err(self.error("a string with NUL")),
             Some(text) => Ok(text.to_owned()),
             None => Err(self.error("not a string")),
         }
@@ -408,7 +409,8 @@ impl<'a> Node<'a> {
         match self.value {
             None => Ok(None),
             Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.clone())),
+            // Names and the like come from people; Postgres takes no NUL in a text.
+            Some(Value::String(text)) => Ok(Some(text.replace('\0', ""))),
             Some(_) => Err(self.error("not a string")),
         }
     }

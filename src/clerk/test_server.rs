@@ -69,10 +69,12 @@ async fn serve(mut stream: TcpStream, answer: Arc<Mutex<Answer>>, requests: Arc<
     let answer = answer.lock().unwrap().clone();
     let response = match answer {
         Answer::Silence => std::future::pending().await,
-        Answer::Body(status, body) => format!(
-            "HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-            body.len()
-        ),
+        Answer::Body(status, body) => {
+            format!(
+                "HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                body.len()
+            )
+        }
         Answer::Redirect(to) => {
             format!("HTTP/1.1 302 X\r\nlocation: {to}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
         }

@@ -1,19 +1,32 @@
 //! The one way in: an accepted invite, its memberships and the notice to its inviter, in one transaction.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
-use crate::invites::roles::{Ladder, Roles};
+use crate::invites::roles::{Held, Ladder, Roles};
 use crate::invites::{Invite, Kind};
-use crate::store::{DeliveryKind, Grant, NewDelivery, StoreError, Tx, Waiting};
+use crate::store::{DeliveryKind, Grant, Membership, NewDelivery, StoreError, Tx, Waiting};
 
-/// Lets each person in by the invite that waits for them. Invites that are no longer open give nothing; those that were are returned. A hundred at once make
-/// one membership and one notice, because one guarded update decides who was first.
+/// What came of an admission.
+#[derive(Debug, Clone, Default)]
+pub struct Admitted {
+    /// The invites that let their person in.
+    pub invites: Vec<Invite>,
+    /// Those whose inviter may no longer hand out the role; nothing was changed for them.
+    pub refused: Vec<Uuid>,
+}
+
+/// Lets each person in by the invite that waits for them. Invites that are no longer open give nothing. A hundred at
+/// once make one membership and one notice, because one guarded update decides who was first. The inviter's right to
+/// hand out the role is checked again here, where it counts.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn admit(tx: &mut Tx, waiting: &[&Waiting], roles: &Roles) -> Result<Vec<Invite>, StoreError> {
+pub async fn admit(tx: &mut Tx, waiting: &[&Waiting], roles: &Roles) -> Result<Admitted, StoreError> {
+    let refused = without_right(tx, waiting, roles).await?;
+    let has_right = |waiting: &&Waiting| !refused.contains(&waiting.invite.id);
+    let waiting: Vec<&Waiting> = waiting.iter().copied().filter(has_right).collect();
     let pairs: Vec<_> = waiting
         .iter()
         .map(|waiting| (waiting.invite.id, waiting.admin_id))
@@ -44,7 +57,48 @@ pub async fn admit(tx: &mut Tx, waiting: &[&Waiting], roles: &Roles) -> Result<V
     tx.grant_in_projects(&projects.into_vec(), &roles.project).await?;
     let notices = notices(tx, &accepted).await?;
     tx.queue_deliveries(&notices).await?;
-    Ok(accepted)
+    Ok(Admitted {
+        invites: accepted,
+        refused,
+    })
+}
+
+/// The invites whose inviter has lost the right to hand out the role, or is gone.
+async fn without_right(tx: &mut Tx, waiting: &[&Waiting], roles: &Roles) -> Result<Vec<Uuid>, StoreError> {
+    let inviters: HashSet<Uuid> = waiting.iter().filter_map(|waiting| waiting.invite.invited_by).collect();
+    if inviters.is_empty() {
+        return Ok(Vec::new());
+    }
+    let inviters: Vec<Uuid> = inviters.into_iter().collect();
+    let by_pair = |memberships: Vec<Membership>| -> HashMap<(Uuid, Uuid), String> {
+        memberships
+            .into_iter()
+            .map(|held| ((held.place_id, held.admin_id), held.role))
+            .collect()
+    };
+    let organizations = by_pair(tx.organization_memberships(&inviters).await?);
+    let projects = by_pair(tx.project_memberships(&inviters).await?);
+    let lost_right = |waiting: &&&Waiting| {
+        let Some(inviter) = waiting.invite.invited_by else {
+            return false;
+        };
+        let held = Held {
+            organization: organizations.get(&(waiting.home_id, inviter)).cloned(),
+            project: waiting
+                .invite
+                .project_id
+                .and_then(|id| projects.get(&(id, inviter)).cloned()),
+        };
+        !match waiting.invite.kind {
+            Kind::Organization => roles.may_grant_in_organization(&held, &waiting.invite.role),
+            Kind::Project => roles.may_grant_in_project(&held, &waiting.invite.role),
+        }
+    };
+    Ok(waiting
+        .iter()
+        .filter(lost_right)
+        .map(|waiting| waiting.invite.id)
+        .collect())
 }
 
 /// The highest role per place and person: one statement must not touch a row twice.

@@ -50,5 +50,5 @@ pub async fn match_people(
         }
     }
     tx.flag_invites(&flagged).await?;
-    admit(tx, &admitted, roles).await
+    Ok(admit(tx, &admitted, roles).await?.invites)
 }

@@ -6,7 +6,7 @@ mod clerk_events;
 mod invite;
 mod match_people;
 
-pub use admit::admit;
+pub use admit::{Admitted, admit};
 pub use clerk_events::{Arrived, Outcome, apply_events, profile_of};
 pub use invite::{Invitation, Invited, Inviter, Refusal, Target, invite};
 pub use match_people::{Visit, match_people};

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound as _, Utc};
 use uuid::Uuid;
 
 use super::invite::{Acceptance, Invite};
@@ -107,7 +107,8 @@ fn lets_in(person: &Person, invite: &Invite, policy: AutoAccept) -> bool {
         Acceptance::Default => match policy {
             AutoAccept::Always => true,
             AutoAccept::Never => false,
-            AutoAccept::NewUsers => person.clerk_created_at >= invite.invited_at,
+            // Clerk's times are whole milliseconds.
+            AutoAccept::NewUsers => person.clerk_created_at >= invite.invited_at.trunc_subsecs(3),
         },
     }
 }
@@ -202,6 +203,14 @@ mod tests {
         };
         let decision = decide(&person(12), &refreshed, AutoAccept::NewUsers, Occasion::Profile, at(20));
         assert_eq!(decision, Decision::Flag);
+    }
+
+    #[test]
+    fn somebody_created_in_the_millisecond_of_the_invite_is_new() {
+        let invited_at = at(10) + TimeDelta::microseconds(700);
+        let invite = Invite { invited_at, ..invite() };
+        let decision = decide(&person(10), &invite, AutoAccept::NewUsers, Occasion::Profile, at(20));
+        assert_eq!(decision, Decision::Accept);
     }
 
     #[test]

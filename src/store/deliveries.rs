@@ -178,6 +178,21 @@ impl Tx {
         Ok(())
     }
 
+    /// How many invite mails were queued for an invite since a time, and when the newest of them was.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn mails_since(&mut self, invite_id: Uuid, since: DateTime<Utc>) -> Result<(i64, Option<DateTime<Utc>>)> {
+        Ok(on_conn!(self, |conn| sqlx::query_as(
+            "select count(*), max(queued_at) from usher_deliveries
+             where invite_id = $1 and kind = 'invite' and queued_at > $2"
+        )
+        .bind(invite_id)
+        .bind(since)
+        .fetch_one(conn)
+        .await)?)
+    }
+
     /// One mail.
     ///
     /// # Errors

@@ -7,8 +7,8 @@ use uuid::Uuid;
 use super::people::admin_ids;
 use super::rows::{Time, Type, sql, to_json, unfold};
 use super::{DeliveryStatus, Result, Tx, on_conn};
-use crate::invites::email::EmailAddress;
-use crate::invites::{Acceptance, Invite, Kind};
+use crate::invites::email::{EmailAddress, EmailKey};
+use crate::invites::{Acceptance, Invite, Kind, Status};
 
 /// An invite to be made, or made fresh if its address is already asked into the same place.
 #[derive(Debug, Clone)]
@@ -91,6 +91,73 @@ impl InviteView {
     }
 }
 
+/// Which invites a list shows.
+#[derive(Debug, Clone, Default)]
+pub struct InviteFilter {
+    /// Into this organization, its projects included.
+    pub organization_id: Option<Uuid>,
+    /// Into this project.
+    pub project_id: Option<Uuid>,
+    /// By this person, an `admins.id`.
+    pub invited_by: Option<Uuid>,
+    /// To this address.
+    pub email: Option<EmailKey>,
+    /// In this state, by time and not by what the sweep has done.
+    pub status: Option<Status>,
+    /// Created before this invite: where the last page ended.
+    pub before: Option<(DateTime<Utc>, Uuid)>,
+}
+
+fn is_about_time(status: Status) -> bool {
+    matches!(status, Status::Pending | Status::Expired)
+}
+
+impl InviteFilter {
+    /// The statement for the filters that are set, so that each combination gets the plan that fits it. Parameters are
+    /// numbered in the order in which [`Tx::list_invites`] binds them.
+    fn statement(&self) -> String {
+        let mut last = 1;
+        let mut next = || {
+            last += 1;
+            last
+        };
+        let mut conditions = Vec::new();
+        for (column, id) in [
+            ("organization_id", self.organization_id),
+            ("project_id", self.project_id),
+            ("invited_by", self.invited_by),
+        ] {
+            if id.is_some() {
+                conditions.push(format!("{column} = ${}", next()));
+            }
+        }
+        if self.email.is_some() {
+            conditions.push(format!("email_key = ${}", next()));
+        }
+        if let Some(status) = self.status {
+            conditions.push(match status {
+                Status::Pending => format!("status = 'pending' and expires_at > ${}", next()),
+                Status::Expired => {
+                    format!(
+                        "(status = 'expired' or (status = 'pending' and expires_at <= ${}))",
+                        next()
+                    )
+                }
+                status => format!("status = '{status}'"),
+            });
+        }
+        if self.before.is_some() {
+            conditions.push(format!("(created_at, id) < (${}, ${})", next(), next()));
+        }
+        let conditions = if conditions.is_empty() {
+            "true".to_owned()
+        } else {
+            conditions.join(" and ")
+        };
+        format!("select id, created_at from invites where {conditions} order by created_at desc, id desc limit $1")
+    }
+}
+
 /// The columns of [`Invite`], each with a prefix: `*` would break prepared statements when a migration adds a column.
 macro_rules! columns {
     ($prefix:literal) => {
@@ -120,6 +187,11 @@ struct NewRow<'a> {
     locale: Option<&'a str>,
     message: Option<&'a str>,
     expires_at: Time,
+}
+
+#[derive(Serialize)]
+struct KeyRow<'a> {
+    email_key: &'a str,
 }
 
 #[derive(Serialize)]
@@ -366,6 +438,96 @@ impl Tx {
         .await?
         .rows_affected());
         Ok(dismissed == 1)
+    }
+
+    /// Makes an invite that is not final valid until `expires_at` if it has expired; its link stays as it is. `None` if
+    /// it is final or not there. Until the transaction ends nobody else can renew it.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn renew_invite(&mut self, id: Uuid, expires_at: DateTime<Utc>) -> Result<Option<Invite>> {
+        let text = format!(
+            "update invites set status = 'pending', expired_at = null, updated_at = $2,
+                 expires_at = case when expires_at <= $2 then $3 else expires_at end
+             where id = $1 and status in ('pending', 'expired') returning {INVITE}"
+        );
+        let now = self.clock.now();
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(id)
+            .bind(now)
+            .bind(expires_at)
+            .fetch_optional(conn)
+            .await)?)
+    }
+
+    /// The open invites to these addresses, into places that are there; ids only, oldest first.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn waiting_at(&mut self, keys: &[&EmailKey]) -> Result<Vec<Uuid>> {
+        let keys: Vec<_> = keys
+            .iter()
+            .map(|key| KeyRow {
+                email_key: key.as_str(),
+            })
+            .collect();
+        let rows = unfold(self.dialect(), &[("email_key", Type::Text)]);
+        let text = format!(
+            "select i.id from invites i
+             left join projects p on p.id = i.project_id
+             join organizations o on o.id = coalesce(p.organization_id, i.organization_id) and o.deleted_at is null
+             where i.status = 'pending' and i.expires_at > $2 and i.email_key in (select r.email_key from {rows})
+               and (i.project_id is null or p.deleted_at is null)
+             order by i.created_at, i.id"
+        );
+        let keys = to_json(&keys)?;
+        let now = self.clock.now();
+        Ok(on_conn!(self, |conn| sqlx::query_scalar(sql(text))
+            .bind(keys)
+            .bind(now)
+            .fetch_all(conn)
+            .await)?)
+    }
+
+    /// The open invites whose banner this person has put away.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn dismissed_by(&mut self, admin_id: Uuid) -> Result<Vec<Uuid>> {
+        Ok(on_conn!(self, |conn| sqlx::query_scalar(
+            "select id from invites where status = 'pending' and flagged_for = $1 and dismissed_at is not null"
+        )
+        .bind(admin_id)
+        .fetch_all(conn)
+        .await)?)
+    }
+
+    /// A page of invites: ids, newest first. The order is by creation, so a page never shifts while invites are added.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn list_invites(&mut self, filter: &InviteFilter, limit: u32) -> Result<Vec<(Uuid, DateTime<Utc>)>> {
+        let text = filter.statement();
+        let now = self.clock.now();
+        Ok(on_conn!(self, |conn| {
+            let mut query = sqlx::query_as(sql(text)).bind(i64::from(limit));
+            for id in [filter.organization_id, filter.project_id, filter.invited_by]
+                .into_iter()
+                .flatten()
+            {
+                query = query.bind(id);
+            }
+            if let Some(email) = &filter.email {
+                query = query.bind(email.as_str().to_owned());
+            }
+            if filter.status.is_some_and(is_about_time) {
+                query = query.bind(now);
+            }
+            if let Some((created_at, id)) = filter.before {
+                query = query.bind(created_at).bind(id);
+            }
+            query.fetch_all(conn).await
+        })?)
     }
 
     /// Invites as people want to see them, in the order of their creation.

@@ -2,6 +2,7 @@
 //! it; where that can't be, the method matches on the connection and says why.
 
 mod deliveries;
+mod idempotency;
 mod inbox;
 mod invites;
 mod migrate;
@@ -21,8 +22,9 @@ use uuid::Uuid;
 
 use crate::clock::Clock;
 pub use deliveries::{Delivery, DeliveryKind, DeliveryStatus, MailContext, NewDelivery};
+pub use idempotency::Repetition;
 pub use inbox::{Event, Finished, NewEvent};
-pub use invites::{InviteView, NewInvite, Waiting};
+pub use invites::{InviteFilter, InviteView, NewInvite, Waiting};
 pub use migrate::MigrationError;
 pub use people::{Address, Person, PersonRef, Profile};
 pub use places::{Grant, Member, Membership, Place};

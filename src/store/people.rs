@@ -71,6 +71,8 @@ pub struct Person {
     pub banned: bool,
     /// Locked in Clerk.
     pub locked: bool,
+    /// When Clerk last told of them.
+    pub seen_at: Option<DateTime<Utc>>,
     /// Deleted in Clerk.
     pub deleted_at: Option<DateTime<Utc>>,
 }
@@ -87,7 +89,7 @@ impl Person {
     }
 }
 
-const PERSON: &str = "clerk_user_id, admin_id, clerk_created_at, banned, locked, deleted_at";
+const PERSON: &str = "clerk_user_id, admin_id, clerk_created_at, banned, locked, seen_at, deleted_at";
 
 #[derive(Serialize)]
 struct ProfileRow<'a> {
@@ -185,22 +187,27 @@ impl Tx {
         );
         let text = format!(
             "insert into usher_people
-                 (clerk_user_id, admin_id, clerk_created_at, clerk_updated_at, banned, locked, locale)
+                 (clerk_user_id, admin_id, clerk_created_at, clerk_updated_at, banned, locked, locale, seen_at)
              select r.user_id,
                  coalesce(
                      (select id from admins where external_id = r.user_id and deleted_at is null
                       order by created_at, id limit 1),
                      r.new_admin_id),
-                 r.created_at, r.updated_at, r.banned, r.locked, r.locale
+                 r.created_at, r.updated_at, r.banned, r.locked, r.locale, $2
              from {source} where true
              on conflict (clerk_user_id) do update set
                  admin_id = coalesce(usher_people.admin_id, excluded.admin_id),
                  clerk_created_at = excluded.clerk_created_at, clerk_updated_at = excluded.clerk_updated_at,
-                 banned = excluded.banned, locked = excluded.locked, locale = excluded.locale
+                 banned = excluded.banned, locked = excluded.locked, locale = excluded.locale, seen_at = excluded.seen_at
              where usher_people.deleted_at is null and usher_people.clerk_updated_at <= excluded.clerk_updated_at
              returning {PERSON}"
         );
-        let applied: Vec<Person> = on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(&rows).fetch_all(conn).await)?;
+        let now = self.clock.now();
+        let applied: Vec<Person> = on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(&rows)
+            .bind(now)
+            .fetch_all(conn)
+            .await)?;
         let text = format!(
             "insert into admins
                  (id, external_id, email, first_name, last_name, image_url, created_at, updated_at)
@@ -212,7 +219,6 @@ impl Tx {
                  external_id = excluded.external_id, email = excluded.email, first_name = excluded.first_name,
                  last_name = excluded.last_name, image_url = excluded.image_url, updated_at = excluded.updated_at"
         );
-        let now = self.clock.now();
         on_conn!(self, |conn| sqlx::query(sql(text))
             .bind(rows)
             .bind(now)

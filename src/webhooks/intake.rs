@@ -1,7 +1,5 @@
 //! From a verified request to a committed row: concurrent events share one transaction.
 
-//! From a verified request to a committed row: concurrent events share one transaction.
-
 use std::collections::HashSet;
 
 use crate::batch::{BatchError, Batcher, Group};

@@ -1,0 +1,195 @@
+//! After inviting: lists, sending again, taking back.
+
+use axum::Json;
+use axum::extract::{RawQuery, State};
+use axum::http::StatusCode;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use uuid::Uuid;
+
+use super::Api;
+use super::auth::AppClient;
+use super::body::{Fields, Id, uuid};
+use super::invites::{email, invite_json, inviter};
+use super::view::InviteJson;
+use crate::invites::Status;
+use crate::invites::email::EmailAddress;
+use crate::problem::Problem;
+use crate::store::{DeliveryKind, InviteFilter, NewDelivery, PersonRef, Tx};
+
+/// Invites on a page, unless the caller says otherwise.
+const PAGE: u32 = 50;
+/// At most.
+const MAX_PAGE: u32 = 200;
+/// Between two mails for one invite.
+const COOL_DOWN: TimeDelta = TimeDelta::minutes(5);
+/// Mails for one invite in 24 hours.
+const DAILY_CAP: i64 = 10;
+
+/// `GET /v1/invites`
+pub(super) async fn list(
+    State(api): State<Api>,
+    _: AppClient,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, Problem> {
+    let mut tx = api.app.store.read().await?;
+    let Some((filter, limit)) = filter(&mut tx, query.as_deref().unwrap_or_default()).await? else {
+        return Ok(Json(json!({ "items": [], "next_cursor": null })));
+    };
+    // One more than asked for tells whether there is a next page.
+    let mut found = tx.list_invites(&filter, limit + 1).await?;
+    let has_more = found.len() > limit as usize;
+    found.truncate(limit as usize);
+    let next_cursor = found
+        .last()
+        .filter(|_| has_more)
+        .map(|&(id, created_at)| cursor(created_at, id));
+    let ids: Vec<Uuid> = found.iter().map(|&(id, _)| id).collect();
+    let now = tx.now();
+    let mut views: HashMap<Uuid, InviteJson> = tx
+        .invite_views(&ids)
+        .await?
+        .into_iter()
+        .map(|view| (view.invite.id, InviteJson::at(view, now)))
+        .collect();
+    let items: Vec<InviteJson> = ids.iter().filter_map(|id| views.remove(id)).collect();
+    Ok(Json(json!({ "items": items, "next_cursor": next_cursor })))
+}
+
+/// Reads the query; `None` if nothing can match, because its inviter is not there.
+async fn filter(tx: &mut Tx, query: &str) -> Result<Option<(InviteFilter, u32)>, Problem> {
+    let pairs = url::form_urlencoded::parse(query.as_bytes());
+    let mut fields = Fields::of(
+        pairs
+            .map(|(name, value)| (name.into_owned(), Value::from(value.into_owned())))
+            .collect(),
+    )?;
+    let organization_id = fields.optional("organization_id", uuid);
+    let project_id = fields.optional("project_id", uuid);
+    let email = fields.optional("email", email);
+    let status = fields.optional("status", status);
+    let invited_by = fields.optional("invited_by", inviter);
+    let limit = fields.optional("limit", limit);
+    let before = fields.optional("cursor", read_cursor);
+    let invited_by = fields.finish(Some(invited_by))?;
+    let invited_by = match invited_by {
+        Some(PersonRef::Admin(id)) => Some(id),
+        Some(person) => match tx.live_people(std::slice::from_ref(&person)).await?.get(&person) {
+            Some(&id) => Some(id),
+            None => return Ok(None),
+        },
+        None => None,
+    };
+    let email = email.map(|email: EmailAddress| email.key().clone());
+    let filter = InviteFilter {
+        organization_id,
+        project_id,
+        invited_by,
+        email,
+        status,
+        before,
+    };
+    Ok(Some((filter, limit.unwrap_or(PAGE))))
+}
+
+fn status(value: Value) -> Result<Status, String> {
+    let names: Vec<&str> = Status::ALL.iter().map(|status| status.as_str()).collect();
+    value
+        .as_str()
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| format!("must be one of {}", names.join(", ")))
+}
+
+fn limit(value: Value) -> Result<u32, String> {
+    value
+        .as_str()
+        .and_then(|text| text.parse().ok())
+        .filter(|limit| (1..=MAX_PAGE).contains(limit))
+        .ok_or_else(|| format!("must be a number from 1 to {MAX_PAGE}"))
+}
+
+/// Where a page ended: the creation and the id of its last invite.
+fn cursor(created_at: DateTime<Utc>, id: Uuid) -> String {
+    let mut bytes = created_at.timestamp_micros().to_be_bytes().to_vec();
+    bytes.extend_from_slice(id.as_bytes());
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+fn read_cursor(value: Value) -> Result<(DateTime<Utc>, Uuid), String> {
+    let read = |text: &str| {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok().filter(|bytes| bytes.len() == 24)?;
+        let micros = i64::from_be_bytes(bytes[..8].try_into().ok()?);
+        // Beyond the years that a database takes there are no invites.
+        let created_at =
+            DateTime::from_timestamp_micros(micros).filter(|at| (1970..=9999).contains(&chrono::Datelike::year(at)))?;
+        Some((created_at, Uuid::from_slice(&bytes[8..]).ok()?))
+    };
+    value
+        .as_str()
+        .and_then(read)
+        .ok_or_else(|| "must be a next_cursor of an earlier answer".to_owned())
+}
+
+/// `POST /v1/invites/{id}/resend`: the same link once more; an expired invite is renewed.
+pub(super) async fn resend(
+    State(api): State<Api>,
+    _: AppClient,
+    Id(id): Id,
+) -> Result<(StatusCode, Json<InviteJson>), Problem> {
+    let mut tx = api.app.store.begin().await?;
+    let now = tx.now();
+    let Some(invite) = tx.renew_invite(id, now + api.app.config.invite_ttl).await? else {
+        return Err(not_open(&mut tx, id).await?);
+    };
+    let (mails, newest) = tx.mails_since(id, now - TimeDelta::hours(24)).await?;
+    cool_down(now, mails, newest)?;
+    let mail = NewDelivery {
+        invite_id: id,
+        kind: DeliveryKind::Invite,
+        to_email: invite.email,
+    };
+    tx.queue_deliveries(&[mail]).await?;
+    let json = invite_json(&mut tx, id).await?.ok_or_else(Problem::not_found)?;
+    tx.commit().await?;
+    Ok((StatusCode::ACCEPTED, Json(json)))
+}
+
+/// Whether another mail may go out now.
+fn cool_down(now: DateTime<Utc>, mails: i64, newest: Option<DateTime<Utc>>) -> Result<(), Problem> {
+    let wait = match newest {
+        Some(newest) if newest + COOL_DOWN > now => newest + COOL_DOWN - now,
+        Some(newest) if mails >= DAILY_CAP => newest + TimeDelta::hours(24) - now,
+        _ => return Ok(()),
+    };
+    let problem = Problem::new(
+        StatusCode::TOO_MANY_REQUESTS,
+        "resend_too_soon",
+        "The address was written to only recently.",
+    );
+    // Rounded up, so that whoever waits so long is not told to wait again.
+    let seconds = u32::try_from((wait + TimeDelta::milliseconds(999)).num_seconds()).unwrap_or(u32::MAX);
+    Err(Problem {
+        retry_after: Some(seconds.max(1)),
+        ..problem
+    })
+}
+
+/// `POST /v1/invites/{id}/revoke`
+pub(super) async fn revoke(State(api): State<Api>, _: AppClient, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
+    let mut tx = api.app.store.begin().await?;
+    if !tx.revoke_invite(id).await? {
+        return Err(not_open(&mut tx, id).await?);
+    }
+    let json = invite_json(&mut tx, id).await?.ok_or_else(Problem::not_found)?;
+    tx.commit().await?;
+    Ok(Json(json))
+}
+
+async fn not_open(tx: &mut Tx, id: Uuid) -> Result<Problem, Problem> {
+    let now = tx.now();
+    let invite = tx.invite(id).await?.ok_or_else(Problem::not_found)?;
+    Ok(super::me::closed(invite.status_at(now)))
+}

@@ -1,0 +1,87 @@
+//! `Idempotency-Key`: a request that is repeated gets the answer that it got, and does nothing twice.
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use sha2::{Digest as _, Sha256};
+
+use super::Api;
+use super::auth::AppClient;
+use crate::problem::Problem;
+use crate::store::{Repetition, Tx};
+
+/// Characters.
+const MAX_KEY: usize = 255;
+
+/// The header, where the caller sent one.
+pub(super) struct IdempotencyKey(Option<String>);
+
+impl FromRequestParts<Api> for IdempotencyKey {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, Problem> {
+        let Some(value) = parts.headers.get("idempotency-key") else {
+            return Ok(Self(None));
+        };
+        match value.to_str().map(str::trim) {
+            Ok(key) if !key.is_empty() && key.len() <= MAX_KEY => Ok(Self(Some(key.to_owned()))),
+            _ => Err(Problem::new(
+                StatusCode::BAD_REQUEST,
+                "invalid_idempotency_key",
+                "The Idempotency-Key must have 1 to 255 visible ASCII characters.",
+            )),
+        }
+    }
+}
+
+impl IdempotencyKey {
+    /// The answer that the same request got before, if there is one.
+    pub(super) async fn repeated(
+        &self,
+        tx: &mut Tx,
+        client: &AppClient,
+        path: &str,
+        body: &[u8],
+    ) -> Result<Option<Response>, Problem> {
+        let Some(key) = &self.0 else { return Ok(None) };
+        let hash = Sha256::new()
+            .chain_update(path)
+            .chain_update([0])
+            .chain_update(body)
+            .finalize();
+        match tx.claim_idempotency_key(client.name(), key, &hash).await? {
+            Repetition::First => Ok(None),
+            Repetition::Answered { status, answer } => Ok(Some(answered(status, answer))),
+            Repetition::OtherRequest => Err(Problem::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency_key_reused",
+                "This Idempotency-Key belongs to another request. Use a fresh one.",
+            )),
+        }
+    }
+
+    /// Keeps the answer, in the transaction that makes it true.
+    pub(super) async fn keep(
+        &self,
+        tx: &mut Tx,
+        client: &AppClient,
+        status: StatusCode,
+        answer: &str,
+    ) -> Result<(), Problem> {
+        if let Some(key) = &self.0 {
+            tx.keep_answer(client.name(), key, status.as_u16().into(), answer)
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+/// A JSON answer from its text.
+pub(super) fn answered(status: i32, answer: String) -> Response {
+    let status = u16::try_from(status)
+        .ok()
+        .and_then(|status| StatusCode::from_u16(status).ok());
+    let json = HeaderValue::from_static("application/json");
+    (status.unwrap_or(StatusCode::OK), [(header::CONTENT_TYPE, json)], answer).into_response()
+}
