@@ -2,7 +2,10 @@
 
 mod config;
 mod migrate;
+mod paint;
 pub mod serve;
+mod simulate;
+mod stand_in;
 mod webhooks;
 
 use clap::{Parser, Subcommand};
@@ -16,7 +19,7 @@ pub struct Cli {
     /// What to do; `serve` if nothing is said.
     #[command(subcommand)]
     command: Option<Command>,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Settings")]
     settings: Settings,
 }
 
@@ -24,6 +27,8 @@ pub struct Cli {
 enum Command {
     /// Serve the API and run the jobs, in one process unless a role is given.
     Serve(serve::Serve),
+    #[command(subcommand)]
+    Simulate(Box<simulate::Simulate>),
     /// Bring the database's schema up to date.
     Migrate,
     /// Print what is in force, secrets masked.
@@ -42,6 +47,7 @@ impl Cli {
         crate::telemetry::init(self.settings.log_format()?, self.settings.rust_log.as_deref());
         match self.command.unwrap_or(Command::Serve(serve::Serve::default())) {
             Command::Serve(serve) => serve.run(self.settings.resolve()?).await,
+            Command::Simulate(simulate) => simulate.run(&self.settings.resolve()?).await,
             Command::Migrate => migrate::run(self.settings.resolve()?).await,
             Command::Config => config::run(&self.settings.resolve()?),
             Command::Webhooks(webhooks) => webhooks.run(self.settings.resolve()?).await,
