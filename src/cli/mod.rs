@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod config;
+mod demo;
 mod migrate;
 mod paint;
 pub mod serve;
@@ -27,6 +28,7 @@ pub struct Cli {
 enum Command {
     /// Serve the API and run the jobs, in one process unless a role is given.
     Serve(serve::Serve),
+    Demo(demo::Demo),
     #[command(subcommand)]
     Simulate(Box<simulate::Simulate>),
     /// Bring the database's schema up to date.
@@ -38,15 +40,28 @@ enum Command {
     Webhooks(webhooks::Webhooks),
 }
 
+impl Command {
+    /// What is logged where nobody says otherwise, if the command has its own idea of it.
+    fn log_filter(&self) -> Option<&'static str> {
+        match self {
+            Self::Demo(_) => Some(demo::LOG),
+            _ => None,
+        }
+    }
+}
+
 impl Cli {
     /// Runs the command to its end.
     ///
     /// # Errors
     /// Whatever went wrong, in a sentence that says what to do.
     pub async fn run(self) -> anyhow::Result<()> {
-        crate::telemetry::init(self.settings.log_format()?, self.settings.rust_log.as_deref());
-        match self.command.unwrap_or(Command::Serve(serve::Serve::default())) {
+        let command = self.command.unwrap_or(Command::Serve(serve::Serve::default()));
+        let filter = self.settings.rust_log.as_deref().or(command.log_filter());
+        crate::telemetry::init(self.settings.log_format()?, filter);
+        match command {
             Command::Serve(serve) => serve.run(self.settings.resolve()?).await,
+            Command::Demo(demo) => demo.run().await,
             Command::Simulate(simulate) => simulate.run(&self.settings.resolve()?).await,
             Command::Migrate => migrate::run(self.settings.resolve()?).await,
             Command::Config => config::run(&self.settings.resolve()?),
