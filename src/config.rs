@@ -22,7 +22,7 @@ pub const MAX_TTL: TimeDelta = TimeDelta::days(30);
 /// Characters, for every secret that is compared or derived from.
 const MIN_SECRET: usize = 32;
 /// Where development keeps its database, secrets and mails.
-const VAR: &str = "var";
+pub const VAR: &str = "var";
 
 /// Everything that can be set, by environment variable, `.env`, or a flag of the same name.
 #[derive(Debug, Clone, Default, clap::Args)]

@@ -1,8 +1,12 @@
 //! The commands, one file each.
 
 mod config;
+mod demo;
 mod migrate;
+mod paint;
 pub mod serve;
+mod simulate;
+mod stand_in;
 mod webhooks;
 
 use clap::{Parser, Subcommand};
@@ -16,7 +20,7 @@ pub struct Cli {
     /// What to do; `serve` if nothing is said.
     #[command(subcommand)]
     command: Option<Command>,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Settings")]
     settings: Settings,
 }
 
@@ -24,6 +28,9 @@ pub struct Cli {
 enum Command {
     /// Serve the API and run the jobs, in one process unless a role is given.
     Serve(serve::Serve),
+    Demo(demo::Demo),
+    #[command(subcommand)]
+    Simulate(Box<simulate::Simulate>),
     /// Bring the database's schema up to date.
     Migrate,
     /// Print what is in force, secrets masked.
@@ -33,15 +40,29 @@ enum Command {
     Webhooks(webhooks::Webhooks),
 }
 
+impl Command {
+    /// What is logged where nobody says otherwise, if the command has its own idea of it.
+    fn log_filter(&self) -> Option<&'static str> {
+        match self {
+            Self::Demo(_) => Some(demo::LOG),
+            _ => None,
+        }
+    }
+}
+
 impl Cli {
     /// Runs the command to its end.
     ///
     /// # Errors
     /// Whatever went wrong, in a sentence that says what to do.
     pub async fn run(self) -> anyhow::Result<()> {
-        crate::telemetry::init(self.settings.log_format()?, self.settings.rust_log.as_deref());
-        match self.command.unwrap_or(Command::Serve(serve::Serve::default())) {
+        let command = self.command.unwrap_or(Command::Serve(serve::Serve::default()));
+        let filter = self.settings.rust_log.as_deref().or(command.log_filter());
+        crate::telemetry::init(self.settings.log_format()?, filter);
+        match command {
             Command::Serve(serve) => serve.run(self.settings.resolve()?).await,
+            Command::Demo(demo) => demo.run().await,
+            Command::Simulate(simulate) => simulate.run(&self.settings.resolve()?).await,
             Command::Migrate => migrate::run(self.settings.resolve()?).await,
             Command::Config => config::run(&self.settings.resolve()?),
             Command::Webhooks(webhooks) => webhooks.run(self.settings.resolve()?).await,

@@ -1,0 +1,104 @@
+//! `usher demo`: invites on their whole way, through the real service, offline.
+
+mod mails;
+mod stage;
+mod story;
+mod timeline;
+
+use std::path::Path;
+
+use anstream::println;
+
+use self::stage::Stage;
+use super::paint::{FAINT, STRONG, paint};
+use crate::config::VAR;
+use crate::shutdown;
+
+/// What is logged meanwhile: nothing but trouble. That a forged event is refused belongs to the story.
+pub(super) const LOG: &str = "warn,usher::webhooks=error";
+
+/// Watch invites go their whole way through the real service, offline, in a few seconds.
+///
+/// Everything is fresh: a database, secrets and an outbox under var/demo, which is emptied first, and free ports. None of
+/// your settings is used, and none of your data is touched.
+#[derive(Debug, clap::Args)]
+pub struct Demo {
+    /// Keep serving until Ctrl-C, and print the addresses and keys to go on with.
+    #[arg(long)]
+    stay: bool,
+}
+
+impl Demo {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let (stage, service) = Stage::set(&Path::new(VAR).join("demo")).await?;
+        greet(&stage);
+        let outcome = self.perform(&stage).await;
+        service.stop().await;
+        outcome
+    }
+
+    async fn perform(&self, stage: &Stage) -> anyhow::Result<()> {
+        story::tell(stage).await?;
+        show_what_is_left(stage).await?;
+        if self.stay {
+            stay(stage).await
+        } else {
+            show_how_to_go_on();
+            Ok(())
+        }
+    }
+}
+
+fn greet(stage: &Stage) {
+    println!(
+        "A fresh usher serves on {}. {}",
+        stage.address,
+        paint(STRONG, "All that follows is real:")
+    );
+    println!("requests, signatures, jobs, the database, the mails. Only Clerk is played.");
+}
+
+/// The mails, and the database.
+async fn show_what_is_left(stage: &Stage) -> anyhow::Result<()> {
+    println!("\n{}", paint(STRONG, "The mails"));
+    let mails = mails::read(&stage.outbox).await?;
+    let width = mails.iter().map(|mail| mail.to.len()).max().unwrap_or(0);
+    for mail in &mails {
+        println!("  {:width$}  {}", mail.to, mail.subject);
+        println!("  {:width$}  {}", "", paint(FAINT, mail.path.display()));
+    }
+    println!("\n{}", paint(STRONG, "The database"));
+    println!("  {}", stage.database.display());
+    Ok(())
+}
+
+fn show_how_to_go_on() {
+    println!("\n{}{HOW_TO_GO_ON}", paint(STRONG, "How to go on"));
+}
+
+const HOW_TO_GO_ON: &str = "
+  usher serve                                              serve on http://127.0.0.1:8080
+  usher simulate user.created --email ada@example.com      send it a first event, from a second terminal
+  usher simulate --help                                    all that Clerk can tell
+  usher demo --stay                                        look around in what this demo has made
+
+  Under cargo, `usher …` is `cargo run -- …`.";
+
+/// Serves on until a signal says stop.
+async fn stay(stage: &Stage) -> anyhow::Result<()> {
+    let stop = shutdown::on_signal()?;
+    let (address, key, secret) = (&stage.address, &stage.secrets.api_key, &stage.secrets.signing_secret);
+    println!("\n{}", paint(STRONG, "usher serves on until Ctrl-C"));
+    println!("  address   {address}");
+    println!("  API key   {key}");
+    println!("  health    {}/readyz", stage.admin_address);
+    println!("\n{}", paint(STRONG, "From a second terminal"));
+    println!("  curl -H 'Authorization: Bearer {key}' \\");
+    println!("    {address}/v1/organizations/{}/members", stage.organization_id);
+    println!();
+    println!("  CLERK_WEBHOOK_SIGNING_SECRET={secret} \\");
+    println!("    usher simulate user.created --email you@example.com --url {address}");
+    println!("\n  Under cargo, `usher …` is `cargo run -- …`.");
+    stop.cancelled().await;
+    Ok(())
+}
