@@ -10,6 +10,7 @@ mod support;
 
 mod api;
 mod banner;
+mod cli;
 mod config;
 mod crashes;
 mod mail;
