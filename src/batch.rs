@@ -104,11 +104,22 @@ async fn commit<T: Send + Sync, R: Send>(group: &impl Group<T, R>, items: &[T]) 
         }
         Err(_) => {
             let mut results = Vec::with_capacity(items.len());
+            let mut away: Option<Arc<StoreError>> = None;
             for item in items {
+                if let Some(error) = &away {
+                    results.push(Err(Arc::clone(error).into()));
+                    continue;
+                }
                 let result = group.commit(std::slice::from_ref(item)).await;
                 results.push(match result.map(|mut one| one.pop()) {
                     Ok(result) => result.ok_or(BatchError::Lost),
-                    Err(error) => Err(Arc::new(error).into()),
+                    Err(error) => {
+                        let error = Arc::new(error);
+                        if error.is_away() {
+                            away = Some(Arc::clone(&error));
+                        }
+                        Err(error.into())
+                    }
                 });
             }
             results

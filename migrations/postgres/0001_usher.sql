@@ -186,7 +186,7 @@ create table invites (
     check ((status = 'accepted') = (accepted_at is not null and accepted_by is not null))
 );
 -- One open invite per target and address. Expired ones count: inviting again renews them, swept or not.
-create unique index invites_open on invites (target_id, email_key) where status in ('pending', 'expired');
+create unique index invites_open on invites (kind, target_id, email_key) where status in ('pending', 'expired');
 create index invites_waiting on invites (email_key) where status = 'pending';
 create index invites_flagged on invites (flagged_for) where flagged_for is not null and status = 'pending';
 create index invites_by_organization on invites (organization_id, created_at, id);

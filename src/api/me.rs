@@ -14,11 +14,11 @@ use super::invites::invite_json;
 use super::view::InviteJson;
 use crate::clerk::BackendError;
 use crate::flows::{Admitted, admit, profile_of};
-use crate::invites::Status;
 use crate::invites::email::{EmailKey, mask};
 use crate::invites::matching;
+use crate::invites::{Invite, Status};
 use crate::problem::Problem;
-use crate::store::{Person, Profile, StoreError, Tx, Waiting};
+use crate::store::{Person, Profile, StoreError, Tx};
 
 /// What Clerk said so long ago may be out of date: webhooks get lost.
 const STALE: TimeDelta = TimeDelta::hours(24);
@@ -113,12 +113,9 @@ async fn shown_to_profile(tx: &mut Tx, profile: &Profile, admin_id: Option<Uuid>
 
 /// `POST /v1/me/invites/{id}/accept`
 pub(super) async fn accept(State(api): State<Api>, me: SignedIn, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
-    let (mut tx, person) = arrive(&api, &me).await?;
-    let waiting = tx.waiting_for(&[person.admin_id]).await?;
-    match waiting.iter().find(|waiting| waiting.invite.id == id) {
-        Some(waiting) => let_in(&api, tx, waiting).await,
-        None => Err(not_open(&mut tx, id, person.admin_id).await?),
-    }
+    let (arrival, invite) = arrive_for(&api, &me, id).await?;
+    let invite = invite.ok_or_else(Problem::not_found)?;
+    let_in(&api, arrival, &invite).await
 }
 
 /// `POST /v1/me/invites/accept`: by the link. It opens the door for its own address only.
@@ -132,44 +129,44 @@ pub(super) async fn accept_by_token(
     });
     let token = fields.finish(token)?;
     let claim = api.app.token_key.verify(&token).ok_or_else(Problem::not_found)?;
-    let (mut tx, person) = arrive(&api, &me).await?;
-    let invite = tx
+    let (mut arrival, theirs) = arrive_for(&api, &me, claim.invite_id).await?;
+    let invite = arrival
+        .tx
         .invite(claim.invite_id)
         .await?
         .filter(|invite| invite.token_version == claim.version);
     let invite = invite.ok_or_else(Problem::not_found)?;
-    let theirs = tx.invite_of(invite.id, person.admin_id).await?.is_some();
-    if !theirs {
+    if theirs.is_none() {
+        return Err(other_address(&invite));
+    }
+    if invite.status_at(arrival.tx.now()) == Status::Expired {
         return Err(Problem::new(
-            StatusCode::FORBIDDEN,
-            "other_address",
-            "The invite is for another address.",
-        )
-        .with_detail(format!(
-            "Sign in with {}, verified, or add and verify it in your account.",
-            mask(&invite.email)
-        )));
+            StatusCode::GONE,
+            "invite_expired",
+            "The invite has expired. Ask for a new one.",
+        ));
     }
-    match invite.status_at(tx.now()) {
-        Status::Pending => {}
-        Status::Expired => {
-            return Err(Problem::new(
-                StatusCode::GONE,
-                "invite_expired",
-                "The invite has expired. Ask for a new one.",
-            ));
-        }
-        status => return Err(closed(status)),
-    }
-    let waiting = tx.waiting_for(&[person.admin_id]).await?;
-    match waiting.iter().find(|waiting| waiting.invite.id == invite.id) {
-        Some(waiting) => let_in(&api, tx, waiting).await,
-        None => Err(Problem::not_found()),
-    }
+    let_in(&api, arrival, &invite).await
 }
 
-async fn let_in(api: &Api, mut tx: Tx, waiting: &Waiting) -> Result<Json<InviteJson>, Problem> {
-    let id = waiting.invite.id;
+fn other_address(invite: &Invite) -> Problem {
+    let masked = mask(&invite.email);
+    Problem::new(
+        StatusCode::FORBIDDEN,
+        "other_address",
+        "The invite is for another address.",
+    )
+    .with_detail(format!(
+        "Sign in with {masked}, verified, or add and verify it in your account."
+    ))
+}
+
+async fn let_in(api: &Api, arrival: Arrival, invite: &Invite) -> Result<Json<InviteJson>, Problem> {
+    let Arrival { mut tx, person } = arrival;
+    let waiting = tx.waiting_for(&[person.admin_id]).await?;
+    let Some(waiting) = waiting.iter().find(|waiting| waiting.invite.id == invite.id) else {
+        return Err(closed(invite.status_at(tx.now())));
+    };
     let Admitted { invites, refused } = admit(&mut tx, &[waiting], &api.app.config.roles).await?;
     if !refused.is_empty() {
         return Err(Problem::new(
@@ -179,16 +176,15 @@ async fn let_in(api: &Api, mut tx: Tx, waiting: &Waiting) -> Result<Json<InviteJ
         ));
     }
     if invites.is_empty() {
-        return Err(not_open(&mut tx, id, waiting.admin_id).await?);
+        return Err(not_open(&mut tx, invite.id, person.admin_id).await?);
     }
-    answered(tx, id).await
+    answered(tx, invite.id).await
 }
 
 /// `POST /v1/me/invites/{id}/decline`
 pub(super) async fn decline(State(api): State<Api>, me: SignedIn, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
-    let (mut tx, person) = arrive(&api, &me).await?;
-    let theirs = tx.invite_of(id, person.admin_id).await?.is_some();
-    if !theirs || !tx.decline_invite(id).await? {
+    let (Arrival { mut tx, person }, invite) = arrive_for(&api, &me, id).await?;
+    if invite.is_none() || !tx.decline_invite(id).await? {
         return Err(not_open(&mut tx, id, person.admin_id).await?);
     }
     answered(tx, id).await
@@ -196,33 +192,79 @@ pub(super) async fn decline(State(api): State<Api>, me: SignedIn, Id(id): Id) ->
 
 /// `POST /v1/me/invites/{id}/dismiss`
 pub(super) async fn dismiss(State(api): State<Api>, me: SignedIn, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
-    let (mut tx, person) = arrive(&api, &me).await?;
-    let theirs = tx.invite_of(id, person.admin_id).await?.is_some();
-    if !theirs || !tx.dismiss_invite(id, person.admin_id).await? {
+    let (Arrival { mut tx, person }, invite) = arrive_for(&api, &me, id).await?;
+    if invite.is_none() || !tx.dismiss_invite(id, person.admin_id).await? {
         return Err(not_open(&mut tx, id, person.admin_id).await?);
     }
     answered(tx, id).await
 }
 
-/// Begins a transaction for somebody who answers. Whoever impersonates decides nothing; whom usher does not know yet,
-/// Clerk is asked about; whoever is banned, locked or deleted has no invites.
-async fn arrive(api: &Api, me: &SignedIn) -> Result<(Tx, matching::Person), Problem> {
+/// Somebody who answers, in a transaction that holds them as they are.
+struct Arrival {
+    tx: Tx,
+    person: matching::Person,
+}
+
+/// Whoever impersonates decides nothing; whom usher does not know, or only from long ago, Clerk is asked about; whoever
+/// is banned, locked or deleted has no invites.
+async fn arrive(api: &Api, me: &SignedIn) -> Result<Arrival, Problem> {
     me.decides()?;
     let mut tx = api.app.store.begin().await?;
-    let mut person = known(&mut tx, &me.clerk_user_id).await?;
-    if person.is_none() && api.app.clerk.is_some() {
-        drop(tx);
-        let profile = ask_clerk(api, &me.clerk_user_id).await;
-        tx = api.app.store.begin().await?;
-        if let Ok(Some(profile)) = profile {
-            person = tx.save_people(&[&profile]).await?.into_iter().next();
-        }
+    let known = tx.hold_people(&[&me.clerk_user_id]).await?.into_iter().next();
+    if known.as_ref().is_some_and(|person| is_fresh(person, tx.now())) || api.app.clerk.is_none() {
+        return present(tx, known);
     }
+    drop(tx);
+    arrive_by_clerk(api, me, known).await
+}
+
+/// For the invite that `arrive` found not to be theirs: they may have verified its address only just now.
+async fn arrive_again(api: &Api, me: &SignedIn) -> Result<Option<Arrival>, Problem> {
+    if api.app.clerk.is_none() {
+        return Ok(None);
+    }
+    arrive_by_clerk(api, me, None).await.map(Some)
+}
+
+async fn arrive_by_clerk(api: &Api, me: &SignedIn, known: Option<Person>) -> Result<Arrival, Problem> {
+    let profile = ask_clerk(api, &me.clerk_user_id).await;
+    let mut tx = api.app.store.begin().await?;
+    let person = match profile {
+        Ok(Some(profile)) => tx.save_people(&[&profile]).await?.into_iter().next(),
+        // Clerk knows nobody of this id any more.
+        Ok(None) => None,
+        Err(_) => match known {
+            Some(_) => tx.hold_people(&[&me.clerk_user_id]).await?.into_iter().next(),
+            None => None,
+        },
+    };
+    present(tx, person)
+}
+
+fn present(tx: Tx, person: Option<Person>) -> Result<Arrival, Problem> {
     let person = person
         .as_ref()
         .and_then(Person::for_matching)
         .filter(|person| !person.blocked);
-    Ok((tx, person.ok_or_else(Problem::not_found)?))
+    let person = person.ok_or_else(Problem::not_found)?;
+    Ok(Arrival { tx, person })
+}
+
+/// Arrives, and finds an invite that names a verified address of theirs, open or not. Asks Clerk once more before it
+/// says that there is none.
+async fn arrive_for(api: &Api, me: &SignedIn, id: Uuid) -> Result<(Arrival, Option<Invite>), Problem> {
+    let mut arrival = arrive(api, me).await?;
+    let invite = arrival.tx.invite_of(id, arrival.person.admin_id).await?;
+    if invite.is_some() {
+        return Ok((arrival, invite));
+    }
+    drop(arrival.tx);
+    let mut arrival = match arrive_again(api, me).await? {
+        Some(arrival) => arrival,
+        None => arrive(api, me).await?,
+    };
+    let invite = arrival.tx.invite_of(id, arrival.person.admin_id).await?;
+    Ok((arrival, invite))
 }
 
 async fn answered(mut tx: Tx, id: Uuid) -> Result<Json<InviteJson>, Problem> {

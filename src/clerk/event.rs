@@ -5,12 +5,14 @@
 //! Errors name the place in the payload, never what stands there.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// The event types that usher acts on; all others are answered 2xx and forgotten.
 ///
@@ -331,11 +333,58 @@ impl Session {
     }
 }
 
+/// What usher reads of an envelope, a user or a session. Everything else is skipped unread: people write their own
+/// `unsafe_metadata`, and must not be able to make an event about themselves unreadable by nesting it deeply.
+const READ: &[&str] = &[
+    "data",
+    "user",
+    "id",
+    "status",
+    "user_id",
+    "actor",
+    "email_addresses",
+    "primary_email_address_id",
+    "first_name",
+    "last_name",
+    "image_url",
+    "locale",
+    "banned",
+    "locked",
+    "created_at",
+    "updated_at",
+];
+
+/// Those of [`READ`] that hold such objects again.
+const NESTED: &[&str] = &["data", "user"];
+
 fn parse_json(text: &[u8]) -> Result<Value, PayloadError> {
-    serde_json::from_slice(text).map_err(|error| PayloadError::NotJson {
+    let text: &RawValue = serde_json::from_slice(text).map_err(|error| not_json(&error))?;
+    parse_read(text)
+}
+
+fn parse_read(text: &RawValue) -> Result<Value, PayloadError> {
+    if !text.get().starts_with('{') {
+        return serde_json::from_str(text.get()).map_err(|error| not_json(&error));
+    }
+    let fields: HashMap<Cow<'_, str>, &RawValue> =
+        serde_json::from_str(text.get()).map_err(|error| not_json(&error))?;
+    let mut object = serde_json::Map::new();
+    for (name, text) in fields.into_iter().filter(|(name, _)| READ.contains(&name.as_ref())) {
+        let value = if NESTED.contains(&name.as_ref()) {
+            parse_read(text)?
+        } else {
+            serde_json::from_str(text.get()).map_err(|error| not_json(&error))?
+        };
+        object.insert(name.into_owned(), value);
+    }
+    Ok(Value::Object(object))
+}
+
+fn not_json(error: &serde_json::Error) -> PayloadError {
+    PayloadError::NotJson {
         line: error.line(),
         column: error.column(),
-    })
+    }
 }
 
 /// A place in the payload with its path.
@@ -599,17 +648,22 @@ mod tests {
     }
 
     #[test]
-    fn nesting_does_not_exhaust_the_stack() {
-        let deep = format!(
-            r#"{{"type":"x","data":{}{}}}"#,
-            "[".repeat(100_000),
-            "]".repeat(100_000)
-        );
-        assert_eq!(peek_type(deep.as_bytes()).unwrap(), "x");
+    fn nesting_neither_exhausts_the_stack_nor_hides_what_is_read() {
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        let envelope = format!(r#"{{"type":"x","data":{deep}}}"#);
+        assert_eq!(peek_type(envelope.as_bytes()).unwrap(), "x");
         assert!(matches!(
-            Event::parse(EventKind::UserCreated, &deep),
+            Event::parse(EventKind::UserCreated, &envelope),
             Err(PayloadError::NotJson { .. })
         ));
+        let user = format!(
+            r#"{{"type":"user.updated","data":{{"id":"user_1","email_addresses":[],"banned":true,
+                "unsafe_metadata":{deep},"created_at":1,"updated_at":1}}}}"#
+        );
+        match Event::parse(EventKind::UserUpdated, &user) {
+            Ok(Event::UserSeen(user)) => assert!(user.banned),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

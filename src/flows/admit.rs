@@ -27,11 +27,7 @@ pub async fn admit(tx: &mut Tx, waiting: &[&Waiting], roles: &Roles) -> Result<A
     let refused = without_right(tx, waiting, roles).await?;
     let has_right = |waiting: &&Waiting| !refused.contains(&waiting.invite.id);
     let waiting: Vec<&Waiting> = waiting.iter().copied().filter(has_right).collect();
-    let pairs: Vec<_> = waiting
-        .iter()
-        .map(|waiting| (waiting.invite.id, waiting.admin_id))
-        .collect();
-    let accepted = tx.accept_invites(&pairs).await?;
+    let accepted = tx.accept_invites(&waiting).await?;
     let homes: HashMap<Uuid, Uuid> = waiting
         .iter()
         .map(|waiting| (waiting.invite.id, waiting.home_id))

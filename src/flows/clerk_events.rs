@@ -182,7 +182,7 @@ async fn learn_people(tx: &mut Tx, round: &[(String, Change)]) -> Result<HashMap
         }
     }
     let mut people = tx.save_people(&profiles).await?;
-    people.extend(tx.people_by_clerk_id(&named).await?);
+    people.extend(tx.hold_people(&named).await?);
     Ok(people
         .into_iter()
         .map(|person| (person.clerk_user_id.clone(), person))

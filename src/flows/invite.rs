@@ -100,22 +100,14 @@ pub async fn invite(
             .collect();
         let saved = tx.save_invites(&new).await?;
         let fresh: HashSet<Uuid> = new.iter().map(|invite| invite.id).collect();
-        let mut by_place: HashMap<(Uuid, EmailKey), Invite> = saved
+        let mut by_target: HashMap<(Target, EmailKey), Invite> = saved
             .into_iter()
-            .map(|invite| {
-                (
-                    (
-                        invite.project_id.unwrap_or(invite.organization_id),
-                        invite.email_key.clone(),
-                    ),
-                    invite,
-                )
-            })
+            .map(|invite| ((target_of(&invite), invite.email_key.clone()), invite))
             .collect();
         let mut mails = Vec::with_capacity(round.len());
         for i in round {
-            let key = (invitations[i].target.id(), invitations[i].email.key().clone());
-            let Some(invite) = by_place.remove(&key) else { continue };
+            let key = (invitations[i].target, invitations[i].email.key().clone());
+            let Some(invite) = by_target.remove(&key) else { continue };
             mails.push(NewDelivery {
                 invite_id: invite.id,
                 kind: DeliveryKind::Invite,
@@ -135,14 +127,10 @@ pub async fn invite(
         .collect())
 }
 
-impl Target {
-    /// The organization's or project's id.
-    #[must_use]
-    pub fn id(self) -> Uuid {
-        match self {
-            Self::Organization(id) | Self::Project(id) => id,
-        }
-    }
+fn target_of(invite: &Invite) -> Target {
+    invite
+        .project_id
+        .map_or(Target::Organization(invite.organization_id), Target::Project)
 }
 
 /// All that the rules need to know, loaded for the whole set.

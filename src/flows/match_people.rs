@@ -45,7 +45,7 @@ pub async fn match_people(
         };
         match decide(&visit.person, &waiting.invite, policy, visit.occasion, now) {
             Decision::Accept => admitted.push(waiting),
-            Decision::Flag => flagged.push((waiting.invite.id, waiting.admin_id)),
+            Decision::Flag => flagged.push(waiting),
             Decision::Leave => {}
         }
     }

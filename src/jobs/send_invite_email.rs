@@ -13,6 +13,14 @@ use crate::mail::{
 };
 use crate::store::{Delivery, DeliveryStatus, MailContext, Queue};
 
+/// Between the tries to note that a mail is out.
+const NOTE_AGAIN: [Duration; 4] = [
+    Duration::from_millis(200),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+    Duration::from_secs(10),
+];
+
 /// One mail to an invited address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendInviteEmail {
@@ -150,9 +158,7 @@ pub(super) async fn send(app: &App, delivery: &Delivery, rendered: &Rendered) ->
     match app.mailer.send(&delivery.to_email, &identity, rendered).await {
         Ok(sent) => {
             tracing::info!(delivery.id = %delivery.id, "mail sent: {}", sent.description);
-            let mut tx = app.store.begin().await.map_err(JobError::retry)?;
-            tx.delivery_sent(delivery.id).await.map_err(JobError::retry)?;
-            tx.commit().await.map_err(JobError::retry)
+            note_sent(app, delivery.id).await
         }
         // Trouble with the account keeps the mail: it concerns ops, not this recipient.
         Err(error @ (SendError::Temporary(_) | SendError::Account(_))) => {
@@ -161,6 +167,24 @@ pub(super) async fn send(app: &App, delivery: &Delivery, rendered: &Rendered) ->
         }
         Err(error @ (SendError::Rejected(_) | SendError::Unaddressable(_))) => Err(JobError::give_up(error)),
     }
+}
+
+/// The mail is out: a database that is away for a moment is waited for, before a second copy is risked.
+async fn note_sent(app: &App, id: Uuid) -> Result<(), JobError> {
+    let note = async || {
+        let mut tx = app.store.begin().await?;
+        tx.delivery_sent(id).await?;
+        tx.commit().await
+    };
+    for wait in NOTE_AGAIN {
+        if note().await.is_ok() {
+            return Ok(());
+        }
+        tokio::time::sleep(wait).await;
+    }
+    note()
+        .await
+        .map_err(|error| JobError::Retry(format!("it was sent, but that could not be noted: {error}")))
 }
 
 pub(super) async fn refused(app: &App, id: Uuid, status: DeliveryStatus, why: &str) -> Result<(), JobError> {

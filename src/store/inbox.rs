@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use super::queue::UNCOUNTED;
 use super::rows::{Time, Type, sql, to_json, unfold};
 use super::{Conn, Queue, Result, Tx, on_conn};
 
@@ -116,7 +117,7 @@ impl Tx {
         .bind(job_ids)
         .bind(now)
         .bind(Queue::ProcessClerkEvent.as_str())
-        .bind(Queue::MAX_ATTEMPTS)
+        .bind(UNCOUNTED)
         .fetch_all(&mut **conn)
         .await?;
         if !new.is_empty() {

@@ -195,9 +195,10 @@ struct KeyRow<'a> {
 }
 
 #[derive(Serialize)]
-struct Pair {
+struct PairRow {
     invite_id: Uuid,
     person_id: Uuid,
+    version: i32,
 }
 
 #[derive(Serialize)]
@@ -210,16 +211,25 @@ pub(super) fn invite_ids(ids: &[Uuid]) -> Result<String> {
     to_json(&rows)
 }
 
-fn pairs(pairs: &[(Uuid, Uuid)]) -> Result<String> {
-    let mut rows: Vec<_> = pairs
+/// In one order for everybody who writes invites.
+fn pairs(waiting: &[&Waiting]) -> Result<String> {
+    let mut rows: Vec<_> = waiting
         .iter()
-        .map(|&(invite_id, person_id)| Pair { invite_id, person_id })
+        .map(|waiting| PairRow {
+            invite_id: waiting.invite.id,
+            person_id: waiting.admin_id,
+            version: waiting.invite.token_version,
+        })
         .collect();
     rows.sort_by_key(|row| row.invite_id);
     to_json(&rows)
 }
 
-const PAIR: &[(&str, Type)] = &[("invite_id", Type::Uuid), ("person_id", Type::Uuid)];
+const PAIR: &[(&str, Type)] = &[
+    ("invite_id", Type::Uuid),
+    ("person_id", Type::Uuid),
+    ("version", Type::Int),
+];
 const INVITE_ID: &[(&str, Type)] = &[("invite_id", Type::Uuid)];
 
 impl Tx {
@@ -258,7 +268,7 @@ impl Tx {
              select r.new_id, r.kind, r.organization_id, r.project_id, r.email, r.email_key, r.role, 'pending',
                  r.acceptance, r.invited_by, r.locale, r.message, $2, r.expires_at, $2, $2
              from {source} where true
-             on conflict (target_id, email_key) where status in ('pending', 'expired') do update set
+             on conflict (kind, target_id, email_key) where status in ('pending', 'expired') do update set
                  status = 'pending', organization_id = excluded.organization_id, email = excluded.email,
                  role = excluded.role, acceptance = excluded.acceptance, invited_by = excluded.invited_by,
                  locale = excluded.locale, message = excluded.message, invited_at = excluded.invited_at,
@@ -302,6 +312,7 @@ impl Tx {
              join invites i on i.email_key = a.email_key and i.status = 'pending' and i.expires_at > $2
              left join projects p on p.id = i.project_id
              join organizations o on o.id = coalesce(p.organization_id, i.organization_id) and o.deleted_at is null
+             join admins person on person.id = a.admin_id and person.deleted_at is null
              where a.verified and a.admin_id in (select r.admin_id from {rows})
                and (i.project_id is null or p.deleted_at is null)
              order by i.created_at, i.id"
@@ -323,6 +334,7 @@ impl Tx {
         let text = format!(
             "select {INVITE_OF_I} from invites i
              join usher_addresses a on a.email_key = i.email_key and a.verified and a.admin_id = $2
+             join admins person on person.id = a.admin_id and person.deleted_at is null
              where i.id = $1"
         );
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
@@ -332,12 +344,12 @@ impl Tx {
             .await)?)
     }
 
-    /// Marks invites accepted by their person, those that are still open; returns them. Memberships are the caller's
+    /// Marks invites accepted by their person: those that are still open and were not asked again meanwhile; returns them. Memberships are the caller's
     /// to give, in the same transaction.
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn accept_invites(&mut self, accepted: &[(Uuid, Uuid)]) -> Result<Vec<Invite>> {
+    pub async fn accept_invites(&mut self, accepted: &[&Waiting]) -> Result<Vec<Invite>> {
         if accepted.is_empty() {
             return Ok(Vec::new());
         }
@@ -346,7 +358,8 @@ impl Tx {
             "update invites set status = 'accepted', accepted_by = r.person_id, accepted_at = $2,
                  flagged_at = null, flagged_for = null, dismissed_at = null, updated_at = $2
              from {source}
-             where invites.id = r.invite_id and invites.status = 'pending' and invites.expires_at > $2
+             where invites.id = r.invite_id and invites.token_version = r.version
+               and invites.status = 'pending' and invites.expires_at > $2
              returning {INVITE}"
         );
         let rows = pairs(accepted)?;
@@ -362,14 +375,15 @@ impl Tx {
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn flag_invites(&mut self, flagged: &[(Uuid, Uuid)]) -> Result<()> {
+    pub async fn flag_invites(&mut self, flagged: &[&Waiting]) -> Result<()> {
         if flagged.is_empty() {
             return Ok(());
         }
         let source = unfold(self.dialect(), PAIR);
         let text = format!(
             "update invites set flagged_at = $2, flagged_for = r.person_id, dismissed_at = null, updated_at = $2
-             from {source} where invites.id = r.invite_id and invites.status = 'pending'"
+             from {source}
+             where invites.id = r.invite_id and invites.token_version = r.version and invites.status = 'pending'"
         );
         let rows = pairs(flagged)?;
         let now = self.clock.now();
@@ -551,7 +565,7 @@ impl Tx {
              left join usher_deliveries d on d.id = (
                  select newest.id from usher_deliveries newest
                  where newest.invite_id = i.id and newest.kind in ('invite', 'reminder')
-                 order by newest.queued_at desc, newest.id desc limit 1)
+                 order by newest.queued_at desc, newest.generation desc limit 1)
              where i.id in (select r.invite_id from {rows})
              order by i.created_at, i.id"
         );

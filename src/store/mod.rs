@@ -64,8 +64,9 @@ impl StoreError {
                     code.parse::<i32>()
                         .is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 8 | 10 | 13 | 14))
                 } else {
-                    // Classes: connection, serialization and deadlock, resources, operator intervention, system.
-                    ["08", "40", "53", "57", "58"]
+                    // Classes: connection, read-only after a failover, credentials being changed, serialization and
+                    // deadlock, resources, a lock not had, operator intervention, system.
+                    ["08", "25006", "28", "40", "53", "55P03", "57", "58"]
                         .iter()
                         .any(|class| code.starts_with(class))
                 }

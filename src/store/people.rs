@@ -7,7 +7,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::rows::{Time, Type, sql, to_json, unfold};
-use super::{Result, Tx, on_conn};
+use super::{Dialect, Result, Tx, on_conn};
 use crate::invites::email::EmailKey;
 use crate::invites::matching;
 
@@ -159,7 +159,7 @@ impl Tx {
             .filter(|id| !fresh.contains(id))
             .collect();
         self.save_addresses(profiles, &applied).await?;
-        let mut people = self.people_by_clerk_id(&stale).await?;
+        let mut people = self.hold_people(&stale).await?;
         people.extend(applied);
         Ok(people)
     }
@@ -287,7 +287,29 @@ impl Tx {
         );
         let rows = to_json(&addresses)?;
         on_conn!(self, |conn| sqlx::query(sql(text))
-            .bind(rows)
+            .bind(&rows)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        self.take_from_former_owners(rows, &source).await
+    }
+
+    /// Clerk gives a verified address to one person at a time. Events come in any order, so if two profiles name it,
+    /// the newer one is right.
+    async fn take_from_former_owners(&mut self, addresses: String, source: &str) -> Result<()> {
+        let text = format!(
+            "update usher_addresses set verified = false
+             where verified and email_key in (select r.email_key from {source} where r.verified)
+               and exists (
+                 select 1 from usher_addresses newer
+                 join usher_people p on p.admin_id = newer.admin_id and p.deleted_at is null
+                 join usher_people former on former.admin_id = usher_addresses.admin_id
+                 where newer.email_key = usher_addresses.email_key and newer.verified
+                   and newer.admin_id <> usher_addresses.admin_id
+                   and p.clerk_updated_at > former.clerk_updated_at)"
+        );
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(addresses)
             .execute(conn)
             .await
             .map(drop))?;
@@ -311,17 +333,36 @@ impl Tx {
     /// # Errors
     /// [`super::StoreError`].
     pub async fn people_by_clerk_id(&mut self, clerk_user_ids: &[&str]) -> Result<Vec<Person>> {
+        self.find_people(clerk_user_ids, "").await
+    }
+
+    async fn find_people(&mut self, clerk_user_ids: &[&str], lock: &str) -> Result<Vec<Person>> {
         if clerk_user_ids.is_empty() {
             return Ok(Vec::new());
         }
         let ids: Vec<_> = clerk_user_ids.iter().map(|user_id| UserId { user_id }).collect();
         let rows = unfold(self.dialect(), &[("user_id", Type::Text)]);
-        let text = format!("select {PERSON} from usher_people where clerk_user_id in (select r.user_id from {rows})");
+        let text =
+            format!("select {PERSON} from usher_people where clerk_user_id in (select r.user_id from {rows}) {lock}");
         let ids = to_json(&ids)?;
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(ids)
             .fetch_all(conn)
             .await)?)
+    }
+
+    /// As [`Tx::people_by_clerk_id`], and holds them: nobody else changes, bans or deletes them before this transaction
+    /// ends. What is decided on what was read here is still true when it is committed.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn hold_people(&mut self, clerk_user_ids: &[&str]) -> Result<Vec<Person>> {
+        let lock = match self.dialect() {
+            Dialect::Postgres => "order by clerk_user_id for update",
+            // A writing transaction holds the whole database.
+            Dialect::Sqlite => "order by clerk_user_id",
+        };
+        self.find_people(clerk_user_ids, lock).await
     }
 
     /// The main addresses of those of these people who are there and have one.
@@ -418,17 +459,32 @@ impl Tx {
         let ids = to_json(&ids)?;
         let rows = unfold(self.dialect(), &[("user_id", Type::Text)]);
         let text = format!(
-            "insert into usher_people (clerk_user_id, deleted_at) select r.user_id, $2 from {rows} where true
-             on conflict (clerk_user_id) do update
-                 set deleted_at = coalesce(usher_people.deleted_at, excluded.deleted_at)
-             returning admin_id"
+            "insert into usher_people (clerk_user_id, admin_id, deleted_at)
+             select r.user_id,
+                 (select id from admins where external_id = r.user_id and deleted_at is null
+                  order by created_at, id limit 1), $2
+             from {rows} where true
+             on conflict (clerk_user_id) do update set
+                 admin_id = coalesce(usher_people.admin_id, excluded.admin_id),
+                 deleted_at = coalesce(usher_people.deleted_at, excluded.deleted_at)"
         );
-        let admins: Vec<Option<Uuid>> = on_conn!(self, |conn| sqlx::query_scalar(sql(text))
-            .bind(ids)
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(&ids)
             .bind(now)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        // An app may keep several rows for one Clerk user, and rows that no event has told usher of.
+        let text = format!(
+            "select id from admins where external_id in (select r.user_id from {rows})
+             union
+             select admin_id from usher_people
+             where admin_id is not null and clerk_user_id in (select r.user_id from {rows})"
+        );
+        let admins: Vec<Uuid> = on_conn!(self, |conn| sqlx::query_scalar(sql(text))
+            .bind(ids)
             .fetch_all(conn)
             .await)?;
-        let admins: Vec<Uuid> = admins.into_iter().flatten().collect();
         self.delete_addresses(&admins).await?;
         let admins = admin_ids(&admins)?;
         let these = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);

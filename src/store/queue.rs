@@ -32,6 +32,10 @@ impl Queue {
     pub const MAX_ATTEMPTS: i32 = 60;
 }
 
+/// apalis's own limit on attempts. Ours is [`Queue::MAX_ATTEMPTS`], and when it is reached the death is noted first; a
+/// job whose death could not be noted would be stranded by apalis's limit, neither run again nor dead.
+pub(super) const UNCOUNTED: i32 = i32::MAX;
+
 /// Between two tries to listen.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
@@ -107,7 +111,7 @@ impl Tx {
         on_conn!(self, |conn| sqlx::query(sql(text))
             .bind(jobs)
             .bind(queue.as_str())
-            .bind(Queue::MAX_ATTEMPTS)
+            .bind(UNCOUNTED)
             .execute(conn)
             .await
             .map(drop))?;
@@ -204,7 +208,8 @@ impl Store {
         Ok(())
     }
 
-    /// Says that these workers are gone, so that what they may have left is taken up at once.
+    /// Says that these workers are gone, nothing of theirs running any more, and gives back what they hold. A worker that
+    /// stops or ends while it fetches leaves rows locked that it never saw; apalis does not give those back.
     ///
     /// # Errors
     /// [`super::StoreError`].
@@ -213,19 +218,31 @@ impl Store {
         match &self.pool {
             Pool::Postgres(pool) => {
                 sqlx::query(
-                    "update apalis.workers set last_seen = to_timestamp(0)
-                     where id in (select json_array_elements_text($1::text::json))",
+                    "with gone as (
+                         update apalis.workers set last_seen = to_timestamp(0)
+                         where id in (select json_array_elements_text($1::text::json)) returning id
+                     )
+                     update apalis.jobs set status = 'Pending', lock_by = null, lock_at = null, done_at = null,
+                         attempts = attempts + case status when 'Running' then 1 else 0 end
+                     from gone where lock_by = gone.id and status in ('Running', 'Queued')",
                 )
                 .bind(names)
                 .execute(pool)
                 .await?;
             }
             Pool::Sqlite { writer, .. } => {
-                sqlx::query("update Workers set last_seen = 0 where id in (select value from json_each($1))")
-                    .bind(names)
-                    .execute(writer)
-                    .await?;
+                for text in [
+                    "update Workers set last_seen = 0 where id in (select value from json_each($1))",
+                    "update Jobs set status = 'Pending', lock_by = null, lock_at = null, done_at = null,
+                         attempts = attempts + case status when 'Running' then 1 else 0 end
+                     where status in ('Running', 'Queued') and lock_by in (select value from json_each($1))",
+                ] {
+                    sqlx::query(text).bind(&names).execute(writer).await?;
+                }
             }
+        }
+        for &queue in Queue::ALL {
+            self.wake.signal(queue);
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ pub(super) enum Type {
     Text,
     Time,
     Bool,
+    Int,
 }
 
 /// A time in the text form in which sqlx stores it in SQLite, so that what is compared as text compares as time.
@@ -50,6 +51,7 @@ pub(super) fn unfold(dialect: Dialect, columns: &[(&str, Type)]) -> String {
                     Type::Text => "text",
                     Type::Time => "timestamptz",
                     Type::Bool => "boolean",
+                    Type::Int => "integer",
                 };
                 write!(sql, "{comma}{name} {name_of_type}")
             }

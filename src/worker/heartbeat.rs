@@ -1,7 +1,8 @@
 //! A heartbeat of our own, independent of apalis's poll loop (APALIS trap 3), and the sweep that gives the jobs of the
 //! silent to others (trap 4).
 
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -17,41 +18,55 @@ pub(super) const MISSED: u32 = 4;
 /// The names of this process's workers: unique to each start of each process and of each worker (APALIS trap 2).
 pub(super) struct Names {
     process: String,
-    taken: Mutex<Vec<String>>,
+    count: AtomicUsize,
+    beating: Mutex<Vec<String>>,
 }
 
 impl Names {
     pub(super) fn new(process: String) -> Self {
         Self {
             process,
-            taken: Mutex::default(),
+            count: AtomicUsize::new(0),
+            beating: Mutex::default(),
         }
     }
 
-    /// A name that was never used before.
+    /// A name that was never used before; it beats until released.
     pub(super) fn take(&self, queue: Queue) -> String {
-        let mut taken = self.taken.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let name = format!("{}-{queue}-{}", self.process, taken.len());
-        taken.push(name.clone());
+        let name = format!(
+            "{}-{queue}-{}",
+            self.process,
+            self.count.fetch_add(1, Ordering::Relaxed)
+        );
+        self.beating
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(name.clone());
         name
     }
 
-    /// All that were taken, also by workers that have ended: their jobs may still run in tasks of their own.
-    pub(super) fn all(&self) -> Vec<String> {
-        self.taken
+    /// Lets a worker that has ended fall silent. What it had fetched and not begun, or done and not acknowledged, is
+    /// then taken up like any orphan; a name that went on beating would strand it.
+    pub(super) fn release(&self, name: &str) {
+        self.beating
             .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .clone()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|beating| beating != name);
+    }
+
+    /// Those that beat.
+    pub(super) fn beating(&self) -> Vec<String> {
+        self.beating.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 /// Beats until cancelled.
-pub(super) async fn beat(store: Store, names: std::sync::Arc<Names>, soft: CancellationToken) {
+pub(super) async fn beat(store: Store, names: Arc<Names>, stop: CancellationToken) {
     let limit = TimeDelta::from_std(INTERVAL * MISSED).unwrap_or(TimeDelta::MAX);
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    while soft.run_until_cancelled(ticks.tick()).await.is_some() {
-        if let Err(error) = store.heartbeat(&names.all()).await {
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        if let Err(error) = store.heartbeat(&names.beating()).await {
             tracing::warn!(error = %error, "the heartbeat failed");
             continue;
         }

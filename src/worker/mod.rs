@@ -11,6 +11,7 @@ mod supervise;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -44,55 +45,59 @@ const GRACE: Duration = Duration::from_secs(20);
 
 /// The workers of this process.
 pub struct Workers {
-    tasks: TaskTracker,
-    names: Arc<Names>,
     app: App,
+    names: Arc<Names>,
+    alive: Alive,
+    tasks: TaskTracker,
     soft: CancellationToken,
     hard: CancellationToken,
-    alive: Alive,
+    heartbeat: JoinHandle<()>,
+    still: CancellationToken,
 }
 
 impl Workers {
     /// Starts a worker for each queue, their heartbeat, and the ear for new jobs.
     #[must_use]
     pub fn start(app: &App, concurrency: Concurrency) -> Self {
-        let context = Context::start(app.clone());
+        let names = Arc::new(Names::new(config::process_name()));
+        let still = CancellationToken::new();
+        // Not among the tasks that a stop waits for: it beats until the last of them has ended.
+        let heartbeat = tokio::spawn(heartbeat::beat(app.store.clone(), Arc::clone(&names), still.clone()));
         let workers = Self {
-            tasks: TaskTracker::new(),
-            names: Arc::new(Names::new(config::process_name())),
             app: app.clone(),
+            names,
+            alive: Alive::default(),
+            tasks: TaskTracker::new(),
             soft: CancellationToken::new(),
             hard: CancellationToken::new(),
-            alive: Alive::default(),
+            heartbeat,
+            still,
         };
-        let supervised = |concurrency| Supervised {
-            context: context.clone(),
-            names: Arc::clone(&workers.names),
-            alive: workers.alive.clone(),
-            concurrency,
-            soft: workers.soft.clone(),
-        };
-        workers.spawn(supervise::<ProcessClerkEvent>(supervised(concurrency.events)));
-        workers.spawn(supervise::<SendInviteEmail>(supervised(concurrency.mails)));
-        workers.spawn(supervise::<SendAcceptedNotice>(supervised(concurrency.mails)));
-        workers.spawn(heartbeat::beat(
-            app.store.clone(),
-            Arc::clone(&workers.names),
-            workers.soft.clone(),
-        ));
+        workers.start_queues(&Context::start(app.clone()), concurrency);
         let (store, soft) = (app.store.clone(), workers.soft.clone());
-        workers.spawn(async move {
+        workers.tasks.spawn(async move {
             soft.run_until_cancelled(store.relay_notifications()).await;
         });
         workers.tasks.close();
         workers
     }
 
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let hard = self.hard.clone();
-        self.tasks.spawn(async move {
-            hard.run_until_cancelled(task).await;
-        });
+    fn start_queues(&self, context: &Context, concurrency: Concurrency) {
+        let supervised = |concurrency| Supervised {
+            context: context.clone(),
+            names: Arc::clone(&self.names),
+            alive: self.alive.clone(),
+            concurrency,
+            tasks: self.tasks.clone(),
+            soft: self.soft.clone(),
+            hard: self.hard.clone(),
+        };
+        self.tasks
+            .spawn(supervise::<ProcessClerkEvent>(supervised(concurrency.events)));
+        self.tasks
+            .spawn(supervise::<SendInviteEmail>(supervised(concurrency.mails)));
+        self.tasks
+            .spawn(supervise::<SendAcceptedNotice>(supervised(concurrency.mails)));
     }
 
     /// Which queues have a live worker.
@@ -102,7 +107,8 @@ impl Workers {
     }
 
     /// Takes no more work, lets what runs finish, cuts off what takes too long; then says goodbye, so that whatever was
-    /// left is taken up at once by others.
+    /// left is taken up at once by others. Until nothing runs any more the heartbeat goes on: what is running here must
+    /// not be started elsewhere.
     pub async fn stop(self) {
         self.soft.cancel();
         if tokio::time::timeout(GRACE, self.tasks.wait()).await.is_err() {
@@ -110,7 +116,11 @@ impl Workers {
             self.hard.cancel();
             self.tasks.wait().await;
         }
-        if let Err(error) = self.app.store.retire_workers(&self.names.all()).await {
+        self.still.cancel();
+        if let Err(error) = self.heartbeat.await {
+            tracing::error!(error = %error, "the heartbeat had ended before its time");
+        }
+        if let Err(error) = self.app.store.retire_workers(&self.names.beating()).await {
             tracing::warn!(error = %error, "could not say goodbye; what was left will be taken up a little later");
         }
     }

@@ -13,6 +13,7 @@ use apalis_postgres::PostgresStorage;
 use apalis_sqlite::SqliteStorage;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::attempt::{Failure, run_attempt};
 use super::heartbeat::{INTERVAL, MISSED, Names};
@@ -56,7 +57,20 @@ pub(super) struct Supervised {
     pub names: Arc<Names>,
     pub alive: Alive,
     pub concurrency: usize,
+    /// What a stop waits for.
+    pub tasks: TaskTracker,
+    /// Take no more work.
     pub soft: CancellationToken,
+    /// Cut off what runs.
+    pub hard: CancellationToken,
+}
+
+/// Where a worker's attempts run: tasks of their own that outlive it, because all handlers of a worker share one task
+/// (APALIS trap 17), until they are cut off.
+#[derive(Debug, Clone)]
+struct Attempts {
+    tasks: TaskTracker,
+    hard: CancellationToken,
 }
 
 /// Runs a worker for `J` until cancelled, starting it again whenever it ends by itself.
@@ -66,12 +80,24 @@ pub(super) async fn supervise<J: Job>(with: Supervised) {
         let started = Instant::now();
         let name = with.names.take(J::QUEUE);
         with.alive.set(J::QUEUE, true);
+        let attempts = Attempts {
+            tasks: TaskTracker::new(),
+            hard: with.hard.clone(),
+        };
         // A task of its own: a panic in apalis is one more reason to start again.
-        let ended = tokio::spawn(run_worker::<J>(with.clone(), name)).await;
+        let worker = AbortOnDropHandle::new(tokio::spawn(run_worker::<J>(
+            with.clone(),
+            name.clone(),
+            attempts.clone(),
+        )));
+        let ended = with.hard.run_until_cancelled(worker).await;
         with.alive.set(J::QUEUE, false);
-        if with.soft.is_cancelled() {
+        attempts.tasks.close();
+        let Some(ended) = ended.filter(|_| !with.soft.is_cancelled()) else {
+            attempts.tasks.wait().await;
             return;
-        }
+        };
+        with.tasks.spawn(fall_silent(with.clone(), name, attempts));
         let why = match ended {
             Ok(Ok(())) => "it ended by itself".to_owned(),
             Ok(Err(error)) => error.to_string(),
@@ -90,9 +116,19 @@ pub(super) async fn supervise<J: Job>(with: Supervised) {
     }
 }
 
+/// Says that an ended worker is gone as soon as the last of its attempts has ended.
+async fn fall_silent(with: Supervised, name: String, attempts: Attempts) {
+    attempts.tasks.wait().await;
+    with.names.release(&name);
+    // Others notice the silence anyway; this only hastens it.
+    if let Err(error) = with.context.app.store.retire_workers(&[name]).await {
+        tracing::debug!(error = %error, "could not say that a worker is gone");
+    }
+}
+
 /// The two backends share their configuration's names, and no type.
 macro_rules! run_on {
-    ($storage:ident, $config:path, $pool:expr, $with:expr, $name:expr) => {{
+    ($storage:ident, $config:path, $pool:expr, $with:expr, $name:expr, $attempts:expr) => {{
         let config = <$config>::default()
             .queue(J::QUEUE.as_str())
             .batch_size($with.concurrency)
@@ -107,6 +143,7 @@ macro_rules! run_on {
         WorkerBuilder::new($name)
             .backend(PollWith::new(WithCodec::new(storage, Verbatim), strategy))
             .data($with.context)
+            .data($attempts)
             .concurrency($with.concurrency)
             .build(handle::<J>)
             .run_until(async move {
@@ -117,10 +154,10 @@ macro_rules! run_on {
     }};
 }
 
-async fn run_worker<J: Job>(with: Supervised, name: String) -> Result<(), WorkerError> {
+async fn run_worker<J: Job>(with: Supervised, name: String, attempts: Attempts) -> Result<(), WorkerError> {
     match with.context.app.store.pool.clone() {
-        Pool::Postgres(pool) => run_on!(PostgresStorage, apalis_postgres::Config, &pool, with, name),
-        Pool::Sqlite { writer, .. } => run_on!(SqliteStorage, apalis_sqlite::Config, &writer, with, name),
+        Pool::Postgres(pool) => run_on!(PostgresStorage, apalis_postgres::Config, &pool, with, name, attempts),
+        Pool::Sqlite { writer, .. } => run_on!(SqliteStorage, apalis_sqlite::Config, &writer, with, name, attempts),
     }
 }
 
@@ -128,15 +165,21 @@ async fn run_worker<J: Job>(with: Supervised, name: String) -> Result<(), Worker
 async fn handle<J: Job>(
     payload: RawPayload,
     context: Data<Context>,
+    attempts: Data<Attempts>,
     id: TaskId,
     attempt: Attempt,
 ) -> Result<(), BoxDynError> {
     let number = u32::try_from(attempt.current()).unwrap_or(u32::MAX);
-    // A task of its own: all handlers of a worker share one (APALIS trap 17).
-    let attempt = tokio::spawn(async move { run_attempt::<J>(&context, &payload.0, &id.to_string(), number).await });
+    let hard = attempts.hard.clone();
+    let attempt = attempts.tasks.spawn(async move {
+        let id = id.to_string();
+        hard.run_until_cancelled(run_attempt::<J>(&context, &payload.0, &id, number))
+            .await
+    });
     match attempt.await? {
-        Ok(()) => Ok(()),
-        Err(failure @ Failure::Later(_)) => Err(failure.into()),
-        Err(failure @ Failure::Dead(_)) => Err(AbortError::new(failure).into()),
+        Some(Ok(())) => Ok(()),
+        Some(Err(failure @ Failure::Dead(_))) => Err(AbortError::new(failure).into()),
+        Some(Err(failure @ Failure::Later(_))) => Err(failure.into()),
+        None => Err("it was cut off".into()),
     }
 }

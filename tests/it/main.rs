@@ -9,10 +9,12 @@
 mod support;
 
 mod api;
+mod attacks;
 mod banner;
 mod cli;
 mod config;
 mod crashes;
+mod follow_up;
 mod mail;
 mod matching;
 mod store;

@@ -8,8 +8,8 @@ use usher::invites::email::EmailAddress;
 use usher::invites::roles::Roles;
 use usher::invites::{Acceptance, Invite, Kind, Status};
 use usher::store::{
-    Address, DeliveryKind, DeliveryStatus, Finished, Grant, NewDelivery, NewEvent, NewInvite, PersonRef, Profile,
-    Queue, SessionStart, Tx,
+    Address, DeliveryKind, DeliveryStatus, Finished, Grant, InviteFilter, NewDelivery, NewEvent, NewInvite, PersonRef,
+    Profile, Queue, Repetition, SessionStart, Tx,
 };
 use uuid::Uuid;
 
@@ -134,6 +134,7 @@ stories! {
         let (_, _, ada) = set_up(app, &mut tx).await;
         let known = tx.people_by_clerk_id(&["user_ada", "user_nobody"]).await.unwrap();
         assert_eq!(known.len(), 1);
+        assert_eq!(tx.hold_people(&["user_ada", "user_nobody"]).await.unwrap(), known);
         assert_eq!((known[0].admin_id, known[0].deleted_at), (Some(ada), None));
         assert_eq!(known[0].clerk_created_at, Some(app.now() - TimeDelta::days(1)));
         assert_eq!(tx.addresses_of_people(&[ada]).await.unwrap()[&ada], "ada@example.com");
@@ -191,6 +192,7 @@ stories! {
         assert_eq!((invite.message.clone(), invite.locale.as_deref()), (to_organization.message.clone(), Some("fr")));
         assert_eq!(invite.expires_at, to_organization.expires_at);
 
+        let stale = tx.waiting_for(&[ada]).await.unwrap();
         let again = NewInvite { id: tx.new_id(), role: "admin".to_owned(), ..to_organization.clone() };
         let refreshed = tx.save_invites(&[again]).await.unwrap();
         assert_eq!((refreshed[0].id, refreshed[0].token_version, refreshed[0].role.as_str()), (invite.id, 2, "admin"));
@@ -202,20 +204,32 @@ stories! {
         assert_eq!(tx.invite_of(invite.id, ada).await.unwrap().map(|invite| invite.id), Some(invite.id));
         assert_eq!(tx.invite_of(invite.id, project).await.unwrap(), None, "somebody else");
 
-        tx.flag_invites(&[(invite.id, ada)]).await.unwrap();
+        let refreshed = tx.waiting_for(&[ada]).await.unwrap();
+        let to_acme: Vec<_> = refreshed.iter().filter(|waiting| waiting.invite.id == invite.id).collect();
+        let outdated: Vec<_> = stale.iter().filter(|waiting| waiting.invite.id == invite.id).collect();
+        tx.flag_invites(&outdated).await.unwrap();
+        assert_eq!(tx.invite(invite.id).await.unwrap().unwrap().flagged_at, None, "asked again meanwhile");
+        tx.flag_invites(&to_acme).await.unwrap();
         let flagged = tx.invite(invite.id).await.unwrap().unwrap();
         assert_eq!((flagged.flagged_at, flagged.flagged_for), (Some(app.now()), Some(ada)));
         assert!(tx.dismiss_invite(invite.id, ada).await.unwrap());
         let dismissed = tx.invite(invite.id).await.unwrap().unwrap();
         assert_eq!((dismissed.flagged_at, dismissed.dismissed_at), (None, Some(app.now())));
 
-        let accepted: Vec<Invite> = tx.accept_invites(&[(invite.id, ada), (tx.new_id(), ada)]).await.unwrap();
+        assert!(tx.accept_invites(&outdated).await.unwrap().is_empty(), "asked again meanwhile");
+        let accepted: Vec<Invite> = tx.accept_invites(&to_acme).await.unwrap();
         assert_eq!((accepted.len(), accepted[0].status, accepted[0].accepted_by), (1, Status::Accepted, Some(ada)));
-        assert!(tx.accept_invites(&[(invite.id, ada)]).await.unwrap().is_empty(), "once");
+        assert!(tx.accept_invites(&to_acme).await.unwrap().is_empty(), "once");
         for closed in [tx.decline_invite(invite.id).await, tx.revoke_invite(invite.id).await, tx.dismiss_invite(invite.id, ada).await] {
             assert!(!closed.unwrap(), "final");
         }
         assert!(tx.decline_invite(to_project.id).await.unwrap());
+        let filter = InviteFilter { status: Some(Status::Accepted), ..InviteFilter::default() };
+        assert_eq!(tx.list_invites(&filter, 10).await.unwrap(), [(invite.id, invite.created_at)]);
+        assert_eq!(tx.renew_invite(invite.id, app.now()).await.unwrap(), None, "final");
+        let unverified_key = address("ada@unverified.example", true, true).key;
+        assert_eq!(tx.waiting_at(&[&unverified_key]).await.unwrap().len(), 1);
+        assert!(tx.dismissed_by(ada).await.unwrap().is_empty());
         let views = tx.invite_views(&[invite.id, to_project.id, project]).await.unwrap();
         assert_eq!(views.len(), 2);
         let of_project = views.iter().find(|view| view.invite.id == to_project.id).unwrap();
@@ -229,13 +243,16 @@ stories! {
         let invite = new_invite(&tx, organization, None, "ada@example.com");
         tx.save_invites(std::slice::from_ref(&invite)).await.unwrap();
         app.clock.advance(TimeDelta::days(1) + TimeDelta::microseconds(6));
-        assert_eq!(tx.waiting_for(&[ada]).await.unwrap().len(), 1);
+        let waiting = tx.waiting_for(&[ada]).await.unwrap();
+        assert_eq!(waiting.len(), 1);
         app.clock.advance(TimeDelta::microseconds(1));
         assert!(tx.waiting_for(&[ada]).await.unwrap().is_empty());
-        assert!(tx.accept_invites(&[(invite.id, ada)]).await.unwrap().is_empty());
+        assert!(tx.accept_invites(&[&waiting[0]]).await.unwrap().is_empty());
         assert!(!tx.decline_invite(invite.id).await.unwrap());
         assert!(!tx.dismiss_invite(invite.id, ada).await.unwrap());
-        assert!(tx.revoke_invite(invite.id).await.unwrap(), "an expired one can be taken back");
+        let renewed = tx.renew_invite(invite.id, app.now() + TimeDelta::days(1)).await.unwrap().unwrap();
+        assert_eq!((renewed.token_version, renewed.is_open_at(app.now())), (1, true));
+        assert!(tx.revoke_invite(invite.id).await.unwrap(), "also an expired one can be taken back");
     }
 
     async fn the_database_itself_allows_one_open_invite_per_place_and_address(app) {
@@ -279,6 +296,8 @@ stories! {
         assert!(!tx.mail_context(first.id).await.unwrap().unwrap().is_newest);
         let context = tx.mail_context(second.id).await.unwrap().unwrap();
         assert!(context.is_newest && context.organization_name == "Acme");
+        assert_eq!(tx.mails_since(invite.id, app.now() - TimeDelta::hours(1)).await.unwrap(), (2, Some(app.now())));
+        assert_eq!(tx.mails_since(invite.id, app.now()).await.unwrap(), (0, None));
         tx.suppress_delivery(first.id).await.unwrap();
         tx.delivery_refused(second.id, DeliveryStatus::Queued, "451 later").await.unwrap();
         tx.delivery_sent(second.id).await.unwrap();
@@ -325,7 +344,8 @@ stories! {
         let (organization, _, ada) = set_up(app, &mut tx).await;
         let invite = new_invite(&tx, organization, None, "ada@example.com");
         tx.save_invites(std::slice::from_ref(&invite)).await.unwrap();
-        tx.flag_invites(&[(invite.id, ada)]).await.unwrap();
+        let waiting = tx.waiting_for(&[ada]).await.unwrap();
+        tx.flag_invites(&[&waiting[0]]).await.unwrap();
         let start = |id: &str| SessionStart { clerk_session_id: id.to_owned(), admin_id: ada, started_at: app.now() };
         tx.end_sessions(&[("sess_early", None)]).await.unwrap();
         let active = tx.start_sessions(&[start("sess_1"), start("sess_early")]).await.unwrap();
@@ -336,6 +356,18 @@ stories! {
         tx.lower_flags_of_the_signed_out(&[ada]).await.unwrap();
         assert!(tx.invite(invite.id).await.unwrap().unwrap().flagged_at.is_none());
         assert!(tx.start_sessions(&[start("sess_1")]).await.unwrap().is_empty());
+    }
+
+    async fn an_idempotency_key_belongs_to_one_request_for_a_day(app) {
+        let mut tx = begin(app).await;
+        assert_eq!(tx.claim_idempotency_key("app", "k", b"1").await.unwrap(), Repetition::First);
+        assert_eq!(tx.claim_idempotency_key("other", "k", b"2").await.unwrap(), Repetition::First, "another key's own");
+        tx.keep_answer("app", "k", 201, "{}").await.unwrap();
+        let answered = Repetition::Answered { status: 201, answer: "{}".to_owned() };
+        assert_eq!(tx.claim_idempotency_key("app", "k", b"1").await.unwrap(), answered);
+        assert_eq!(tx.claim_idempotency_key("app", "k", b"2").await.unwrap(), Repetition::OtherRequest);
+        app.clock.advance(TimeDelta::hours(24));
+        assert_eq!(tx.claim_idempotency_key("app", "k", b"2").await.unwrap(), Repetition::First);
     }
 
     async fn nothing_is_asked_of_the_database_for_empty_sets(app) {

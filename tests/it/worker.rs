@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::join_all;
 use serde::Deserialize;
 use serde_json::json;
@@ -10,7 +10,7 @@ use usher::app::App;
 use usher::clerk::simulated::{SimulatedUser, event};
 use usher::clock::Clock;
 use usher::jobs::{Context, Job, JobError};
-use usher::store::{NewEvent, Queue, Store};
+use usher::store::{NewEvent, Queue, Store, StoreError};
 use usher::worker::{Concurrency, Failure, Workers, run_attempt};
 
 use crate::support::app::settings;
@@ -55,7 +55,10 @@ async fn app(database: &TestDatabase, smtp: &SmtpServer) -> App {
 
 /// Stores events as the intake does.
 async fn receive(store: &Store, from: usize, to: usize) {
-    let now = Clock::System.now();
+    try_receive(store, from, to, Clock::System.now()).await.unwrap();
+}
+
+async fn try_receive(store: &Store, from: usize, to: usize, now: DateTime<Utc>) -> Result<usize, StoreError> {
     let events: Vec<NewEvent> = (from..to)
         .map(|n| {
             let user = SimulatedUser::new(format!("user_{n}"), format!("person{n}@example.com"), now);
@@ -66,9 +69,10 @@ async fn receive(store: &Store, from: usize, to: usize) {
             }
         })
         .collect();
-    let mut tx = store.begin().await.unwrap();
-    tx.receive_events(&events).await.unwrap();
-    tx.commit().await.unwrap();
+    let mut tx = store.begin().await?;
+    let new = tx.receive_events(&events).await?.len();
+    tx.commit().await?;
+    Ok(new)
 }
 
 /// Puts a job straight into the queue, as a program with its own ideas would.
@@ -201,12 +205,12 @@ on_both! {
         assert!(running.workers.alive().all());
     }
 
-    a_stop_lets_running_jobs_finish(running) {
+    a_slow_mail_holds_nothing_else_up(running) {
         running.smtp.next(1, Phase::EndOfData, Behaviour::Stall);
         invite(running, "ada@example.com").await;
         running.smtp.wait_for_stalls(1).await;
         receive(&running.app.store, 0, 5).await;
-        eventually("the others are not held up by a slow mail", async || {
+        eventually("the others are done", async || {
             running.database.pool.count("usher_events where processed_at is not null").await == 5
         }).await;
     }
@@ -260,24 +264,35 @@ async fn several_processes_share_one_postgres_and_run_nothing_twice() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trap_16_workers_come_back_after_the_database_threw_them_out() {
     let running = Running::start(TestDatabase::postgres().await).await;
-    for round in 0..3 {
-        receive(&running.app.store, round * 10, round * 10 + 10).await;
+    let mut stored = 0;
+    for round in 0..8 {
+        let now = Clock::System.now();
+        if let Ok(count) = try_receive(&running.app.store, round * 100, round * 100 + 100, now).await {
+            stored += count;
+        }
+        // Let it reach fetches, groups and acknowledgements alike.
+        tokio::time::sleep(Duration::from_millis(20 + 15 * round as u64)).await;
         running
             .database
             .pool
             .execute(
                 "do $$ begin perform pg_terminate_backend(pid) from pg_stat_activity
-             where datname = current_database() and application_name = 'usher'; end $$",
+                 where datname = current_database() and application_name = 'usher'; end $$",
             )
             .await;
     }
-    eventually("all are processed", async || {
+    assert!(stored > 0);
+    eventually("every stored event is processed", async || {
         running
             .database
             .pool
-            .count("usher_events where processed_at is not null")
+            .count("usher_events where processed_at is null")
             .await
-            == 30
+            == 0
+    })
+    .await;
+    eventually("no job is stranded", async || {
+        running.jobs_are("status <> 'Done'", 0).await
     })
     .await;
     eventually("every queue has its worker again", async || {
@@ -285,6 +300,67 @@ async fn trap_16_workers_come_back_after_the_database_threw_them_out() {
     })
     .await;
     running.workers.stop().await;
+}
+
+/// A stop leaves nothing `Running` or `Queued`: what ran has been acknowledged, what had not begun is back in the queue.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_finishes_what_runs_and_gives_back_what_does_not() {
+    for database in [TestDatabase::sqlite().await, TestDatabase::postgres().await] {
+        let running = Running::start(database).await;
+        for round in 0..10 {
+            receive(&running.app.store, round * 100, round * 100 + 100).await;
+        }
+        let (pool, table) = (running.database.pool.clone(), jobs::table(&running.database.pool));
+        running.workers.stop().await;
+        assert_eq!(
+            pool.count(&format!(
+                "{table} where status in ('Running', 'Queued', 'Failed', 'Killed')"
+            ))
+            .await,
+            0
+        );
+        let done = pool.count(&format!("{table} where status = 'Done'")).await;
+        assert_eq!(pool.count("usher_events where processed_at is not null").await, done);
+    }
+}
+
+/// Gives up only once it could be noted.
+#[derive(Deserialize)]
+struct Hopeless;
+
+static NOTED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+impl Job for Hopeless {
+    const QUEUE: Queue = Queue::ProcessClerkEvent;
+    const TIME_LIMIT: Duration = Duration::from_secs(1);
+
+    async fn run(&self, _: &Context) -> Result<(), JobError> {
+        Err(JobError::give_up("hopeless"))
+    }
+
+    async fn gave_up(&self, _: &Context, _: &str) -> Result<(), JobError> {
+        match NOTED.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            false => Err(JobError::retry("the database is away")),
+            true => Ok(()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_death_that_could_not_be_noted_is_noted_later() {
+    let app = crate::support::TestApp::start(TestDatabase::sqlite().await).await;
+    app.clerk().user_created("ada@example.com").await;
+    let id = jobs::all(&app.pool).await[0].id.clone();
+    let first = run_attempt::<Hopeless>(&app.context, b"null", &id, 60).await;
+    assert!(matches!(first, Err(Failure::Later(_))), "{first:?}");
+    let again = run_attempt::<Hopeless>(&app.context, b"null", &id, 61).await;
+    assert!(matches!(again, Err(Failure::Dead(_))), "{again:?}");
+    assert!(
+        app.pool.count("Jobs where max_attempts > 1000").await == 1,
+        "apalis's own limit must not strand it"
+    );
+    app.clock.advance(TimeDelta::hours(2));
+    app.run_jobs().await;
 }
 
 #[derive(Deserialize)]
@@ -327,7 +403,7 @@ stories! {
             let now = app.now();
             match &app.pool {
                 TestPool::Postgres(pool) => {
-                    let at: chrono::DateTime<Utc> =
+                    let at: DateTime<Utc> =
                         sqlx::query_scalar("select run_at from apalis.jobs").fetch_one(pool).await.unwrap();
                     at > now + TimeDelta::seconds(5)
                 }

@@ -310,6 +310,14 @@ impl Invitee<'_> {
         self.call(Method::POST, &format!("/v1/me/invites/{id}/accept")).await
     }
 
+    /// Accepts by a link's token.
+    pub async fn accept_link(&self, token: &str) -> Answer {
+        let body = Some(json!({ "token": token }));
+        self.app
+            .send(request(Method::POST, "/v1/me/invites/accept", Some(&self.token), body))
+            .await
+    }
+
     pub async fn decline(&self, id: &str) -> Answer {
         self.call(Method::POST, &format!("/v1/me/invites/{id}/decline")).await
     }
