@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 use uuid::Uuid;
 
+use crate::api_key::{ApiKey, hex};
 use crate::clerk::DevSigner;
 use crate::invites::matching::AutoAccept;
 use crate::invites::roles::{Ladder, Roles};
@@ -94,7 +95,8 @@ pub struct Settings {
     /// Clerk's Backend API. Default: `https://api.clerk.com`.
     #[arg(long, env = "CLERK_API_URL", global = true, value_name = "URL")]
     pub clerk_api_url: Option<String>,
-    /// The keys that the app calls the API with, comma-separated, at least 32 characters each.
+    /// The keys that the app calls the API with, comma-separated: a key of at least 32 characters, `name:key`, or
+    /// `name:sha256:hash` (`usher api-key` makes both). `@` and the ids of organizations, joined by `+`, limit it to them.
     #[arg(
         long,
         env = "USHER_API_KEYS",
@@ -176,7 +178,7 @@ pub struct Config {
     /// Clerk's Backend API.
     pub clerk_api_url: Url,
     /// The keys that the app calls the API with, at least one.
-    pub api_keys: Vec<Secret>,
+    pub api_keys: Vec<ApiKey>,
     /// The secret that invite links are derived from.
     pub token_key: Secret,
     /// Where mails go.
@@ -233,7 +235,14 @@ impl Config {
             ("CLERK_AUTHORIZED_PARTIES", self.authorized_parties.join(",")),
             ("CLERK_SECRET_KEY", masked(usize::from(self.clerk_secret_key.is_some()))),
             ("CLERK_API_URL", self.clerk_api_url.to_string()),
-            ("USHER_API_KEYS", masked(self.api_keys.len())),
+            (
+                "USHER_API_KEYS",
+                self.api_keys
+                    .iter()
+                    .map(ApiKey::to_string)
+                    .collect::<Vec<_>>()
+                    .join(","),
+            ),
             ("USHER_TOKEN_KEY", masked(1)),
             ("SMTP_URL", smtp),
             ("MAIL_FROM", self.mail_from.clone()),
@@ -419,10 +428,6 @@ fn random_bytes() -> [u8; 32] {
     rand::random()
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 impl Settings {
     /// The format of the log, needed before the rest.
     ///
@@ -566,25 +571,17 @@ impl Settings {
         self.clerk_issuer.clone().or(development)
     }
 
-    fn api_keys(&self, dev: Option<&DevSecrets>) -> Result<Vec<Secret>, ConfigError> {
+    fn api_keys(&self, dev: Option<&DevSecrets>) -> Result<Vec<ApiKey>, ConfigError> {
         let keys = match (&self.usher_api_keys, dev) {
-            (Some(given), _) => list(Some(given.expose())),
-            (None, Some(dev)) => vec![dev.api_key.clone()],
+            (Some(given), _) => ApiKey::parse_list(given.expose())
+                .map_err(|(position, error)| wrong("USHER_API_KEYS", format!("entry {position} {error}")))?,
+            (None, Some(dev)) => vec![ApiKey::new("development", &dev.api_key)],
             (None, None) => Vec::new(),
         };
         if keys.is_empty() {
-            return Err(wrong(
-                "USHER_API_KEYS",
-                "is missing; make one with: openssl rand -hex 32",
-            ));
+            return Err(wrong("USHER_API_KEYS", "is missing; make one with: usher api-key"));
         }
-        if keys.iter().any(|key| key.len() < MIN_SECRET) {
-            return Err(wrong(
-                "USHER_API_KEYS",
-                "has a key of less than 32 characters; make one with: openssl rand -hex 32",
-            ));
-        }
-        Ok(keys.into_iter().map(Secret::from).collect())
+        Ok(keys)
     }
 
     fn token_key(&self, dev: Option<&DevSecrets>) -> Result<Secret, ConfigError> {

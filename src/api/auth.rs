@@ -1,47 +1,54 @@
 //! Who is calling: the app, by its key, or a person, by Clerk's session token.
 
+use std::collections::HashSet;
+
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
-use sha2::{Digest as _, Sha256};
-use subtle::ConstantTimeEq as _;
+use uuid::Uuid;
 
 use super::Api;
+use crate::api_key::{self, ApiKey};
 use crate::clerk::TokenError;
 use crate::problem::Problem;
-use crate::secret::Secret;
 
 /// Clerk's session cookie.
 const SESSION_COOKIE: &str = "__session";
 
-/// The app's keys, as hashes of one length: comparing them takes the same time whatever is presented.
-pub(super) struct ApiKeys(Vec<[u8; 32]>);
-
-impl ApiKeys {
-    pub(super) fn new(keys: &[Secret]) -> Self {
-        Self(keys.iter().map(|key| Sha256::digest(key.expose()).into()).collect())
-    }
-
-    fn knows(&self, presented: &str) -> bool {
-        let presented: [u8; 32] = Sha256::digest(presented).into();
-        let matches = self
-            .0
-            .iter()
-            .fold(0, |found, key| found | key.ct_eq(&presented).unwrap_u8());
-        matches == 1
-    }
+/// The app, known by its key.
+pub(super) struct AppClient {
+    key: ApiKey,
 }
 
-/// The app, known by its key.
-pub(super) struct AppClient;
+impl AppClient {
+    /// Whether the key's limit lets it see and change this organization and all that is in it. What it may not use
+    /// must look as if it were not there.
+    pub(super) fn may_use(&self, organization_id: Uuid) -> bool {
+        self.key.may_use(organization_id)
+    }
+
+    /// [`AppClient::may_use`], as the answer for one thing: what is foreign is not found.
+    pub(super) fn must_use(&self, organization_id: Uuid) -> Result<(), Problem> {
+        if self.may_use(organization_id) {
+            Ok(())
+        } else {
+            Err(Problem::not_found())
+        }
+    }
+
+    /// The organizations that the key is limited to, where it is limited.
+    pub(super) fn organizations(&self) -> Option<&HashSet<Uuid>> {
+        self.key.organizations.as_ref()
+    }
+}
 
 impl FromRequestParts<Api> for AppClient {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
-        match bearer(&parts.headers) {
-            Some(key) if api.keys.knows(key) => Ok(Self),
-            _ => Err(Problem::unauthorized(
+        match bearer(&parts.headers).and_then(|key| api_key::find(&api.app.config.api_keys, key)) {
+            Some(key) => Ok(Self { key: key.clone() }),
+            None => Err(Problem::unauthorized(
                 "Send one of USHER_API_KEYS as `Authorization: Bearer …`.",
             )),
         }

@@ -24,11 +24,17 @@ use crate::store::{StoreError, Tx};
 const MAX_MESSAGE: usize = 10_000;
 
 /// `POST /v1/invites`
-pub(super) async fn create(State(api): State<Api>, _: AppClient, fields: Fields) -> Result<Response, Problem> {
+pub(super) async fn create(State(api): State<Api>, client: AppClient, fields: Fields) -> Result<Response, Problem> {
     let config = &api.app.config;
     let invitation = invitation(fields, config)?;
     let mut tx = api.app.store.begin().await?;
-    let answers = flows::invite(&mut tx, std::slice::from_ref(&invitation), &config.roles).await?;
+    let answers = flows::invite(
+        &mut tx,
+        std::slice::from_ref(&invitation),
+        &config.roles,
+        client.organizations(),
+    )
+    .await?;
     let Some(answer) = answers.into_iter().next() else {
         return Err(Problem::internal());
     };
@@ -45,10 +51,11 @@ pub(super) async fn create(State(api): State<Api>, _: AppClient, fields: Fields)
 }
 
 /// `GET /v1/invites/{id}`
-pub(super) async fn show(State(api): State<Api>, _: AppClient, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
+pub(super) async fn show(State(api): State<Api>, client: AppClient, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
     let mut tx = api.app.store.read().await?;
-    let json = invite_json(&mut tx, id).await?;
-    json.map(Json).ok_or_else(Problem::not_found)
+    let json = invite_json(&mut tx, id).await?.ok_or_else(Problem::not_found)?;
+    client.must_use(json.organization_id())?;
+    Ok(Json(json))
 }
 
 /// One invite as JSON, as it stands within the transaction.

@@ -7,14 +7,11 @@ mod me;
 mod places;
 mod view;
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post, put};
 
 use crate::app::App;
-use auth::ApiKeys;
 
 /// Bytes; a full batch of 500 invites with messages fits.
 const MAX_BODY: usize = 4 * 1024 * 1024;
@@ -22,15 +19,11 @@ const MAX_BODY: usize = 4 * 1024 * 1024;
 #[derive(Clone)]
 struct Api {
     app: App,
-    keys: Arc<ApiKeys>,
 }
 
 /// The routes under `/v1`.
 pub fn router(app: &App) -> Router {
-    let api = Api {
-        app: app.clone(),
-        keys: Arc::new(ApiKeys::new(&app.config.api_keys)),
-    };
+    let api = Api { app: app.clone() };
     Router::new()
         .route("/v1/organizations/{id}", put(places::put_organization))
         .route("/v1/organizations/{id}/members", get(places::organization_members))

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod api_key;
 mod config;
 mod migrate;
 pub mod serve;
@@ -28,6 +29,8 @@ enum Command {
     Migrate,
     /// Print what is in force, secrets masked.
     Config,
+    /// Make a key for the app, and its entry for `USHER_API_KEYS`.
+    ApiKey(api_key::MakeApiKey),
     /// The inbox of Clerk's events.
     #[command(subcommand)]
     Webhooks(webhooks::Webhooks),
@@ -44,6 +47,7 @@ impl Cli {
             Command::Serve(serve) => serve.run(self.settings.resolve()?).await,
             Command::Migrate => migrate::run(self.settings.resolve()?).await,
             Command::Config => config::run(&self.settings.resolve()?),
+            Command::ApiKey(api_key) => api_key.run(),
             Command::Webhooks(webhooks) => webhooks.run(self.settings.resolve()?).await,
         }
     }

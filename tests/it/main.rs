@@ -12,6 +12,7 @@ mod api;
 mod banner;
 mod config;
 mod crashes;
+mod keys;
 mod mail;
 mod matching;
 mod store;
