@@ -15,6 +15,7 @@ use crate::api_key::{ApiKey, hex};
 use crate::clerk::DevSigner;
 use crate::invites::matching::AutoAccept;
 use crate::invites::roles::{Ladder, Roles};
+use crate::rate_limit::RateLimit;
 use crate::secret::Secret;
 use crate::store::Dialect;
 
@@ -105,6 +106,20 @@ pub struct Settings {
         value_name = "KEYS"
     )]
     pub usher_api_keys: Option<Secret>,
+    /// How often each API key may call, such as `600/m` (`s`, `m` or `h`; a batch is one call), or `off`. Each process
+    /// counts for itself. Default: `6000/m`.
+    #[arg(long, env = "USHER_RATE_LIMIT", global = true, value_name = "CALLS/PERIOD")]
+    pub usher_rate_limit: Option<String>,
+    /// How often each signed-in person may call. Default: `120/m`.
+    #[arg(long, env = "USHER_RATE_LIMIT_PERSON", global = true, value_name = "CALLS/PERIOD")]
+    pub usher_rate_limit_person: Option<String>,
+    /// How often each client address may open `/v1/invite-links` or send credentials that are none. Default: `120/m`.
+    #[arg(long, env = "USHER_RATE_LIMIT_ADDRESS", global = true, value_name = "CALLS/PERIOD")]
+    pub usher_rate_limit_address: Option<String>,
+    /// How many proxies of yours a request passes: the client's address is taken from `X-Forwarded-For` by so many steps
+    /// from its right. Default: `0`, the header is not believed.
+    #[arg(long, env = "USHER_TRUSTED_PROXIES", global = true, value_name = "NUMBER")]
+    pub usher_trusted_proxies: Option<String>,
     /// The secret that invite links are derived from, at least 32 characters.
     #[arg(
         long,
@@ -179,6 +194,14 @@ pub struct Config {
     pub clerk_api_url: Url,
     /// The keys that the app calls the API with, at least one.
     pub api_keys: Vec<ApiKey>,
+    /// How often each API key may call; `None` for as often as it likes.
+    pub rate_limit: Option<RateLimit>,
+    /// How often each signed-in person may call.
+    pub rate_limit_person: Option<RateLimit>,
+    /// How often each address may call what is open to everybody, or fail to say who it is.
+    pub rate_limit_address: Option<RateLimit>,
+    /// How many proxies stand between the clients and usher.
+    pub trusted_proxies: usize,
     /// The secret that invite links are derived from.
     pub token_key: Secret,
     /// Where mails go.
@@ -243,6 +266,10 @@ impl Config {
                     .collect::<Vec<_>>()
                     .join(","),
             ),
+            ("USHER_RATE_LIMIT", shown_limit(self.rate_limit)),
+            ("USHER_RATE_LIMIT_PERSON", shown_limit(self.rate_limit_person)),
+            ("USHER_RATE_LIMIT_ADDRESS", shown_limit(self.rate_limit_address)),
+            ("USHER_TRUSTED_PROXIES", self.trusted_proxies.to_string()),
             ("USHER_TOKEN_KEY", masked(1)),
             ("SMTP_URL", smtp),
             ("MAIL_FROM", self.mail_from.clone()),
@@ -479,6 +506,23 @@ impl Settings {
                 self.clerk_api_url.as_deref().unwrap_or("https://api.clerk.com"),
             )?,
             api_keys: self.api_keys(dev.as_ref())?,
+            rate_limit: rate_limit("USHER_RATE_LIMIT", self.usher_rate_limit.as_deref(), "6000/m")?,
+            rate_limit_person: rate_limit(
+                "USHER_RATE_LIMIT_PERSON",
+                self.usher_rate_limit_person.as_deref(),
+                "120/m",
+            )?,
+            rate_limit_address: rate_limit(
+                "USHER_RATE_LIMIT_ADDRESS",
+                self.usher_rate_limit_address.as_deref(),
+                "120/m",
+            )?,
+            trusted_proxies: self
+                .usher_trusted_proxies
+                .as_deref()
+                .unwrap_or("0")
+                .parse()
+                .map_err(|_| wrong("USHER_TRUSTED_PROXIES", "must be a number such as 0 or 1"))?,
             token_key: self.token_key(dev.as_ref())?,
             mail_route: self.mail_route(environment, var)?,
             mail_from: self.mail_from(environment)?,
@@ -670,6 +714,17 @@ pub fn parse_duration(text: &str) -> Option<TimeDelta> {
         'd' => TimeDelta::try_days(number),
         _ => None,
     }
+}
+
+fn rate_limit(variable: &'static str, given: Option<&str>, default: &str) -> Result<Option<RateLimit>, ConfigError> {
+    match given.unwrap_or(default) {
+        "off" => Ok(None),
+        text => text.parse().map(Some).map_err(|problem: &str| wrong(variable, problem)),
+    }
+}
+
+fn shown_limit(limit: Option<RateLimit>) -> String {
+    limit.map_or_else(|| "off".to_owned(), |limit| limit.to_string())
 }
 
 fn list(text: Option<&str>) -> Vec<String> {

@@ -47,10 +47,11 @@ impl FromRequestParts<Api> for AppClient {
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
         match bearer(&parts.headers).and_then(|key| api_key::find(&api.app.config.api_keys, key)) {
-            Some(key) => Ok(Self { key: key.clone() }),
-            None => Err(Problem::unauthorized(
-                "Send one of USHER_API_KEYS as `Authorization: Bearer …`.",
-            )),
+            Some(key) => {
+                api.limits.key(parts, &key.name)?;
+                Ok(Self { key: key.clone() })
+            }
+            None => Err(api.stranger(parts, "Send one of USHER_API_KEYS as `Authorization: Bearer …`.")),
         }
     }
 }
@@ -83,14 +84,18 @@ impl FromRequestParts<Api> for SignedIn {
         let verifier = api.app.sessions.as_ref().ok_or_else(|| {
             Problem::unauthorized("usher has no CLERK_JWT_KEY or CLERK_ISSUER, so nobody can sign in here.")
         })?;
-        let token = session_token(parts, &api.app.config.authorized_parties)?;
+        let token = session_token(parts, api)?;
         let claims = verifier
             .verify(token, api.app.clock.now())
             .await
             .map_err(|error| match error {
                 TokenError::KeysUnavailable => Problem::store_away(),
-                _ => Problem::unauthorized("The session token is missing, expired or not Clerk's. Sign in again."),
+                _ => api.stranger(
+                    parts,
+                    "The session token is missing, expired or not Clerk's. Sign in again.",
+                ),
             })?;
+        api.limits.person(parts, &claims.clerk_user_id)?;
         Ok(Self {
             clerk_user_id: claims.clerk_user_id,
             impersonated: claims.impersonated,
@@ -98,14 +103,25 @@ impl FromRequestParts<Api> for SignedIn {
     }
 }
 
+impl Api {
+    /// The answer to whoever does not say who they are: 401, until their address has failed too often.
+    fn stranger(&self, parts: &Parts, detail: &'static str) -> Problem {
+        match self.limits.address(&parts.headers, &parts.extensions) {
+            Ok(()) => Problem::unauthorized(detail),
+            Err(problem) => problem,
+        }
+    }
+}
+
 /// From the header, or from the cookie: that one travels by itself, so whatever changes something must come from a
 /// page of the app.
-fn session_token<'a>(parts: &'a Parts, origins: &[String]) -> Result<&'a str, Problem> {
+fn session_token<'a>(parts: &'a Parts, api: &Api) -> Result<&'a str, Problem> {
     if let Some(token) = bearer(&parts.headers) {
         return Ok(token);
     }
     let token = cookie(&parts.headers, SESSION_COOKIE)
-        .ok_or_else(|| Problem::unauthorized("Send Clerk's session token as `Authorization: Bearer …`."))?;
+        .ok_or_else(|| api.stranger(parts, "Send Clerk's session token as `Authorization: Bearer …`."))?;
+    let origins = &api.app.config.authorized_parties;
     let origin = parts
         .headers
         .get(header::ORIGIN)

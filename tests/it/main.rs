@@ -13,6 +13,7 @@ mod banner;
 mod config;
 mod crashes;
 mod keys;
+mod limits;
 mod mail;
 mod matching;
 mod store;
