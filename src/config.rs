@@ -81,7 +81,8 @@ pub struct Settings {
     /// Clerk's Frontend API address: the tokens' issuer, and where the keys are fetched without `CLERK_JWT_KEY`.
     #[arg(long, env = "CLERK_ISSUER", global = true, value_name = "URL")]
     pub clerk_issuer: Option<String>,
-    /// Origins of the app that session tokens may be issued for, comma-separated. Default: any.
+    /// Origins of the app that session tokens may be issued for, comma-separated. Default: any. Pages of these, and no
+    /// others, may call `/v1/me` from the browser.
     #[arg(long, env = "CLERK_AUTHORIZED_PARTIES", global = true, value_name = "ORIGINS")]
     pub clerk_authorized_parties: Option<String>,
     /// The key for Clerk's Backend API, asked for people whom no webhook has told of yet.

@@ -11,6 +11,7 @@ mod support;
 mod api;
 mod banner;
 mod config;
+mod cors;
 mod crashes;
 mod keys;
 mod limits;
