@@ -11,9 +11,11 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 use uuid::Uuid;
 
+use crate::api_key::{ApiKey, hex};
 use crate::clerk::DevSigner;
 use crate::invites::matching::AutoAccept;
 use crate::invites::roles::{Ladder, Roles};
+use crate::rate_limit::RateLimit;
 use crate::secret::Secret;
 use crate::store::Dialect;
 
@@ -79,7 +81,8 @@ pub struct Settings {
     /// Clerk's Frontend API address: the tokens' issuer, and where the keys are fetched without `CLERK_JWT_KEY`.
     #[arg(long, env = "CLERK_ISSUER", global = true, value_name = "URL")]
     pub clerk_issuer: Option<String>,
-    /// Origins of the app that session tokens may be issued for, comma-separated. Default: any.
+    /// Origins of the app that session tokens may be issued for, comma-separated. Default: any. Pages of these, and no
+    /// others, may call `/v1/me` from the browser.
     #[arg(long, env = "CLERK_AUTHORIZED_PARTIES", global = true, value_name = "ORIGINS")]
     pub clerk_authorized_parties: Option<String>,
     /// The key for Clerk's Backend API, asked for people whom no webhook has told of yet.
@@ -94,7 +97,8 @@ pub struct Settings {
     /// Clerk's Backend API. Default: `https://api.clerk.com`.
     #[arg(long, env = "CLERK_API_URL", global = true, value_name = "URL")]
     pub clerk_api_url: Option<String>,
-    /// The keys that the app calls the API with, comma-separated, at least 32 characters each.
+    /// The keys that the app calls the API with, comma-separated: a key of at least 32 characters, `name:key`, or
+    /// `name:sha256:hash` (`usher api-key` makes both). `@` and the ids of organizations, joined by `+`, limit it to them.
     #[arg(
         long,
         env = "USHER_API_KEYS",
@@ -103,6 +107,20 @@ pub struct Settings {
         value_name = "KEYS"
     )]
     pub usher_api_keys: Option<Secret>,
+    /// How often each API key may call, such as `600/m` (`s`, `m` or `h`; a batch is one call), or `off`. Each process
+    /// counts for itself. Default: `6000/m`.
+    #[arg(long, env = "USHER_RATE_LIMIT", global = true, value_name = "CALLS/PERIOD")]
+    pub usher_rate_limit: Option<String>,
+    /// How often each signed-in person may call. Default: `120/m`.
+    #[arg(long, env = "USHER_RATE_LIMIT_PERSON", global = true, value_name = "CALLS/PERIOD")]
+    pub usher_rate_limit_person: Option<String>,
+    /// How often each client address may open `/v1/invite-links` or send credentials that are none. Default: `120/m`.
+    #[arg(long, env = "USHER_RATE_LIMIT_ADDRESS", global = true, value_name = "CALLS/PERIOD")]
+    pub usher_rate_limit_address: Option<String>,
+    /// How many proxies of yours a request passes: the client's address is taken from `X-Forwarded-For` by so many steps
+    /// from its right. Default: `0`, the header is not believed.
+    #[arg(long, env = "USHER_TRUSTED_PROXIES", global = true, value_name = "NUMBER")]
+    pub usher_trusted_proxies: Option<String>,
     /// The secret that invite links are derived from, at least 32 characters.
     #[arg(
         long,
@@ -176,7 +194,15 @@ pub struct Config {
     /// Clerk's Backend API.
     pub clerk_api_url: Url,
     /// The keys that the app calls the API with, at least one.
-    pub api_keys: Vec<Secret>,
+    pub api_keys: Vec<ApiKey>,
+    /// How often each API key may call; `None` for as often as it likes.
+    pub rate_limit: Option<RateLimit>,
+    /// How often each signed-in person may call.
+    pub rate_limit_person: Option<RateLimit>,
+    /// How often each address may call what is open to everybody, or fail to say who it is.
+    pub rate_limit_address: Option<RateLimit>,
+    /// How many proxies stand between the clients and usher.
+    pub trusted_proxies: usize,
     /// The secret that invite links are derived from.
     pub token_key: Secret,
     /// Where mails go.
@@ -233,7 +259,18 @@ impl Config {
             ("CLERK_AUTHORIZED_PARTIES", self.authorized_parties.join(",")),
             ("CLERK_SECRET_KEY", masked(usize::from(self.clerk_secret_key.is_some()))),
             ("CLERK_API_URL", self.clerk_api_url.to_string()),
-            ("USHER_API_KEYS", masked(self.api_keys.len())),
+            (
+                "USHER_API_KEYS",
+                self.api_keys
+                    .iter()
+                    .map(ApiKey::to_string)
+                    .collect::<Vec<_>>()
+                    .join(","),
+            ),
+            ("USHER_RATE_LIMIT", shown_limit(self.rate_limit)),
+            ("USHER_RATE_LIMIT_PERSON", shown_limit(self.rate_limit_person)),
+            ("USHER_RATE_LIMIT_ADDRESS", shown_limit(self.rate_limit_address)),
+            ("USHER_TRUSTED_PROXIES", self.trusted_proxies.to_string()),
             ("USHER_TOKEN_KEY", masked(1)),
             ("SMTP_URL", smtp),
             ("MAIL_FROM", self.mail_from.clone()),
@@ -419,10 +456,6 @@ fn random_bytes() -> [u8; 32] {
     rand::random()
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 impl Settings {
     /// The format of the log, needed before the rest.
     ///
@@ -474,6 +507,23 @@ impl Settings {
                 self.clerk_api_url.as_deref().unwrap_or("https://api.clerk.com"),
             )?,
             api_keys: self.api_keys(dev.as_ref())?,
+            rate_limit: rate_limit("USHER_RATE_LIMIT", self.usher_rate_limit.as_deref(), "6000/m")?,
+            rate_limit_person: rate_limit(
+                "USHER_RATE_LIMIT_PERSON",
+                self.usher_rate_limit_person.as_deref(),
+                "120/m",
+            )?,
+            rate_limit_address: rate_limit(
+                "USHER_RATE_LIMIT_ADDRESS",
+                self.usher_rate_limit_address.as_deref(),
+                "120/m",
+            )?,
+            trusted_proxies: self
+                .usher_trusted_proxies
+                .as_deref()
+                .unwrap_or("0")
+                .parse()
+                .map_err(|_| wrong("USHER_TRUSTED_PROXIES", "must be a number such as 0 or 1"))?,
             token_key: self.token_key(dev.as_ref())?,
             mail_route: self.mail_route(environment, var)?,
             mail_from: self.mail_from(environment)?,
@@ -566,25 +616,17 @@ impl Settings {
         self.clerk_issuer.clone().or(development)
     }
 
-    fn api_keys(&self, dev: Option<&DevSecrets>) -> Result<Vec<Secret>, ConfigError> {
+    fn api_keys(&self, dev: Option<&DevSecrets>) -> Result<Vec<ApiKey>, ConfigError> {
         let keys = match (&self.usher_api_keys, dev) {
-            (Some(given), _) => list(Some(given.expose())),
-            (None, Some(dev)) => vec![dev.api_key.clone()],
+            (Some(given), _) => ApiKey::parse_list(given.expose())
+                .map_err(|(position, error)| wrong("USHER_API_KEYS", format!("entry {position} {error}")))?,
+            (None, Some(dev)) => vec![ApiKey::new("development", &dev.api_key)],
             (None, None) => Vec::new(),
         };
         if keys.is_empty() {
-            return Err(wrong(
-                "USHER_API_KEYS",
-                "is missing; make one with: openssl rand -hex 32",
-            ));
+            return Err(wrong("USHER_API_KEYS", "is missing; make one with: usher api-key"));
         }
-        if keys.iter().any(|key| key.len() < MIN_SECRET) {
-            return Err(wrong(
-                "USHER_API_KEYS",
-                "has a key of less than 32 characters; make one with: openssl rand -hex 32",
-            ));
-        }
-        Ok(keys.into_iter().map(Secret::from).collect())
+        Ok(keys)
     }
 
     fn token_key(&self, dev: Option<&DevSecrets>) -> Result<Secret, ConfigError> {
@@ -673,6 +715,17 @@ pub fn parse_duration(text: &str) -> Option<TimeDelta> {
         'd' => TimeDelta::try_days(number),
         _ => None,
     }
+}
+
+fn rate_limit(variable: &'static str, given: Option<&str>, default: &str) -> Result<Option<RateLimit>, ConfigError> {
+    match given.unwrap_or(default) {
+        "off" => Ok(None),
+        text => text.parse().map(Some).map_err(|problem: &str| wrong(variable, problem)),
+    }
+}
+
+fn shown_limit(limit: Option<RateLimit>) -> String {
+    limit.map_or_else(|| "off".to_owned(), |limit| limit.to_string())
 }
 
 fn list(text: Option<&str>) -> Vec<String> {

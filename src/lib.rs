@@ -11,9 +11,11 @@
 //! - [`flows`]: asked, told of by Clerk, matched, let in: each one function over a transaction.
 //! - [`jobs`]: one file per job. [`worker`]: runs them on apalis, with a cure for each of its traps.
 //! - [`webhooks`]: what Clerk pushes. [`api`]: what the app and the invitee call. [`ops`]: health.
+//! - [`api_key`]: the keys that the app calls with. [`rate_limit`]: how often somebody may call.
 //! - [`cli`]: one file per command. [`config`] is the only reader of the environment, [`clock`] the only source of time.
 
 pub mod api;
+pub mod api_key;
 pub mod app;
 pub mod batch;
 pub mod clerk;
@@ -28,6 +30,7 @@ pub mod mail;
 pub mod names;
 pub mod ops;
 pub mod problem;
+pub mod rate_limit;
 pub mod secret;
 pub mod shutdown;
 pub mod store;

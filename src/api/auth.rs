@@ -1,44 +1,49 @@
 //! Who is calling: the app, by its key, or a person, by Clerk's session token.
 
+use std::collections::HashSet;
+
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
-use sha2::{Digest as _, Sha256};
-use subtle::ConstantTimeEq as _;
+use uuid::Uuid;
 
 use super::Api;
+use crate::api_key::{self, ApiKey};
 use crate::clerk::TokenError;
 use crate::problem::Problem;
-use crate::secret::Secret;
 
 /// Clerk's session cookie.
 const SESSION_COOKIE: &str = "__session";
 
-/// The app's keys, as hashes of one length: comparing them takes the same time whatever is presented.
-pub(super) struct ApiKeys(Vec<[u8; 32]>);
-
-impl ApiKeys {
-    pub(super) fn new(keys: &[Secret]) -> Self {
-        Self(keys.iter().map(|key| Sha256::digest(key.expose()).into()).collect())
-    }
-
-    fn knows(&self, presented: &str) -> bool {
-        let presented: [u8; 32] = Sha256::digest(presented).into();
-        let matches = self
-            .0
-            .iter()
-            .fold(0, |found, key| found | key.ct_eq(&presented).unwrap_u8());
-        matches == 1
-    }
+/// The app, known by its key.
+pub(super) struct AppClient {
+    key: ApiKey,
 }
 
-/// The app, known by its key.
-pub(super) struct AppClient;
-
 impl AppClient {
+    /// Whether the key's limit lets it see and change this organization and all that is in it. What it may not use
+    /// must look as if it were not there.
+    pub(super) fn may_use(&self, organization_id: Uuid) -> bool {
+        self.key.may_use(organization_id)
+    }
+
+    /// [`AppClient::may_use`], as the answer for one thing: what is foreign is not found.
+    pub(super) fn must_use(&self, organization_id: Uuid) -> Result<(), Problem> {
+        if self.may_use(organization_id) {
+            Ok(())
+        } else {
+            Err(Problem::not_found())
+        }
+    }
+
+    /// The organizations that the key is limited to, where it is limited.
+    pub(super) fn organizations(&self) -> Option<&HashSet<Uuid>> {
+        self.key.organizations.as_ref()
+    }
+
     /// The key's name.
     pub(super) fn name(&self) -> &str {
-        "app"
+        &self.key.name
     }
 }
 
@@ -46,11 +51,12 @@ impl FromRequestParts<Api> for AppClient {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
-        match bearer(&parts.headers) {
-            Some(key) if api.keys.knows(key) => Ok(Self),
-            _ => Err(Problem::unauthorized(
-                "Send one of USHER_API_KEYS as `Authorization: Bearer …`.",
-            )),
+        match bearer(&parts.headers).and_then(|key| api_key::find(&api.app.config.api_keys, key)) {
+            Some(key) => {
+                api.limits.key(parts, &key.name)?;
+                Ok(Self { key: key.clone() })
+            }
+            None => Err(api.stranger(parts, "Send one of USHER_API_KEYS as `Authorization: Bearer …`.")),
         }
     }
 }
@@ -83,14 +89,18 @@ impl FromRequestParts<Api> for SignedIn {
         let verifier = api.app.sessions.as_ref().ok_or_else(|| {
             Problem::unauthorized("usher has no CLERK_JWT_KEY or CLERK_ISSUER, so nobody can sign in here.")
         })?;
-        let token = session_token(parts, &api.app.config.authorized_parties)?;
+        let token = session_token(parts, api)?;
         let claims = verifier
             .verify(token, api.app.clock.now())
             .await
             .map_err(|error| match error {
                 TokenError::KeysUnavailable => Problem::store_away(),
-                _ => Problem::unauthorized("The session token is missing, expired or not Clerk's. Sign in again."),
+                _ => api.stranger(
+                    parts,
+                    "The session token is missing, expired or not Clerk's. Sign in again.",
+                ),
             })?;
+        api.limits.person(parts, &claims.clerk_user_id)?;
         Ok(Self {
             clerk_user_id: claims.clerk_user_id,
             impersonated: claims.impersonated,
@@ -98,14 +108,25 @@ impl FromRequestParts<Api> for SignedIn {
     }
 }
 
+impl Api {
+    /// The answer to whoever does not say who they are: 401, until their address has failed too often.
+    fn stranger(&self, parts: &Parts, detail: &'static str) -> Problem {
+        match self.limits.address(&parts.headers, &parts.extensions) {
+            Ok(()) => Problem::unauthorized(detail),
+            Err(problem) => problem,
+        }
+    }
+}
+
 /// From the header, or from the cookie: that one travels by itself, so whatever changes something must come from a
 /// page of the app.
-fn session_token<'a>(parts: &'a Parts, origins: &[String]) -> Result<&'a str, Problem> {
+fn session_token<'a>(parts: &'a Parts, api: &Api) -> Result<&'a str, Problem> {
     if let Some(token) = bearer(&parts.headers) {
         return Ok(token);
     }
     let token = cookie(&parts.headers, SESSION_COOKIE)
-        .ok_or_else(|| Problem::unauthorized("Send Clerk's session token as `Authorization: Bearer …`."))?;
+        .ok_or_else(|| api.stranger(parts, "Send Clerk's session token as `Authorization: Bearer …`."))?;
+    let origins = &api.app.config.authorized_parties;
     let origin = parts
         .headers
         .get(header::ORIGIN)

@@ -32,13 +32,16 @@ const DAILY_CAP: i64 = 10;
 /// `GET /v1/invites`
 pub(super) async fn list(
     State(api): State<Api>,
-    _: AppClient,
+    client: AppClient,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, Problem> {
     let mut tx = api.app.store.read().await?;
-    let Some((filter, limit)) = filter(&mut tx, query.as_deref().unwrap_or_default()).await? else {
+    let Some((mut filter, limit)) = filter(&mut tx, query.as_deref().unwrap_or_default()).await? else {
         return Ok(Json(json!({ "items": [], "next_cursor": null })));
     };
+    filter.within = client
+        .organizations()
+        .map(|organizations| organizations.iter().copied().collect());
     // One more than asked for tells whether there is a next page.
     let mut found = tx.list_invites(&filter, limit + 1).await?;
     let has_more = found.len() > limit as usize;
@@ -55,6 +58,8 @@ pub(super) async fn list(
         .into_iter()
         .map(|view| (view.invite.id, InviteJson::at(view, now)))
         .collect();
+    // A project may have moved to an organization that the key may not see.
+    views.retain(|_, invite| client.may_use(invite.organization_id()));
     let items: Vec<InviteJson> = ids.iter().filter_map(|id| views.remove(id)).collect();
     Ok(Json(json!({ "items": items, "next_cursor": next_cursor })))
 }
@@ -91,6 +96,7 @@ async fn filter(tx: &mut Tx, query: &str) -> Result<Option<(InviteFilter, u32)>,
         email,
         status,
         before,
+        within: None,
     };
     Ok(Some((filter, limit.unwrap_or(PAGE))))
 }
@@ -136,15 +142,17 @@ fn read_cursor(value: Value) -> Result<(DateTime<Utc>, Uuid), String> {
 /// `POST /v1/invites/{id}/resend`: the same link once more; an expired invite is renewed.
 pub(super) async fn resend(
     State(api): State<Api>,
-    _: AppClient,
+    client: AppClient,
     Id(id): Id,
 ) -> Result<(StatusCode, Json<InviteJson>), Problem> {
     let mut tx = api.app.store.begin().await?;
     let now = tx.now();
     let Some(invite) = tx.renew_invite(id, now + api.app.config.invite_ttl).await? else {
+        seen_by(&client, &mut tx, id).await?;
         return Err(not_open(&mut tx, id).await?);
     };
     let (mails, newest) = tx.mails_since(id, now - TimeDelta::hours(24)).await?;
+    seen_by(&client, &mut tx, id).await?;
     cool_down(now, mails, newest)?;
     let mail = NewDelivery {
         invite_id: id,
@@ -152,7 +160,7 @@ pub(super) async fn resend(
         to_email: invite.email,
     };
     tx.queue_deliveries(&[mail]).await?;
-    let json = invite_json(&mut tx, id).await?.ok_or_else(Problem::not_found)?;
+    let json = seen_by(&client, &mut tx, id).await?;
     tx.commit().await?;
     Ok((StatusCode::ACCEPTED, Json(json)))
 }
@@ -178,14 +186,22 @@ fn cool_down(now: DateTime<Utc>, mails: i64, newest: Option<DateTime<Utc>>) -> R
 }
 
 /// `POST /v1/invites/{id}/revoke`
-pub(super) async fn revoke(State(api): State<Api>, _: AppClient, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
+pub(super) async fn revoke(State(api): State<Api>, client: AppClient, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
     let mut tx = api.app.store.begin().await?;
     if !tx.revoke_invite(id).await? {
+        seen_by(&client, &mut tx, id).await?;
         return Err(not_open(&mut tx, id).await?);
     }
-    let json = invite_json(&mut tx, id).await?.ok_or_else(Problem::not_found)?;
+    let json = seen_by(&client, &mut tx, id).await?;
     tx.commit().await?;
     Ok(Json(json))
+}
+
+/// The invite, if the key may see it; else nothing was there, and nothing is committed.
+async fn seen_by(client: &AppClient, tx: &mut Tx, id: Uuid) -> Result<InviteJson, Problem> {
+    let json = invite_json(tx, id).await?.ok_or_else(Problem::not_found)?;
+    client.must_use(json.organization_id())?;
+    Ok(json)
 }
 
 async fn not_open(tx: &mut Tx, id: Uuid) -> Result<Problem, Problem> {

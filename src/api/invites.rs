@@ -44,7 +44,13 @@ pub(super) async fn create(
         return Ok(answer);
     }
     let invitation = invitation(Fields::of(body.value)?, config)?;
-    let answers = flows::invite(&mut tx, std::slice::from_ref(&invitation), &config.roles).await?;
+    let answers = flows::invite(
+        &mut tx,
+        std::slice::from_ref(&invitation),
+        &config.roles,
+        client.organizations(),
+    )
+    .await?;
     let Some(answer) = answers.into_iter().next() else {
         return Err(Problem::internal());
     };
@@ -85,7 +91,7 @@ pub(super) async fn batch(
         .map(|item| invitation(Fields::of(item)?, config))
         .collect();
     let good: Vec<Invitation> = read.iter().filter_map(|item| item.as_ref().ok().cloned()).collect();
-    let answers = flows::invite(&mut tx, &good, &config.roles).await?;
+    let answers = flows::invite(&mut tx, &good, &config.roles, client.organizations()).await?;
     let ids: Vec<Uuid> = answers.iter().flatten().map(|invited| invited.invite.id).collect();
     let views = views_by_id(&mut tx, &ids).await?;
     let mut answers = answers.into_iter();
@@ -139,10 +145,11 @@ async fn views_by_id(tx: &mut Tx, ids: &[Uuid]) -> Result<HashMap<Uuid, Value>, 
 }
 
 /// `GET /v1/invites/{id}`
-pub(super) async fn show(State(api): State<Api>, _: AppClient, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
+pub(super) async fn show(State(api): State<Api>, client: AppClient, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
     let mut tx = api.app.store.read().await?;
-    let json = invite_json(&mut tx, id).await?;
-    json.map(Json).ok_or_else(Problem::not_found)
+    let json = invite_json(&mut tx, id).await?.ok_or_else(Problem::not_found)?;
+    client.must_use(json.organization_id())?;
+    Ok(Json(json))
 }
 
 /// One invite as JSON, as it stands within the transaction.

@@ -25,19 +25,19 @@ const STALE: TimeDelta = TimeDelta::hours(24);
 
 /// `GET /v1/me/invites`: what the banner shows. It must not depend on webhooks, and it changes nothing.
 pub(super) async fn list(State(api): State<Api>, me: SignedIn) -> Result<Json<Value>, Problem> {
-    banner(&api, &me.clerk_user_id).await
+    banner(&api, &me.clerk_user_id, |_| true).await
 }
 
 /// `GET /v1/users/{clerk_user_id}/invites`: the same, for apps that render on the server.
 pub(super) async fn list_of(
     State(api): State<Api>,
-    _: AppClient,
+    client: AppClient,
     Path(clerk_user_id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    banner(&api, &clerk_user_id).await
+    banner(&api, &clerk_user_id, |invite| client.may_use(invite.organization_id())).await
 }
 
-async fn banner(api: &Api, clerk_user_id: &str) -> Result<Json<Value>, Problem> {
+async fn banner(api: &Api, clerk_user_id: &str, may_see: impl Fn(&InviteJson) -> bool) -> Result<Json<Value>, Problem> {
     let mut tx = api.app.store.read().await?;
     let known = known(&mut tx, clerk_user_id).await?;
     let is_fresh = known.as_ref().is_some_and(|person| is_fresh(person, tx.now()));
@@ -61,6 +61,7 @@ async fn banner(api: &Api, clerk_user_id: &str) -> Result<Json<Value>, Problem> 
         .await?
         .into_iter()
         .map(|view| InviteJson::at(view, now))
+        .filter(may_see)
         .collect();
     Ok(Json(json!({ "items": items, "synced": synced })))
 }

@@ -43,10 +43,11 @@ impl From<Member> for MemberJson {
 /// `PUT /v1/organizations/{id}`
 pub(super) async fn put_organization(
     State(api): State<Api>,
-    _: AppClient,
+    client: AppClient,
     Id(id): Id,
     mut fields: Fields,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
+    client.must_use(id)?;
     let name = fields.required("name", line(MAX_NAME));
     let name = fields.finish(name)?;
     let mut tx = api.app.store.begin().await?;
@@ -63,7 +64,7 @@ pub(super) async fn put_organization(
 /// `PUT /v1/projects/{id}`
 pub(super) async fn put_project(
     State(api): State<Api>,
-    _: AppClient,
+    client: AppClient,
     Id(id): Id,
     mut fields: Fields,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
@@ -72,7 +73,14 @@ pub(super) async fn put_project(
     let (organization_id, name) = fields.finish(organization_id.zip(name))?;
     let mut tx = api.app.store.begin().await?;
     let is_new = tx.projects(&[id]).await?.is_empty();
-    let place = tx.put_project(id, organization_id, &name).await?;
+    if let Some(home_id) = tx.project_home(id).await? {
+        client.must_use(home_id)?;
+    }
+    let place = if client.may_use(organization_id) {
+        tx.put_project(id, organization_id, &name).await?
+    } else {
+        None
+    };
     tx.commit().await?;
     let place = place.ok_or_else(|| {
         Problem::invalid(vec![FieldError::new(
@@ -94,9 +102,10 @@ fn created_or_ok(is_new: bool) -> StatusCode {
 /// `GET /v1/organizations/{id}/members`
 pub(super) async fn organization_members(
     State(api): State<Api>,
-    _: AppClient,
+    client: AppClient,
     Id(id): Id,
 ) -> Result<Json<Value>, Problem> {
+    client.must_use(id)?;
     let mut tx = api.app.store.read().await?;
     if tx.organizations(&[id]).await?.is_empty() {
         return Err(Problem::not_found());
@@ -105,11 +114,14 @@ pub(super) async fn organization_members(
 }
 
 /// `GET /v1/projects/{id}/members`
-pub(super) async fn project_members(State(api): State<Api>, _: AppClient, Id(id): Id) -> Result<Json<Value>, Problem> {
+pub(super) async fn project_members(
+    State(api): State<Api>,
+    client: AppClient,
+    Id(id): Id,
+) -> Result<Json<Value>, Problem> {
     let mut tx = api.app.store.read().await?;
-    if tx.projects(&[id]).await?.is_empty() {
-        return Err(Problem::not_found());
-    }
+    let project = tx.projects(&[id]).await?.into_iter().next();
+    client.must_use(project.ok_or_else(Problem::not_found)?.organization_id)?;
     Ok(members(tx.project_members(id).await?))
 }
 

@@ -79,6 +79,11 @@ pub(super) struct InviteJson {
 }
 
 impl InviteJson {
+    /// The organization that the invite, or the project that it leads into, belongs to.
+    pub(super) fn organization_id(&self) -> Uuid {
+        self.organization.id
+    }
+
     /// The invite as it stands at `now`.
     pub(super) fn at(view: InviteView, now: DateTime<Utc>) -> Self {
         let delivery = view.delivery().map(|status| DeliveryJson {

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod api_key;
 mod config;
 mod demo;
 mod migrate;
@@ -35,6 +36,8 @@ enum Command {
     Migrate,
     /// Print what is in force, secrets masked.
     Config,
+    /// Make a key for the app, and its entry for `USHER_API_KEYS`.
+    ApiKey(api_key::MakeApiKey),
     /// The inbox of Clerk's events.
     #[command(subcommand)]
     Webhooks(webhooks::Webhooks),
@@ -65,6 +68,7 @@ impl Cli {
             Command::Simulate(simulate) => simulate.run(&self.settings.resolve()?).await,
             Command::Migrate => migrate::run(self.settings.resolve()?).await,
             Command::Config => config::run(&self.settings.resolve()?),
+            Command::ApiKey(api_key) => api_key.run(),
             Command::Webhooks(webhooks) => webhooks.run(self.settings.resolve()?).await,
         }
     }

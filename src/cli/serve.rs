@@ -209,7 +209,8 @@ impl Server {
         });
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
-        let serve = axum::serve(listener, router).with_graceful_shutdown(stopped);
+        let serve = axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
+            .with_graceful_shutdown(stopped);
         Ok(Self {
             address,
             stop,

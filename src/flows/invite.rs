@@ -69,7 +69,8 @@ pub enum Refusal {
     AlreadyMember,
 }
 
-/// Asks addresses; the answers stand in the order of the invitations.
+/// Asks addresses; the answers stand in the order of the invitations. Where the caller is limited to some
+/// `organizations`, everything else is to it as if it were not there.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -77,8 +78,14 @@ pub async fn invite(
     tx: &mut Tx,
     invitations: &[Invitation],
     roles: &Roles,
+    organizations: Option<&HashSet<Uuid>>,
 ) -> Result<Vec<Result<Invited, Refusal>>, StoreError> {
-    let surroundings = Surroundings::load(tx, invitations).await?;
+    let mut surroundings = Surroundings::load(tx, invitations).await?;
+    if let Some(organizations) = organizations {
+        surroundings
+            .places
+            .retain(|_, place| organizations.contains(&place.organization_id));
+    }
     let now = tx.now();
     let mut answers: Vec<Option<Result<Invited, Refusal>>> = vec![None; invitations.len()];
     let mut open: Vec<usize> = Vec::new();

@@ -104,6 +104,8 @@ pub struct InviteFilter {
     pub email: Option<EmailKey>,
     /// In this state, by time and not by what the sweep has done.
     pub status: Option<Status>,
+    /// Into these organizations only, whatever else is asked for.
+    pub within: Option<Vec<Uuid>>,
     /// Created before this invite: where the last page ended.
     pub before: Option<(DateTime<Utc>, Uuid)>,
 }
@@ -145,6 +147,10 @@ impl InviteFilter {
                 }
                 status => format!("status = '{status}'"),
             });
+        }
+        if let Some(organizations) = &self.within {
+            let places: Vec<String> = organizations.iter().map(|_| format!("${}", next())).collect();
+            conditions.push(format!("organization_id in ({})", places.join(", ")));
         }
         if self.before.is_some() {
             conditions.push(format!("(created_at, id) < (${}, ${})", next(), next()));
@@ -536,6 +542,9 @@ impl Tx {
             }
             if filter.status.is_some_and(is_about_time) {
                 query = query.bind(now);
+            }
+            for &id in filter.within.iter().flatten() {
+                query = query.bind(id);
             }
             if let Some((created_at, id)) = filter.before {
                 query = query.bind(created_at).bind(id);

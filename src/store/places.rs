@@ -150,6 +150,20 @@ impl Tx {
             .await)?)
     }
 
+    /// The organization that a project belongs to, or belonged to when it or its organization was deleted: whoever
+    /// brings it back must be allowed to.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn project_home(&mut self, id: Uuid) -> Result<Option<Uuid>> {
+        Ok(on_conn!(self, |conn| sqlx::query_scalar(
+            "select organization_id from projects where id = $1"
+        )
+        .bind(id)
+        .fetch_optional(conn)
+        .await)?)
+    }
+
     /// Those of these projects that are there, in organizations that are there.
     ///
     /// # Errors

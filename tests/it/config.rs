@@ -56,7 +56,25 @@ fn a_wrong_or_missing_setting_stops_the_start_with_its_name() {
         ("CLERK_SECRET_KEY", |s| s.clerk_secret_key = secret(" ")),
         ("CLERK_API_URL", |s| s.clerk_api_url = Some("api.clerk.com".into())),
         ("USHER_API_KEYS", |s| s.usher_api_keys = None),
+        ("USHER_API_KEYS", |s| s.usher_api_keys = secret(" , ")),
         ("USHER_API_KEYS", |s| s.usher_api_keys = secret("short")),
+        ("USHER_API_KEYS", |s| s.usher_api_keys = secret("app:sha256:0f")),
+        ("USHER_API_KEYS", |s| {
+            s.usher_api_keys = secret("a-key-of-at-least-32-characters-in-all@acme")
+        }),
+        ("USHER_API_KEYS", |s| {
+            s.usher_api_keys = secret("app:a-key-of-at-least-32-characters,app:another-key-of-32-characters-and-more")
+        }),
+        ("USHER_RATE_LIMIT", |s| s.usher_rate_limit = Some("600".into())),
+        ("USHER_RATE_LIMIT_PERSON", |s| {
+            s.usher_rate_limit_person = Some("0/m".into())
+        }),
+        ("USHER_RATE_LIMIT_ADDRESS", |s| {
+            s.usher_rate_limit_address = Some("10/d".into())
+        }),
+        ("USHER_TRUSTED_PROXIES", |s| {
+            s.usher_trusted_proxies = Some("10.0.0.0/8".into())
+        }),
         ("USHER_TOKEN_KEY", |s| s.usher_token_key = None),
         ("USHER_TOKEN_KEY", |s| s.usher_token_key = secret("short")),
         ("SMTP_URL", |s| s.smtp_url = None),

@@ -103,6 +103,8 @@ stories! {
         assert_eq!((found[0].id, found[0].organization_id, found[0].name.as_str()), (project, organization, "Apollo"));
         assert_eq!(found[0].created_at, app.now());
         assert!(tx.put_project(project, project, "Apollo").await.unwrap().is_none(), "no such organization");
+        assert_eq!(tx.project_home(project).await.unwrap(), Some(organization));
+        assert_eq!(tx.project_home(organization).await.unwrap(), None);
         assert_eq!(tx.put_organization(organization, "Acme 2").await.unwrap().name, "Acme 2");
     }
 

@@ -231,7 +231,7 @@ async fn invite(running: &Running, email: &str) {
         locale: None,
         message: None,
     };
-    let answers = flows::invite(&mut tx, &[invitation], &running.app.config.roles)
+    let answers = flows::invite(&mut tx, &[invitation], &running.app.config.roles, None)
         .await
         .unwrap();
     assert!(answers[0].is_ok());

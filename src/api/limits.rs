@@ -1,0 +1,180 @@
+//! How often each key, person and address may call, told in every answer by the headers of
+//! draft-ietf-httpapi-ratelimit-headers.
+
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::request::Parts;
+use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+
+use super::Api;
+use crate::app::App;
+use crate::problem::Problem;
+use crate::rate_limit::{Limiter, RateLimit, Standing};
+
+/// Open to everybody, so limited by address.
+const OPEN: &str = "/v1/invite-links/";
+pub(super) const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+pub(super) const STANDING: HeaderName = HeaderName::from_static("ratelimit");
+
+/// Where the extractor that knows the caller leaves their standing for the answer's headers.
+#[derive(Clone, Default)]
+struct Told(Arc<OnceLock<(&'static str, Standing)>>);
+
+/// All buckets of this process; a limit that is off has none.
+pub(super) struct Limits {
+    keys: Option<Limiter<String>>,
+    people: Option<Limiter<String>>,
+    addresses: Option<Limiter<Option<IpAddr>>>,
+    proxies: usize,
+}
+
+impl Limits {
+    pub(super) fn new(app: &App) -> Self {
+        fn limiter<K: Hash + Eq + Clone>(limit: Option<RateLimit>, app: &App) -> Option<Limiter<K>> {
+            limit.and_then(|limit| Limiter::new(limit, &app.clock))
+        }
+        Self {
+            keys: limiter(app.config.rate_limit, app),
+            people: limiter(app.config.rate_limit_person, app),
+            addresses: limiter(app.config.rate_limit_address, app),
+            proxies: app.config.trusted_proxies,
+        }
+    }
+
+    /// One call with an API key.
+    pub(super) fn key(&self, parts: &Parts, name: &str) -> Result<(), Problem> {
+        check("key", self.keys.as_ref(), &name.to_owned(), &parts.extensions)
+    }
+
+    /// One call by a signed-in person.
+    pub(super) fn person(&self, parts: &Parts, clerk_user_id: &str) -> Result<(), Problem> {
+        check(
+            "person",
+            self.people.as_ref(),
+            &clerk_user_id.to_owned(),
+            &parts.extensions,
+        )
+    }
+
+    /// One call by nobody in particular: to what is open to everybody, or with credentials that are none. Those that
+    /// are right are never held against an address: behind a proxy, all callers may have the same.
+    pub(super) fn address(&self, headers: &HeaderMap, extensions: &Extensions) -> Result<(), Problem> {
+        let address = client_address(headers, extensions, self.proxies);
+        check("address", self.addresses.as_ref(), &address, extensions)
+    }
+}
+
+fn check<K: Hash + Eq + Clone>(
+    policy: &'static str,
+    limiter: Option<&Limiter<K>>,
+    caller: &K,
+    extensions: &Extensions,
+) -> Result<(), Problem> {
+    let Some(limiter) = limiter else { return Ok(()) };
+    let standing = limiter.check(caller);
+    if let Some(told) = extensions.get::<Told>() {
+        let _ = told.0.set((policy, standing));
+    }
+    let Some(seconds) = standing.retry_after else {
+        return Ok(());
+    };
+    let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many calls.");
+    Err(Problem {
+        retry_after: Some(seconds),
+        ..problem.with_detail(format!(
+            "At most {} per {policy}. Come again in {seconds} s.",
+            standing.limit
+        ))
+    })
+}
+
+/// Limits what is open to everybody, and tells every caller where they stand.
+pub(super) async fn layer(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    let told = Told::default();
+    request.extensions_mut().insert(told.clone());
+    let is_open = request.method() != Method::OPTIONS && request.uri().path().starts_with(OPEN);
+    let admitted = if is_open {
+        api.limits.address(request.headers(), request.extensions())
+    } else {
+        Ok(())
+    };
+    let mut response = match admitted {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    };
+    if let Some((policy, standing)) = told.0.get() {
+        let (calls, seconds) = (standing.limit.calls(), standing.limit.seconds());
+        let (remaining, reset) = (standing.remaining, standing.reset);
+        for (name, value) in [
+            (POLICY, format!("\"{policy}\";q={calls};w={seconds}")),
+            (STANDING, format!("\"{policy}\";r={remaining};t={reset}")),
+        ] {
+            if let Ok(value) = HeaderValue::try_from(value) {
+                response.headers_mut().insert(name, value);
+            }
+        }
+    }
+    response
+}
+
+/// Who is at the other end: the peer, or, behind so many proxies of our own, the address that the outermost of them
+/// noted. What stands further left in the header, the client may have written itself.
+fn client_address(headers: &HeaderMap, extensions: &Extensions, proxies: usize) -> Option<IpAddr> {
+    let peer = extensions
+        .get::<ConnectInfo<SocketAddr>>()
+        .map(|ConnectInfo(peer)| peer.ip());
+    let forwarded = proxies.checked_sub(1).and_then(|skip| {
+        let lists: Vec<&str> = headers
+            .get_all("x-forwarded-for")
+            .iter()
+            .filter_map(|list| list.to_str().ok())
+            .collect();
+        lists
+            .iter()
+            .flat_map(|list| list.split(','))
+            .rev()
+            .nth(skip)
+            .and_then(|address| address.trim().parse().ok())
+    });
+    forwarded.or(peer).map(network)
+}
+
+/// One customer of an IPv6 provider has a whole /64.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_its_peer_or_what_the_configured_proxies_say() {
+        for (peer, forwarded, proxies, expected) in [
+            ("192.0.2.1", "", 0, "192.0.2.1"),
+            ("192.0.2.1", "198.51.100.7", 0, "192.0.2.1"),
+            ("192.0.2.1", "198.51.100.7", 1, "198.51.100.7"),
+            ("192.0.2.1", "1.2.3.4, 198.51.100.7", 1, "198.51.100.7"),
+            ("192.0.2.1", "1.2.3.4, 198.51.100.7,10.0.0.1", 2, "198.51.100.7"),
+            ("192.0.2.1", "nonsense", 1, "192.0.2.1"),
+            ("192.0.2.1", "198.51.100.7", 2, "192.0.2.1"),
+            ("::ffff:192.0.2.1", "", 0, "192.0.2.1"),
+            ("2001:db8:1:2:3:4:5:6", "", 0, "2001:db8:1:2::"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-forwarded-for", forwarded.parse().unwrap());
+            let mut extensions = Extensions::new();
+            extensions.insert(ConnectInfo(SocketAddr::new(peer.parse().unwrap(), 1)));
+            let address = client_address(&headers, &extensions, proxies);
+            assert_eq!(address, Some(expected.parse().unwrap()), "{peer} {forwarded} {proxies}");
+        }
+    }
+}

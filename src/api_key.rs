@@ -1,0 +1,300 @@
+//! The keys that the app calls the API with: named, hashed, and limited to organizations where wanted.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use sha2::{Digest as _, Sha256};
+use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
+use uuid::Uuid;
+
+use crate::secret::Secret;
+
+/// Characters. From a generator that is more than anybody can try, so a fast hash does.
+const MIN_KEY: usize = 32;
+/// Characters.
+const MAX_NAME: usize = 64;
+/// What stands between the name and the hash.
+const SHA256: &str = "sha256";
+
+/// One key as usher knows it: it can recognise the key, but not tell it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKey {
+    /// What logs and limits call it.
+    pub name: String,
+    /// The key's SHA-256.
+    pub hash: [u8; 32],
+    /// The organizations that it may see and change; any where absent.
+    pub organizations: Option<HashSet<Uuid>>,
+}
+
+/// What is wrong with an entry. Never says what the entry holds: that may be a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ApiKeyError {
+    /// Too few characters.
+    #[error("has a key of less than {MIN_KEY} characters; make one with: usher api-key")]
+    ShortKey,
+    /// A space, a colon, or something that no HTTP header can carry.
+    #[error("has a key with a character that is neither a letter nor one of -._~+/=")]
+    KeyCharacters,
+    /// Not 64 hexadecimal digits.
+    #[error("has a hash that is not the 64 hexadecimal digits of a SHA-256; make both with: usher api-key")]
+    Hash,
+    /// A hash without a name before it.
+    #[error("needs a name before its hash, such as app:sha256:…")]
+    NoName,
+    /// Characters that no name has.
+    #[error("has a name that is not 1 to {MAX_NAME} letters, digits, - or _")]
+    Name,
+    /// What follows the `@`.
+    #[error("must name organizations by their ids after the @, joined by +")]
+    Organizations,
+    /// Two entries of one name.
+    #[error("has the name of an earlier entry")]
+    SameName,
+    /// Two entries of one key.
+    #[error("has the key of an earlier entry")]
+    SameKey,
+}
+
+impl ApiKey {
+    /// Knows `key` by `name`, for all organizations.
+    #[must_use]
+    pub fn new(name: &str, key: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            hash: Sha256::digest(key).into(),
+            organizations: None,
+        }
+    }
+
+    /// A fresh key, to be given to the app and forgotten.
+    #[must_use]
+    pub fn generate() -> Secret {
+        Secret::from(format!("usher_{}", hex(&rand::random::<[u8; 32]>())))
+    }
+
+    /// Reads a comma-separated list of entries: a key, `name:key` or `name:sha256:hash`, each with `@organization` or
+    /// `@organization+organization` where it is limited. A key without a name is called `key-1`, `key-2` … by its
+    /// position.
+    ///
+    /// # Errors
+    /// The position of the first wrong entry, counted from 1, and what is wrong with it.
+    pub fn parse_list(text: &str) -> Result<Vec<Self>, (usize, ApiKeyError)> {
+        let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+        let mut keys: Vec<Self> = Vec::new();
+        for (position, entry) in (1..).zip(entries) {
+            let key = Self::parse(entry, position).map_err(|error| (position, error))?;
+            if keys.iter().any(|earlier| earlier.name == key.name) {
+                return Err((position, ApiKeyError::SameName));
+            }
+            if keys.iter().any(|earlier| earlier.hash == key.hash) {
+                return Err((position, ApiKeyError::SameKey));
+            }
+            keys.push(key);
+        }
+        Ok(keys)
+    }
+
+    fn parse(entry: &str, position: usize) -> Result<Self, ApiKeyError> {
+        let (key, organizations) = match entry.split_once('@') {
+            Some((key, ids)) => (key, Some(organizations(ids)?)),
+            None => (entry, None),
+        };
+        let (name, hash) = match key.split_once(':') {
+            None => (format!("key-{position}"), hash_of(key)?),
+            // Without this, the hash would itself be taken for a key.
+            Some((SHA256, _)) => return Err(ApiKeyError::NoName),
+            Some((name, rest)) => {
+                let hash = match rest.split_once(':') {
+                    Some((SHA256, hex)) => from_hex(hex).ok_or(ApiKeyError::Hash)?,
+                    _ => hash_of(rest)?,
+                };
+                (checked_name(name)?.to_owned(), hash)
+            }
+        };
+        Ok(Self {
+            name,
+            hash,
+            organizations,
+        })
+    }
+
+    /// Whether `name` can stand in an entry.
+    ///
+    /// # Errors
+    /// [`ApiKeyError::Name`] or [`ApiKeyError::NoName`].
+    pub fn check_name(name: &str) -> Result<(), ApiKeyError> {
+        checked_name(name).map(|_| ())
+    }
+
+    /// The key's entry for the configuration, by its hash.
+    #[must_use]
+    pub fn entry(&self) -> String {
+        format!("{}:{SHA256}:{}{}", self.name, hex(&self.hash), self.limit())
+    }
+
+    /// Whether this key may see and change an organization and all that is in it.
+    #[must_use]
+    pub fn may_use(&self, organization_id: Uuid) -> bool {
+        self.organizations
+            .as_ref()
+            .is_none_or(|organizations| organizations.contains(&organization_id))
+    }
+
+    fn limit(&self) -> String {
+        let Some(organizations) = &self.organizations else {
+            return String::new();
+        };
+        let mut ids: Vec<String> = organizations.iter().map(Uuid::to_string).collect();
+        ids.sort();
+        format!("@{}", ids.join("+"))
+    }
+}
+
+/// The name and the limit: what may be shown.
+impl fmt::Display for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.name, self.limit())
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ApiKey({self})")
+    }
+}
+
+/// The key that was presented, if it is among `keys`. Takes the same time whichever it is, and if it is none.
+#[must_use]
+pub fn find<'a>(keys: &'a [ApiKey], presented: &str) -> Option<&'a ApiKey> {
+    let presented: [u8; 32] = Sha256::digest(presented).into();
+    let none = u64::MAX;
+    let found = (0..).zip(keys).fold(none, |found, (i, key)| {
+        u64::conditional_select(&found, &i, key.hash.ct_eq(&presented))
+    });
+    usize::try_from(found).ok().and_then(|i| keys.get(i))
+}
+
+fn hash_of(key: &str) -> Result<[u8; 32], ApiKeyError> {
+    if key.len() < MIN_KEY {
+        return Err(ApiKeyError::ShortKey);
+    }
+    // What RFC 6750 lets a bearer token have.
+    if !key
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b))
+    {
+        return Err(ApiKeyError::KeyCharacters);
+    }
+    Ok(Sha256::digest(key).into())
+}
+
+fn checked_name(name: &str) -> Result<&str, ApiKeyError> {
+    let is_name = (1..=MAX_NAME).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    match name {
+        SHA256 => Err(ApiKeyError::NoName),
+        _ if is_name => Ok(name),
+        _ => Err(ApiKeyError::Name),
+    }
+}
+
+fn organizations(ids: &str) -> Result<HashSet<Uuid>, ApiKeyError> {
+    ids.split('+')
+        .map(|id| id.parse().map_err(|_| ApiKeyError::Organizations))
+        .collect()
+}
+
+/// Bytes as hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn from_hex(text: &str) -> Option<[u8; 32]> {
+    if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "0123456789abcdef0123456789abcdef";
+    const OTHER: &str = "fedcba9876543210fedcba9876543210";
+    const ACME: &str = "11111111-1111-4111-8111-111111111111";
+    const ZETA: &str = "22222222-2222-4222-8222-222222222222";
+
+    fn shown(text: &str) -> Result<Vec<String>, (usize, ApiKeyError)> {
+        Ok(ApiKey::parse_list(text)?.iter().map(ApiKey::to_string).collect())
+    }
+
+    #[test]
+    fn an_entry_is_a_key_a_named_key_or_a_named_hash_and_may_be_limited() {
+        let hash = hex(&ApiKey::new("app", KEY).hash);
+        for (text, expected) in [
+            (KEY.to_owned(), vec!["key-1".to_owned()]),
+            (format!(" {KEY} , ,{OTHER},"), vec!["key-1".into(), "key-2".into()]),
+            (format!("app:{KEY}"), vec!["app".into()]),
+            (format!("app:sha256:{hash}"), vec!["app".into()]),
+            (format!("app:sha256:{}", hash.to_uppercase()), vec!["app".into()]),
+            (format!("{KEY}@{ACME}"), vec![format!("key-1@{ACME}")]),
+            (
+                format!("app:sha256:{hash}@{ZETA}+{ACME},{OTHER}"),
+                vec![format!("app@{ACME}+{ZETA}"), "key-2".into()],
+            ),
+        ] {
+            let keys = ApiKey::parse_list(&text).unwrap();
+            assert_eq!(shown(&text), Ok(expected), "{text}");
+            assert_eq!(find(&keys, KEY), keys.first(), "{text}");
+            let entries: Vec<String> = keys.iter().map(ApiKey::entry).collect();
+            assert_eq!(ApiKey::parse_list(&entries.join(",")), Ok(keys), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_entry_is_named_by_its_position_and_never_told() {
+        let hash = hex(&ApiKey::new("app", KEY).hash);
+        for (text, expected) in [
+            ("short".to_owned(), (1, ApiKeyError::ShortKey)),
+            (format!("{KEY},app:short"), (2, ApiKeyError::ShortKey)),
+            (format!("app:{KEY} {KEY}"), (1, ApiKeyError::KeyCharacters)),
+            (format!("app:more:{KEY}"), (1, ApiKeyError::KeyCharacters)),
+            (format!("clé:{KEY}"), (1, ApiKeyError::Name)),
+            (format!(":{KEY}"), (1, ApiKeyError::Name)),
+            (format!("sha256:{hash}"), (1, ApiKeyError::NoName)),
+            ("app:sha256:".to_owned(), (1, ApiKeyError::Hash)),
+            (format!("app:sha256:{hash}0"), (1, ApiKeyError::Hash)),
+            (format!("app:sha256:{}é", &hash[..62]), (1, ApiKeyError::Hash)),
+            (format!("{KEY}@"), (1, ApiKeyError::Organizations)),
+            (format!("{KEY}@acme"), (1, ApiKeyError::Organizations)),
+            (format!("{KEY}@{ACME}@{ZETA}"), (1, ApiKeyError::Organizations)),
+            (format!("app:{KEY},app:{OTHER}"), (2, ApiKeyError::SameName)),
+            (format!("key-2:{KEY},{OTHER}"), (2, ApiKeyError::SameName)),
+            (format!("app:sha256:{hash},b:{KEY}@{ACME}"), (2, ApiKeyError::SameKey)),
+        ] {
+            assert_eq!(ApiKey::parse_list(&text), Err(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_a_known_key_is_found_and_its_limit_holds() {
+        let keys = ApiKey::parse_list(&format!("a:{KEY},b:{OTHER}@{ACME}")).unwrap();
+        let name = |presented| find(&keys, presented).map(|key| key.name.as_str());
+        assert_eq!((name(KEY), name(OTHER)), (Some("a"), Some("b")));
+        for wrong in ["", &KEY[1..], &hex(&keys[0].hash), "0123456789abcdef0123456789abcdeg"] {
+            assert_eq!(name(wrong), None, "{wrong}");
+        }
+        let (acme, zeta) = (ACME.parse().unwrap(), ZETA.parse().unwrap());
+        assert!(keys[0].may_use(acme) && keys[0].may_use(zeta));
+        assert!(keys[1].may_use(acme) && !keys[1].may_use(zeta));
+        assert_eq!(find(&[], KEY), None);
+    }
+}
