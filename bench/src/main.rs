@@ -29,6 +29,9 @@ struct Options {
     /// Seconds for each measure of intake.
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
+    /// Connections of the closed loops; the last number is used for the open loop and beside a drain, too.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 32, 128])]
+    connections: Vec<usize>,
     /// Requests a second in the open loop.
     #[arg(long, default_value_t = 5000)]
     rate: u32,
@@ -58,11 +61,19 @@ enum Databases {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
+    /// What the machine can do at this hour.
     Yardstick,
+    /// From the start of the process to its first 202.
     Start,
+    /// Closed loops against `--role api`.
     Intake,
+    /// A closed loop against `--role all`, with the drain beside it.
+    Both,
+    /// An open loop against `--role api`.
     Open,
+    /// A backlog worked off by `--role worker`.
     Drain,
+    /// Single events on an idle service.
     Effect,
 }
 
@@ -95,7 +106,7 @@ async fn main() -> anyhow::Result<()> {
     };
     let mut report = Report::begin()?;
     if options.wants(Part::Yardstick) {
-        for connections in [1, 32, 128] {
+        for &connections in &options.connections {
             let latencies = yardstick::responder(&bench, connections).await?;
             report.add(Measure::Responder { connections, latencies });
         }
@@ -116,6 +127,7 @@ async fn measure(bench: &Bench, options: &Options, database: Kind, report: &mut 
     } else {
         (options.events, 200)
     };
+    let most = options.connections.last().copied().unwrap_or(1);
     let empty = Database::create(database, &bench.home).await?;
     let version = empty.connect().await?.version().await?;
     empty.remove().await?;
@@ -129,13 +141,17 @@ async fn measure(bench: &Bench, options: &Options, database: Kind, report: &mut 
         report.add(Measure::FirstAnswer { database, ms });
     }
     if options.wants(Part::Intake) {
-        for (role, connections) in [("api", 1), ("api", 32), ("api", 128), ("all", 128)] {
-            let intake = intake::measure(bench, database, role, connections, None).await?;
+        for &connections in &options.connections {
+            let intake = intake::measure(bench, database, "api", connections, None).await?;
             report.add(Measure::Intake(intake));
         }
     }
+    if options.wants(Part::Both) {
+        let intake = intake::measure(bench, database, "all", most, None).await?;
+        report.add(Measure::Intake(intake));
+    }
     if options.wants(Part::Open) {
-        let intake = intake::measure(bench, database, "api", 128, Some(options.rate)).await?;
+        let intake = intake::measure(bench, database, "api", most, Some(options.rate)).await?;
         report.add(Measure::Intake(intake));
     }
     if options.wants(Part::Drain) {
