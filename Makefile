@@ -1,4 +1,5 @@
-# `make` lists what there is. T=… narrows the tests down: make test T=accept_by_link
+# `make` lists what there is. T=… narrows the tests down: make test T=accept_by_link; B=… is for the benchmarks:
+# make bench B='--database sqlite --only intake'
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run demo test lint fmt bench ci clean
@@ -20,20 +21,21 @@ demo: ## Watch an invite go all the way, offline, in a minute
 test: ## Run all tests, on SQLite and on a throw-away Postgres (installed if missing)
 	@USHER_TEST_POSTGRES_FSYNC=off scripts/with-postgres sh -ec ' \
 	    if cargo nextest --version >/dev/null 2>&1; \
-	    then cargo nextest run --locked $(T); cargo test --locked --doc --quiet; \
-	    else cargo test --locked $(T); \
+	    then cargo nextest run --locked --workspace $(T); cargo test --locked --doc --quiet; \
+	    else cargo test --locked --workspace $(T); \
 	    fi'
 
 lint: ## Check formatting, clippy and rustdoc: no warning is let through
-	cargo fmt --check
-	cargo clippy --locked --all-targets -- --deny warnings
-	RUSTDOCFLAGS='--deny warnings' cargo doc --locked --no-deps --document-private-items
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- --deny warnings
+	RUSTDOCFLAGS='--deny warnings' cargo doc --locked --workspace --no-deps --document-private-items
 
 fmt: ## Format the code
-	cargo fmt
+	cargo fmt --all
 
-bench: ## Run the benchmarks, on SQLite and on a throw-away Postgres as durable as a real one
-	scripts/with-postgres cargo bench --locked
+bench: ## Measure the service, on SQLite and on a throw-away Postgres as durable as a real one (B=… are its options)
+	cargo build --locked --release -p usher -p usher-bench
+	scripts/with-postgres timeout 900 cargo run --locked --release -p usher-bench -- $(B)
 
 ci: ## Run everything that a change must pass
 	.ci/run

@@ -1,0 +1,159 @@
+//! How fast stored events take effect: a backlog that a worker finds at its start, and single events on an idle service.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::ensure;
+use chrono::TimeDelta;
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use tokio::time::{Instant, sleep};
+use usher::clock::Clock;
+use usher::invites::Acceptance;
+use usher::invites::email::EmailAddress;
+use usher::store::{NewInvite, Store};
+
+use crate::Bench;
+use crate::database::{Database, Kind};
+use crate::load::{self, Connection, Latencies, Plan};
+use crate::service::{LOOK_AGAIN, Service};
+use crate::webhooks::{self, Webhooks};
+
+/// Between two looks at the backlog.
+const LOOK: Duration = Duration::from_millis(50);
+/// A backlog that takes longer is stuck.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A backlog of users who were all invited into one organization, worked off by one worker.
+#[derive(Serialize)]
+pub struct Drain {
+    pub database: Kind,
+    pub events: usize,
+    /// From the worker's readiness to the last event's effect.
+    pub seconds: f64,
+    pub per_second: f64,
+    /// Until the last job was marked done, too.
+    pub acknowledged_per_second: f64,
+    pub worker_cpu_us: f64,
+    pub memory_mb: f64,
+}
+
+/// Stores the backlog with no worker about, then starts one, and checks that everybody got in.
+pub async fn measure(bench: &Bench, kind: Kind, events: usize) -> anyhow::Result<Drain> {
+    let database = Database::create(kind, &bench.home).await?;
+    invite(&database, events).await?;
+    let receiver = Service::start(&bench.program, "api", &database, &bench.home.folder).await?;
+    let plan = Plan {
+        connections: 32,
+        warm_up: Duration::ZERO,
+        time: PATIENCE,
+        rate: None,
+        status: 202,
+    };
+    load::run(receiver.public, Rc::new(Webhooks::sign(events)?), plan).await?;
+    receiver.stop().await?;
+    let mut connection = database.connect().await?;
+    ensure!(connection.count("usher_events where processed_at is null").await? == events);
+
+    let worker = Service::start(&bench.program, "worker", &database, &bench.home.folder).await?;
+    let (ready, ready_at) = (Instant::now(), Clock::System.now());
+    let cpu = worker.cpu()?;
+    wait_for_none(&mut connection, "usher_events where processed_at is null").await?;
+    let open_jobs = format!("{} where status <> 'Done'", database.jobs());
+    wait_for_none(&mut connection, &open_jobs).await?;
+    let acknowledged = ready.elapsed();
+    let cpu = worker.cpu()? - cpu;
+    let memory_mb = worker.memory_mb()?;
+    worker.stop().await?;
+
+    let seconds = (connection.last_processed().await? - ready_at).as_seconds_f64();
+    for (what, rows) in [
+        ("memberships", "organization_users where deleted_at is null".to_owned()),
+        ("accepted invites", "invites where status = 'accepted'".to_owned()),
+        ("people let in", "usher_events where outcome = 'let in'".to_owned()),
+        ("jobs done", format!("{} where status = 'Done'", database.jobs())),
+    ] {
+        let count = connection.count(&rows).await?;
+        ensure!(count == events, "{events} events, but {count} {what}");
+    }
+    drop(connection);
+    database.remove().await?;
+    Ok(Drain {
+        database: kind,
+        events,
+        seconds,
+        per_second: events as f64 / seconds,
+        acknowledged_per_second: events as f64 / acknowledged.as_secs_f64(),
+        worker_cpu_us: cpu.as_secs_f64() * 1e6 / events as f64,
+        memory_mb,
+    })
+}
+
+async fn wait_for_none(connection: &mut crate::database::Connection, rows: &str) -> anyhow::Result<()> {
+    let since = Instant::now();
+    loop {
+        let left = connection.count(rows).await?;
+        if left == 0 {
+            return Ok(());
+        }
+        ensure!(since.elapsed() < PATIENCE, "still {left} {rows}");
+        sleep(LOOK).await;
+    }
+}
+
+/// Invites everybody into one organization, without mails.
+async fn invite(database: &Database, count: usize) -> anyhow::Result<()> {
+    let store = Store::open(&database.url, Clock::System).await?;
+    let mut tx = store.begin().await?;
+    let organization = tx.put_organization(tx.new_id(), "Bench").await?;
+    let invites = (0..count).map(|number| {
+        Ok(NewInvite {
+            id: tx.new_id(),
+            organization_id: organization.id,
+            project_id: None,
+            email: EmailAddress::parse(&webhooks::email(number))?,
+            role: "member".to_owned(),
+            acceptance: Acceptance::Default,
+            invited_by: None,
+            locale: None,
+            message: None,
+            expires_at: tx.now() + TimeDelta::days(1),
+        })
+    });
+    let invites = invites.collect::<anyhow::Result<Vec<_>>>()?;
+    for some in invites.chunks(500) {
+        tx.save_invites(some).await?;
+    }
+    tx.commit().await?;
+    store.close().await;
+    Ok(())
+}
+
+/// How long after its 202 an event's effect can be seen, on a service with nothing else to do.
+pub async fn latency(bench: &Bench, kind: Kind, events: usize) -> anyhow::Result<Latencies> {
+    let database = Database::create(kind, &bench.home).await?;
+    let webhooks = Webhooks::sign(events)?;
+    let service = Service::start(&bench.program, "all", &database, &bench.home.folder).await?;
+    let mut connection = database.connect().await?;
+    let mut http = Connection::open(service.public).await?;
+    let mut request = webhooks.blank();
+    let mut histogram = Histogram::new(3)?;
+    let start = Instant::now();
+    for number in 0..events {
+        webhooks.fill(&mut request, number);
+        ensure!(http.call(&request).await? == 202);
+        let answered = Instant::now();
+        while !connection.is_processed(&webhooks::svix_id(number)).await? {
+            ensure!(answered.elapsed() < PATIENCE, "an event was never processed");
+            sleep(LOOK_AGAIN).await;
+        }
+        histogram.record(u64::try_from(answered.elapsed().as_micros())?)?;
+        // Idle again: the job has to be marked done, too.
+        sleep(Duration::from_millis(20)).await;
+    }
+    let time = start.elapsed();
+    drop(connection);
+    service.stop().await?;
+    database.remove().await?;
+    Ok(Latencies::of(&histogram, time))
+}

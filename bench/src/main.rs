@@ -1,0 +1,183 @@
+//! Measures `usher serve` from outside: what it takes in, how fast that takes effect, and what it costs.
+//!
+//! The service is the program that was built beside this one, run with production's settings on databases that are made
+//! for each measure and removed afterwards. Load, service and database share the machine's cores.
+
+mod database;
+mod drain;
+mod intake;
+mod load;
+mod report;
+mod service;
+mod webhooks;
+mod yardstick;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+use database::{Database, Home, Kind};
+use report::{Measure, Report};
+
+/// Measures the running usher.
+#[derive(Parser)]
+struct Options {
+    /// Which database; `all` leaves Postgres out where there is none.
+    #[arg(long, value_enum, default_value_t = Databases::All)]
+    database: Databases,
+    /// Seconds for each measure of intake.
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Connections of the closed loops; the last number is used for the open loop and beside a drain, too.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 32, 128])]
+    connections: Vec<usize>,
+    /// Requests a second in the open loop.
+    #[arg(long, default_value_t = 5000)]
+    rate: u32,
+    /// Events in the backlog that is drained.
+    #[arg(long, default_value_t = 10_000)]
+    events: usize,
+    /// Only these measures.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Part>,
+    /// A glance at everything, to see that it works; the figures mean nothing.
+    #[arg(long)]
+    quick: bool,
+    /// Write the figures to this file, too.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// A Postgres server on which databases can be created, as `scripts/with-postgres` has one.
+    #[arg(long, env = "USHER_TEST_POSTGRES_URL", hide_env_values = true, value_name = "URL")]
+    postgres: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Databases {
+    Sqlite,
+    Postgres,
+    All,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// What the machine can do at this hour.
+    Yardstick,
+    /// From the start of the process to its first 202.
+    Start,
+    /// Closed loops against `--role api`.
+    Intake,
+    /// A closed loop against `--role all`, with the drain beside it.
+    Both,
+    /// An open loop against `--role api`.
+    Open,
+    /// A backlog worked off by `--role worker`.
+    Drain,
+    /// Single events on an idle service.
+    Effect,
+}
+
+/// What every measure is given.
+pub struct Bench {
+    program: PathBuf,
+    home: Home,
+    warm_up: Duration,
+    time: Duration,
+}
+
+/// One thread for the load: the other cores are the service's.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    let program = service::program()?;
+    // Beside the programs: a folder for temporary files may be in memory, which would make every commit free.
+    let folder = tempfile::Builder::new()
+        .prefix("bench-")
+        .tempdir_in(program.parent().unwrap_or(&program))?;
+    let seconds = if options.quick { 0.3 } else { options.seconds };
+    let bench = Bench {
+        home: Home {
+            folder: folder.path().to_owned(),
+            postgres: options.postgres.clone(),
+        },
+        program,
+        warm_up: Duration::from_secs_f64((seconds / 5.0).min(2.0)),
+        time: Duration::from_secs_f64(seconds),
+    };
+    let mut report = Report::begin()?;
+    if options.wants(Part::Yardstick) {
+        for &connections in &options.connections {
+            let latencies = yardstick::responder(&bench, connections).await?;
+            report.add(Measure::Responder { connections, latencies });
+        }
+    }
+    for database in options.databases() {
+        measure(&bench, &options, database, &mut report).await?;
+    }
+    if let Some(path) = &options.json {
+        report.write(path)?;
+    }
+    folder.close()?;
+    Ok(())
+}
+
+async fn measure(bench: &Bench, options: &Options, database: Kind, report: &mut Report) -> anyhow::Result<()> {
+    let (events, singles) = if options.quick {
+        (500, 10)
+    } else {
+        (options.events, 200)
+    };
+    let most = options.connections.last().copied().unwrap_or(1);
+    let empty = Database::create(database, &bench.home).await?;
+    let version = empty.connect().await?.version().await?;
+    empty.remove().await?;
+    report.add(Measure::Database { database, version });
+    if options.wants(Part::Yardstick) {
+        let latencies = yardstick::durable_inserts(bench, database).await?;
+        report.add(Measure::DurableInserts { database, latencies });
+    }
+    if options.wants(Part::Start) {
+        let ms = intake::first_answer(bench, database).await?.as_secs_f64() * 1000.0;
+        report.add(Measure::FirstAnswer { database, ms });
+    }
+    if options.wants(Part::Intake) {
+        for &connections in &options.connections {
+            let intake = intake::measure(bench, database, "api", connections, None).await?;
+            report.add(Measure::Intake(intake));
+        }
+    }
+    if options.wants(Part::Both) {
+        let intake = intake::measure(bench, database, "all", most, None).await?;
+        report.add(Measure::Intake(intake));
+    }
+    if options.wants(Part::Open) {
+        let intake = intake::measure(bench, database, "api", most, Some(options.rate)).await?;
+        report.add(Measure::Intake(intake));
+    }
+    if options.wants(Part::Drain) {
+        report.add(Measure::Drain(drain::measure(bench, database, events).await?));
+    }
+    if options.wants(Part::Effect) {
+        let latencies = drain::latency(bench, database, singles).await?;
+        report.add(Measure::Effect { database, latencies });
+    }
+    Ok(())
+}
+
+impl Options {
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
+
+    fn databases(&self) -> Vec<Kind> {
+        match self.database {
+            Databases::Sqlite => vec![Kind::Sqlite],
+            Databases::Postgres => vec![Kind::Postgres],
+            Databases::All if self.postgres.is_none() => {
+                println!("Postgres is left out: run this by scripts/with-postgres, or set USHER_TEST_POSTGRES_URL");
+                vec![Kind::Sqlite]
+            }
+            Databases::All => vec![Kind::Sqlite, Kind::Postgres],
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The figures, for people and for machines.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use usher::clock::Clock;
+
+use crate::database::Kind;
+use crate::drain::Drain;
+use crate::intake::Intake;
+use crate::load::Latencies;
+
+/// Everything that was measured, in the order in which it was.
+#[derive(Serialize)]
+pub struct Report {
+    pub machine: Machine,
+    pub measures: Vec<Measure>,
+}
+
+/// Where and when.
+#[derive(Serialize)]
+pub struct Machine {
+    started_at: DateTime<Utc>,
+    cores: usize,
+    cpu: String,
+    system: String,
+    kernel: String,
+    load_average: String,
+}
+
+/// One line of the table.
+#[derive(Serialize)]
+#[serde(tag = "measure", rename_all = "snake_case")]
+pub enum Measure {
+    Database {
+        database: Kind,
+        version: String,
+    },
+    Responder {
+        connections: usize,
+        #[serde(flatten)]
+        latencies: Latencies,
+    },
+    DurableInserts {
+        database: Kind,
+        #[serde(flatten)]
+        latencies: Latencies,
+    },
+    FirstAnswer {
+        database: Kind,
+        ms: f64,
+    },
+    Intake(Intake),
+    Drain(Drain),
+    Effect {
+        database: Kind,
+        #[serde(flatten)]
+        latencies: Latencies,
+    },
+}
+
+impl Machine {
+    /// This one.
+    pub fn here() -> anyhow::Result<Self> {
+        Ok(Self {
+            started_at: Clock::System.now(),
+            cores: std::thread::available_parallelism()?.get(),
+            cpu: line("/proc/cpuinfo", "model name\t: ")?,
+            system: line("/etc/os-release", "PRETTY_NAME=")?.trim_matches('"').to_owned(),
+            kernel: line("/proc/sys/kernel/osrelease", "")?,
+            load_average: line("/proc/loadavg", "")?,
+        })
+    }
+}
+
+/// The rest of the first line that begins so.
+fn line(file: &str, begin: &str) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(file).with_context(|| file.to_owned())?;
+    let found = text.lines().find_map(|line| line.strip_prefix(begin));
+    Ok(found.unwrap_or_default().to_owned())
+}
+
+const COLUMNS: [&str; 5] = ["", "per second", "p50 ms", "p99 ms", "max ms"];
+
+impl Report {
+    /// Begins one, and says where.
+    pub fn begin() -> anyhow::Result<Self> {
+        let machine = Machine::here()?;
+        println!(
+            "{} cores ({}), {}, Linux {}, load {}\n",
+            machine.cores, machine.cpu, machine.system, machine.kernel, machine.load_average
+        );
+        let [what, columns @ ..] = COLUMNS;
+        println!("{what:<44}{}", columns.map(|name| format!("{name:>11}")).concat());
+        Ok(Self {
+            machine,
+            measures: Vec::new(),
+        })
+    }
+
+    /// Adds a measure, and prints it at once.
+    pub fn add(&mut self, measure: Measure) {
+        measure.print();
+        self.measures.push(measure);
+    }
+
+    /// Writes everything as JSON.
+    pub fn write(&self, path: &Path) -> anyhow::Result<()> {
+        std::fs::write(path, serde_json::to_vec_pretty(self)?).with_context(|| path.display().to_string())
+    }
+}
+
+impl Measure {
+    fn print(&self) {
+        match self {
+            Self::Database { version, .. } => println!("\n{version}"),
+            Self::Responder { connections, latencies } => {
+                row(
+                    &format!("yardstick: 200 and nothing else, {connections} conn."),
+                    latencies,
+                    "",
+                );
+            }
+            Self::DurableInserts { latencies, .. } => row("yardstick: durable inserts, one by one", latencies, ""),
+            Self::FirstAnswer { ms, .. } => println!("start to first 202: {ms:.0} ms"),
+            Self::Intake(intake) => {
+                let offered = intake.rate.map(|rate| format!(", open at {rate}/s"));
+                let what = format!(
+                    "intake, role {}, {} conn.{}",
+                    intake.role,
+                    intake.connections,
+                    offered.unwrap_or_default()
+                );
+                let cost = format!(
+                    "  cpu/event {:.0} µs + load {:.0} µs, memory {:.0} → {:.0} MB",
+                    intake.service_cpu_us, intake.load_cpu_us, intake.memory_idle_mb, intake.memory_mb
+                );
+                row(&what, &intake.latencies, &cost);
+            }
+            Self::Drain(drain) => println!(
+                "{:<44}{:>11.0}   ({:.0} with all jobs marked done), cpu/event {:.0} µs, memory {:.0} MB",
+                format!("drain of {} events", drain.events),
+                drain.per_second,
+                drain.acknowledged_per_second,
+                drain.worker_cpu_us,
+                drain.memory_mb
+            ),
+            Self::Effect { latencies, .. } => row("from 202 to its effect, idle, role all", latencies, ""),
+        }
+    }
+}
+
+fn row(what: &str, latencies: &Latencies, more: &str) {
+    let Latencies {
+        per_second,
+        p50_ms,
+        p99_ms,
+        max_ms,
+    } = latencies;
+    println!("{what:<44}{per_second:>11.0}{p50_ms:>11.2}{p99_ms:>11.2}{max_ms:>11.2}{more}");
+}
