@@ -99,3 +99,64 @@ async fn a_process_that_is_killed_mid_work_loses_nothing_on_sqlite() {
 async fn a_process_that_is_killed_mid_work_loses_nothing_on_postgres() {
     a_process_that_is_killed_mid_work_loses_nothing(TestDatabase::postgres().await).await;
 }
+
+/// Refusals cost a line each, and no line shows an address, a token, a secret or what a body said.
+#[tokio::test]
+async fn bad_input_leaves_at_most_one_line_each_in_the_log_and_nothing_private() {
+    let database = TestDatabase::sqlite().await;
+    let smtp = SmtpServer::start().await;
+    smtp.at(Phase::Rcpt, Behaviour::Reply("550 5.1.1 <person1@example.com> unknown"));
+    let usher = UsherProcess::start(&database, &smtp.url()).await;
+    let before = usher.log().len();
+    let body = told(1).to_string();
+    let signed = |id: &str, body: &str| {
+        let now = Clock::System.now().timestamp();
+        let signature = usher::webhooks::sign(crate::support::app::SIGNING_SECRET, id, now, body.as_bytes()).unwrap();
+        vec![
+            ("svix-id", id.to_owned()),
+            ("svix-timestamp", now.to_string()),
+            ("svix-signature", signature),
+        ]
+    };
+    let forged = vec![
+        ("svix-id", "msg_1".to_owned()),
+        ("svix-timestamp", Clock::System.now().timestamp().to_string()),
+        ("svix-signature", "v1,".to_owned()),
+    ];
+    assert_eq!(usher.send_raw(&forged, body.clone()).await, 401);
+    assert_eq!(usher.send_raw(&[], body.clone()).await, 401);
+    assert_eq!(usher.send_raw(&signed("msg_2", "{"), "{".to_owned()).await, 400);
+    let code = r#"{"type":"email.created","data":{"otp_code":"424242","to":"person1@example.com"}}"#;
+    assert_eq!(usher.send_raw(&signed("msg_3", code), code.to_owned()).await, 200);
+    let broken = r#"{"type":"user.created","data":{"id":"user_x","email_addresses":["person1@example.com"]}}"#;
+    assert_eq!(usher.send_raw(&signed("msg_4", broken), broken.to_owned()).await, 202);
+    let acme = Clock::System.new_id();
+    usher
+        .call(
+            reqwest::Method::PUT,
+            &format!("/v1/organizations/{acme}"),
+            json!({ "name": "Acme" }),
+        )
+        .await;
+    let invite = json!({ "organization_id": acme, "email": "person1@example.com", "role": "member" });
+    usher.call(reqwest::Method::POST, "/v1/invites", invite).await;
+    let jobs = crate::support::jobs::table(&database.pool);
+    eventually("both jobs are dead", async || {
+        database.pool.count(&format!("{jobs} where status = 'Killed'")).await == 2
+    })
+    .await;
+    let log = usher.log()[before..].join("\n");
+    assert!(log.lines().count() <= 5, "two refusals, two dead jobs:\n{log}");
+    for private in [
+        "person1",
+        "424242",
+        "whsec",
+        "C2FVsBQ",
+        "user_x",
+        "test-api-key",
+        "/invite#",
+    ] {
+        assert!(!log.contains(private), "{private} in:\n{log}");
+    }
+    assert!(usher.terminate().await);
+}

@@ -1,6 +1,7 @@
 //! usher as a process of its own, to be killed.
 
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -16,6 +17,7 @@ use super::db::TestDatabase;
 pub struct UsherProcess {
     child: Child,
     pub address: String,
+    log: Arc<Mutex<Vec<String>>>,
     http: reqwest::Client,
 }
 
@@ -56,12 +58,33 @@ impl UsherProcess {
                 break address.to_owned();
             }
         };
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let log = Arc::<Mutex<Vec<String>>>::default();
+        let kept = Arc::clone(&log);
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                kept.lock().unwrap().push(line);
+            }
+        });
         Self {
             child,
             address,
+            log,
             http: reqwest::Client::new(),
         }
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Sends any body to the webhook with these headers; the status it was answered with.
+    pub async fn send_raw(&self, headers: &[(&str, String)], body: String) -> u16 {
+        let mut request = self.http.post(format!("{}/webhooks/clerk", self.address)).body(body);
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        request.send().await.expect("an answer").status().as_u16()
     }
 
     /// SIGKILL: nothing of it gets to say good-bye.
