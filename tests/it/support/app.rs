@@ -232,6 +232,8 @@ impl TestApp {
     pub async fn person(&self, email: &str, place: Option<(Uuid, &str)>) -> SimulatedUser {
         if let Some((organization_id, role)) = place {
             self.invite_to_organization(organization_id, email, role).await;
+            // The mail goes out before they sign up; else it might be unwanted by then, or not.
+            self.run_jobs().await;
         }
         let user = self.clerk().user_created(email).await;
         self.run_jobs().await;
