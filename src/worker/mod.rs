@@ -3,6 +3,7 @@
 
 mod attempt;
 mod back_off;
+mod finish;
 mod heartbeat;
 mod payload;
 mod poll;

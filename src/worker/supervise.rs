@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::attempt::{Failure, run_attempt};
+use super::finish::Finishing;
 use super::heartbeat::{INTERVAL, MISSED, Names};
 use super::payload::{RawPayload, Verbatim};
 use super::poll::{Signalled, Tick};
@@ -139,9 +140,12 @@ macro_rules! run_on {
             strategy = strategy.apply(Signalled::new(signals));
         }
         let storage = $storage::<RawPayload>::new($pool).with_config(config);
+        let (backend, shared) = Finishing::new(PollWith::new(WithCodec::new(storage, Verbatim), strategy));
+        // Dropped with this worker.
+        let _finishing = AbortOnDropHandle::new(tokio::spawn(shared.finish()));
         let soft = $with.soft.clone();
         WorkerBuilder::new($name)
-            .backend(PollWith::new(WithCodec::new(storage, Verbatim), strategy))
+            .backend(backend)
             .data($with.context)
             .data($attempts)
             .concurrency($with.concurrency)
