@@ -5,7 +5,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::people::admin_ids;
-use super::rows::{Time, Type, sql, to_json, unfold};
+use super::rows::{Time, Type, among, and_among, sql, to_json, unfold};
 use super::{DeliveryStatus, Result, Tx, on_conn};
 use crate::invites::email::{EmailAddress, EmailKey};
 use crate::invites::{Acceptance, Invite, Kind, Status};
@@ -312,6 +312,9 @@ impl Tx {
             return Ok(Vec::new());
         }
         let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
+        let theirs = among(self.dialect(), "a.admin_id", &format!("select r.admin_id from {rows}"));
+        let keys = format!("select a.email_key from usher_addresses a where a.verified and {theirs}");
+        let and_addressed = and_among(self.dialect(), "i.email_key", &keys);
         let text = format!(
             "select {INVITE_OF_I}, a.admin_id, o.id as home_id
              from usher_addresses a
@@ -319,8 +322,7 @@ impl Tx {
              left join projects p on p.id = i.project_id
              join organizations o on o.id = coalesce(p.organization_id, i.organization_id) and o.deleted_at is null
              join admins person on person.id = a.admin_id and person.deleted_at is null
-             where a.verified and a.admin_id in (select r.admin_id from {rows})
-               and (i.project_id is null or p.deleted_at is null)
+             where a.verified and {theirs} {and_addressed} and (i.project_id is null or p.deleted_at is null)
              order by i.created_at, i.id"
         );
         let admins = admin_ids(admins)?;
@@ -360,12 +362,14 @@ impl Tx {
             return Ok(Vec::new());
         }
         let source = unfold(self.dialect(), PAIR);
+        let ids = format!("select r.invite_id from {source}");
+        let and_these = and_among(self.dialect(), "invites.id", &ids);
         let text = format!(
             "update invites set status = 'accepted', accepted_by = r.person_id, accepted_at = $2,
                  flagged_at = null, flagged_for = null, dismissed_at = null, updated_at = $2
              from {source}
              where invites.id = r.invite_id and invites.token_version = r.version
-               and invites.status = 'pending' and invites.expires_at > $2
+               and invites.status = 'pending' and invites.expires_at > $2 {and_these}
              returning {INVITE}"
         );
         let rows = pairs(accepted)?;

@@ -69,6 +69,24 @@ pub(super) fn unfold(dialect: Dialect, columns: &[(&str, Type)]) -> String {
     sql
 }
 
+/// The condition that `column` is among what `select` gives. On Postgres as an array: a set of unknown size would be
+/// compared with every row, one by one, where the planner expects a single row.
+pub(super) fn among(dialect: Dialect, column: &str, select: &str) -> String {
+    match dialect {
+        Dialect::Postgres => format!("{column} = any (array({select}))"),
+        Dialect::Sqlite => format!("{column} in ({select})"),
+    }
+}
+
+/// Says once more, for Postgres alone, what a join says already: its planner then takes the column's index even while
+/// it knows nothing of a table that was filled a moment ago. SQLite takes the index anyway.
+pub(super) fn and_among(dialect: Dialect, column: &str, select: &str) -> String {
+    match dialect {
+        Dialect::Postgres => format!("and {}", among(dialect, column, select)),
+        Dialect::Sqlite => String::new(),
+    }
+}
+
 /// Marks a statement as built from constants only: column lists, the configured role names (which are kept to
 /// `a-z0-9_-`) and [`unfold`]; every value is bound.
 pub(super) fn sql(text: String) -> AssertSqlSafe<String> {
