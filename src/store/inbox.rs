@@ -42,6 +42,9 @@ pub struct Finished {
     pub outcome: Result<&'static str, String>,
 }
 
+/// Rows of an insert on SQLite: more of them gain little, and each number of rows is a statement to keep.
+const ROWS_IN_A_STATEMENT: usize = 16;
+
 /// What `process-clerk-event` carries.
 #[derive(Serialize)]
 struct Payload<'a> {
@@ -72,7 +75,8 @@ impl Tx {
         if is_postgres {
             self.receive_in_one_statement(unique.into_values().collect(), now).await
         } else {
-            self.receive_one_by_one(unique.into_values().collect(), now).await
+            self.receive_in_some_statements(unique.into_values().collect(), now)
+                .await
         }
     }
 
@@ -126,24 +130,30 @@ impl Tx {
         Ok(new.into_iter().collect())
     }
 
-    /// SQLite: a statement costs no round trip, and copying the payloads through JSON would cost more.
-    async fn receive_one_by_one(&mut self, events: Vec<&NewEvent>, now: DateTime<Utc>) -> Result<HashSet<String>> {
+    /// SQLite: some rows in each statement, since every statement is handed to sqlx's thread and back. Copying the
+    /// payloads through JSON would cost more.
+    async fn receive_in_some_statements(
+        &mut self,
+        events: Vec<&NewEvent>,
+        now: DateTime<Utc>,
+    ) -> Result<HashSet<String>> {
         let mut new = HashSet::with_capacity(events.len());
-        for event in events {
-            let stored = on_conn!(self, |conn| sqlx::query(
-                "insert into usher_events (svix_id, event_type, payload, received_at) values ($1, $2, $3, $4)
-                 on conflict (svix_id) do nothing",
-            )
-            .bind(&event.svix_id)
-            .bind(&event.event_type)
-            .bind(&event.payload)
-            .bind(now)
-            .execute(conn)
-            .await?
-            .rows_affected());
-            if stored == 1 {
-                new.insert(event.svix_id.clone());
+        for events in events.chunks(ROWS_IN_A_STATEMENT) {
+            let mut text = String::from("insert into usher_events (received_at, svix_id, event_type, payload) values ");
+            for row in 0..events.len() {
+                let comma = if row == 0 { "" } else { ", " };
+                let first = 2 + 3 * row;
+                text.push_str(&format!("{comma}($1, ${first}, ${}, ${})", first + 1, first + 2));
             }
+            text.push_str(" on conflict (svix_id) do nothing returning svix_id");
+            let stored: Vec<String> = on_conn!(self, |conn| {
+                let mut insert = sqlx::query_scalar(sql(text)).bind(now);
+                for event in events {
+                    insert = insert.bind(&event.svix_id).bind(&event.event_type).bind(&event.payload);
+                }
+                insert.fetch_all(conn).await
+            })?;
+            new.extend(stored);
         }
         let payloads: Vec<_> = new.iter().map(|svix_id| Payload { svix_id }).collect();
         self.enqueue(Queue::ProcessClerkEvent, &payloads).await?;
