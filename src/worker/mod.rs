@@ -25,8 +25,9 @@ use crate::jobs::{Context, ProcessClerkEvent, SendAcceptedNotice, SendInviteEmai
 use heartbeat::Names;
 use supervise::{Supervised, supervise};
 
-/// Jobs of one queue that run at once in this process. apalis fetches no more than that in one go: a fetched job that
-/// waits for a free slot stops its worker's heartbeats (APALIS trap 3).
+/// Jobs of one queue that run at once in this process. apalis fetches half as many in one go, so that one half runs
+/// while the next is fetched, and never more: a fetched job that waits for a free slot stops its worker's heartbeats
+/// (APALIS trap 3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Concurrency {
     /// Events from Clerk. They share transactions, so many at once are cheap.
@@ -37,7 +38,7 @@ pub struct Concurrency {
 
 impl Default for Concurrency {
     fn default() -> Self {
-        Self { events: 256, mails: 16 }
+        Self { events: 512, mails: 16 }
     }
 }
 

@@ -132,7 +132,7 @@ macro_rules! run_on {
     ($storage:ident, $config:path, $pool:expr, $with:expr, $name:expr, $attempts:expr) => {{
         let config = <$config>::default()
             .queue(J::QUEUE.as_str())
-            .batch_size($with.concurrency)
+            .batch_size($with.concurrency.div_ceil(2))
             .heartbeat_interval(INTERVAL)
             .missed_heartbeats(MISSED as usize);
         let mut strategy = Strategy::new().apply(Tick::new(TICK));
