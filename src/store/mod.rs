@@ -321,7 +321,9 @@ async fn open_sqlite(url: &str) -> Result<Pool> {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
-        .busy_timeout(BUSY_TIMEOUT);
+        .busy_timeout(BUSY_TIMEOUT)
+        // A new file's: of a usual event 4 KB would hold one, and waste the rest.
+        .page_size(8192);
     let writer = SqlitePoolOptions::new()
         .max_connections(1)
         .min_connections(1)
