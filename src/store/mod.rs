@@ -17,7 +17,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, PgPool, SqlitePool};
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection, PgPool, SqlitePool};
 use uuid::Uuid;
 
 use crate::clock::Clock;
@@ -308,7 +308,17 @@ fn open_postgres(url: &str) -> Result<PgPool> {
     Ok(PgPoolOptions::new()
         .max_connections(10)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_release(|connection, _| Box::pin(leave_any_transaction(connection)))
         .connect_lazy_with(options.application_name("usher")))
+}
+
+/// A `begin` that is dropped while it waits leaves its connection in a transaction that sqlx 0.9.0 does not know of
+/// (launchbadge/sqlx#4393): its locks would stay, and the next user's writes would be in it. The leading `begin` keeps
+/// the server from warning that there is nothing to roll back; in a failed transaction it is an error, and the
+/// connection is closed.
+async fn leave_any_transaction(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    connection.execute("begin; rollback").await?;
+    Ok(true)
 }
 
 async fn open_sqlite(url: &str) -> Result<Pool> {

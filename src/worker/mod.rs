@@ -12,9 +12,8 @@ mod supervise;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 pub use attempt::{Failure, run_attempt};
 pub use supervise::Alive;
@@ -44,6 +43,8 @@ impl Default for Concurrency {
 
 /// How long running jobs may finish when the process shall stop. Orchestrators kill after 30 seconds.
 const GRACE: Duration = Duration::from_secs(20);
+/// How long the database is then waited for.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// The workers of this process.
 pub struct Workers {
@@ -53,7 +54,7 @@ pub struct Workers {
     tasks: TaskTracker,
     soft: CancellationToken,
     hard: CancellationToken,
-    heartbeat: JoinHandle<()>,
+    heartbeat: AbortOnDropHandle<()>,
     still: CancellationToken,
 }
 
@@ -64,7 +65,7 @@ impl Workers {
         let names = Arc::new(Names::new(config::process_name()));
         let still = CancellationToken::new();
         // Not among the tasks that a stop waits for: it beats until the last of them has ended.
-        let heartbeat = tokio::spawn(heartbeat::beat(app.store.clone(), Arc::clone(&names), still.clone()));
+        let beat = heartbeat::beat(app.store.clone(), Arc::clone(&names), still.clone());
         let workers = Self {
             app: app.clone(),
             names,
@@ -72,7 +73,7 @@ impl Workers {
             tasks: TaskTracker::new(),
             soft: CancellationToken::new(),
             hard: CancellationToken::new(),
-            heartbeat,
+            heartbeat: AbortOnDropHandle::new(tokio::spawn(beat)),
             still,
         };
         workers.start_queues(&Context::start(app.clone()), concurrency);
@@ -109,21 +110,29 @@ impl Workers {
     }
 
     /// Takes no more work, lets what runs finish, cuts off what takes too long; then says goodbye, so that whatever was
-    /// left is taken up at once by others. Until nothing runs any more the heartbeat goes on: what is running here must
-    /// not be started elsewhere.
+    /// left is taken up at once by others. Ends even when the database does not answer.
     pub async fn stop(self) {
         self.soft.cancel();
         if tokio::time::timeout(GRACE, self.tasks.wait()).await.is_err() {
             tracing::warn!("jobs still ran after {} s; they will be run again", GRACE.as_secs());
             self.hard.cancel();
-            self.tasks.wait().await;
         }
+        if tokio::time::timeout(GOODBYE, self.say_goodbye()).await.is_err() {
+            tracing::warn!(
+                "could not say goodbye: the database did not answer; what was left is taken up a little later"
+            );
+        }
+    }
+
+    /// Until nothing runs any more the heartbeat goes on: what is running here must not be started elsewhere.
+    async fn say_goodbye(self) {
+        self.tasks.wait().await;
         self.still.cancel();
         if let Err(error) = self.heartbeat.await {
             tracing::error!(error = %error, "the heartbeat had ended before its time");
         }
         if let Err(error) = self.app.store.retire_workers(&self.names.beating()).await {
-            tracing::warn!(error = %error, "could not say goodbye; what was left will be taken up a little later");
+            tracing::warn!(error = %error, "could not say goodbye; what was left is taken up a little later");
         }
     }
 }

@@ -319,6 +319,48 @@ async fn a_stop_finishes_what_runs_and_gives_back_what_does_not() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_nobody_waits_for_any_more_is_not_left_open() {
+    let database = TestDatabase::postgres().await;
+    let store = Store::open(&database.url, Clock::System).await.unwrap();
+    drop(store.begin().await.unwrap());
+    for polls in (1..=8).cycle().take(40) {
+        let mut begin = Box::pin(store.begin());
+        for _ in 0..polls {
+            if futures::poll!(&mut begin).is_ready() {
+                break;
+            }
+            // So that the next poll finds one more answer; timers are too coarse for that.
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        drop(begin);
+        eventually("no connection is in a transaction", async || {
+            let left_open = "pg_stat_activity where datname = current_database() and application_name = 'usher'
+                             and state like 'idle in transaction%'";
+            database.pool.count(left_open).await == 0
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_ends_while_another_session_holds_the_workers_rows() {
+    let running = Running::start(TestDatabase::postgres().await).await;
+    receive(&running.app.store, 0, 1).await;
+    eventually("it is processed", async || running.jobs_are("status = 'Done'", 1).await).await;
+    let TestPool::Postgres(pool) = &running.database.pool else {
+        unreachable!("a Postgres database")
+    };
+    let mut lock = pool.begin().await.unwrap();
+    sqlx::query("select 1 from apalis.workers for update")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    tokio::time::timeout(Duration::from_secs(60), running.workers.stop())
+        .await
+        .expect("a stop that ends");
+}
+
 /// Gives up only once it could be noted.
 #[derive(Deserialize)]
 struct Hopeless;
