@@ -1,6 +1,7 @@
 //! The jobs: one file each. A payload carries ids, never copies of data; every job may run twice, and the second run
 //! changes nothing.
 
+mod periodic;
 mod process_clerk_event;
 mod send_accepted_notice;
 mod send_invite_email;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
+pub use periodic::{Periodic, SCHEDULES, Schedule};
 pub use process_clerk_event::ProcessClerkEvent;
 pub use send_accepted_notice::SendAcceptedNotice;
 pub use send_invite_email::SendInviteEmail;

@@ -464,6 +464,24 @@ impl Tx {
         Ok(dismissed == 1)
     }
 
+    /// Notes on invites that they have expired, the longest expired first and at most `limit`; returns how many.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn expire_invites(&mut self, limit: u32) -> Result<u64> {
+        let now = self.clock.now();
+        Ok(on_conn!(self, |conn| sqlx::query(
+            "update invites set status = 'expired', expired_at = expires_at, updated_at = $1
+             where status = 'pending' and expires_at <= $1 and id in (
+                 select id from invites where status = 'pending' and expires_at <= $1 order by expires_at limit $2)"
+        )
+        .bind(now)
+        .bind(i64::from(limit))
+        .execute(conn)
+        .await?
+        .rows_affected()))
+    }
+
     /// Makes an invite that is not final valid until `expires_at` if it has expired; its link stays as it is. `None` if
     /// it is final or not there. Until the transaction ends nobody else can renew it.
     ///

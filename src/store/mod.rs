@@ -10,6 +10,7 @@ mod people;
 mod places;
 pub mod queue;
 mod rows;
+mod schedules;
 mod sessions;
 
 use std::time::Duration;
@@ -29,6 +30,7 @@ pub use migrate::MigrationError;
 pub use people::{Address, Person, PersonRef, Profile};
 pub use places::{Grant, Member, Membership, Place};
 pub use queue::{Queue, Wake};
+pub use schedules::DueTick;
 pub use sessions::SessionStart;
 
 /// How long a request waits for a connection before it is told that the store is away.

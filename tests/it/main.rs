@@ -20,6 +20,7 @@ mod keys;
 mod limits;
 mod mail;
 mod matching;
+mod schedules;
 mod store;
 mod webhooks;
 mod worker;
