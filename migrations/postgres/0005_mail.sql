@@ -48,8 +48,10 @@ alter table usher_deliveries add column attempted_at timestamptz;
 comment on column usher_deliveries.attempted_at is 'When sending was last tried.';
 comment on column usher_deliveries.status is 'queued, sent, failed (for good) or suppressed (no longer wanted, or its address refuses mail).';
 
+alter table invites add column reminders_from timestamptz;
 alter table invites add column reminders_until timestamptz;
 alter table invites add column remind_at timestamptz;
+comment on column invites.reminders_from is 'When the life began that reminders are planned for.';
 comment on column invites.reminders_until is 'The expires_at that remind_at was planned for; another one means that the invite has a new life, to be planned anew.';
 comment on column invites.remind_at is 'When the next reminder is due; null for none.';
 comment on column invites.expired_at is 'When it expired, once the sweep has noted it.';

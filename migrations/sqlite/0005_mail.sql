@@ -46,6 +46,8 @@ create table usher_mail_counts (
 -- When sending was last tried.
 alter table usher_deliveries add column attempted_at text;
 
+-- When the life began that reminders are planned for.
+alter table invites add column reminders_from text;
 -- The expires_at that remind_at was planned for; another one means that the invite has a new life, to be planned anew.
 alter table invites add column reminders_until text;
 -- When the next reminder is due; null for none.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Context, Job, JobError};
 use crate::app::App;
+use crate::flows;
 use crate::store::Queue;
 
 /// Something that is done again and again. Doing it twice must change nothing the second time.
@@ -22,11 +23,12 @@ pub struct Schedule {
 }
 
 /// Everything that is done again and again.
-pub const SCHEDULES: &[Schedule] = &[Schedule {
-    name: "expire-invites",
-    every: TimeDelta::minutes(1),
-    run: |context| expire_invites(&context.app).boxed(),
-}];
+#[rustfmt::skip]
+pub const SCHEDULES: &[Schedule] = &[
+    Schedule { name: "expire-invites", every: TimeDelta::minutes(1), run: |context| expire_invites(&context.app).boxed() },
+    Schedule { name: "remind-invitees", every: TimeDelta::minutes(1), run: |context| remind_invitees(&context.app).boxed() },
+    Schedule { name: "forget-mail-counts", every: TimeDelta::days(1), run: |context| forget_mail_counts(&context.app).boxed() },
+];
 
 /// One tick of a schedule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,8 +77,33 @@ async fn expire_invites(app: &App) -> Result<(), JobError> {
         let mut tx = app.store.begin().await.map_err(JobError::retry)?;
         let expired = tx.expire_invites(BATCH).await.map_err(JobError::retry)?;
         tx.commit().await.map_err(JobError::retry)?;
-        if expired < u64::from(BATCH) {
+        if expired == 0 {
             return Ok(());
         }
     }
+}
+
+/// Calls invites to mind that nobody has answered: plans for those that have no plan yet, then what is due.
+async fn remind_invitees(app: &App) -> Result<(), JobError> {
+    let reminders = &app.config.invite_reminders;
+    loop {
+        let mut tx = app.store.begin().await.map_err(JobError::retry)?;
+        let planned = flows::plan_reminders(&mut tx, reminders, BATCH).await;
+        let planned = planned.map_err(JobError::retry)?;
+        let due = flows::remind(&mut tx, reminders, BATCH)
+            .await
+            .map_err(JobError::retry)?;
+        tx.commit().await.map_err(JobError::retry)?;
+        if planned.max(due) < BATCH as usize {
+            return Ok(());
+        }
+    }
+}
+
+/// The daily caps look at today only; yesterday is kept for clocks that differ.
+async fn forget_mail_counts(app: &App) -> Result<(), JobError> {
+    let yesterday = (app.clock.now() - TimeDelta::days(1)).date_naive();
+    let mut tx = app.store.begin().await.map_err(JobError::retry)?;
+    tx.forget_mail_counts(yesterday).await.map_err(JobError::retry)?;
+    tx.commit().await.map_err(JobError::retry)
 }

@@ -5,6 +5,7 @@
 
 use std::{
     fmt,
+    num::NonZeroU32,
     path::{Path, PathBuf},
 };
 
@@ -102,7 +103,7 @@ pub struct Mailer {
 
 #[derive(Debug)]
 enum Transport {
-    Smtp(Smtp),
+    Smtp(Box<Smtp>),
     Outbox(Outbox),
 }
 
@@ -119,7 +120,9 @@ impl Mailer {
             None => None,
         };
         let transport = match config.transport {
-            TransportConfig::Smtp { url } => Transport::Smtp(Smtp::from_url(&url).map_err(MailSetupError::SmtpUrl)?),
+            TransportConfig::Smtp { url } => {
+                Transport::Smtp(Box::new(Smtp::from_url(&url).map_err(MailSetupError::SmtpUrl)?))
+            }
             TransportConfig::Outbox { dir } => Transport::Outbox(Outbox { folder: dir }),
         };
         let templates = Templates::load(config.templates_dir.as_deref())?;
@@ -129,6 +132,15 @@ impl Mailer {
             transport,
             templates,
         })
+    }
+
+    /// Sends so many mails a second at most. Written into a folder, mails have no limit.
+    #[must_use]
+    pub fn at_most(mut self, mails_per_second: NonZeroU32) -> Self {
+        if let Transport::Smtp(smtp) = &mut self.transport {
+            smtp.limit(mails_per_second);
+        }
+        self
     }
 
     /// The templates, for previews.

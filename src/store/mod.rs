@@ -5,6 +5,8 @@ mod deliveries;
 mod idempotency;
 mod inbox;
 mod invites;
+mod mail_counts;
+mod mail_trouble;
 mod migrate;
 mod people;
 mod places;
@@ -12,6 +14,7 @@ pub mod queue;
 mod rows;
 mod schedules;
 mod sessions;
+mod suppressions;
 
 use std::time::Duration;
 
@@ -22,10 +25,12 @@ use sqlx::{AssertSqlSafe, Executor as _, PgConnection, PgPool, SqlitePool};
 use uuid::Uuid;
 
 use crate::clock::Clock;
-pub use deliveries::{Delivery, DeliveryKind, DeliveryStatus, MailContext, NewDelivery};
+pub use deliveries::{DeliveryKind, DeliveryNote, DeliveryStatus, MailContext, NewDelivery, QueuedMail};
 pub use idempotency::Repetition;
 pub use inbox::{Event, Finished, NewEvent};
-pub use invites::{InviteFilter, InviteView, NewInvite, Waiting};
+pub use invites::{InviteFilter, InviteView, NewInvite, Remindable, ReminderPlan, Unplanned, Waiting};
+pub use mail_counts::{CountScope, MailCount};
+pub use mail_trouble::Trouble;
 pub use migrate::MigrationError;
 pub use people::{Address, Person, PersonRef, Profile};
 pub use places::{Grant, Member, Membership, Place};

@@ -2,7 +2,6 @@
 //! cure.
 
 mod attempt;
-mod back_off;
 mod finish;
 mod heartbeat;
 mod payload;
@@ -22,7 +21,7 @@ pub use supervise::Alive;
 
 use crate::app::App;
 use crate::config;
-use crate::jobs::{Context, Periodic, ProcessClerkEvent, SendAcceptedNotice, SendInviteEmail};
+use crate::jobs::{Context, Periodic, ProcessClerkEvent, SendAcceptedNotice, SendInviteEmail, keep_mail_gate};
 use heartbeat::Names;
 use supervise::{Supervised, supervise};
 
@@ -80,7 +79,9 @@ impl Workers {
             heartbeat: AbortOnDropHandle::new(tokio::spawn(beat)),
             still,
         };
-        workers.start_queues(&Context::start(app.clone()), concurrency);
+        let context = Context::start(app.clone());
+        workers.start_queues(&context, concurrency);
+        workers.tasks.spawn(keep_mail_gate(context, workers.soft.clone()));
         let (store, soft) = (app.store.clone(), workers.soft.clone());
         workers.tasks.spawn(async move {
             soft.run_until_cancelled(store.relay_notifications()).await;
