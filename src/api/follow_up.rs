@@ -13,9 +13,9 @@ use uuid::Uuid;
 use super::Api;
 use super::auth::AppClient;
 use super::body::{Fields, Id, uuid};
-use super::invites::{email, invite_json, inviter, seconds_of, too_many_mails};
+use super::invites::{email, invite_json, inviter, mail_caps, seconds_of, too_many_mails};
 use super::view::InviteJson;
-use crate::flows::{MailCaps, WantedMail, reserve_mails};
+use crate::flows::{WantedMail, reserve_mails};
 use crate::invites::Status;
 use crate::invites::email::EmailAddress;
 use crate::problem::Problem;
@@ -159,7 +159,7 @@ pub(super) async fn resend(
         inviter: invite.invited_by,
         organization: home.organization_id(),
     };
-    if reserve_mails(&mut tx, &[wanted], MailCaps::of(&api.app.config)).await? != [true] {
+    if reserve_mails(&mut tx, &[wanted], mail_caps(&api.app.config)).await? != [true] {
         return Err(too_many_mails(now));
     }
     // Whoever resends vouches for the address.

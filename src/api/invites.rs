@@ -48,7 +48,7 @@ pub(super) async fn create(
         &mut tx,
         std::slice::from_ref(&invitation),
         &config.roles,
-        MailCaps::of(config),
+        mail_caps(config),
         client.organizations(),
     )
     .await?;
@@ -93,7 +93,7 @@ pub(super) async fn batch(
         .map(|item| invitation(Fields::of(item)?, config))
         .collect();
     let good: Vec<Invitation> = read.iter().filter_map(|item| item.as_ref().ok().cloned()).collect();
-    let caps = MailCaps::of(config);
+    let caps = mail_caps(config);
     let answers = flows::invite(&mut tx, &good, &config.roles, caps, client.organizations()).await?;
     let now = tx.now();
     let ids: Vec<Uuid> = answers.iter().flatten().map(|invited| invited.invite.id).collect();
@@ -290,6 +290,14 @@ fn refused(refusal: Refusal, invitation: &Invitation, config: &Config, now: Date
             "already_member",
             "The address's owner is a member already, with this role or a higher one.",
         ),
+    }
+}
+
+/// The daily caps as configured.
+pub(super) fn mail_caps(config: &Config) -> MailCaps {
+    MailCaps {
+        inviter: config.mail_cap_inviter,
+        organization: config.mail_cap_organization,
     }
 }
 

@@ -6,7 +6,6 @@ use std::num::NonZeroU32;
 use chrono::{DateTime, NaiveTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use crate::config::Config;
 use crate::store::{CountScope, MailCount, StoreError, Tx};
 
 /// Mails on a day in UTC; `None` for any number.
@@ -19,15 +18,6 @@ pub struct MailCaps {
 }
 
 impl MailCaps {
-    /// As configured.
-    #[must_use]
-    pub fn of(config: &Config) -> Self {
-        Self {
-            inviter: config.mail_cap_inviter,
-            organization: config.mail_cap_organization,
-        }
-    }
-
     fn of_scope(self, scope: CountScope) -> Option<NonZeroU32> {
         match scope {
             CountScope::Inviter => self.inviter,

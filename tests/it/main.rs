@@ -15,6 +15,7 @@ mod cli;
 mod config;
 mod cors;
 mod crashes;
+mod delivery;
 mod follow_up;
 mod keys;
 mod limits;

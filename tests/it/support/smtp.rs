@@ -38,6 +38,8 @@ pub enum Behaviour {
     Reply(&'static str),
     /// Never answers.
     Stall,
+    /// After the final dot: takes the mail and never says so, as if whoever sent it ended before they could note it.
+    TakeAndStall,
     /// Closes the connection instead of an answer.
     Drop,
 }
@@ -361,6 +363,11 @@ impl Session {
                     .change(|state| state.mails.push(ReceivedMail { from, to, raw }));
                 self.say(&format!("250 2.0.0 queued as {number}")).await
             }
+            Behaviour::TakeAndStall => {
+                self.shared
+                    .change(|state| state.mails.push(ReceivedMail { from, to, raw }));
+                self.misbehave(Behaviour::Stall).await
+            }
             other => self.misbehave(other).await,
         }
     }
@@ -380,7 +387,7 @@ impl Session {
                 self.say(reply).await?;
                 (!reply.starts_with("421")).then_some(())
             }
-            Behaviour::Stall => {
+            Behaviour::Stall | Behaviour::TakeAndStall => {
                 self.shared.change(|state| state.stalled += 1);
                 std::future::pending().await
             }
