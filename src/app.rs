@@ -63,6 +63,10 @@ impl App {
             },
             templates_dir: config.templates_dir.clone(),
         })?;
+        let mailer = match config.smtp_rate {
+            Some(rate) => mailer.at_most(rate),
+            None => mailer,
+        };
         let sessions = match &config.session_keys {
             Some(source) => {
                 let keys = match source {

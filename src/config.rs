@@ -1,6 +1,7 @@
 //! The configuration: one struct, and the only reader of the environment.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -14,6 +15,7 @@ use uuid::Uuid;
 use crate::api_key::{ApiKey, hex};
 use crate::clerk::DevSigner;
 use crate::invites::matching::AutoAccept;
+use crate::invites::reminders::Reminders;
 use crate::invites::roles::{Ladder, Roles};
 use crate::rate_limit::RateLimit;
 use crate::secret::Secret;
@@ -134,6 +136,9 @@ pub struct Settings {
     /// mails to `var/outbox/`.
     #[arg(long, env = "SMTP_URL", global = true, hide_env_values = true, value_name = "URL")]
     pub smtp_url: Option<Secret>,
+    /// How many mails a second each process sends at most, or `off`. Default: `off`.
+    #[arg(long, env = "SMTP_RATE", global = true, value_name = "MAILS")]
+    pub smtp_rate: Option<String>,
     /// The sender of all mails: `Name <address>`.
     #[arg(long, env = "MAIL_FROM", global = true, value_name = "MAILBOX")]
     pub mail_from: Option<String>,
@@ -153,6 +158,16 @@ pub struct Settings {
     /// How long an invite is valid, such as `7d`, `36h` or `90m`; at most `30d`. Default: `7d`.
     #[arg(long, env = "INVITE_TTL", global = true, value_name = "DURATION")]
     pub invite_ttl: Option<String>,
+    /// After which parts of an invite's life its address is reminded, such as `1/2`, or `off`. Default: `1/3,2/3`.
+    #[arg(long, env = "INVITE_REMINDERS", global = true, value_name = "FRACTIONS")]
+    pub invite_reminders: Option<String>,
+    /// How many invite mails an inviter may ask for on a day (UTC), or `off`. Default: `2000`.
+    #[arg(long, env = "MAIL_CAP_INVITER", global = true, value_name = "MAILS")]
+    pub mail_cap_inviter: Option<String>,
+    /// How many invite mails may be asked for on a day into one organization and its projects, or `off`. Default:
+    /// `10000`.
+    #[arg(long, env = "MAIL_CAP_ORGANIZATION", global = true, value_name = "MAILS")]
+    pub mail_cap_organization: Option<String>,
     /// The organization roles, low to high. Default: `member,admin,owner`.
     #[arg(long, env = "ORGANIZATION_ROLES", global = true, value_name = "ROLES")]
     pub organization_roles: Option<String>,
@@ -207,6 +222,8 @@ pub struct Config {
     pub token_key: Secret,
     /// Where mails go.
     pub mail_route: MailRoute,
+    /// Mails that this process sends in a second at most; `None` for as many as it can.
+    pub smtp_rate: Option<NonZeroU32>,
     /// The sender.
     pub mail_from: String,
     /// Where answers go.
@@ -219,6 +236,12 @@ pub struct Config {
     pub auto_accept: AutoAccept,
     /// How long an invite is valid.
     pub invite_ttl: TimeDelta,
+    /// When invites are called to mind.
+    pub invite_reminders: Reminders,
+    /// Invite mails that an inviter may ask for on a day; `None` for any number.
+    pub mail_cap_inviter: Option<NonZeroU32>,
+    /// Invite mails that may be asked for on a day into an organization; `None` for any number.
+    pub mail_cap_organization: Option<NonZeroU32>,
     /// Both ladders of roles.
     pub roles: Roles,
     /// Templates that take the place of the built-in ones.
@@ -273,12 +296,16 @@ impl Config {
             ("USHER_TRUSTED_PROXIES", self.trusted_proxies.to_string()),
             ("USHER_TOKEN_KEY", masked(1)),
             ("SMTP_URL", smtp),
+            ("SMTP_RATE", shown_number(self.smtp_rate)),
             ("MAIL_FROM", self.mail_from.clone()),
             ("MAIL_REPLY_TO", or_none(self.mail_reply_to.clone())),
             ("APP_NAME", self.app_name.clone()),
             ("INVITE_URL", self.invite_url.0.clone()),
             ("AUTO_ACCEPT", self.auto_accept.as_str().to_owned()),
             ("INVITE_TTL", format!("{}m", self.invite_ttl.num_minutes())),
+            ("INVITE_REMINDERS", self.invite_reminders.to_string()),
+            ("MAIL_CAP_INVITER", shown_number(self.mail_cap_inviter)),
+            ("MAIL_CAP_ORGANIZATION", shown_number(self.mail_cap_organization)),
             ("ORGANIZATION_ROLES", self.roles.organization.to_string()),
             ("PROJECT_ROLES", self.roles.project.to_string()),
             (
@@ -526,12 +553,20 @@ impl Settings {
                 .map_err(|_| wrong("USHER_TRUSTED_PROXIES", "must be a number such as 0 or 1"))?,
             token_key: self.token_key(dev.as_ref())?,
             mail_route: self.mail_route(environment, var)?,
+            smtp_rate: number_or_off("SMTP_RATE", self.smtp_rate.as_deref(), "off")?,
             mail_from: self.mail_from(environment)?,
             mail_reply_to: self.mail_reply_to.clone(),
             app_name: self.app_name.clone().unwrap_or_else(|| "usher".to_owned()),
             invite_url: self.invite_url(environment)?,
             auto_accept: parsed("AUTO_ACCEPT", self.auto_accept.as_deref())?,
             invite_ttl: self.invite_ttl()?,
+            invite_reminders: self.invite_reminders()?,
+            mail_cap_inviter: number_or_off("MAIL_CAP_INVITER", self.mail_cap_inviter.as_deref(), "2000")?,
+            mail_cap_organization: number_or_off(
+                "MAIL_CAP_ORGANIZATION",
+                self.mail_cap_organization.as_deref(),
+                "5000",
+            )?,
             roles: self.roles()?,
             templates_dir: self.templates_dir.clone(),
         })
@@ -689,6 +724,13 @@ impl Settings {
         Ok(ttl)
     }
 
+    fn invite_reminders(&self) -> Result<Reminders, ConfigError> {
+        match self.invite_reminders.as_deref() {
+            None => Ok(Reminders::default()),
+            Some(text) => text.parse().map_err(|problem: &str| wrong("INVITE_REMINDERS", problem)),
+        }
+    }
+
     fn roles(&self) -> Result<Roles, ConfigError> {
         let default = Roles::default();
         let ladder = |variable, given: &Option<String>, default| match given {
@@ -722,6 +764,25 @@ fn rate_limit(variable: &'static str, given: Option<&str>, default: &str) -> Res
         "off" => Ok(None),
         text => text.parse().map(Some).map_err(|problem: &str| wrong(variable, problem)),
     }
+}
+
+fn number_or_off(
+    variable: &'static str,
+    given: Option<&str>,
+    default: &str,
+) -> Result<Option<NonZeroU32>, ConfigError> {
+    match given.unwrap_or(default) {
+        "off" => Ok(None),
+        text => match text.parse::<NonZeroU32>() {
+            // What is counted up to it must fit a column.
+            Ok(number) if i32::try_from(number.get()).is_ok() => Ok(Some(number)),
+            _ => Err(wrong(variable, "must be a number from 1 on, or off")),
+        },
+    }
+}
+
+fn shown_number(number: Option<NonZeroU32>) -> String {
+    number.map_or_else(|| "off".to_owned(), |number| number.to_string())
 }
 
 fn shown_limit(limit: Option<RateLimit>) -> String {

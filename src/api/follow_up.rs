@@ -13,8 +13,9 @@ use uuid::Uuid;
 use super::Api;
 use super::auth::AppClient;
 use super::body::{Fields, Id, uuid};
-use super::invites::{email, invite_json, inviter};
+use super::invites::{email, invite_json, inviter, mail_caps, seconds_of, too_many_mails};
 use super::view::InviteJson;
+use crate::flows::{WantedMail, reserve_mails};
 use crate::invites::Status;
 use crate::invites::email::EmailAddress;
 use crate::problem::Problem;
@@ -152,8 +153,17 @@ pub(super) async fn resend(
         return Err(not_open(&mut tx, id).await?);
     };
     let (mails, newest) = tx.mails_since(id, now - TimeDelta::hours(24)).await?;
-    seen_by(&client, &mut tx, id).await?;
+    let home = seen_by(&client, &mut tx, id).await?;
     cool_down(now, mails, newest)?;
+    let wanted = WantedMail {
+        inviter: invite.invited_by,
+        organization: home.organization_id(),
+    };
+    if reserve_mails(&mut tx, &[wanted], mail_caps(&api.app.config)).await? != [true] {
+        return Err(too_many_mails(now));
+    }
+    // Whoever resends vouches for the address.
+    tx.release_address(&invite.email_key).await?;
     let mail = NewDelivery {
         invite_id: id,
         kind: DeliveryKind::Invite,
@@ -177,10 +187,8 @@ fn cool_down(now: DateTime<Utc>, mails: i64, newest: Option<DateTime<Utc>>) -> R
         "resend_too_soon",
         "The address was written to only recently.",
     );
-    // Rounded up, so that whoever waits so long is not told to wait again.
-    let seconds = u32::try_from((wait + TimeDelta::milliseconds(999)).num_seconds()).unwrap_or(u32::MAX);
     Err(Problem {
-        retry_after: Some(seconds.max(1)),
+        retry_after: Some(seconds_of(wait)),
         ..problem
     })
 }

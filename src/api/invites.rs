@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -17,7 +17,7 @@ use super::body::{Fields, Id, JsonBody, line, uuid};
 use super::idempotency::{IdempotencyKey, answered};
 use super::view::InviteJson;
 use crate::config::{Config, MAX_TTL, parse_duration};
-use crate::flows::{self, Invitation, Invited, Inviter, Refusal, Target};
+use crate::flows::{self, Invitation, Invited, Inviter, MailCaps, Refusal, Target, caps_reset_at};
 use crate::invites::Acceptance;
 use crate::invites::email::EmailAddress;
 use crate::problem::{FieldError, Problem};
@@ -48,13 +48,15 @@ pub(super) async fn create(
         &mut tx,
         std::slice::from_ref(&invitation),
         &config.roles,
+        mail_caps(config),
         client.organizations(),
     )
     .await?;
+    let now = tx.now();
     let Some(answer) = answers.into_iter().next() else {
         return Err(Problem::internal());
     };
-    let invited = answer.map_err(|refusal| refused(refusal, &invitation, config))?;
+    let invited = answer.map_err(|refusal| refused(refusal, &invitation, config, now))?;
     let json = invite_json(&mut tx, invited.invite.id)
         .await?
         .ok_or_else(Problem::internal)?;
@@ -91,7 +93,9 @@ pub(super) async fn batch(
         .map(|item| invitation(Fields::of(item)?, config))
         .collect();
     let good: Vec<Invitation> = read.iter().filter_map(|item| item.as_ref().ok().cloned()).collect();
-    let answers = flows::invite(&mut tx, &good, &config.roles, client.organizations()).await?;
+    let caps = mail_caps(config);
+    let answers = flows::invite(&mut tx, &good, &config.roles, caps, client.organizations()).await?;
+    let now = tx.now();
     let ids: Vec<Uuid> = answers.iter().flatten().map(|invited| invited.invite.id).collect();
     let views = views_by_id(&mut tx, &ids).await?;
     let mut answers = answers.into_iter();
@@ -100,7 +104,7 @@ pub(super) async fn batch(
         .map(|item| {
             let invitation = item?;
             let answer = answers.next().ok_or_else(Problem::internal)?;
-            let invited = answer.map_err(|refusal| refused(refusal, &invitation, config))?;
+            let invited = answer.map_err(|refusal| refused(refusal, &invitation, config, now))?;
             let invite = views.get(&invited.invite.id).ok_or_else(Problem::internal)?;
             Ok(json!({ "status": created_or_ok(&invited).as_u16(), "invite": invite }))
         })
@@ -264,7 +268,7 @@ fn message(value: Value) -> Result<String, String> {
 }
 
 /// A refusal as the caller sees it.
-fn refused(refusal: Refusal, invitation: &Invitation, config: &Config) -> Problem {
+fn refused(refusal: Refusal, invitation: &Invitation, config: &Config, now: DateTime<Utc>) -> Problem {
     let (target, ladder) = match invitation.target {
         Target::Organization(_) => ("organization_id", &config.roles.organization),
         Target::Project(_) => ("project_id", &config.roles.project),
@@ -280,10 +284,40 @@ fn refused(refusal: Refusal, invitation: &Invitation, config: &Config) -> Proble
             "role_above_inviter",
             "The inviter may not hand out this role here.",
         ),
+        Refusal::TooManyMails => too_many_mails(now),
         Refusal::AlreadyMember => Problem::new(
             StatusCode::CONFLICT,
             "already_member",
             "The address's owner is a member already, with this role or a higher one.",
         ),
     }
+}
+
+/// The daily caps as configured.
+pub(super) fn mail_caps(config: &Config) -> MailCaps {
+    MailCaps {
+        inviter: config.mail_cap_inviter,
+        organization: config.mail_cap_organization,
+    }
+}
+
+/// A daily cap is reached.
+pub(super) fn too_many_mails(now: DateTime<Utc>) -> Problem {
+    let wait = caps_reset_at(now) - now;
+    let problem = Problem::new(
+        StatusCode::TOO_MANY_REQUESTS,
+        "daily_mail_cap",
+        "The inviter, or the organization, has no invite mails left today.",
+    );
+    Problem {
+        retry_after: Some(seconds_of(wait)),
+        ..problem.with_detail("Come again after midnight UTC.")
+    }
+}
+
+/// Rounded up, so that whoever waits so long is not told to wait again.
+pub(super) fn seconds_of(wait: TimeDelta) -> u32 {
+    u32::try_from((wait + TimeDelta::milliseconds(999)).num_seconds())
+        .unwrap_or(u32::MAX)
+        .max(1)
 }

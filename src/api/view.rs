@@ -32,10 +32,13 @@ struct InviterJson {
 
 #[derive(Serialize)]
 struct DeliveryJson {
+    kind: Option<String>,
     status: DeliveryStatus,
     attempts: i32,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_error: Option<String>,
+    message_id: Option<String>,
+    queued_at: Option<Rfc3339>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sent_at: Option<Rfc3339>,
 }
@@ -87,9 +90,12 @@ impl InviteJson {
     /// The invite as it stands at `now`.
     pub(super) fn at(view: InviteView, now: DateTime<Utc>) -> Self {
         let delivery = view.delivery().map(|status| DeliveryJson {
+            kind: view.delivery_kind.clone(),
             status,
             attempts: view.delivery_attempts.unwrap_or(0),
             last_error: view.delivery_error.clone(),
+            message_id: view.delivery_message_id.clone(),
+            queued_at: view.delivery_queued_at.map(Rfc3339),
             sent_at: view.delivery_sent_at.map(Rfc3339),
         });
         let invited_by = view.invite.invited_by.map(|id| InviterJson {

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use chrono::TimeDelta;
 use uuid::Uuid;
 
+use super::mail_caps::{MailCaps, WantedMail, reserve_mails};
 use crate::invites::email::{EmailAddress, EmailKey};
 use crate::invites::roles::{Held, Roles};
 use crate::invites::{Acceptance, Invite};
@@ -67,6 +68,8 @@ pub enum Refusal {
     OwnAddress,
     /// Its owner is in already, with that role or a higher one.
     AlreadyMember,
+    /// The inviter has asked for so many mails today, or so many were asked for into the organization, that no more go out.
+    TooManyMails,
 }
 
 /// Asks addresses; the answers stand in the order of the invitations. Where the caller is limited to some
@@ -78,6 +81,7 @@ pub async fn invite(
     tx: &mut Tx,
     invitations: &[Invitation],
     roles: &Roles,
+    caps: MailCaps,
     organizations: Option<&HashSet<Uuid>>,
 ) -> Result<Vec<Result<Invited, Refusal>>, StoreError> {
     let mut surroundings = Surroundings::load(tx, invitations).await?;
@@ -95,6 +99,19 @@ pub async fn invite(
             Err(refusal) => answers[i] = Some(Err(refusal)),
         }
     }
+    let wanted: Vec<WantedMail> = open
+        .iter()
+        .filter_map(|&i| surroundings.wanted_mail(&invitations[i]))
+        .collect();
+    let granted = reserve_mails(tx, &wanted, caps).await?;
+    let mut granted = granted.into_iter();
+    open.retain(|&i| {
+        let is_granted = granted.next().unwrap_or(false);
+        if !is_granted {
+            answers[i] = Some(Err(Refusal::TooManyMails));
+        }
+        is_granted
+    });
     // A statement must not touch a row twice: a repeated address waits for the next round, as if asked again.
     while !open.is_empty() {
         let mut seen = HashSet::new();
@@ -261,6 +278,17 @@ impl Surroundings {
         }
     }
 
+    fn inviter(&self, invitation: &Invitation) -> Option<Uuid> {
+        self.inviters.get(invitation.invited_by.as_ref()?).copied()
+    }
+
+    fn wanted_mail(&self, invitation: &Invitation) -> Option<WantedMail> {
+        Some(WantedMail {
+            inviter: self.inviter(invitation),
+            organization: self.places.get(&invitation.target)?.organization_id,
+        })
+    }
+
     fn new_invite(&self, tx: &Tx, invitation: &Invitation, now: chrono::DateTime<chrono::Utc>) -> Option<NewInvite> {
         let place = self.places.get(&invitation.target)?;
         Some(NewInvite {
@@ -273,11 +301,7 @@ impl Surroundings {
             email: invitation.email.clone(),
             role: invitation.role.clone(),
             acceptance: invitation.acceptance,
-            invited_by: invitation
-                .invited_by
-                .as_ref()
-                .and_then(|inviter| self.inviters.get(inviter))
-                .copied(),
+            invited_by: self.inviter(invitation),
             locale: invitation.locale.clone(),
             message: invitation.message.clone(),
             expires_at: now + invitation.expires_in,

@@ -3,6 +3,7 @@
 pub mod email;
 mod invite;
 pub mod matching;
+pub mod reminders;
 pub mod roles;
 pub mod token;
 

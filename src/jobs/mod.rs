@@ -1,6 +1,10 @@
 //! The jobs: one file each. A payload carries ids, never copies of data; every job may run twice, and the second run
 //! changes nothing.
 
+mod back_off;
+mod mail_gate;
+mod outgoing;
+mod periodic;
 mod process_clerk_event;
 mod send_accepted_notice;
 mod send_invite_email;
@@ -9,8 +13,12 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 
+pub(crate) use back_off::wait_after;
+pub use mail_gate::{MailGate, keep_mail_gate, look_after_mail};
+pub use periodic::{Periodic, SCHEDULES, Schedule};
 pub use process_clerk_event::ProcessClerkEvent;
 pub use send_accepted_notice::SendAcceptedNotice;
 pub use send_invite_email::SendInviteEmail;
@@ -25,6 +33,10 @@ pub trait Job: DeserializeOwned + Send + Sync + 'static {
     /// How long one attempt may take. Twice this must stay below the time after which a silent worker's jobs are given
     /// to others (APALIS trap 3), or be no harm when run twice.
     const TIME_LIMIT: Duration;
+    /// How often it may be started, crashes included, before it counts as dead.
+    const MAX_STARTS: u32 = Queue::MAX_ATTEMPTS.unsigned_abs();
+    /// Whether it is left in the queue while the mail server refuses the account.
+    const IS_MAIL: bool = false;
 
     /// Does it. A row that is gone is no error.
     fn run(&self, context: &Context) -> impl Future<Output = Result<(), JobError>> + Send;
@@ -38,17 +50,21 @@ pub trait Job: DeserializeOwned + Send + Sync + 'static {
 pub struct Context {
     /// Configuration, store, mailer, clock.
     pub app: App,
+    /// Whether mails may go out.
+    pub gate: Arc<MailGate>,
     events: Arc<process_clerk_event::Events>,
+    mails: Arc<outgoing::Mails>,
 }
 
 impl Context {
     /// Starts what jobs share.
     #[must_use]
     pub fn start(app: App) -> Self {
-        let events = process_clerk_event::Events::start(app.clone());
         Self {
+            gate: Arc::default(),
+            events: Arc::new(process_clerk_event::Events::start(app.clone())),
+            mails: Arc::new(outgoing::Mails::start(&app)),
             app,
-            events: Arc::new(events),
         }
     }
 }
@@ -60,6 +76,20 @@ pub enum JobError {
     /// It may work later.
     #[error("{0}")]
     Retry(String),
+    /// It may work from this time on. The job counts its attempts itself.
+    #[error("{why}")]
+    RetryAt {
+        /// Not before.
+        at: DateTime<Utc>,
+        /// What went wrong.
+        why: String,
+    },
+    /// It was not tried, because what it needs is away; that is reported once elsewhere, not for each job.
+    #[error("it waits")]
+    Wait {
+        /// When to look again.
+        until: DateTime<Utc>,
+    },
     /// It never will.
     #[error("{0}")]
     GiveUp(String),

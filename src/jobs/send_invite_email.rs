@@ -1,25 +1,15 @@
-//! `send-invite-email`: the mail with the link, as its invite stands when the mail goes out.
+//! `send-invite-email`: the mail with the link, and what calls it to mind, as their invite stands when they go out.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Context, Job, JobError};
+use super::{Context, Job, JobError, outgoing};
 use crate::app::App;
-use crate::invites::{Invite, Kind};
-use crate::mail::{
-    AcceptLink, Mailer, MessageIdentity, OrganizationInvite, ProjectInvite, Rendered, SendError, TemplateError,
-};
-use crate::store::{Delivery, DeliveryStatus, MailContext, Queue};
-
-/// Between the tries to note that a mail is out.
-const NOTE_AGAIN: [Duration; 4] = [
-    Duration::from_millis(200),
-    Duration::from_secs(1),
-    Duration::from_secs(3),
-    Duration::from_secs(10),
-];
+use crate::invites::Kind;
+use crate::mail::{AcceptLink, Mailer, OrganizationInvite, ProjectInvite, Reminder, Rendered, TemplateError};
+use crate::store::{DeliveryKind, Queue, QueuedMail};
 
 /// One mail to an invited address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,65 +23,28 @@ impl Job for SendInviteEmail {
     /// The mail server has a minute after the content; giving up there would deliver twice.
     const TIME_LIMIT: Duration = Duration::from_secs(120);
 
+    const MAX_STARTS: u32 = outgoing::MAX_STARTS;
+    const IS_MAIL: bool = true;
+
     async fn run(&self, context: &Context) -> Result<(), JobError> {
-        let app = &context.app;
-        let Some(mail) = load(app, self.delivery_id).await? else {
-            return Ok(());
-        };
-        let is_wanted = mail.invite.is_open_at(app.clock.now()) && mail.context.is_newest;
-        if !is_wanted {
-            return suppress(app, self.delivery_id).await;
-        }
-        let rendered = render(app, &mail).map_err(JobError::give_up)?;
-        send(app, &mail.delivery, &rendered).await
+        outgoing::deliver(context, self.delivery_id).await
     }
 
     async fn gave_up(&self, context: &Context, why: &str) -> Result<(), JobError> {
-        refused(&context.app, self.delivery_id, DeliveryStatus::Failed, why).await
+        outgoing::gave_up(context, self.delivery_id, why).await
     }
-}
-
-/// A mail that is still to be sent, with all that it speaks of.
-pub(super) struct QueuedMail {
-    pub delivery: Delivery,
-    pub invite: Invite,
-    pub context: MailContext,
-}
-
-/// `None` if there is nothing left to send.
-pub(super) async fn load(app: &App, delivery_id: Uuid) -> Result<Option<QueuedMail>, JobError> {
-    let mut tx = app.store.read().await.map_err(JobError::retry)?;
-    let Some(delivery) = tx.delivery(delivery_id).await.map_err(JobError::retry)? else {
-        tracing::info!(delivery.id = %delivery_id, "the delivery is gone; nothing to send");
-        return Ok(None);
-    };
-    if delivery.status != DeliveryStatus::Queued {
-        return Ok(None);
-    }
-    let invite = tx.invite(delivery.invite_id).await.map_err(JobError::retry)?;
-    let context = tx.mail_context(delivery_id).await.map_err(JobError::retry)?;
-    Ok(invite.zip(context).map(|(invite, context)| QueuedMail {
-        delivery,
-        invite,
-        context,
-    }))
-}
-
-pub(super) async fn suppress(app: &App, delivery_id: Uuid) -> Result<(), JobError> {
-    let mut tx = app.store.begin().await.map_err(JobError::retry)?;
-    tx.suppress_delivery(delivery_id).await.map_err(JobError::retry)?;
-    tx.commit().await.map_err(JobError::retry)
 }
 
 #[derive(Debug, thiserror::Error)]
-enum RenderError {
+pub(super) enum RenderError {
     #[error("INVITE_URL makes no link")]
     Link,
     #[error(transparent)]
     Template(#[from] TemplateError),
 }
 
-fn render(app: &App, mail: &QueuedMail) -> Result<Rendered, RenderError> {
+/// The invite, or what calls it to mind.
+pub(super) fn render(app: &App, mail: &QueuedMail) -> Result<Rendered, RenderError> {
     let QueuedMail { invite, context, .. } = mail;
     // The link comes from the configuration and the key alone; it is derived here and kept nowhere.
     let token = app.token_key.token(invite.link_claim());
@@ -113,28 +66,48 @@ fn render(app: &App, mail: &QueuedMail) -> Result<Rendered, RenderError> {
     let email = invite.email.as_str().into();
     let expires_at = invite.expires_at;
     let mailer: &Mailer = &app.mailer;
+    let locales = [invite.locale.as_deref(), context.recipient_locale.as_deref()];
+    if mail.delivery_kind == DeliveryKind::Reminder {
+        let reminder = Reminder {
+            app_name,
+            organization_name,
+            project_name: context.project_name.as_deref().map(Into::into),
+            inviter_name,
+            role,
+            link,
+            expires_at,
+            email,
+        };
+        return Ok(mailer.render(&reminder, &locales)?);
+    }
     Ok(match (invite.kind, &context.project_name) {
-        (Kind::Project, Some(project_name)) => mailer.render(&ProjectInvite {
-            app_name,
-            organization_name,
-            project_name: project_name.as_str().into(),
-            inviter_name,
-            role,
-            message,
-            link,
-            expires_at,
-            email,
-        })?,
-        _ => mailer.render(&OrganizationInvite {
-            app_name,
-            organization_name,
-            inviter_name,
-            role,
-            message,
-            link,
-            expires_at,
-            email,
-        })?,
+        (Kind::Project, Some(project_name)) => mailer.render(
+            &ProjectInvite {
+                app_name,
+                organization_name,
+                project_name: project_name.as_str().into(),
+                inviter_name,
+                role,
+                message,
+                link,
+                expires_at,
+                email,
+            },
+            &locales,
+        )?,
+        _ => mailer.render(
+            &OrganizationInvite {
+                app_name,
+                organization_name,
+                inviter_name,
+                role,
+                message,
+                link,
+                expires_at,
+                email,
+            },
+            &locales,
+        )?,
     })
 }
 
@@ -146,49 +119,4 @@ pub(super) fn full_name(first: Option<&str>, last: Option<&str>) -> Option<Strin
         .filter(|name| !name.is_empty())
         .collect();
     (!names.is_empty()).then(|| names.join(" "))
-}
-
-/// Sends, and notes what came of it. A crash between the server's yes and our commit sends one more copy, recognisable
-/// by its `Message-ID`.
-pub(super) async fn send(app: &App, delivery: &Delivery, rendered: &Rendered) -> Result<(), JobError> {
-    let identity = MessageIdentity {
-        message_id: delivery.message_id.clone(),
-        date: delivery.queued_at,
-    };
-    match app.mailer.send(&delivery.to_email, &identity, rendered).await {
-        Ok(sent) => {
-            tracing::info!(delivery.id = %delivery.id, "mail sent: {}", sent.description);
-            note_sent(app, delivery.id).await
-        }
-        // Trouble with the account keeps the mail: it concerns ops, not this recipient.
-        Err(error @ (SendError::Temporary(_) | SendError::Account(_))) => {
-            refused(app, delivery.id, DeliveryStatus::Queued, &error.to_string()).await?;
-            Err(JobError::retry(error))
-        }
-        Err(error @ (SendError::Rejected(_) | SendError::Unaddressable(_))) => Err(JobError::give_up(error)),
-    }
-}
-
-/// The mail is out: a database that is away for a moment is waited for, before a second copy is risked.
-async fn note_sent(app: &App, id: Uuid) -> Result<(), JobError> {
-    let note = async || {
-        let mut tx = app.store.begin().await?;
-        tx.delivery_sent(id).await?;
-        tx.commit().await
-    };
-    for wait in NOTE_AGAIN {
-        if note().await.is_ok() {
-            return Ok(());
-        }
-        tokio::time::sleep(wait).await;
-    }
-    note()
-        .await
-        .map_err(|error| JobError::Retry(format!("it was sent, but that could not be noted: {error}")))
-}
-
-pub(super) async fn refused(app: &App, id: Uuid, status: DeliveryStatus, why: &str) -> Result<(), JobError> {
-    let mut tx = app.store.begin().await.map_err(JobError::retry)?;
-    tx.delivery_refused(id, status, why).await.map_err(JobError::retry)?;
-    tx.commit().await.map_err(JobError::retry)
 }

@@ -16,9 +16,16 @@ pub enum SendError {
     /// May work in a while: a 4xx reply, no connection, no answer in time, TLS trouble.
     #[error("not sent for now: {0}")]
     Temporary(String),
-    /// Final for this mail: the server won't take it for this recipient or with this content.
+    /// Final for this mail: the server won't take it with this content, or not from us for this recipient.
     #[error("rejected: {0}")]
     Rejected(String),
+    /// Final for this address: there is no such mailbox, or none that takes mail.
+    #[error("the address takes no mail: {0}")]
+    Bounced(String),
+    /// Kept: words that blame our setup, but only once it was this recipient's or this mail's turn (relaying denied,
+    /// login wanted, a sending limit). One alone may be the recipient's fault; several in a row are ours.
+    #[error("the mail server refuses our setup for this mail: {0}")]
+    Policy(String),
     /// No mail would get through: login, sender or session are refused. Keep the mail and tell ops.
     #[error("the mail server refuses our account or setup: {0}")]
     Account(String),
@@ -35,6 +42,8 @@ pub(super) enum Step {
     Connect,
     StartTls,
     Login,
+    /// The start of a mail over a connection that was kept.
+    Reset,
     Sender,
     Recipient,
     Data,
@@ -49,6 +58,7 @@ impl Step {
             Self::Connect => "connecting",
             Self::StartTls => "STARTTLS",
             Self::Login => "AUTH",
+            Self::Reset => "RSET",
             Self::Sender => "MAIL FROM",
             Self::Recipient => "RCPT TO",
             Self::Data => "DATA",
@@ -126,8 +136,9 @@ fn verdict(step: Step, code: u16, reply: &str) -> fn(String) -> SendError {
         return SendError::Temporary;
     }
     match step {
-        Step::Connect | Step::StartTls | Step::Login | Step::Sender => SendError::Account,
-        Step::Recipient | Step::Data | Step::Content if blames_the_account(code, reply) => SendError::Account,
+        Step::Connect | Step::StartTls | Step::Login | Step::Reset | Step::Sender => SendError::Account,
+        Step::Recipient | Step::Data | Step::Content if blames_the_account(code, reply) => SendError::Policy,
+        Step::Recipient if blames_the_address(code, reply) => SendError::Bounced,
         Step::Recipient | Step::Data | Step::Content => SendError::Rejected,
     }
 }
@@ -139,7 +150,28 @@ fn blames_the_account(code: u16, reply: &str) -> bool {
     let not_logged_in = matches!(code, 503 | 530 | 534 | 535 | 538);
     let reply = reply.to_ascii_lowercase();
     // "Relay access denied", "relaying not permitted", "unable to relay"; 5.4.5 is a sending limit that was reached.
-    not_logged_in || reply.contains("relay") || reply.split_whitespace().any(|word| word == "5.4.5")
+    let blamed = ["5.1.7", "5.1.8", "5.4.5"];
+    not_logged_in || reply.contains("relay") || enhanced_code(&reply).is_some_and(|code| blamed.contains(&code))
+}
+
+/// Only what is said of the mailbox itself keeps others from writing to it: class 5.1 (addressing) and 5.2 (mailbox) of
+/// RFC 3463, other than a full one or too long a mail; without such a code, the basic codes that RFC 5321 has for it.
+fn blames_the_address(code: u16, reply: &str) -> bool {
+    match enhanced_code(reply) {
+        Some(code) => (code.starts_with("5.1.") || code.starts_with("5.2.")) && !matches!(code, "5.2.2" | "5.2.3"),
+        None => matches!(code, 550 | 551 | 553),
+    }
+}
+
+/// The first word that is an enhanced status code of class 5 (RFC 3463).
+fn enhanced_code(reply: &str) -> Option<&str> {
+    reply.split_whitespace().find(|word| {
+        let mut parts = word.split('.');
+        let is_number = |part: Option<&str>| {
+            part.is_some_and(|part| (1..=3).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        parts.next() == Some("5") && is_number(parts.next()) && is_number(parts.next()) && parts.next().is_none()
+    })
 }
 
 /// A server's words, fit for a log and for the inviter.
@@ -156,6 +188,8 @@ mod tests {
         let temporary = SendError::Temporary as fn(String) -> SendError;
         let rejected = SendError::Rejected as fn(String) -> SendError;
         let account = SendError::Account as fn(String) -> SendError;
+        let bounced = SendError::Bounced as fn(String) -> SendError;
+        let policy = SendError::Policy as fn(String) -> SendError;
         let cases = [
             (Step::Connect, 421, "4.3.2 try later", temporary),
             (Step::Connect, 554, "no service for you", account),
@@ -169,23 +203,29 @@ mod tests {
             (Step::Sender, 553, "5.7.1 not your address", account),
             (Step::Recipient, 450, "4.2.0 greylisted", temporary),
             (Step::Recipient, 452, "4.2.2 mailbox full", temporary),
-            (Step::Recipient, 550, "5.1.1 no such user", rejected),
+            (Step::Recipient, 550, "5.1.1 no such user", bounced),
+            (Step::Recipient, 550, "no such user", bounced),
+            (Step::Recipient, 553, "mailbox name not allowed", bounced),
+            (Step::Recipient, 550, "5.2.1 mailbox disabled", bounced),
+            (Step::Recipient, 550, "5.7.1 not welcome here", rejected),
+            (Step::Recipient, 554, "blocked by a list at 127.0.0.2", rejected),
+            (Step::Recipient, 550, "5.1.8 bad sender", policy),
             (Step::Recipient, 552, "5.2.2 mailbox full", rejected),
-            (Step::Recipient, 530, "5.7.0 login first", account),
-            (Step::Recipient, 503, "5.5.1 need MAIL", account),
+            (Step::Recipient, 530, "5.7.0 login first", policy),
+            (Step::Recipient, 503, "5.5.1 need MAIL", policy),
             (
                 Step::Recipient,
                 554,
                 "5.7.1 <a***@example.com>: Relay access denied",
-                account,
+                policy,
             ),
-            (Step::Recipient, 550, "Relaying not permitted", account),
+            (Step::Recipient, 550, "Relaying not permitted", policy),
             (Step::Data, 451, "no room", temporary),
             (Step::Data, 554, "no valid recipients", rejected),
             (Step::Content, 451, "4.3.0 scanner is away", temporary),
             (Step::Content, 554, "5.7.1 looks like spam", rejected),
             (Step::Content, 552, "5.3.4 too big", rejected),
-            (Step::Content, 550, "5.4.5 daily sending limit exceeded", account),
+            (Step::Content, 550, "5.4.5 daily sending limit exceeded", policy),
             (Step::Content, 250, "not negative at all", temporary),
         ];
         for (step, code, reply, expected) in cases {

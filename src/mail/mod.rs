@@ -5,6 +5,7 @@
 
 use std::{
     fmt,
+    num::NonZeroU32,
     path::{Path, PathBuf},
 };
 
@@ -21,7 +22,7 @@ mod text;
 pub use self::{
     compose::MessageIdentity,
     failure::SendError,
-    messages::{AcceptLink, AcceptedNotice, Mail, NotAWebLink, OrganizationInvite, ProjectInvite},
+    messages::{AcceptLink, AcceptedNotice, Mail, NotAWebLink, OrganizationInvite, ProjectInvite, Reminder},
     smtp::MAX_CONNECTIONS,
     templates::{Rendered, TemplateError, Templates},
     text::{Lines, OneLine},
@@ -102,7 +103,7 @@ pub struct Mailer {
 
 #[derive(Debug)]
 enum Transport {
-    Smtp(Smtp),
+    Smtp(Box<Smtp>),
     Outbox(Outbox),
 }
 
@@ -119,7 +120,9 @@ impl Mailer {
             None => None,
         };
         let transport = match config.transport {
-            TransportConfig::Smtp { url } => Transport::Smtp(Smtp::from_url(&url).map_err(MailSetupError::SmtpUrl)?),
+            TransportConfig::Smtp { url } => {
+                Transport::Smtp(Box::new(Smtp::from_url(&url).map_err(MailSetupError::SmtpUrl)?))
+            }
             TransportConfig::Outbox { dir } => Transport::Outbox(Outbox { folder: dir }),
         };
         let templates = Templates::load(config.templates_dir.as_deref())?;
@@ -131,18 +134,27 @@ impl Mailer {
         })
     }
 
+    /// Sends so many mails a second at most. Written into a folder, mails have no limit.
+    #[must_use]
+    pub fn at_most(mut self, mails_per_second: NonZeroU32) -> Self {
+        if let Transport::Smtp(smtp) = &mut self.transport {
+            smtp.limit(mails_per_second);
+        }
+        self
+    }
+
     /// The templates, for previews.
     pub fn templates(&self) -> &Templates {
         &self.templates
     }
 
-    /// Writes a mail.
+    /// Writes a mail in the first of these languages (BCP 47) that there are templates for.
     ///
     /// # Errors
     ///
     /// See [`Templates::render`].
-    pub fn render<M: Mail>(&self, mail: &M) -> Result<Rendered, TemplateError> {
-        self.templates.render(mail)
+    pub fn render<M: Mail>(&self, mail: &M, locales: &[Option<&str>]) -> Result<Rendered, TemplateError> {
+        self.templates.render(mail, locales)
     }
 
     /// Sends a mail to one address, once. Dropping the future gives the mail up; whether the server has taken it by

@@ -8,19 +8,21 @@
 use std::{
     fmt, mem,
     net::IpAddr,
+    num::NonZeroU32,
     panic::AssertUnwindSafe,
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use futures::FutureExt;
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use lettre::{
     Address,
     transport::smtp::{
         self,
         authentication::{Credentials, DEFAULT_MECHANISMS},
         client::{AsyncSmtpConnection, Tls, TlsParameters},
-        commands::{Data, Mail, Rcpt, Rset},
+        commands::{Data, Ehlo, Mail, Rcpt, Rset},
         extension::{ClientId, Extension, MailBodyParameter, MailParameter},
         response::Response,
     },
@@ -49,6 +51,7 @@ pub(super) struct Smtp {
     server: Server,
     pool: Arc<Pool>,
     slots: Semaphore,
+    rate: Option<DefaultDirectRateLimiter>,
 }
 
 impl Smtp {
@@ -59,31 +62,67 @@ impl Smtp {
             server: Server::from_url(url)?,
             pool: Arc::default(),
             slots: Semaphore::new(MAX_CONNECTIONS),
+            rate: None,
         })
+    }
+
+    /// Sends so many mails a second at most, spread evenly.
+    pub(super) fn limit(&mut self, mails_per_second: NonZeroU32) {
+        let evenly = Quota::per_second(mails_per_second).allow_burst(NonZeroU32::MIN);
+        self.rate = Some(RateLimiter::direct(evenly));
     }
 
     /// Sends one mail and returns the server's reply.
     pub(super) async fn send(&self, from: &Address, to: &Address, raw: &[u8]) -> Result<String, SendError> {
         let _slot = self.slots.acquire().await;
-        let mut connection = self.connection().await?;
-        // Dropped without QUIT if this future is dropped or the conversation breaks off: see the module's comment.
-        match deliver(&mut connection, from, to, raw).await {
+        if let Some(rate) = &self.rate {
+            rate.until_ready().await;
+        }
+        if let Some(kept) = self.pool.newest().await {
+            match self.deliver(kept, from, to, raw).await {
+                Err(Unsent::ConnectionGone) => self.pool.clear().await,
+                Err(Unsent::Failed(error)) => return Err(error),
+                Ok(reply) => return Ok(reply),
+            }
+        }
+        let connection = self.server.open().await?;
+        match self.deliver(connection, from, to, raw).await {
+            Ok(reply) => Ok(reply),
+            Err(Unsent::Failed(error)) => Err(error),
+            // A new connection begins without RSET, which is what this tells of.
+            Err(Unsent::ConnectionGone) => Err(SendError::Temporary("the connection ended at once".to_owned())),
+        }
+    }
+
+    /// One mail over this connection, which is kept afterwards if it can be. Dropped without QUIT if this future is dropped
+    /// or the conversation breaks off: see the module's comment.
+    async fn deliver(
+        &self,
+        mut connection: Connection,
+        from: &Address,
+        to: &Address,
+        raw: &[u8],
+    ) -> Result<String, Unsent> {
+        match converse(&mut connection, from, to, raw).await {
             Ok(reply) => {
                 self.pool.park(connection).await;
                 Ok(masked(&format!("{} {}", reply.code(), lines(&reply))))
             }
-            Err(failure) => {
-                if failure.leaves_session_usable() {
+            Err(broken) => {
+                if broken.is_usable {
                     self.pool.park(connection).await;
                 }
-                Err(failure.into())
+                match broken.failure {
+                    Some(failure) => Err(Unsent::Failed(failure.into())),
+                    None => Err(Unsent::ConnectionGone),
+                }
             }
         }
     }
 
     /// Connects and logs in, as far as the server can be tried without sending anything.
     pub(super) async fn check(&self) -> Result<(), SendError> {
-        let connection = self.connection().await?;
+        let connection = self.server.open().await?;
         self.pool.park(connection).await;
         Ok(())
     }
@@ -93,19 +132,22 @@ impl Smtp {
         let idle = mem::take(&mut self.pool.idle.lock().await.connections);
         quit(idle).await;
     }
+}
 
-    async fn connection(&self) -> Result<AsyncSmtpConnection, Failure> {
-        let newest = self.pool.idle.lock().await.connections.pop();
-        if let Some(Parked { mut connection, .. }) = newest {
-            // Clears what a refused mail may have left, and shows that the server is still there.
-            if matches!(timeout(REPLY_LIMIT, connection.command(Rset)).await, Ok(Ok(_))) {
-                return Ok(connection);
-            }
-            // The others waited longer and are no better.
-            self.pool.idle.lock().await.connections.clear();
-        }
-        self.server.open().await
-    }
+/// Why a mail was not sent over a connection.
+enum Unsent {
+    /// The connection was kept from an earlier mail and is of no use any more. Nothing of this mail was said.
+    ConnectionGone,
+    Failed(SendError),
+}
+
+/// A connection after greeting and login.
+struct Connection {
+    smtp: AsyncSmtpConnection,
+    /// Whether the server takes commands in groups (RFC 2920).
+    is_pipelining: bool,
+    /// Whether an earlier mail was sent over it, or tried.
+    is_used: bool,
 }
 
 impl fmt::Debug for Smtp {
@@ -173,7 +215,7 @@ impl Server {
     }
 
     /// A connection that is ready for MAIL FROM.
-    async fn open(&self) -> Result<AsyncSmtpConnection, Failure> {
+    async fn open(&self) -> Result<Connection, Failure> {
         // lettre panics over an EHLO reply with a blank line in it.
         let opened = AssertUnwindSafe(self.open_and_log_in()).catch_unwind().await;
         opened.unwrap_or(Err(Failure {
@@ -182,7 +224,7 @@ impl Server {
         }))
     }
 
-    async fn open_and_log_in(&self) -> Result<AsyncSmtpConnection, Failure> {
+    async fn open_and_log_in(&self) -> Result<Connection, Failure> {
         let implicit_tls = match &self.tls {
             Tls::Wrapper(certificate) => Some(certificate.clone()),
             _ => None,
@@ -200,6 +242,12 @@ impl Server {
             let upgrading = connection.starttls(certificate.clone(), &self.hello);
             within(REPLY_LIMIT, Step::StartTls, upgrading).await?;
         }
+        // lettre keeps to itself whether the server offers this, so it is asked once more.
+        let offered = connection.command(Ehlo::new(self.hello.clone()));
+        let offered = within(REPLY_LIMIT, Step::Connect, offered).await?;
+        let is_pipelining = offered
+            .message()
+            .any(|line| line.trim().eq_ignore_ascii_case("PIPELINING"));
         if let Some(credentials) = &self.credentials {
             within(
                 REPLY_LIMIT,
@@ -208,37 +256,124 @@ impl Server {
             )
             .await?;
         }
-        Ok(connection)
+        Ok(Connection {
+            smtp: connection,
+            is_pipelining,
+            is_used: false,
+        })
     }
 }
 
-/// One mail's conversation, step by step.
-async fn deliver(
-    connection: &mut AsyncSmtpConnection,
-    from: &Address,
-    to: &Address,
-    raw: &[u8],
-) -> Result<Response, Failure> {
-    let mut parameters = Vec::new();
-    // The bodies and all words in the headers are encoded, so only an address can be outside ASCII.
-    if !raw.is_ascii() {
-        let server = connection.server_info();
-        if !server.supports_feature(Extension::SmtpUtfEight) || !server.supports_feature(Extension::EightBitMime) {
-            let recipient_is_ascii = AsRef::<str>::as_ref(to).is_ascii();
-            return Err(Failure {
-                step: Step::Sender,
-                cause: Cause::NoUtf8 { recipient_is_ascii },
-            });
+/// A conversation that did not end with the mail taken.
+struct Broken {
+    /// `None` if already RSET failed: the connection had died while it waited.
+    failure: Option<Failure>,
+    /// Whether the connection is good for the next mail.
+    is_usable: bool,
+}
+
+impl From<Failure> for Broken {
+    fn from(failure: Failure) -> Self {
+        Self {
+            is_usable: failure.leaves_session_usable(),
+            failure: Some(failure),
         }
-        parameters.push(MailParameter::SmtpUtfEight);
-        parameters.push(MailParameter::Body(MailBodyParameter::EightBitMime));
     }
+}
+
+/// One mail's conversation.
+async fn converse(connection: &mut Connection, from: &Address, to: &Address, raw: &[u8]) -> Result<Response, Broken> {
+    let smtp = &mut connection.smtp;
+    let parameters = parameters(smtp, to, raw)?;
     let mail = Mail::new(Some(from.clone()), parameters);
-    within(REPLY_LIMIT, Step::Sender, connection.command(mail)).await?;
     let rcpt = Rcpt::new(to.clone(), Vec::new());
-    within(REPLY_LIMIT, Step::Recipient, connection.command(rcpt)).await?;
-    within(REPLY_LIMIT, Step::Data, connection.command(Data)).await?;
-    within(CONTENT_LIMIT, Step::Content, connection.command(content(raw))).await
+    let mut commands = vec![
+        (Step::Sender, mail.to_string()),
+        (Step::Recipient, rcpt.to_string()),
+        (Step::Data, Data.to_string()),
+    ];
+    // Clears what a refused mail may have left, and shows that the server is still there.
+    if mem::replace(&mut connection.is_used, true) {
+        commands.insert(0, (Step::Reset, Rset.to_string()));
+    }
+    if connection.is_pipelining {
+        in_one_go(smtp, &commands).await?;
+    } else {
+        one_by_one(smtp, commands).await?;
+    }
+    Ok(within(CONTENT_LIMIT, Step::Content, smtp.command(content(raw))).await?)
+}
+
+/// The bodies and all words in the headers are encoded, so only an address can be outside ASCII.
+fn parameters(smtp: &AsyncSmtpConnection, to: &Address, raw: &[u8]) -> Result<Vec<MailParameter>, Failure> {
+    if raw.is_ascii() {
+        return Ok(Vec::new());
+    }
+    let server = smtp.server_info();
+    if server.supports_feature(Extension::SmtpUtfEight) && server.supports_feature(Extension::EightBitMime) {
+        return Ok(vec![
+            MailParameter::SmtpUtfEight,
+            MailParameter::Body(MailBodyParameter::EightBitMime),
+        ]);
+    }
+    let recipient_is_ascii = AsRef::<str>::as_ref(to).is_ascii();
+    Err(Failure {
+        step: Step::Sender,
+        cause: Cause::NoUtf8 { recipient_is_ascii },
+    })
+}
+
+async fn one_by_one(smtp: &mut AsyncSmtpConnection, commands: Vec<(Step, String)>) -> Result<(), Broken> {
+    for (step, command) in commands {
+        if let Err(failure) = within(REPLY_LIMIT, step, smtp.command(command)).await {
+            return Err(broken_at(step, failure));
+        }
+    }
+    Ok(())
+}
+
+/// One round trip for all commands up to DATA. Every reply is read, so that the next one read belongs to the next command;
+/// the first refusal is the one that counts.
+async fn in_one_go(smtp: &mut AsyncSmtpConnection, commands: &[(Step, String)]) -> Result<(), Broken> {
+    let group: String = commands.iter().map(|(_, command)| command.as_str()).collect();
+    let mut first_refusal: Option<Broken> = None;
+    for (i, &(step, _)) in commands.iter().enumerate() {
+        let reply = if i == 0 {
+            within(REPLY_LIMIT, step, smtp.command(&group)).await
+        } else {
+            within(REPLY_LIMIT, step, smtp.read_response()).await
+        };
+        match (reply, &mut first_refusal) {
+            (Ok(_), None) => {}
+            // Told to go ahead although nobody is to get it: a mail to nobody, which ends right away.
+            (Ok(_), Some(refusal)) if step == Step::Data => {
+                let ended = within(REPLY_LIMIT, step, smtp.command(".\r\n")).await;
+                refusal.is_usable &= ended.map_or_else(|failure| failure.leaves_session_usable(), |_| true);
+            }
+            (Ok(_), Some(_)) => {}
+            (Err(failure), refusal) => {
+                let can_go_on = failure.leaves_session_usable();
+                match refusal {
+                    Some(refusal) => refusal.is_usable &= can_go_on,
+                    None => *refusal = Some(broken_at(step, failure)),
+                }
+                if !can_go_on {
+                    break;
+                }
+            }
+        }
+    }
+    first_refusal.map_or(Ok(()), Err)
+}
+
+fn broken_at(step: Step, failure: Failure) -> Broken {
+    if step == Step::Reset {
+        return Broken {
+            failure: None,
+            is_usable: false,
+        };
+    }
+    failure.into()
 }
 
 /// The mail as DATA wants it: dots at the start of a line doubled, and one alone at the end. lettre would do this too,
@@ -284,12 +419,22 @@ struct Idle {
 }
 
 struct Parked {
-    connection: AsyncSmtpConnection,
+    connection: Connection,
     since: Instant,
 }
 
 impl Pool {
-    async fn park(self: &Arc<Self>, connection: AsyncSmtpConnection) {
+    async fn newest(&self) -> Option<Connection> {
+        let newest = self.idle.lock().await.connections.pop();
+        newest.map(|parked| parked.connection)
+    }
+
+    /// Lets go of connections that waited longer than one which had died, and are no better.
+    async fn clear(&self) {
+        self.idle.lock().await.connections.clear();
+    }
+
+    async fn park(self: &Arc<Self>, connection: Connection) {
         let mut idle = self.idle.lock().await;
         idle.connections.push(Parked {
             connection,
@@ -324,7 +469,7 @@ async fn close_the_unused(pool: Weak<Pool>) {
 async fn quit(parked: Vec<Parked>) {
     for mut parked in parked {
         // Whatever comes back, the connection is closed right after.
-        let _ = timeout(QUIT_LIMIT, parked.connection.quit()).await;
+        let _ = timeout(QUIT_LIMIT, parked.connection.smtp.quit()).await;
     }
 }
 

@@ -5,10 +5,11 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use chrono::SecondsFormat;
 use serde_json::json;
 
 use crate::problem::Problem;
-use crate::store::Store;
+use crate::store::{Store, Trouble};
 use crate::worker::Alive;
 
 #[derive(Clone)]
@@ -27,7 +28,8 @@ pub fn router(store: Store, workers: Option<Alive>) -> Router {
         .with_state(Health { store, workers })
 }
 
-/// 200 if this process can do its work, 503 with the failing check otherwise.
+/// 200 if this process can do its work, 503 with the failing check otherwise. A mail server that refuses the account is
+/// told of, but no reason to take the process out of service.
 async fn ready(State(health): State<Health>) -> Response {
     let database = health.store.ping().await.is_ok();
     let workers = health.workers.as_ref().map(Alive::all);
@@ -37,10 +39,18 @@ async fn ready(State(health): State<Health>) -> Response {
     if let Some(workers) = workers {
         checks["workers"] = json!(word(workers));
     }
+    if let Some(trouble) = mail_trouble(&health.store).await {
+        let since = trouble.since.to_rfc3339_opts(SecondsFormat::Secs, true);
+        checks["mail"] = json!({ "status": "refused", "since": since, "reason": trouble.reason });
+    }
     let status = if is_ready {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
     (status, Json(json!({ "status": word(is_ready), "checks": checks }))).into_response()
+}
+
+async fn mail_trouble(store: &Store) -> Option<Trouble> {
+    store.read().await.ok()?.mail_trouble().await.ok()?
 }

@@ -4,8 +4,10 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::rows::{Type, sql, to_json, unfold};
+use super::invites::INVITE_OF_I;
+use super::rows::{Type, among, and_among, sql, to_json, unfold};
 use super::{Queue, Result, Tx, on_conn};
+use crate::invites::Invite;
 use crate::names::named;
 
 named! {
@@ -29,7 +31,8 @@ named! {
         Sent = "sent",
         /// Refused for good.
         Failed = "failed",
-        /// No longer wanted: its invite was answered, taken back or asked again meanwhile.
+        /// Not sent: no longer wanted, because its invite was answered, taken back or asked again meanwhile; or its
+        /// address refuses mail for good.
         Suppressed = "suppressed",
     }
 }
@@ -54,29 +57,41 @@ pub struct NewDelivery {
     pub to_email: String,
 }
 
-/// A mail.
+/// A mail that is still to be sent, with all that it speaks of.
 #[derive(Clone, sqlx::FromRow)]
-pub struct Delivery {
+pub struct QueuedMail {
     /// What the job carries.
-    pub id: Uuid,
-    /// The invite it speaks of.
-    pub invite_id: Uuid,
+    pub delivery_id: Uuid,
     /// What it says.
     #[sqlx(try_from = "String")]
-    pub kind: DeliveryKind,
-    /// Counts the mails of one kind for one invite.
-    pub generation: i32,
+    pub delivery_kind: DeliveryKind,
+    /// How often sending was tried.
+    pub delivery_attempts: i32,
     /// Where it goes.
     pub to_email: String,
-    /// Where it stands.
-    #[sqlx(try_from = "String")]
-    pub status: DeliveryStatus,
-    /// How often sending was tried.
-    pub attempts: i32,
     /// Fixed, so that a second copy is recognised as the same mail.
     pub message_id: String,
     /// When it was asked for.
     pub queued_at: DateTime<Utc>,
+    /// The invite it speaks of.
+    #[sqlx(flatten)]
+    pub invite: Invite,
+    /// What else it speaks of.
+    #[sqlx(flatten)]
+    pub context: MailContext,
+}
+
+/// What came of an attempt at a mail, or why there was none.
+#[derive(Debug, Clone)]
+pub struct DeliveryNote {
+    /// The mail.
+    pub delivery_id: Uuid,
+    /// Where it stands now.
+    pub status: DeliveryStatus,
+    /// Whether it was an attempt that counts.
+    pub counts: bool,
+    /// Why it is not sent.
+    pub error: Option<String>,
 }
 
 /// What a mail needs to know beside its invite.
@@ -96,8 +111,13 @@ pub struct MailContext {
     pub invitee_first_name: Option<String>,
     /// The last name of who accepted.
     pub invitee_last_name: Option<String>,
-    /// Whether this is the newest mail of its kind for the invite.
+    /// The language (BCP 47) of who gets the mail, where Clerk told of one: the owner of the invited address, or the
+    /// inviter for a notice.
+    pub recipient_locale: Option<String>,
+    /// Whether no newer mail says the same: one of its kind, or the invite itself in place of a reminder.
     pub is_newest: bool,
+    /// Why the address is not written to any more, if it is so.
+    pub suppressed_for: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -115,7 +135,18 @@ struct Payload {
     delivery_id: Uuid,
 }
 
-const DELIVERY: &str = "id, invite_id, kind, generation, to_email, status, attempts, message_id, queued_at";
+#[derive(Serialize)]
+struct DeliveryId {
+    delivery_id: Uuid,
+}
+
+#[derive(Serialize)]
+struct NoteRow<'a> {
+    delivery_id: Uuid,
+    status: DeliveryStatus,
+    counted: i32,
+    error: Option<&'a str>,
+}
 
 impl Tx {
     /// Queues mails: the rows and the jobs that send them, in this transaction.
@@ -193,87 +224,105 @@ impl Tx {
         .await)?)
     }
 
-    /// One mail.
+    /// Those of these mails that are still to be sent, with all that they speak of.
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn delivery(&mut self, id: Uuid) -> Result<Option<Delivery>> {
-        let text = format!("select {DELIVERY} from usher_deliveries where id = $1");
-        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
-            .bind(id)
-            .fetch_optional(conn)
-            .await)?)
-    }
-
-    /// What a mail needs to know beside its invite.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
-    pub async fn mail_context(&mut self, delivery_id: Uuid) -> Result<Option<MailContext>> {
-        Ok(on_conn!(self, |conn| sqlx::query_as(
-            "select o.name as organization_name, p.name as project_name,
+    pub async fn queued_mails(&mut self, ids: &[Uuid]) -> Result<Vec<QueuedMail>> {
+        let rows = unfold(self.dialect(), &[("delivery_id", Type::Uuid)]);
+        let these = among(self.dialect(), "d.id", &format!("select r.delivery_id from {rows}"));
+        let text = format!(
+            "select d.id as delivery_id, d.kind as delivery_kind, d.attempts as delivery_attempts, d.to_email,
+                 d.message_id, d.queued_at, {INVITE_OF_I},
+                 o.name as organization_name, p.name as project_name,
                  a.first_name as inviter_first_name, a.last_name as inviter_last_name, a.email as inviter_email,
                  b.first_name as invitee_first_name, b.last_name as invitee_last_name,
-                 not exists (select 1 from usher_deliveries n where n.invite_id = d.invite_id and n.kind = d.kind
-                             and n.generation > d.generation) as is_newest
+                 case d.kind
+                     when 'accepted_notice' then (select u.locale from usher_people u where u.admin_id = i.invited_by)
+                     else (select u.locale from usher_addresses x join usher_people u on u.admin_id = x.admin_id
+                           where x.email_key = i.email_key and x.verified order by u.seen_at desc limit 1)
+                 end as recipient_locale,
+                 not exists (
+                     select 1 from usher_deliveries n where n.invite_id = d.invite_id and (
+                         (n.kind = d.kind and n.generation > d.generation)
+                         or (d.kind = 'reminder' and n.kind = 'invite'
+                             and (n.status = 'queued' or n.queued_at > d.queued_at)))) as is_newest,
+                 (select s.reason from usher_suppressions s where s.email_key = case d.kind
+                     when 'accepted_notice' then (select x.email_key from usher_addresses x
+                         where x.admin_id = i.invited_by and x.email = d.to_email limit 1)
+                     else i.email_key end) as suppressed_for
              from usher_deliveries d
              join invites i on i.id = d.invite_id
              left join projects p on p.id = i.project_id
              join organizations o on o.id = coalesce(p.organization_id, i.organization_id)
              left join admins a on a.id = i.invited_by
              left join admins b on b.id = i.accepted_by
-             where d.id = $1"
+             where d.status = 'queued' and {these}"
+        );
+        let rows: Vec<_> = ids.iter().map(|&delivery_id| DeliveryId { delivery_id }).collect();
+        let rows = to_json(&rows)?;
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(rows)
+            .fetch_all(conn)
+            .await)?)
+    }
+
+    /// The mail that waits to be sent and was tried longest ago, or never.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn longest_untried_mail(&mut self) -> Result<Option<Uuid>> {
+        Ok(on_conn!(self, |conn| sqlx::query_scalar(
+            "select id from usher_deliveries where status = 'queued'
+             order by coalesce(attempted_at, queued_at), id limit 1"
         )
-        .bind(delivery_id)
         .fetch_optional(conn)
         .await)?)
     }
 
-    /// Notes that the server took a mail.
+    /// Notes what came of mails; of those that are no longer queued, nothing.
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn delivery_sent(&mut self, id: Uuid) -> Result<()> {
-        self.note_delivery(id, DeliveryStatus::Sent, None).await
-    }
-
-    /// Notes an attempt that failed: for now (`Queued`), or for good (`Failed`).
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
-    pub async fn delivery_refused(&mut self, id: Uuid, status: DeliveryStatus, why: &str) -> Result<()> {
-        self.note_delivery(id, status, Some(why)).await
-    }
-
-    async fn note_delivery(&mut self, id: Uuid, status: DeliveryStatus, error: Option<&str>) -> Result<()> {
-        let sent_at = (status == DeliveryStatus::Sent).then(|| self.clock.now());
-        on_conn!(self, |conn| sqlx::query(
+    pub async fn note_deliveries(&mut self, notes: &[DeliveryNote]) -> Result<()> {
+        let source = unfold(
+            self.dialect(),
+            &[
+                ("delivery_id", Type::Uuid),
+                ("status", Type::Text),
+                ("counted", Type::Int),
+                ("error", Type::Text),
+            ],
+        );
+        let ids = format!("select r.delivery_id from {source}");
+        let and_these = and_among(self.dialect(), "usher_deliveries.id", &ids);
+        let text = format!(
             "update usher_deliveries
-             set status = $2, attempts = attempts + 1, last_error = $3, sent_at = $4
-             where id = $1 and status = 'queued'"
-        )
-        .bind(id)
-        .bind(status.as_str())
-        .bind(error)
-        .bind(sent_at)
-        .execute(conn)
-        .await
-        .map(drop))?;
-        Ok(())
-    }
-
-    /// Notes that a mail is no longer wanted, without counting an attempt.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
-    pub async fn suppress_delivery(&mut self, id: Uuid) -> Result<()> {
-        on_conn!(self, |conn| sqlx::query(
-            "update usher_deliveries set status = 'suppressed' where id = $1 and status = 'queued'"
-        )
-        .bind(id)
-        .execute(conn)
-        .await
-        .map(drop))?;
+             set status = r.status, attempts = attempts + r.counted, last_error = r.error,
+                 sent_at = case r.status when 'sent' then $2 end,
+                 attempted_at = case r.status when 'suppressed' then attempted_at else $2 end
+             from {source}
+             where usher_deliveries.id = r.delivery_id and usher_deliveries.status = 'queued' {and_these}"
+        );
+        let mut rows: Vec<_> = notes
+            .iter()
+            .map(|note| NoteRow {
+                delivery_id: note.delivery_id,
+                status: note.status,
+                counted: note.counts.into(),
+                error: note.error.as_deref(),
+            })
+            .collect();
+        // In one order for everybody.
+        rows.sort_by_key(|row| row.delivery_id);
+        let rows = to_json(&rows)?;
+        let now = self.clock.now();
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(rows)
+            .bind(now)
+            .execute(conn)
+            .await
+            .map(drop))?;
         Ok(())
     }
 }

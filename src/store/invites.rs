@@ -73,12 +73,18 @@ pub struct InviteView {
     pub inviter_last_name: Option<String>,
     /// The inviter's address.
     pub inviter_email: Option<String>,
-    /// How the newest mail to the invited address stands.
+    /// What the newest mail to the invited address says; reminders that nobody needed don't count.
+    pub delivery_kind: Option<String>,
+    /// How it stands.
     pub delivery_status: Option<String>,
     /// How often sending it was tried.
     pub delivery_attempts: Option<i32>,
     /// Its last refusal.
     pub delivery_error: Option<String>,
+    /// Its `Message-ID`.
+    pub delivery_message_id: Option<String>,
+    /// When it was asked for.
+    pub delivery_queued_at: Option<DateTime<Utc>>,
     /// When it was sent.
     pub delivery_sent_at: Option<DateTime<Utc>>,
 }
@@ -108,6 +114,56 @@ pub struct InviteFilter {
     pub within: Option<Vec<Uuid>>,
     /// Created before this invite: where the last page ended.
     pub before: Option<(DateTime<Utc>, Uuid)>,
+}
+
+/// An open invite with a life that no reminders are planned for yet.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Unplanned {
+    /// The invite.
+    pub id: Uuid,
+    /// When the address was asked, or last asked again.
+    pub invited_at: DateTime<Utc>,
+    /// The end of this life.
+    pub expires_at: DateTime<Utc>,
+    /// Whether it is the first life that this invite is known to have.
+    pub is_first_life: bool,
+}
+
+/// An open invite whose reminder is due.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Remindable {
+    /// The invite.
+    pub id: Uuid,
+    /// Who is asked.
+    pub email: String,
+    /// When its life began.
+    pub reminders_from: DateTime<Utc>,
+    /// When it ends.
+    pub expires_at: DateTime<Utc>,
+}
+
+/// When an invite is called to mind next.
+#[derive(Debug, Clone)]
+pub struct ReminderPlan {
+    /// The invite.
+    pub invite_id: Uuid,
+    /// When the life began that this was planned for.
+    pub from: DateTime<Utc>,
+    /// The end of the life that this was planned for.
+    pub expires_at: DateTime<Utc>,
+    /// The next reminder, if there is one.
+    pub remind_at: Option<DateTime<Utc>>,
+    /// Whether one is due, which this plan follows.
+    pub is_due: bool,
+}
+
+#[derive(Serialize)]
+struct PlanRow {
+    invite_id: Uuid,
+    from_at: Time,
+    until_at: Time,
+    remind_again_at: Option<Time>,
+    is_due: bool,
 }
 
 fn is_about_time(status: Status) -> bool {
@@ -177,7 +233,7 @@ macro_rules! columns {
 }
 
 const INVITE: &str = columns!("");
-const INVITE_OF_I: &str = columns!("i.");
+pub(super) const INVITE_OF_I: &str = columns!("i.");
 
 #[derive(Serialize)]
 struct NewRow<'a> {
@@ -464,6 +520,104 @@ impl Tx {
         Ok(dismissed == 1)
     }
 
+    /// Notes on invites that they have expired, the longest expired first and at most `limit`; returns how many.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn expire_invites(&mut self, limit: u32) -> Result<u64> {
+        let now = self.clock.now();
+        Ok(on_conn!(self, |conn| sqlx::query(
+            "update invites set status = 'expired', expired_at = expires_at, updated_at = $1
+             where status = 'pending' and expires_at <= $1 and id in (
+                 select id from invites where status = 'pending' and expires_at <= $1 order by expires_at limit $2)"
+        )
+        .bind(now)
+        .bind(i64::from(limit))
+        .execute(conn)
+        .await?
+        .rows_affected()))
+    }
+
+    /// Open invites with a life that no reminders are planned for yet.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn invites_without_plan(&mut self, limit: u32) -> Result<Vec<Unplanned>> {
+        let now = self.clock.now();
+        Ok(on_conn!(self, |conn| sqlx::query_as(
+            "select id, invited_at, expires_at, reminders_until is null as is_first_life from invites
+             where status = 'pending' and (reminders_until is null or reminders_until <> expires_at) and expires_at > $2
+             order by id limit $1"
+        )
+        .bind(i64::from(limit))
+        .bind(now)
+        .fetch_all(conn)
+        .await)?)
+    }
+
+    /// Open invites whose reminder is due.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn invites_to_remind(&mut self, limit: u32) -> Result<Vec<Remindable>> {
+        let now = self.clock.now();
+        Ok(on_conn!(self, |conn| sqlx::query_as(
+            "select id, email, reminders_from, expires_at from invites
+             where status = 'pending' and remind_at <= $1 and reminders_until = expires_at and expires_at > $1
+             order by remind_at limit $2"
+        )
+        .bind(now)
+        .bind(i64::from(limit))
+        .fetch_all(conn)
+        .await)?)
+    }
+
+    /// Plans the next reminder of invites that are still open and still have the life it is planned for. Returns those
+    /// whose reminder was due and is now this transaction's to send.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn plan_reminders(&mut self, plans: &[ReminderPlan]) -> Result<Vec<Uuid>> {
+        let source = unfold(
+            self.dialect(),
+            &[
+                ("invite_id", Type::Uuid),
+                ("from_at", Type::Time),
+                ("until_at", Type::Time),
+                ("remind_again_at", Type::Time),
+                ("is_due", Type::Bool),
+            ],
+        );
+        let ids = format!("select r.invite_id from {source}");
+        let and_these = and_among(self.dialect(), "invites.id", &ids);
+        let text = format!(
+            "update invites set reminders_from = r.from_at, reminders_until = expires_at, remind_at = r.remind_again_at
+             from {source}
+             where invites.id = r.invite_id and invites.status = 'pending' and invites.expires_at = r.until_at
+               and ((r.is_due and invites.remind_at <= $2 and invites.reminders_until = invites.expires_at)
+                    or (not r.is_due and (reminders_until is null or reminders_until <> expires_at))) {and_these}
+             returning invites.id"
+        );
+        let mut rows: Vec<_> = plans
+            .iter()
+            .map(|plan| PlanRow {
+                invite_id: plan.invite_id,
+                from_at: Time(plan.from),
+                until_at: Time(plan.expires_at),
+                remind_again_at: plan.remind_at.map(Time),
+                is_due: plan.is_due,
+            })
+            .collect();
+        rows.sort_by_key(|row| row.invite_id);
+        let rows = to_json(&rows)?;
+        let now = self.clock.now();
+        Ok(on_conn!(self, |conn| sqlx::query_scalar(sql(text))
+            .bind(rows)
+            .bind(now)
+            .fetch_all(conn)
+            .await)?)
+    }
+
     /// Makes an invite that is not final valid until `expires_at` if it has expired; its link stays as it is. `None` if
     /// it is final or not there. Until the transaction ends nobody else can renew it.
     ///
@@ -569,6 +723,7 @@ impl Tx {
         let text = format!(
             "select {INVITE_OF_I}, o.id as home_id, o.name as organization_name, p.name as project_name,
                  a.first_name as inviter_first_name, a.last_name as inviter_last_name, a.email as inviter_email,
+                 d.kind as delivery_kind, d.message_id as delivery_message_id, d.queued_at as delivery_queued_at,
                  d.status as delivery_status, d.attempts as delivery_attempts, d.last_error as delivery_error,
                  d.sent_at as delivery_sent_at
              from invites i
@@ -577,7 +732,8 @@ impl Tx {
              left join admins a on a.id = i.invited_by
              left join usher_deliveries d on d.id = (
                  select newest.id from usher_deliveries newest
-                 where newest.invite_id = i.id and newest.kind in ('invite', 'reminder')
+                 where newest.invite_id = i.id and (newest.kind = 'invite'
+                     or (newest.kind = 'reminder' and newest.status <> 'suppressed'))
                  order by newest.queued_at desc, newest.generation desc limit 1)
              where i.id in (select r.invite_id from {rows})
              order by i.created_at, i.id"

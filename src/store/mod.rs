@@ -5,12 +5,16 @@ mod deliveries;
 mod idempotency;
 mod inbox;
 mod invites;
+mod mail_counts;
+mod mail_trouble;
 mod migrate;
 mod people;
 mod places;
 pub mod queue;
 mod rows;
+mod schedules;
 mod sessions;
+mod suppressions;
 
 use std::time::Duration;
 
@@ -21,14 +25,17 @@ use sqlx::{AssertSqlSafe, Executor as _, PgConnection, PgPool, SqlitePool};
 use uuid::Uuid;
 
 use crate::clock::Clock;
-pub use deliveries::{Delivery, DeliveryKind, DeliveryStatus, MailContext, NewDelivery};
+pub use deliveries::{DeliveryKind, DeliveryNote, DeliveryStatus, MailContext, NewDelivery, QueuedMail};
 pub use idempotency::Repetition;
 pub use inbox::{Event, Finished, NewEvent};
-pub use invites::{InviteFilter, InviteView, NewInvite, Waiting};
+pub use invites::{InviteFilter, InviteView, NewInvite, Remindable, ReminderPlan, Unplanned, Waiting};
+pub use mail_counts::{CountScope, MailCount};
+pub use mail_trouble::Trouble;
 pub use migrate::MigrationError;
 pub use people::{Address, Person, PersonRef, Profile};
 pub use places::{Grant, Member, Membership, Place};
 pub use queue::{Queue, Wake};
+pub use schedules::DueTick;
 pub use sessions::SessionStart;
 
 /// How long a request waits for a connection before it is told that the store is away.

@@ -24,6 +24,8 @@ named! {
         SendInviteEmail = "send-invite-email",
         /// Mails to inviters whose invite was accepted.
         SendAcceptedNotice = "send-accepted-notice",
+        /// What is done again and again.
+        Periodic = "periodic",
     }
 }
 

@@ -6,11 +6,10 @@
 
 use std::panic::AssertUnwindSafe;
 
+use chrono::{DateTime, Utc};
 use futures::FutureExt as _;
 
-use super::back_off::wait_after;
-use crate::jobs::{Context, Job, JobError};
-use crate::store::Queue;
+use crate::jobs::{Context, Job, JobError, wait_after};
 
 /// How an attempt failed; its job's row is prepared accordingly.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,7 +32,7 @@ pub async fn run_attempt<J: Job>(context: &Context, payload: &[u8], job_id: &str
         // serde's own words would quote the payload.
         Err(_) => return Err(dead::<J>(job_id, attempt, "its payload can't be read".to_owned())),
     };
-    let outcome = if attempt > Queue::MAX_ATTEMPTS.unsigned_abs() {
+    let outcome = if attempt > J::MAX_STARTS {
         Err(JobError::GiveUp("no attempts are left".to_owned()))
     } else {
         guarded(&job, context).await
@@ -48,10 +47,13 @@ pub async fn run_attempt<J: Job>(context: &Context, payload: &[u8], job_id: &str
             );
             Ok(())
         }
-        Err(JobError::Retry(why)) if attempt >= Queue::MAX_ATTEMPTS.unsigned_abs() => {
-            give_up(&job, context, job_id, attempt, why).await
-        }
+        Err(JobError::Retry(why)) if attempt >= J::MAX_STARTS => give_up(&job, context, job_id, attempt, why).await,
         Err(JobError::Retry(why)) => Err(later::<J>(context, job_id, attempt, why).await),
+        Err(JobError::RetryAt { at, why }) => Err(later_at::<J>(context, job_id, attempt, at, why).await),
+        Err(JobError::Wait { until }) => {
+            defer(context, job_id, until).await;
+            Err(Failure::Later("it waits".to_owned()))
+        }
         Err(JobError::GiveUp(why)) => give_up(&job, context, job_id, attempt, why).await,
     }
 }
@@ -77,21 +79,28 @@ async fn give_up<J: Job>(job: &J, context: &Context, job_id: &str, attempt: u32,
 }
 
 async fn later<J: Job>(context: &Context, job_id: &str, attempt: u32, why: String) -> Failure {
-    let wait = wait_after(attempt, rand::random());
-    let until = context.app.clock.now() + wait;
-    if let Err(error) = context.app.store.defer_job(job_id, until).await {
-        // It will be run again sooner than wanted, which is no harm.
-        tracing::warn!(job.id = job_id, error = %error, "could not move a job's time");
-    }
+    let at = context.app.clock.now() + wait_after(attempt, rand::random());
+    later_at::<J>(context, job_id, attempt, at, why).await
+}
+
+async fn later_at<J: Job>(context: &Context, job_id: &str, attempt: u32, at: DateTime<Utc>, why: String) -> Failure {
+    defer(context, job_id, at).await;
     tracing::warn!(
         job.queue = J::QUEUE.as_str(),
         job.id = job_id,
         job.attempt = attempt,
         "{} failed, next attempt in {} s: {why}",
         J::QUEUE,
-        wait.num_seconds()
+        (at - context.app.clock.now()).num_seconds()
     );
     Failure::Later(why)
+}
+
+async fn defer(context: &Context, job_id: &str, until: DateTime<Utc>) {
+    if let Err(error) = context.app.store.defer_job(job_id, until).await {
+        // It will be run again sooner than wanted, which is no harm.
+        tracing::warn!(job.id = job_id, error = %error, "could not move a job's time");
+    }
 }
 
 fn dead<J: Job>(job_id: &str, attempt: u32, why: String) -> Failure {

@@ -2,11 +2,11 @@
 //! cure.
 
 mod attempt;
-mod back_off;
 mod finish;
 mod heartbeat;
 mod payload;
 mod poll;
+mod schedule;
 mod supervise;
 
 use std::sync::Arc;
@@ -16,11 +16,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 pub use attempt::{Failure, run_attempt};
+pub use schedule::tick;
 pub use supervise::Alive;
 
 use crate::app::App;
 use crate::config;
-use crate::jobs::{Context, ProcessClerkEvent, SendAcceptedNotice, SendInviteEmail};
+use crate::jobs::{Context, Periodic, ProcessClerkEvent, SendAcceptedNotice, SendInviteEmail, keep_mail_gate};
 use heartbeat::Names;
 use supervise::{Supervised, supervise};
 
@@ -41,6 +42,8 @@ impl Default for Concurrency {
     }
 }
 
+/// Ticks of schedules that run at once in this process.
+const PERIODIC: usize = 2;
 /// How long running jobs may finish when the process shall stop. Orchestrators kill after 30 seconds.
 const GRACE: Duration = Duration::from_secs(20);
 /// How long the database is then waited for.
@@ -76,11 +79,14 @@ impl Workers {
             heartbeat: AbortOnDropHandle::new(tokio::spawn(beat)),
             still,
         };
-        workers.start_queues(&Context::start(app.clone()), concurrency);
+        let context = Context::start(app.clone());
+        workers.start_queues(&context, concurrency);
+        workers.tasks.spawn(keep_mail_gate(context, workers.soft.clone()));
         let (store, soft) = (app.store.clone(), workers.soft.clone());
         workers.tasks.spawn(async move {
             soft.run_until_cancelled(store.relay_notifications()).await;
         });
+        workers.tasks.spawn(schedule::keep(app.clone(), workers.soft.clone()));
         workers.tasks.close();
         workers
     }
@@ -101,6 +107,7 @@ impl Workers {
             .spawn(supervise::<SendInviteEmail>(supervised(concurrency.mails)));
         self.tasks
             .spawn(supervise::<SendAcceptedNotice>(supervised(concurrency.mails)));
+        self.tasks.spawn(supervise::<Periodic>(supervised(PERIODIC)));
     }
 
     /// Which queues have a live worker.

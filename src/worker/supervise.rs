@@ -79,8 +79,17 @@ pub(super) async fn supervise<J: Job>(with: Supervised) {
     let mut wait = RESTART.0;
     while !with.soft.is_cancelled() {
         let started = Instant::now();
-        let name = with.names.take(J::QUEUE);
+        // Waiting at the gate is no failure of this process.
         with.alive.set(J::QUEUE, true);
+        if with
+            .soft
+            .run_until_cancelled(until_wanted::<J>(&with.context))
+            .await
+            .is_none()
+        {
+            return;
+        }
+        let name = with.names.take(J::QUEUE);
         let attempts = Attempts {
             tasks: TaskTracker::new(),
             hard: with.hard.clone(),
@@ -99,6 +108,9 @@ pub(super) async fn supervise<J: Job>(with: Supervised) {
             return;
         };
         with.tasks.spawn(fall_silent(with.clone(), name, attempts));
+        if J::IS_MAIL && with.context.gate.is_closed() {
+            continue;
+        }
         let why = match ended {
             Ok(Ok(())) => "it ended by itself".to_owned(),
             Ok(Err(error)) => error.to_string(),
@@ -114,6 +126,22 @@ pub(super) async fn supervise<J: Job>(with: Supervised) {
         );
         with.soft.run_until_cancelled(tokio::time::sleep(wait)).await;
         wait = (wait * 2).min(RESTART.1);
+    }
+}
+
+/// Returns once jobs of this kind may run.
+async fn until_wanted<J: Job>(context: &Context) {
+    if J::IS_MAIL {
+        context.gate.until(false).await;
+    }
+}
+
+/// Returns once jobs of this kind have to wait in the queue.
+async fn until_unwanted<J: Job>(context: &Context) {
+    if J::IS_MAIL {
+        context.gate.until(true).await;
+    } else {
+        std::future::pending().await
     }
 }
 
@@ -143,7 +171,7 @@ macro_rules! run_on {
         let (backend, shared) = Finishing::new(PollWith::new(WithCodec::new(storage, Verbatim), strategy));
         // Dropped with this worker.
         let _finishing = AbortOnDropHandle::new(tokio::spawn(shared.finish()));
-        let soft = $with.soft.clone();
+        let (soft, context) = ($with.soft.clone(), $with.context.clone());
         WorkerBuilder::new($name)
             .backend(backend)
             .data($with.context)
@@ -151,7 +179,7 @@ macro_rules! run_on {
             .concurrency($with.concurrency)
             .build(handle::<J>)
             .run_until(async move {
-                soft.cancelled().await;
+                soft.run_until_cancelled(until_unwanted::<J>(&context)).await;
                 Ok::<(), WorkerError>(())
             })
             .await

@@ -20,7 +20,9 @@ stories! {
         assert_eq!(invite["organization"], json!({ "id": acme, "name": "Acme" }));
         assert_eq!(invite["email"], "Ada@Example.com");
         assert_eq!(invite["status"], "pending");
-        assert_eq!(invite["delivery"], json!({ "status": "queued", "attempts": 0 }));
+        let delivery = &invite["delivery"];
+        assert_eq!((&delivery["kind"], &delivery["status"], &delivery["attempts"]), (&json!("invite"), &json!("queued"), &json!(0)));
+        assert_eq!((&delivery["queued_at"], &delivery["sent_at"]), (&invite["created_at"], &Value::Null));
         assert_eq!(invite["project"], Value::Null);
         app.run_jobs().await;
         let shown = app.show(id).await;

@@ -72,7 +72,7 @@ async fn an_invite_arrives_as_text_and_html_under_its_own_identity() {
         organization_name: "Zürich Engines".into(),
         ..OrganizationInvite::sample()
     };
-    let rendered = mailer.render(&invite).unwrap();
+    let rendered = mailer.render(&invite, &[]).unwrap();
 
     let sent = mailer.send(GRACE, &delivery(1), &rendered).await.unwrap();
 
@@ -158,23 +158,32 @@ async fn whatever_people_call_themselves_the_mail_stays_one_mail() {
         .unwrap();
         let name = || OneLine::from(value.as_str());
         let rendered = [
-            mailer.render(&OrganizationInvite {
-                app_name: name(),
-                organization_name: name(),
-                inviter_name: Some(name()),
-                role: name(),
-                message: Some(Lines::from(value.as_str())),
-                email: name(),
-                ..OrganizationInvite::sample()
-            }),
-            mailer.render(&ProjectInvite {
-                project_name: name(),
-                ..ProjectInvite::bare_sample()
-            }),
-            mailer.render(&AcceptedNotice {
-                invitee_name: Some(name()),
-                ..AcceptedNotice::sample()
-            }),
+            mailer.render(
+                &OrganizationInvite {
+                    app_name: name(),
+                    organization_name: name(),
+                    inviter_name: Some(name()),
+                    role: name(),
+                    message: Some(Lines::from(value.as_str())),
+                    email: name(),
+                    ..OrganizationInvite::sample()
+                },
+                &[],
+            ),
+            mailer.render(
+                &ProjectInvite {
+                    project_name: name(),
+                    ..ProjectInvite::bare_sample()
+                },
+                &[],
+            ),
+            mailer.render(
+                &AcceptedNotice {
+                    invitee_name: Some(name()),
+                    ..AcceptedNotice::sample()
+                },
+                &[],
+            ),
             // Past the templates' own cleaning.
             Ok(Rendered {
                 subject: value.clone(),
@@ -292,6 +301,8 @@ async fn a_refusal_says_whether_to_try_again_to_give_up_or_to_call_ops() {
     let temporary = SendError::Temporary as fn(String) -> SendError;
     let rejected = SendError::Rejected as fn(String) -> SendError;
     let account = SendError::Account as fn(String) -> SendError;
+    let bounced = SendError::Bounced as fn(String) -> SendError;
+    let policy = SendError::Policy as fn(String) -> SendError;
     let broken = "the connection ended without a proper reply";
     let cases = [
         (
@@ -351,12 +362,12 @@ async fn a_refusal_says_whether_to_try_again_to_give_up_or_to_call_ops() {
         (
             Phase::Rcpt,
             Reply("550 5.1.1 <grace@example.com>: no such user"),
-            rejected("RCPT TO: 550 5.1.1 <g***@example.com>: no such user".into()),
+            bounced("RCPT TO: 550 5.1.1 <g***@example.com>: no such user".into()),
         ),
         (
             Phase::Rcpt,
             Reply("554 5.7.1 Relay access denied"),
-            account("RCPT TO: 554 5.7.1 Relay access denied".into()),
+            policy("RCPT TO: 554 5.7.1 Relay access denied".into()),
         ),
         (
             Phase::Rcpt,
@@ -387,8 +398,13 @@ async fn a_refusal_says_whether_to_try_again_to_give_up_or_to_call_ops() {
         ),
         (Phase::EndOfData, Drop, temporary(format!("end of data: {broken}"))),
     ];
-    for (phase, behaviour, expected) in cases {
+    // With the commands in one go, and one by one.
+    let both_ways = cases.into_iter().flat_map(|case| [(case.clone(), true), (case, false)]);
+    for ((phase, behaviour, expected), is_pipelining) in both_ways {
         let server = SmtpServer::start_with_login("usher", "secret").await;
+        if !is_pipelining {
+            server.without("PIPELINING");
+        }
         server.next(1, phase, behaviour);
         let mailer = mailer_to(server.url());
         let error = mailer.send(GRACE, &delivery(1), &letter()).await.unwrap_err();
@@ -548,6 +564,57 @@ async fn a_connection_that_died_while_it_waited_is_replaced() {
 }
 
 #[tokio::test]
+async fn commands_go_out_in_one_go_where_the_server_takes_them_so() {
+    let server = SmtpServer::start().await;
+    let plain = SmtpServer::start().await;
+    plain.without("PIPELINING");
+    for (server, at_least) in [(&server, 4), (&plain, 0)] {
+        let mailer = mailer_to(server.url());
+        for number in 0..3 {
+            mailer.send(GRACE, &delivery(number), &letter()).await.unwrap();
+        }
+        assert_eq!((server.mails().len(), server.connections()), (3, 1));
+        assert!(server.pipelined() >= at_least, "{}", server.pipelined());
+    }
+    assert_eq!(plain.pipelined(), 0);
+}
+
+#[tokio::test]
+async fn a_go_ahead_for_nobody_sends_nothing_and_spoils_no_other_mail() {
+    let server = SmtpServer::start().await;
+    server.take_data_for_nobody();
+    let mailer = mailer_to(server.url());
+    for number in [1, 3] {
+        server.next(1, Phase::Rcpt, Behaviour::Reply("550 5.1.1 no such user"));
+        let refused = mailer.send("nobody@example.com", &delivery(number), &letter()).await;
+        assert!(matches!(refused, Err(SendError::Bounced(_))), "{refused:?}");
+        mailer.send(GRACE, &delivery(number + 1), &letter()).await.unwrap();
+    }
+    let mails = server.mails();
+    assert_eq!((mails.len(), server.connections()), (2, 1));
+    assert!(mails.iter().all(|mail| mail.to == [GRACE] && mail.text() == "Hello\n"));
+}
+
+#[tokio::test]
+async fn a_rate_spreads_the_mails_over_time() {
+    let server = SmtpServer::start().await;
+    let mailer = mailer_to(server.url()).at_most(20.try_into().unwrap());
+    let since = tokio::time::Instant::now();
+    let sending = (0..5).map(async |number| {
+        let (id, mail) = (delivery(number), letter());
+        mailer.send(GRACE, &id, &mail).await
+    });
+    for result in futures::future::join_all(sending).await {
+        result.unwrap();
+    }
+    assert!(
+        since.elapsed() >= Duration::from_millis(190),
+        "four waits of a twentieth: {:?}",
+        since.elapsed()
+    );
+}
+
+#[tokio::test]
 async fn an_unused_connection_is_given_back() {
     let server = SmtpServer::start().await;
     let mailer = mailer_to(server.url());
@@ -590,7 +657,7 @@ async fn the_outbox_holds_one_whole_file_per_delivery() {
     let dir = folder.path().join("var/outbox");
     let mailer = Mailer::new(config(TransportConfig::Outbox { dir: dir.clone() })).unwrap();
     mailer.check().await.unwrap();
-    let rendered = mailer.render(&ProjectInvite::sample()).unwrap();
+    let rendered = mailer.render(&ProjectInvite::sample(), &[]).unwrap();
     for number in [1, 2, 2] {
         let sent = mailer.send(GRACE, &delivery(number), &rendered).await.unwrap();
         assert!(fs::metadata(&sent.description).unwrap().is_file());

@@ -8,8 +8,9 @@ use usher::invites::email::EmailAddress;
 use usher::invites::roles::Roles;
 use usher::invites::{Acceptance, Invite, Kind, Status};
 use usher::store::{
-    Address, DeliveryKind, DeliveryStatus, Finished, Grant, InviteFilter, NewDelivery, NewEvent, NewInvite, PersonRef,
-    Profile, Queue, Repetition, SessionStart, Tx,
+    Address, CountScope, DeliveryKind, DeliveryNote, DeliveryStatus, DueTick, Finished, Grant, InviteFilter, MailCount,
+    NewDelivery, NewEvent, NewInvite, PersonRef, Profile, Queue, QueuedMail, ReminderPlan, Repetition, SessionStart,
+    Tx,
 };
 use uuid::Uuid;
 
@@ -290,27 +291,106 @@ stories! {
             let payload: serde_json::Value = serde_json::from_slice(&job.job).unwrap();
             ids.push(payload["delivery_id"].as_str().unwrap().parse().unwrap());
         }
-        let mut mails = [tx.delivery(ids[0]).await.unwrap().unwrap(), tx.delivery(ids[1]).await.unwrap().unwrap()];
-        mails.sort_by_key(|mail| mail.generation);
-        let [first, second] = mails;
-        assert_eq!((first.generation, second.generation), (1, 2));
+        let mut mails = tx.queued_mails(&ids).await.unwrap();
+        mails.sort_by_key(|mail| mail.context.is_newest);
+        let [first, second] = &mails[..] else { panic!("both are queued") };
         assert_ne!(first.message_id, second.message_id);
-        assert!(!tx.mail_context(first.id).await.unwrap().unwrap().is_newest);
-        let context = tx.mail_context(second.id).await.unwrap().unwrap();
-        assert!(context.is_newest && context.organization_name == "Acme");
+        assert!(!first.context.is_newest && second.context.is_newest);
+        assert_eq!((second.context.organization_name.as_str(), &second.context.suppressed_for), ("Acme", &None));
+        assert_eq!(second.invite.id, invite.id);
         assert_eq!(tx.mails_since(invite.id, app.now() - TimeDelta::hours(1)).await.unwrap(), (2, Some(app.now())));
         assert_eq!(tx.mails_since(invite.id, app.now()).await.unwrap(), (0, None));
-        tx.suppress_delivery(first.id).await.unwrap();
-        tx.delivery_refused(second.id, DeliveryStatus::Queued, "451 later").await.unwrap();
-        tx.delivery_sent(second.id).await.unwrap();
-        tx.delivery_refused(second.id, DeliveryStatus::Failed, "too late to fail").await.unwrap();
-        let (first, second) = (tx.delivery(first.id).await.unwrap().unwrap(), tx.delivery(second.id).await.unwrap().unwrap());
-        assert_eq!((first.status, first.attempts), (DeliveryStatus::Suppressed, 0));
-        assert_eq!((second.status, second.attempts), (DeliveryStatus::Sent, 2));
+        tx.suppress_address(invite.email.key(), "550").await.unwrap();
+        let suppressed = tx.queued_mails(&[second.delivery_id]).await.unwrap();
+        assert_eq!(suppressed[0].context.suppressed_for.as_deref(), Some("550"));
+        tx.release_address(invite.email.key()).await.unwrap();
+        assert_eq!(tx.queued_mails(&[second.delivery_id]).await.unwrap()[0].context.suppressed_for, None);
+        let note = |mail: &QueuedMail, status, counts, error: Option<&str>| DeliveryNote {
+            delivery_id: mail.delivery_id, status, counts, error: error.map(str::to_owned),
+        };
+        app.clock.advance(TimeDelta::seconds(1));
+        tx.note_deliveries(&[
+            note(first, DeliveryStatus::Suppressed, false, Some("a newer mail takes its place")),
+            note(second, DeliveryStatus::Queued, true, Some("451 later")),
+        ]).await.unwrap();
+        let notice = tx.longest_untried_mail().await.unwrap().unwrap();
+        assert_ne!(notice, second.delivery_id, "tried a moment ago");
+        tx.note_deliveries(&[note(second, DeliveryStatus::Sent, true, None)]).await.unwrap();
+        tx.note_deliveries(&[note(second, DeliveryStatus::Failed, true, Some("too late to fail"))]).await.unwrap();
+        assert!(tx.queued_mails(&ids).await.unwrap().is_empty());
         let view = &tx.invite_views(&[invite.id]).await.unwrap()[0];
         assert_eq!((view.delivery(), view.delivery_sent_at), (Some(DeliveryStatus::Sent), Some(app.now())));
+        assert_eq!((view.delivery_attempts, &view.delivery_error), (Some(2), &None));
         drop(tx);
         app.pool.execute(&format!("update {} set status = 'Done'", jobs::table(&app.pool))).await;
+    }
+
+    async fn a_tick_is_taken_once_and_moves_its_schedule_on(app) {
+        let mut tx = begin(app).await;
+        let next = app.now() + TimeDelta::minutes(1);
+        let due = [DueTick { name: "b", next }, DueTick { name: "a", next }];
+        let mut taken = tx.take_ticks(&due).await.unwrap();
+        taken.sort();
+        assert_eq!(taken, ["a", "b"]);
+        assert!(tx.take_ticks(&due).await.unwrap().is_empty());
+        assert_eq!(tx.schedules().await.unwrap().get("a"), Some(&next));
+        app.clock.advance(TimeDelta::minutes(1));
+        assert_eq!(tx.take_ticks(&[DueTick { name: "a", next: next + TimeDelta::minutes(1) }]).await.unwrap(), ["a"]);
+    }
+
+    async fn trouble_with_the_account_begins_is_tried_and_ends_once(app) {
+        let mut tx = begin(app).await;
+        let soon = app.now() + TimeDelta::seconds(10);
+        assert_eq!(tx.mail_trouble().await.unwrap(), None);
+        assert!(tx.begin_mail_trouble("535", soon).await.unwrap());
+        assert!(!tx.begin_mail_trouble("550", soon).await.unwrap(), "known");
+        assert!(!tx.take_mail_probe(soon).await.unwrap(), "not yet");
+        tx.hasten_mail_probe().await.unwrap();
+        assert!(tx.take_mail_probe(soon).await.unwrap());
+        assert!(!tx.take_mail_probe(soon).await.unwrap(), "taken");
+        let trouble = tx.mail_trouble().await.unwrap().unwrap();
+        assert_eq!((trouble.reason.as_str(), trouble.since, trouble.probes), ("535", app.now(), 1));
+        assert_eq!(tx.end_mail_trouble().await.unwrap(), Some(trouble));
+        assert_eq!(tx.end_mail_trouble().await.unwrap(), None);
+    }
+
+    async fn reminders_are_planned_for_a_life_and_taken_once(app) {
+        let mut tx = begin(app).await;
+        let (organization, _, _) = set_up(app, &mut tx).await;
+        let invite = new_invite(&tx, organization, None, "ada@example.com");
+        tx.save_invites(std::slice::from_ref(&invite)).await.unwrap();
+        let unplanned = tx.invites_without_plan(10).await.unwrap();
+        assert_eq!((unplanned.len(), unplanned[0].id, unplanned[0].is_first_life), (1, invite.id, true));
+        let hour = TimeDelta::hours(1);
+        let plan = |remind_at, is_due| ReminderPlan {
+            invite_id: invite.id, from: unplanned[0].invited_at, expires_at: invite.expires_at, remind_at, is_due,
+        };
+        tx.plan_reminders(&[plan(Some(app.now() + hour), false)]).await.unwrap();
+        assert!(tx.invites_without_plan(10).await.unwrap().is_empty());
+        assert!(tx.plan_reminders(&[plan(None, false)]).await.unwrap().is_empty(), "planned already");
+        assert!(tx.invites_to_remind(10).await.unwrap().is_empty(), "not yet");
+        app.clock.advance(hour);
+        assert_eq!(tx.invites_to_remind(10).await.unwrap()[0].reminders_from, app.now() - hour);
+        assert_eq!(tx.plan_reminders(&[plan(None, true)]).await.unwrap(), [invite.id]);
+        assert!(tx.plan_reminders(&[plan(None, true)]).await.unwrap().is_empty(), "taken");
+        assert!(tx.invites_to_remind(10).await.unwrap().is_empty());
+        app.clock.advance(TimeDelta::days(2));
+        assert_eq!(tx.expire_invites(10).await.unwrap(), 1);
+        tx.renew_invite(invite.id, app.now() + hour).await.unwrap().unwrap();
+        assert!(!tx.invites_without_plan(10).await.unwrap()[0].is_first_life);
+    }
+
+    async fn mails_are_counted_by_day(app) {
+        let mut tx = begin(app).await;
+        let (somebody, day) = (tx.new_id(), app.now().date_naive());
+        let count = |mails| MailCount { scope: CountScope::Inviter, subject: somebody, mails };
+        assert_eq!(tx.count_mails(day, &[count(3)]).await.unwrap()[0].mails, 3);
+        assert_eq!(tx.count_mails(day, &[count(-1)]).await.unwrap()[0].mails, 2);
+        let tomorrow = day.succ_opt().unwrap();
+        assert_eq!(tx.count_mails(tomorrow, &[count(1)]).await.unwrap()[0].mails, 1);
+        tx.forget_mail_counts(tomorrow).await.unwrap();
+        assert_eq!(tx.count_mails(day, &[count(1)]).await.unwrap()[0].mails, 1, "forgotten");
+        assert_eq!(tx.count_mails(tomorrow, &[count(1)]).await.unwrap()[0].mails, 2);
     }
 
     async fn the_inbox_takes_each_id_once(app) {

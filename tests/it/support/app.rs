@@ -265,6 +265,12 @@ impl TestApp {
         super::jobs::run_due(self).await;
     }
 
+    /// Lets what is done again and again come round, and runs it with whatever else is due.
+    pub async fn run_schedules(&self) {
+        usher::worker::tick(&self.app).await.expect("a look at the schedules");
+        self.run_jobs().await;
+    }
+
     /// The mails that the server took, oldest first.
     pub fn mails(&self) -> Vec<ReceivedMail> {
         self.smtp.mails()

@@ -38,6 +38,8 @@ pub enum Behaviour {
     Reply(&'static str),
     /// Never answers.
     Stall,
+    /// After the final dot: takes the mail and never says so, as if whoever sent it ended before they could note it.
+    TakeAndStall,
     /// Closes the connection instead of an answer.
     Drop,
 }
@@ -66,6 +68,8 @@ struct State {
     commands: Vec<String>,
     connections: usize,
     stalled: usize,
+    pipelined: usize,
+    takes_data_for_nobody: bool,
 }
 
 impl SmtpServer {
@@ -153,6 +157,16 @@ impl SmtpServer {
         self.shared.state().commands.clone()
     }
 
+    /// How many commands came before the one ahead of them was answered.
+    pub fn pipelined(&self) -> usize {
+        self.shared.state().pipelined
+    }
+
+    /// From now on says "go ahead" to DATA even though every recipient was refused.
+    pub fn take_data_for_nobody(&self) {
+        self.shared.state().takes_data_for_nobody = true;
+    }
+
     /// How many connections there have been.
     pub fn connections(&self) -> usize {
         self.shared.state().connections
@@ -229,6 +243,9 @@ impl Session {
         self.answer(Phase::Greeting, "220 localhost ESMTP").await?;
         loop {
             let line = String::from_utf8_lossy(&self.line().await?).trim_end().to_owned();
+            if !self.stream.buffer().is_empty() {
+                self.shared.change(|state| state.pipelined += 1);
+            }
             let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
             let logged = if verb == "AUTH" { "AUTH …" } else { &line };
             self.shared.change(|state| state.commands.push(logged.to_owned()));
@@ -319,6 +336,7 @@ impl Session {
             .transaction
             .as_ref()
             .is_none_or(|transaction| transaction.to.is_empty())
+            && !self.shared.state().takes_data_for_nobody
         {
             return self.say("503 5.5.1 need RCPT").await;
         }
@@ -334,6 +352,9 @@ impl Session {
             raw.extend_from_slice(line.strip_prefix(b".").unwrap_or(&line));
         }
         let Transaction { from, to } = self.transaction.take()?;
+        if to.is_empty() {
+            return self.say("554 5.5.1 no valid recipients").await;
+        }
         let number = self.shared.state().mails.len() + 1;
         match self.shared.behaviour(Phase::EndOfData) {
             Behaviour::Accept => {
@@ -341,6 +362,11 @@ impl Session {
                 self.shared
                     .change(|state| state.mails.push(ReceivedMail { from, to, raw }));
                 self.say(&format!("250 2.0.0 queued as {number}")).await
+            }
+            Behaviour::TakeAndStall => {
+                self.shared
+                    .change(|state| state.mails.push(ReceivedMail { from, to, raw }));
+                self.misbehave(Behaviour::Stall).await
             }
             other => self.misbehave(other).await,
         }
@@ -361,7 +387,7 @@ impl Session {
                 self.say(reply).await?;
                 (!reply.starts_with("421")).then_some(())
             }
-            Behaviour::Stall => {
+            Behaviour::Stall | Behaviour::TakeAndStall => {
                 self.shared.change(|state| state.stalled += 1);
                 std::future::pending().await
             }

@@ -10,7 +10,7 @@ const CAP: f64 = 3600.0;
 const JITTER: f64 = 0.2;
 
 /// The wait after attempt number `attempt`, counted from 1; `chance` is a random number from 0 to 1.
-pub(super) fn wait_after(attempt: u32, chance: f64) -> TimeDelta {
+pub(crate) fn wait_after(attempt: u32, chance: f64) -> TimeDelta {
     let doublings = attempt.saturating_sub(1).min(16);
     let seconds = (FIRST * 2_f64.powi(i32::try_from(doublings).unwrap_or(16))).min(CAP);
     let varied = seconds * (1.0 - JITTER + 2.0 * JITTER * chance);

@@ -1,0 +1,262 @@
+//! A mail's way out, whatever it says: loaded and noted in groups, sent one by one.
+//!
+//! What a refusal means for a mail is decided in [`settle`], and whether a mail is still wanted in [`unwanted`].
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use super::back_off::wait_after;
+use super::{Context, JobError, send_accepted_notice, send_invite_email};
+use crate::app::App;
+use crate::batch::{Batcher, Group};
+use crate::invites::email::EmailAddress;
+use crate::invites::{Status, reminders};
+use crate::mail::{MessageIdentity, Rendered, SendError};
+use crate::store::{DeliveryKind, DeliveryNote, DeliveryStatus, Dialect, Queue, QueuedMail, StoreError};
+
+/// Mails in one statement at most.
+const MOST: usize = 256;
+/// How often a mail's job may be started, tries or not: a start while all mails wait is none. Tries are counted on the
+/// delivery, up to [`Queue::MAX_ATTEMPTS`].
+pub(super) const MAX_STARTS: u32 = 10 * Queue::MAX_ATTEMPTS.unsigned_abs();
+/// Between the tries to note that a mail is out.
+const NOTE_AGAIN: [Duration; 4] = [
+    Duration::from_millis(200),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+    Duration::from_secs(10),
+];
+/// How long a job stands back that was started while all mails wait.
+const STAND_BACK: TimeDelta = TimeDelta::seconds(30);
+
+/// Loads and notes mails in groups.
+pub(super) struct Mails {
+    loads: Batcher<Uuid, Option<QueuedMail>>,
+    notes: Batcher<DeliveryNote, ()>,
+}
+
+impl Mails {
+    pub(super) fn start(app: &App) -> Self {
+        let lanes = match app.store.dialect() {
+            Dialect::Postgres => 2,
+            Dialect::Sqlite => 1,
+        };
+        Self {
+            loads: Batcher::start(lanes, MOST, Load(app.clone())),
+            notes: Batcher::start(lanes, MOST, Note(app.clone())),
+        }
+    }
+}
+
+struct Load(App);
+
+impl Group<Uuid, Option<QueuedMail>> for Load {
+    async fn commit(&self, ids: &[Uuid]) -> Result<Vec<Option<QueuedMail>>, StoreError> {
+        let mut found = self.0.store.read().await?.queued_mails(ids).await?;
+        // An id may be asked for twice, by a job that runs twice.
+        let mut of = |id: &Uuid| {
+            let position = found.iter().position(|mail| mail.delivery_id == *id)?;
+            Some(found.swap_remove(position))
+        };
+        Ok(ids.iter().map(&mut of).collect())
+    }
+}
+
+struct Note(App);
+
+impl Group<DeliveryNote, ()> for Note {
+    async fn commit(&self, notes: &[DeliveryNote]) -> Result<Vec<()>, StoreError> {
+        let mut tx = self.0.store.begin().await?;
+        tx.note_deliveries(notes).await?;
+        tx.commit().await?;
+        Ok(vec![(); notes.len()])
+    }
+}
+
+/// Sends a mail if it is still to be sent, and notes what came of it.
+pub(super) async fn deliver(context: &Context, delivery_id: Uuid) -> Result<(), JobError> {
+    if context.gate.is_closed() {
+        return Err(stand_back(context));
+    }
+    let Some((mail, rendered)) = prepare(context, delivery_id).await? else {
+        return Ok(());
+    };
+    let sent = send(context, &mail, &rendered).await;
+    settle(context, &mail, sent).await
+}
+
+/// Tries the account with a real mail while all others wait; whether the server takes mail from us. `None` if this mail
+/// was not to be sent after all.
+pub(super) async fn probe(context: &Context, delivery_id: Uuid) -> Result<Option<bool>, JobError> {
+    let (mail, rendered) = match prepare(context, delivery_id).await {
+        Ok(Some(prepared)) => prepared,
+        Ok(None) | Err(JobError::GiveUp(_)) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let sent = send(context, &mail, &rendered).await;
+    let is_taken = matches!(sent, Ok(()) | Err(SendError::Bounced(_) | SendError::Rejected(_)));
+    match settle(context, &mail, sent).await {
+        // Noted on the delivery; its job finds nothing left to do, or tries again when all do.
+        Ok(()) | Err(JobError::GiveUp(_) | JobError::RetryAt { .. } | JobError::Wait { .. }) => Ok(Some(is_taken)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Notes that a mail is not tried any more.
+pub(super) async fn gave_up(context: &Context, delivery_id: Uuid, why: &str) -> Result<(), JobError> {
+    note(context, delivery_id, DeliveryStatus::Failed, true, why).await
+}
+
+/// `None` if there is nothing left to send.
+async fn prepare(context: &Context, delivery_id: Uuid) -> Result<Option<(QueuedMail, Rendered)>, JobError> {
+    let loaded = context.mails.loads.submit(delivery_id).await;
+    let Some(mail) = loaded.map_err(JobError::retry)? else {
+        return Ok(None);
+    };
+    if let Some(why) = unwanted(&mail, context.app.clock.now()) {
+        note(context, delivery_id, DeliveryStatus::Suppressed, false, &why).await?;
+        return Ok(None);
+    }
+    let rendered = match mail.delivery_kind {
+        DeliveryKind::Invite | DeliveryKind::Reminder => send_invite_email::render(&context.app, &mail),
+        DeliveryKind::AcceptedNotice => send_accepted_notice::render(&context.app, &mail),
+    };
+    match rendered {
+        Ok(rendered) => Ok(Some((mail, rendered))),
+        Err(error) => give_up(context, delivery_id, error.to_string()).await.map(|()| None),
+    }
+}
+
+/// Why a mail is not sent any more, if it is so. Asked when it would go out: much may have happened since it was queued.
+fn unwanted(mail: &QueuedMail, now: DateTime<Utc>) -> Option<String> {
+    let status = mail.invite.status_at(now);
+    let answered = || format!("no longer wanted: the invite is {status}");
+    match mail.delivery_kind {
+        DeliveryKind::AcceptedNotice if status != Status::Accepted => return Some(answered()),
+        DeliveryKind::AcceptedNotice => {}
+        _ if status != Status::Pending => return Some(answered()),
+        _ if !mail.context.is_newest => return Some("no longer wanted: a newer mail takes its place".to_owned()),
+        DeliveryKind::Reminder if !reminders::is_in_time(now, mail.invite.expires_at) => {
+            return Some("no longer wanted: the invite is about to expire".to_owned());
+        }
+        _ => {}
+    }
+    let reason = mail.context.suppressed_for.as_deref()?;
+    Some(format!(
+        "the address refused mail for good; resend to try it again ({reason})"
+    ))
+}
+
+/// A crash between the server's yes and our commit sends one more copy, recognisable by its `Message-ID`.
+async fn send(context: &Context, mail: &QueuedMail, rendered: &Rendered) -> Result<(), SendError> {
+    let identity = MessageIdentity {
+        message_id: mail.message_id.clone(),
+        date: mail.queued_at,
+    };
+    let sent = context.app.mailer.send(&mail.to_email, &identity, rendered).await?;
+    tracing::info!(delivery.id = %mail.delivery_id, "mail sent: {}", sent.description);
+    Ok(())
+}
+
+/// What an attempt means for the mail, for the address, and for all mails.
+async fn settle(context: &Context, mail: &QueuedMail, sent: Result<(), SendError>) -> Result<(), JobError> {
+    let id = mail.delivery_id;
+    let Err(error) = sent else {
+        context.gate.trust();
+        return note_sent(context, id).await;
+    };
+    let why = error.to_string();
+    match error {
+        SendError::Account(_) => wait_for_the_account(context, id, &why).await,
+        SendError::Policy(_) if context.gate.doubt() => wait_for_the_account(context, id, &why).await,
+        SendError::Temporary(_) | SendError::Policy(_) => later(context, mail, why).await,
+        SendError::Bounced(_) => {
+            context.gate.trust();
+            suppress_address(context, mail, &why).await?;
+            give_up(context, id, why).await
+        }
+        SendError::Rejected(_) => {
+            context.gate.trust();
+            give_up(context, id, why).await
+        }
+        SendError::Unaddressable(_) => give_up(context, id, why).await,
+    }
+}
+
+/// The mail is out: a database that is away for a moment is waited for, before a second copy is risked.
+async fn note_sent(context: &Context, delivery_id: Uuid) -> Result<(), JobError> {
+    let sent = DeliveryNote {
+        delivery_id,
+        status: DeliveryStatus::Sent,
+        counts: true,
+        error: None,
+    };
+    for wait in NOTE_AGAIN {
+        if context.mails.notes.submit(sent.clone()).await.is_ok() {
+            return Ok(());
+        }
+        tokio::time::sleep(wait).await;
+    }
+    let noted = context.mails.notes.submit(sent).await;
+    noted.map_err(|error| JobError::Retry(format!("it was sent, but that could not be noted: {error}")))
+}
+
+/// By the delivery's own count of attempts: a wait for the account is none.
+async fn later(context: &Context, mail: &QueuedMail, why: String) -> Result<(), JobError> {
+    let attempt = mail.delivery_attempts.saturating_add(1);
+    if attempt >= Queue::MAX_ATTEMPTS {
+        return give_up(context, mail.delivery_id, format!("{why}; no attempts are left")).await;
+    }
+    note(context, mail.delivery_id, DeliveryStatus::Queued, true, &why).await?;
+    let wait = wait_after(attempt.unsigned_abs(), rand::random());
+    Err(JobError::RetryAt {
+        at: context.app.clock.now() + wait,
+        why,
+    })
+}
+
+async fn wait_for_the_account(context: &Context, delivery_id: Uuid, why: &str) -> Result<(), JobError> {
+    let closed = context.gate.close(&context.app, why).await;
+    closed.map_err(JobError::retry)?;
+    note(context, delivery_id, DeliveryStatus::Queued, false, why).await?;
+    Err(stand_back(context))
+}
+
+fn stand_back(context: &Context) -> JobError {
+    JobError::Wait {
+        until: context.app.clock.now() + STAND_BACK,
+    }
+}
+
+async fn suppress_address(context: &Context, mail: &QueuedMail, why: &str) -> Result<(), JobError> {
+    let Ok(address) = EmailAddress::parse(&mail.to_email) else {
+        return Ok(());
+    };
+    let mut tx = context.app.store.begin().await.map_err(JobError::retry)?;
+    let suppressed = tx.suppress_address(address.key(), why).await;
+    suppressed.map_err(JobError::retry)?;
+    tx.commit().await.map_err(JobError::retry)
+}
+
+async fn give_up(context: &Context, delivery_id: Uuid, why: String) -> Result<(), JobError> {
+    gave_up(context, delivery_id, &why).await?;
+    Err(JobError::GiveUp(why))
+}
+
+async fn note(
+    context: &Context,
+    delivery_id: Uuid,
+    status: DeliveryStatus,
+    counts: bool,
+    why: &str,
+) -> Result<(), JobError> {
+    let note = DeliveryNote {
+        delivery_id,
+        status,
+        counts,
+        error: Some(why.to_owned()),
+    };
+    context.mails.notes.submit(note).await.map_err(JobError::retry)
+}

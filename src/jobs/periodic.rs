@@ -1,0 +1,109 @@
+//! `periodic`: what is done again and again, each tick once, with any number of processes. A schedule is a line in
+//! [`SCHEDULES`].
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+use super::{Context, Job, JobError};
+use crate::app::App;
+use crate::flows;
+use crate::store::Queue;
+
+/// Something that is done again and again. Doing it twice must change nothing the second time.
+pub struct Schedule {
+    /// Its name, stored with its ticks: literal, and never given to something else.
+    pub name: &'static str,
+    /// Between two ticks.
+    pub every: TimeDelta,
+    run: for<'a> fn(&'a Context) -> BoxFuture<'a, Result<(), JobError>>,
+}
+
+/// Everything that is done again and again.
+#[rustfmt::skip]
+pub const SCHEDULES: &[Schedule] = &[
+    Schedule { name: "expire-invites", every: TimeDelta::minutes(1), run: |context| expire_invites(&context.app).boxed() },
+    Schedule { name: "remind-invitees", every: TimeDelta::minutes(1), run: |context| remind_invitees(&context.app).boxed() },
+    Schedule { name: "forget-mail-counts", every: TimeDelta::days(1), run: |context| forget_mail_counts(&context.app).boxed() },
+];
+
+/// One tick of a schedule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Periodic {
+    /// Which.
+    pub schedule: String,
+    /// When the next tick is due. A tick that has come so far without success leaves the work to that one.
+    pub until: DateTime<Utc>,
+}
+
+impl Job for Periodic {
+    const QUEUE: Queue = Queue::Periodic;
+    const TIME_LIMIT: Duration = Duration::from_secs(300);
+
+    async fn run(&self, context: &Context) -> Result<(), JobError> {
+        let Some(schedule) = SCHEDULES.iter().find(|schedule| schedule.name == self.schedule) else {
+            tracing::info!("the schedule {} is no more; nothing to do", self.schedule);
+            return Ok(());
+        };
+        if self.is_overtaken(&context.app).await? {
+            return Ok(());
+        }
+        (schedule.run)(context).await
+    }
+
+    /// The next tick does what this one could not.
+    async fn gave_up(&self, _: &Context, _: &str) -> Result<(), JobError> {
+        Ok(())
+    }
+}
+
+impl Periodic {
+    async fn is_overtaken(&self, app: &App) -> Result<bool, JobError> {
+        let mut tx = app.store.read().await.map_err(JobError::retry)?;
+        let schedules = tx.schedules().await.map_err(JobError::retry)?;
+        Ok(schedules.get(&self.schedule).is_some_and(|due| *due > self.until))
+    }
+}
+
+/// Invites that one transaction changes at most.
+const BATCH: u32 = 500;
+
+/// Notes on invites that they have expired. They have from `expires_at` on, whatever this has done so far.
+async fn expire_invites(app: &App) -> Result<(), JobError> {
+    loop {
+        let mut tx = app.store.begin().await.map_err(JobError::retry)?;
+        let expired = tx.expire_invites(BATCH).await.map_err(JobError::retry)?;
+        tx.commit().await.map_err(JobError::retry)?;
+        if expired == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// Calls invites to mind that nobody has answered: plans for those that have no plan yet, then what is due.
+async fn remind_invitees(app: &App) -> Result<(), JobError> {
+    let reminders = &app.config.invite_reminders;
+    loop {
+        let mut tx = app.store.begin().await.map_err(JobError::retry)?;
+        let planned = flows::plan_reminders(&mut tx, reminders, BATCH).await;
+        let planned = planned.map_err(JobError::retry)?;
+        let due = flows::remind(&mut tx, reminders, BATCH)
+            .await
+            .map_err(JobError::retry)?;
+        tx.commit().await.map_err(JobError::retry)?;
+        if planned.max(due) < BATCH as usize {
+            return Ok(());
+        }
+    }
+}
+
+/// The daily caps look at today only; yesterday is kept for clocks that differ.
+async fn forget_mail_counts(app: &App) -> Result<(), JobError> {
+    let yesterday = (app.clock.now() - TimeDelta::days(1)).date_naive();
+    let mut tx = app.store.begin().await.map_err(JobError::retry)?;
+    tx.forget_mail_counts(yesterday).await.map_err(JobError::retry)?;
+    tx.commit().await.map_err(JobError::retry)
+}

@@ -1,0 +1,96 @@
+//! Trouble with the mail account: at most one row, which all processes go by.
+
+use chrono::{DateTime, Utc};
+
+use super::{Result, Tx, on_conn};
+
+/// The mail server refuses the account, and all mails wait.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Trouble {
+    /// The server's words, addresses masked.
+    pub reason: String,
+    /// When it began.
+    pub since: DateTime<Utc>,
+    /// How many mails were tried since.
+    pub probes: i32,
+    /// When the next one is.
+    pub probe_at: DateTime<Utc>,
+}
+
+impl Tx {
+    /// The trouble, while there is some.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn mail_trouble(&mut self) -> Result<Option<Trouble>> {
+        Ok(on_conn!(self, |conn| sqlx::query_as(
+            "select reason, since, probes, probe_at from usher_mail_trouble"
+        )
+        .fetch_optional(conn)
+        .await)?)
+    }
+
+    /// Notes that there is trouble; `false` if it was known.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn begin_mail_trouble(&mut self, reason: &str, probe_at: DateTime<Utc>) -> Result<bool> {
+        let now = self.clock.now();
+        let begun = on_conn!(self, |conn| sqlx::query(
+            "insert into usher_mail_trouble (id, reason, since, probe_at) values (1, $1, $2, $3)
+             on conflict (id) do nothing"
+        )
+        .bind(reason)
+        .bind(now)
+        .bind(probe_at)
+        .execute(conn)
+        .await?
+        .rows_affected());
+        Ok(begun == 1)
+    }
+
+    /// Takes a probe that is due, moving the next one to `next`; `false` if another process has it.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn take_mail_probe(&mut self, next: DateTime<Utc>) -> Result<bool> {
+        let now = self.clock.now();
+        let taken = on_conn!(self, |conn| sqlx::query(
+            "update usher_mail_trouble set probes = probes + 1, probe_at = $2 where probe_at <= $1"
+        )
+        .bind(now)
+        .bind(next)
+        .execute(conn)
+        .await?
+        .rows_affected());
+        Ok(taken == 1)
+    }
+
+    /// Makes the next probe due now: whoever starts may bring the cure.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn hasten_mail_probe(&mut self) -> Result<()> {
+        let now = self.clock.now();
+        on_conn!(self, |conn| sqlx::query(
+            "update usher_mail_trouble set probe_at = $1 where probe_at > $1"
+        )
+        .bind(now)
+        .execute(conn)
+        .await
+        .map(drop))?;
+        Ok(())
+    }
+
+    /// Notes that the trouble is over; returns it unless another process did so first.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn end_mail_trouble(&mut self) -> Result<Option<Trouble>> {
+        Ok(on_conn!(self, |conn| sqlx::query_as(
+            "delete from usher_mail_trouble returning reason, since, probes, probe_at"
+        )
+        .fetch_optional(conn)
+        .await)?)
+    }
+}

@@ -1,0 +1,68 @@
+//! Periodic work: a row for each schedule, and one guarded update that gives each tick to one process.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::rows::{Time, Type, sql, to_json, unfold};
+use super::{Result, Tx, on_conn};
+
+/// A schedule whose tick is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DueTick {
+    /// The schedule.
+    pub name: &'static str,
+    /// When the tick after this one is due.
+    pub next: DateTime<Utc>,
+}
+
+#[derive(Serialize)]
+struct TickRow {
+    name: &'static str,
+    next_at: Time,
+}
+
+impl Tx {
+    /// When each schedule is due next, by its name. One that has never run is not among them.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn schedules(&mut self) -> Result<HashMap<String, DateTime<Utc>>> {
+        let rows: Vec<(String, DateTime<Utc>)> =
+            on_conn!(self, |conn| sqlx::query_as("select name, due_at from usher_schedules")
+                .fetch_all(conn)
+                .await)?;
+        Ok(rows.into_iter().collect())
+    }
+
+    /// Takes the ticks that are still due and moves each to its next; returns the names of those that this transaction
+    /// got. Whoever comes second gets nothing.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn take_ticks(&mut self, due: &[DueTick]) -> Result<Vec<String>> {
+        let source = unfold(self.dialect(), &[("name", Type::Text), ("next_at", Type::Time)]);
+        let text = format!(
+            "insert into usher_schedules (name, due_at) select r.name, r.next_at from {source} where true
+             on conflict (name) do update set due_at = excluded.due_at where usher_schedules.due_at <= $2
+             returning name"
+        );
+        let mut rows: Vec<_> = due
+            .iter()
+            .map(|tick| TickRow {
+                name: tick.name,
+                next_at: Time(tick.next),
+            })
+            .collect();
+        // In one order for everybody.
+        rows.sort_by_key(|row| row.name);
+        let rows = to_json(&rows)?;
+        let now = self.clock.now();
+        Ok(on_conn!(self, |conn| sqlx::query_scalar(sql(text))
+            .bind(rows)
+            .bind(now)
+            .fetch_all(conn)
+            .await)?)
+    }
+}

@@ -1,0 +1,107 @@
+//! Periodic work without a leader: every process looks when something is due, and the one whose guarded update moves
+//! the schedule on enqueues the tick's job in the same transaction.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+use crate::jobs::{Periodic, SCHEDULES};
+use crate::store::{DueTick, Queue, StoreError};
+
+/// How soon a tick that is due is noticed. Only the clock is asked, not the database.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Enqueues what is due until cancelled.
+pub(super) async fn keep(app: App, stop: CancellationToken) {
+    let mut due = app.clock.now();
+    let mut looks = tokio::time::interval(LOOK);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(looks.tick()).await.is_some() {
+        if app.clock.now() < due {
+            continue;
+        }
+        match tick(&app).await {
+            Ok(next) => due = next,
+            Err(error) => tracing::warn!(error = %error, "could not look for periodic work; looking again"),
+        }
+    }
+}
+
+/// Enqueues a job for each schedule that is due, unless another process did so first. However many ticks were missed
+/// while nobody ran, one job makes up for them. Returns when the next schedule is due.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn tick(app: &App) -> Result<DateTime<Utc>, StoreError> {
+    let now = app.clock.now();
+    let known = app.store.read().await?.schedules().await?;
+    let mut due = Vec::new();
+    let mut soonest = DateTime::<Utc>::MAX_UTC;
+    for schedule in SCHEDULES {
+        let mut next = known.get(schedule.name).copied().unwrap_or(now);
+        if next <= now {
+            next = next_tick(now, schedule.every);
+            due.push(DueTick {
+                name: schedule.name,
+                next,
+            });
+        }
+        soonest = soonest.min(next);
+    }
+    if !due.is_empty() {
+        let mut tx = app.store.begin().await?;
+        let taken = tx.take_ticks(&due).await?;
+        let jobs: Vec<Periodic> = due
+            .iter()
+            .filter(|tick| taken.iter().any(|name| name == tick.name))
+            .map(|tick| Periodic {
+                schedule: tick.name.to_owned(),
+                until: tick.next,
+            })
+            .collect();
+        tx.enqueue(Queue::Periodic, &jobs).await?;
+        tx.commit().await?;
+    }
+    Ok(soonest)
+}
+
+/// The first whole multiple of `every` after `now`: the same for every process, and it never drifts.
+fn next_tick(now: DateTime<Utc>, every: TimeDelta) -> DateTime<Utc> {
+    let every = every.num_seconds().max(1);
+    let next = (now.timestamp().div_euclid(every) + 1) * every;
+    DateTime::from_timestamp(next, 0).unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_lie_on_whole_multiples_of_their_period() {
+        let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap();
+        let cases = [
+            (at(1_800_000_000), TimeDelta::minutes(1), 1_800_000_060),
+            (at(1_800_000_001), TimeDelta::minutes(1), 1_800_000_060),
+            (at(1_800_000_059), TimeDelta::minutes(1), 1_800_000_060),
+            (at(1_800_000_001), TimeDelta::days(1), 1_800_057_600),
+        ];
+        for (now, every, next) in cases {
+            assert_eq!(next_tick(now, every).timestamp(), next);
+        }
+    }
+
+    #[test]
+    fn schedules_have_names_and_periods_of_their_own() {
+        let mut names: Vec<_> = SCHEDULES.iter().map(|schedule| schedule.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), SCHEDULES.len());
+        assert!(
+            SCHEDULES
+                .iter()
+                .all(|schedule| schedule.every >= TimeDelta::seconds(10))
+        );
+    }
+}
