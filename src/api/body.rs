@@ -7,11 +7,11 @@ use axum::extract::FromRequestParts;
 use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
 use axum::extract::{FromRequest, Path, Request};
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::problem::{FieldError, Problem};
+use crate::problem::{Code, FieldError, Problem};
 
 /// The fields of a JSON object, taken out one by one; [`Fields::finish`] names whatever was wrong, missing or unknown.
 pub(super) struct Fields {
@@ -44,15 +44,10 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
             .and_then(|value| value.split(';').next())
             .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
         if !is_json {
-            return Err(Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported_media_type",
-                "Send `Content-Type: application/json`.",
-            ));
+            return Err(Code::UnsupportedMediaType.into());
         }
         let bytes = Bytes::from_request(request, state).await.map_err(unreadable)?;
-        let value = serde_json::from_slice(&bytes)
-            .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "not_json", "The body is not JSON."))?;
+        let value = serde_json::from_slice(&bytes).map_err(|_| Code::NotJson)?;
         Ok(Self { bytes, value })
     }
 }
@@ -60,13 +55,9 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
 fn unreadable(rejection: BytesRejection) -> Problem {
     match rejection {
         BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => {
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The body is too large.")
+            Code::TooLarge.into()
         }
-        _ => Problem::new(
-            StatusCode::BAD_REQUEST,
-            "unreadable_body",
-            "The body could not be read.",
-        ),
+        _ => Code::UnreadableBody.into(),
     }
 }
 
@@ -165,12 +156,6 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
         let Path(text) = Path::<String>::from_request_parts(parts, state)
             .await
             .map_err(|_| Problem::not_found())?;
-        text.parse().map(Self).map_err(|_| {
-            Problem::new(
-                StatusCode::BAD_REQUEST,
-                "invalid_id",
-                "The id in the path is not a UUID.",
-            )
-        })
+        text.parse().map(Self).map_err(|_| Code::InvalidId.into())
     }
 }

@@ -17,7 +17,7 @@ use super::invites::{email, invite_json, inviter};
 use super::view::InviteJson;
 use crate::invites::Status;
 use crate::invites::email::EmailAddress;
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 use crate::store::{DeliveryKind, InviteFilter, NewDelivery, PersonRef, Tx};
 
 /// Invites on a page, unless the caller says otherwise.
@@ -172,17 +172,9 @@ fn cool_down(now: DateTime<Utc>, mails: i64, newest: Option<DateTime<Utc>>) -> R
         Some(newest) if mails >= DAILY_CAP => newest + TimeDelta::hours(24) - now,
         _ => return Ok(()),
     };
-    let problem = Problem::new(
-        StatusCode::TOO_MANY_REQUESTS,
-        "resend_too_soon",
-        "The address was written to only recently.",
-    );
     // Rounded up, so that whoever waits so long is not told to wait again.
     let seconds = u32::try_from((wait + TimeDelta::milliseconds(999)).num_seconds()).unwrap_or(u32::MAX);
-    Err(Problem {
-        retry_after: Some(seconds.max(1)),
-        ..problem
-    })
+    Err(Problem::new(Code::ResendTooSoon).retry_after(seconds.max(1)))
 }
 
 /// `POST /v1/invites/{id}/revoke`

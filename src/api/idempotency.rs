@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Api;
 use super::auth::AppClient;
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 use crate::store::{Repetition, Tx};
 
 /// Characters.
@@ -26,11 +26,7 @@ impl FromRequestParts<Api> for IdempotencyKey {
         };
         match value.to_str().map(str::trim) {
             Ok(key) if !key.is_empty() && key.len() <= MAX_KEY => Ok(Self(Some(key.to_owned()))),
-            _ => Err(Problem::new(
-                StatusCode::BAD_REQUEST,
-                "invalid_idempotency_key",
-                "The Idempotency-Key must have 1 to 255 visible ASCII characters.",
-            )),
+            _ => Err(Code::InvalidIdempotencyKey.into()),
         }
     }
 }
@@ -53,11 +49,7 @@ impl IdempotencyKey {
         match tx.claim_idempotency_key(client.name(), key, &hash).await? {
             Repetition::First => Ok(None),
             Repetition::Answered { status, answer } => Ok(Some(answered(status, answer))),
-            Repetition::OtherRequest => Err(Problem::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "idempotency_key_reused",
-                "This Idempotency-Key belongs to another request. Use a fresh one.",
-            )),
+            Repetition::OtherRequest => Err(Code::IdempotencyKeyReused.into()),
         }
     }
 

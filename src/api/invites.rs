@@ -20,7 +20,7 @@ use crate::config::{Config, MAX_TTL, parse_duration};
 use crate::flows::{self, Invitation, Invited, Inviter, Refusal, Target};
 use crate::invites::Acceptance;
 use crate::invites::email::EmailAddress;
-use crate::problem::{FieldError, Problem};
+use crate::problem::{Code, FieldError, Problem};
 use crate::store::{StoreError, Tx};
 
 /// Characters.
@@ -275,15 +275,7 @@ fn refused(refusal: Refusal, invitation: &Invitation, config: &Config) -> Proble
         Refusal::UnknownRole => field("role", format!("must be one of {}", ladder.names().join(", "))),
         Refusal::UnknownInviter => field("invited_by", "names nobody who is there".to_owned()),
         Refusal::OwnAddress => field("email", "is the inviter's own address".to_owned()),
-        Refusal::RoleAboveInviter => Problem::new(
-            StatusCode::FORBIDDEN,
-            "role_above_inviter",
-            "The inviter may not hand out this role here.",
-        ),
-        Refusal::AlreadyMember => Problem::new(
-            StatusCode::CONFLICT,
-            "already_member",
-            "The address's owner is a member already, with this role or a higher one.",
-        ),
+        Refusal::RoleAboveInviter => Code::RoleAboveInviter.into(),
+        Refusal::AlreadyMember => Code::AlreadyMember.into(),
     }
 }

@@ -2,7 +2,6 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use chrono::TimeDelta;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -17,7 +16,7 @@ use crate::flows::{Admitted, admit, profile_of};
 use crate::invites::email::{EmailKey, mask};
 use crate::invites::matching;
 use crate::invites::{Invite, Status};
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 use crate::store::{Person, Profile, StoreError, Tx};
 
 /// What Clerk said so long ago may be out of date: webhooks get lost.
@@ -141,23 +140,14 @@ pub(super) async fn accept_by_token(
         return Err(other_address(&invite));
     }
     if invite.status_at(arrival.tx.now()) == Status::Expired {
-        return Err(Problem::new(
-            StatusCode::GONE,
-            "invite_expired",
-            "The invite has expired. Ask for a new one.",
-        ));
+        return Err(Code::LinkExpired.into());
     }
     let_in(&api, arrival, &invite).await
 }
 
 fn other_address(invite: &Invite) -> Problem {
     let masked = mask(&invite.email);
-    Problem::new(
-        StatusCode::FORBIDDEN,
-        "other_address",
-        "The invite is for another address.",
-    )
-    .with_detail(format!(
+    Problem::new(Code::OtherAddress).with_detail(format!(
         "Sign in with {masked}, verified, or add and verify it in your account."
     ))
 }
@@ -170,11 +160,7 @@ async fn let_in(api: &Api, arrival: Arrival, invite: &Invite) -> Result<Json<Inv
     };
     let Admitted { invites, refused } = admit(&mut tx, &[waiting], &api.app.config.roles).await?;
     if !refused.is_empty() {
-        return Err(Problem::new(
-            StatusCode::FORBIDDEN,
-            "inviter_lost_rights",
-            "Whoever invited may no longer hand out this role. Ask for a new invite.",
-        ));
+        return Err(Code::InviterLostRights.into());
     }
     if invites.is_empty() {
         return Err(not_open(&mut tx, invite.id, person.admin_id).await?);
@@ -283,13 +269,13 @@ async fn not_open(tx: &mut Tx, id: Uuid, admin_id: Uuid) -> Result<Problem, Stor
 
 /// What an invite that is not open is instead.
 pub(super) fn closed(status: Status) -> Problem {
-    let conflict = |code, title| Problem::new(StatusCode::CONFLICT, code, title);
-    match status {
-        Status::Accepted => conflict("invite_accepted", "The invite was accepted already."),
-        Status::Declined => conflict("invite_declined", "The invite was declined. Ask for a new one."),
-        Status::Revoked => conflict("invite_revoked", "The invite was taken back. Ask for a new one."),
-        Status::Expired => conflict("invite_expired", "The invite has expired. Ask for a new one."),
+    let code = match status {
+        Status::Accepted => Code::InviteAccepted,
+        Status::Declined => Code::InviteDeclined,
+        Status::Revoked => Code::InviteRevoked,
+        Status::Expired => Code::InviteExpired,
         // Open, but what it leads into is gone.
-        Status::Pending => Problem::not_found(),
-    }
+        Status::Pending => Code::NotFound,
+    };
+    code.into()
 }

@@ -21,7 +21,7 @@ pub use signature::{SignatureError, Signatures};
 
 use crate::app::App;
 use crate::clerk::{EventKind, PeekError, peek_type};
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 use crate::store::NewEvent;
 
 /// Bytes; a whole user is 2 to 20 KB.
@@ -55,7 +55,7 @@ async fn receive(State(webhooks): State<Webhooks>, headers: HeaderMap, body: Bod
     match tokio::time::timeout(MAX_WAIT, webhooks.receive(&headers, body)).await {
         Ok(Ok(response)) => response,
         Ok(Err(problem)) => problem.into_response(),
-        Err(_) => Problem::store_away().into_response(),
+        Err(_) => Problem::new(Code::StoreUnavailable).into_response(),
     }
 }
 
@@ -78,7 +78,7 @@ impl Webhooks {
             .await
             .map_err(|error| {
                 tracing::warn!(error = %error, "an event could not be stored; Svix will repeat it");
-                Problem::store_away()
+                Code::StoreUnavailable
             })?;
         let status = match receipt {
             Receipt::Queued => "queued",
@@ -92,12 +92,8 @@ impl Webhooks {
             .verify(headers, body, self.app.clock.now())
             .map_err(|error| {
                 tracing::warn!(reason = %error, "a webhook was refused");
-                Problem::new(
-                    StatusCode::UNAUTHORIZED,
-                    "bad_signature",
-                    "This is not signed by Clerk.",
-                )
-                .with_detail("Check that CLERK_WEBHOOK_SIGNING_SECRET is this endpoint's secret, and the clocks.")
+                Problem::new(Code::BadSignature)
+                    .with_detail("Check that CLERK_WEBHOOK_SIGNING_SECRET is this endpoint's secret, and the clocks.")
             })
     }
 }
@@ -113,16 +109,12 @@ async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
 }
 
 fn too_large() -> Problem {
-    Problem::new(
-        StatusCode::PAYLOAD_TOO_LARGE,
-        "too_large",
-        "The body has more than 256 KiB.",
-    )
+    Problem::new(Code::TooLarge).with_detail("At most 256 KiB.")
 }
 
 fn unreadable(error: PeekError) -> Problem {
     match error {
-        PeekError::NotJson => Problem::new(StatusCode::BAD_REQUEST, "not_json", "The body is not JSON."),
-        PeekError::NoType => Problem::new(StatusCode::BAD_REQUEST, "no_type", "The event has no `type`."),
+        PeekError::NotJson => Code::NotJson.into(),
+        PeekError::NoType => Code::NoType.into(),
     }
 }
