@@ -1,10 +1,14 @@
 //! Errors as RFC 9457 `application/problem+json`, with a `code` that callers can rely on. A cause never leaves the
 //! server.
 
+use std::fmt::Write as _;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::store::StoreError;
 
@@ -109,6 +113,24 @@ codes! {
     /// Clerk's keys can't be fetched, so no session token can be checked.
     KeysUnavailable = "keys_unavailable", SERVICE_UNAVAILABLE, "Clerk's keys can't be fetched. Come again.";
 }
+
+impl PartialSchema for Code {
+    fn schema() -> RefOr<Schema> {
+        let mut text =
+            String::from("A stable name for programs.\n\n| code | status | answered when |\n|---|---|---|\n");
+        for code in Self::ALL {
+            let (name, status, when) = (code.as_str(), code.status().as_u16(), code.when());
+            let _ = writeln!(text, "| `{name}` | {status} | {when} |");
+        }
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(Self::ALL.iter().map(|code| code.as_str())))
+            .description(Some(text))
+            .into()
+    }
+}
+
+impl ToSchema for Code {}
 
 impl Code {
     /// Whether the answer says in `Retry-After` when to come again.

@@ -6,8 +6,8 @@ use axum::body::Bytes;
 use axum::extract::FromRequestParts;
 use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
 use axum::extract::{FromRequest, Path, Request};
-use axum::http::request::Parts;
 use axum::http::header;
+use axum::http::request::Parts;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -54,9 +54,7 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
 
 fn unreadable(rejection: BytesRejection) -> Problem {
     match rejection {
-        BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => {
-            Code::TooLarge.into()
-        }
+        BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => Code::TooLarge.into(),
         _ => Code::UnreadableBody.into(),
     }
 }
@@ -118,6 +116,13 @@ impl Fields {
     }
 }
 
+/// Whether Clerk could have made this user id.
+pub(super) fn is_clerk_user_id(text: &str) -> bool {
+    text.strip_prefix("user_").is_some_and(|rest| {
+        (1..=59).contains(&rest.len()) && rest.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    })
+}
+
 /// Reads a UUID.
 pub(super) fn uuid(value: Value) -> Result<Uuid, String> {
     value
@@ -146,6 +151,18 @@ pub(super) fn line(most: usize) -> impl FnOnce(Value) -> Result<String, String> 
     }
 }
 
+/// Any text in the path. What is no text names nothing.
+pub(super) struct Segment(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let segment = Path::<String>::from_request_parts(parts, state).await;
+        segment.map(|Path(text)| Self(text)).map_err(|_| Problem::not_found())
+    }
+}
+
 /// An id in the path. What is no UUID names nothing, so it is as unknown as any other.
 pub(super) struct Id(pub Uuid);
 
@@ -153,9 +170,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let Path(text) = Path::<String>::from_request_parts(parts, state)
-            .await
-            .map_err(|_| Problem::not_found())?;
+        let Segment(text) = Segment::from_request_parts(parts, state).await?;
         text.parse().map(Self).map_err(|_| Code::InvalidId.into())
     }
 }

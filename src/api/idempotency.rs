@@ -5,6 +5,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use sha2::{Digest as _, Sha256};
+use utoipa::IntoParams;
 
 use super::Api;
 use super::auth::AppClient;
@@ -15,7 +16,13 @@ use crate::store::{Repetition, Tx};
 const MAX_KEY: usize = 255;
 
 /// The header, where the caller sent one.
-pub(super) struct IdempotencyKey(Option<String>);
+#[derive(IntoParams)]
+#[into_params(names("Idempotency-Key"), parameter_in = Header)]
+pub(super) struct IdempotencyKey(
+    /// Makes repeating safe: the same request with the same key within 24 hours gets the first answer again.
+    #[param(min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
+    Option<String>,
+);
 
 impl FromRequestParts<Api> for IdempotencyKey {
     type Rejection = Problem;

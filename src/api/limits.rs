@@ -84,9 +84,7 @@ fn check<K: Hash + Eq + Clone>(
         return Ok(());
     };
     let detail = format!("At most {} per {policy}. Come again in {seconds} s.", standing.limit);
-    Err(Problem::new(Code::RateLimited)
-        .with_detail(detail)
-        .retry_after(seconds))
+    Err(Problem::new(Code::RateLimited).with_detail(detail).retry_after(seconds))
 }
 
 /// Limits what is open to everybody, and tells every caller where they stand.

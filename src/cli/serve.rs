@@ -22,7 +22,7 @@ use crate::names::named;
 use crate::problem::Problem;
 use crate::store::MigrationError;
 use crate::worker::{Concurrency, Workers};
-use crate::{api, ops, shutdown, webhooks};
+use crate::{api, contract, ops, shutdown, webhooks};
 
 named! {
     /// What a process does.
@@ -179,6 +179,7 @@ pub fn public_router(app: &App) -> anyhow::Result<Router> {
     let set = |name: HeaderName, value| SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value));
     Ok(webhooks
         .merge(api::router(app))
+        .merge(contract::router())
         .fallback(async || Problem::not_found())
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .layer(
