@@ -38,6 +38,7 @@ pub(super) struct InvitePage {
     /// The invites, newest first.
     items: Vec<InviteJson>,
     /// The `cursor` of the next page; null on the last one.
+    #[schema(required)]
     next_cursor: Option<String>,
 }
 

@@ -21,10 +21,12 @@ pub(super) struct LinkPreview {
     /// The organization, or the one that the project belongs to.
     organization: OnlyName,
     /// The project, where it leads into one.
+    #[schema(required)]
     project: Option<OnlyName>,
     /// The role that it gives.
     role: String,
     /// Who invited, where that is known.
+    #[schema(required)]
     invited_by: Option<OnlyName>,
     /// The invited address, masked: its first letter and its domain.
     #[schema(example = "a***@example.com")]

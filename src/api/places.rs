@@ -55,10 +55,13 @@ pub(super) struct MemberJson {
     /// The id in `admins`.
     admin_id: Uuid,
     /// Clerk's id of the person.
+    #[schema(required)]
     clerk_user_id: Option<String>,
     /// Their primary address.
+    #[schema(required)]
     email: Option<String>,
     /// First and last name, as far as there are any.
+    #[schema(required)]
     name: Option<String>,
     /// Their role here.
     role: String,

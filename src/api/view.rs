@@ -36,8 +36,10 @@ struct InviterJson {
     /// The id in `admins`.
     id: Uuid,
     /// First and last name, as far as there are any.
+    #[schema(required)]
     name: Option<String>,
     /// The primary address.
+    #[schema(required)]
     email: Option<String>,
 }
 
@@ -55,6 +57,7 @@ struct DeliveryJson {
     last_error: Option<String>,
     /// When the mail server took it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     sent_at: Option<Rfc3339>,
 }
 
@@ -70,6 +73,7 @@ pub(super) struct InviteJson {
     organization: Named,
     /// The project, where it leads into one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     project: Option<Named>,
     /// The invited address, as it was written.
     email: String,
@@ -81,6 +85,7 @@ pub(super) struct InviteJson {
     acceptance: Acceptance,
     /// Who invited, where the app said so.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     invited_by: Option<InviterJson>,
     /// The mail's language.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,24 +105,31 @@ pub(super) struct InviteJson {
     updated_at: Rfc3339,
     /// Since when the banner shows it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     flagged_at: Option<Rfc3339>,
     /// When its person put the banner away, until their next sign-in.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     dismissed_at: Option<Rfc3339>,
     /// When its person accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     accepted_at: Option<Rfc3339>,
     /// When its person declined.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     declined_at: Option<Rfc3339>,
     /// When the app took it back.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     revoked_at: Option<Rfc3339>,
     /// When its time had passed.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     expired_at: Option<Rfc3339>,
     /// Its newest mail.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     delivery: Option<DeliveryJson>,
 }
 

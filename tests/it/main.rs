@@ -13,6 +13,7 @@ mod attacks;
 mod banner;
 mod cli;
 mod config;
+mod contract;
 mod cors;
 mod crashes;
 mod follow_up;
