@@ -2,7 +2,7 @@
 # make bench B='--database sqlite --only intake'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test fuzz lint fmt bench ci clean
+.PHONY: help setup run demo test lint fmt bench ci clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,11 +24,6 @@ test: ## Run all tests, on SQLite and on a throw-away Postgres (installed if mis
 	    then cargo nextest run --locked --workspace $(T); cargo test --locked --doc --quiet; \
 	    else cargo test --locked --workspace $(T); \
 	    fi'
-
-fuzz: ## Fuzz the HTTP API by its contract, two minutes on SQLite and one on Postgres (installs schemathesis under target/)
-	cargo build --locked --workspace
-	scripts/fuzz-api
-	FUZZ_SECONDS=60 scripts/with-postgres scripts/fuzz-api
 
 lint: ## Check formatting, clippy and rustdoc: no warning is let through
 	cargo fmt --all --check

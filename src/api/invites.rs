@@ -44,7 +44,12 @@ pub(super) struct CreateInvite {
     #[schema(format = Email)]
     email: String,
     /// The role that the invite gives: one of `ORGANIZATION_ROLES` or `PROJECT_ROLES`.
-    #[schema(min_length = 1, max_length = 64, example = "member", pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*[^\u0000-\u001f\u007f-\u009f\u2028\u2029\s][^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$")]
+    #[schema(
+        min_length = 1,
+        max_length = 64,
+        example = "member",
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*[^\u0000-\u001f\u007f-\u009f\u2028\u2029\s][^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$"
+    )]
     role: String,
     /// Who invites: an admin's id or a Clerk user id. They can't give a role above their own, and hear when it is accepted.
     #[schema(pattern = "^([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|user_[A-Za-z0-9_]{1,59})$")]
