@@ -112,7 +112,7 @@ pub(super) fn dismissed_invite() -> Value {
 pub(super) fn batch() -> Value {
     json!({ "invites": [
         { "organization_id": ACME, "email": "ada@example.com", "role": "member", "invited_by": "user_2grace" },
-        { "organization_id": ACME, "email": "ada at example.com", "role": "member" },
+        { "organization_id": ACME, "email": "bob@example.com", "role": "emperor" },
     ]})
 }
 
@@ -121,7 +121,7 @@ pub(super) fn batch_answer() -> Value {
         { "status": 201, "invite": new_invite() },
         { "status": 422, "problem": {
             "status": 422, "code": "invalid_request", "title": "The request can't be used as it is.",
-            "errors": [{ "field": "email", "detail": "must have one @ between a name and a domain" }],
+            "errors": [{ "field": "role", "detail": "must be one of member, admin, owner" }],
         }},
     ]})
 }

@@ -94,8 +94,7 @@ enum BatchResult {
         #[schema(minimum = 200, maximum = 201)]
         status: u16,
         /// The invite, as it stands after the whole batch.
-        #[schema(value_type = InviteJson)]
-        invite: Value,
+        invite: Box<InviteJson>,
     },
     /// It was refused.
     Refused {
@@ -216,7 +215,7 @@ pub(super) async fn batch(
             let invite = views.get(&invited.invite.id).ok_or_else(Problem::internal)?;
             Ok(BatchResult::Invited {
                 status: created_or_ok(&invited).as_u16(),
-                invite: invite.clone(),
+                invite: Box::new(invite.clone()),
             })
         })
         .map(|result: Result<BatchResult, Problem>| result.unwrap_or_else(BatchResult::of))
@@ -257,12 +256,12 @@ fn items(value: Value) -> Result<Vec<Value>, String> {
 }
 
 /// The same invite twice in a batch is shown twice, as it stands at the end.
-async fn views_by_id(tx: &mut Tx, ids: &[Uuid]) -> Result<HashMap<Uuid, Value>, StoreError> {
+async fn views_by_id(tx: &mut Tx, ids: &[Uuid]) -> Result<HashMap<Uuid, InviteJson>, StoreError> {
     let now = tx.now();
     let views = tx.invite_views(ids).await?;
     let by_id = views
         .into_iter()
-        .map(|view| (view.invite.id, json!(InviteJson::at(view, now))));
+        .map(|view| (view.invite.id, InviteJson::at(view, now)));
     Ok(by_id.collect())
 }
 

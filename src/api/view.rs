@@ -20,7 +20,7 @@ impl Serialize for Rfc3339 {
 }
 
 /// An organization or a project.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 #[schema(as = Place)]
 struct Named {
     /// Its id.
@@ -30,7 +30,7 @@ struct Named {
 }
 
 /// Who invited.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 #[schema(as = Inviter)]
 struct InviterJson {
     /// The id in `admins`.
@@ -44,7 +44,7 @@ struct InviterJson {
 }
 
 /// The newest mail for the invite.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 #[schema(as = Delivery)]
 struct DeliveryJson {
     /// Where it stands.
@@ -62,7 +62,7 @@ struct DeliveryJson {
 }
 
 /// An invite. What does not apply, such as a time that has not come, is left out.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 #[schema(as = Invite)]
 pub(super) struct InviteJson {
     /// Its id.

@@ -184,7 +184,8 @@ stories_with_clerk! {
         app.run_jobs().await;
         clerk.is(Mood::Hangs);
         let bob = app.clerk().old_user("bob@example.com");
-        let answer = tokio::time::timeout(std::time::Duration::from_secs(60), app.signed_in(&bob).call(Method::GET, "/v1/me/invites"));
+        let me = app.signed_in(&bob);
+        let answer = tokio::time::timeout(std::time::Duration::from_secs(60), me.call(Method::GET, "/v1/me/invites"));
         assert_eq!(answer.await.expect("an answer in time").expect(200), json!({ "items": [], "synced": false }));
     }
 }

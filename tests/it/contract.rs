@@ -13,7 +13,7 @@ use usher::invites::email::EmailAddress;
 use usher::invites::token::LinkClaim;
 use usher::problem::Code;
 use usher::secret::Secret;
-use usher::store::{DeliveryKind, NewDelivery, NewInvite, PersonRef};
+use usher::store::{DeliveryKind, Grant, NewDelivery, NewInvite, PersonRef, Tx};
 use uuid::Uuid;
 
 use crate::support::app::{API_KEY, Answer, TestApp, request};
@@ -94,6 +94,11 @@ fn example_id(operation: &str) -> &'static str {
         .expect("an example")
 }
 
+async fn id_of(tx: &mut Tx, person: &SimulatedUser) -> Uuid {
+    let person = PersonRef::Clerk(person.id.clone());
+    tx.live_people(std::slice::from_ref(&person)).await.unwrap()[&person]
+}
+
 impl Stage {
     async fn at(chapter: Chapter, database: TestDatabase, change: impl FnOnce(&mut Settings)) -> Self {
         let app = TestApp::start_with(database, |settings| {
@@ -128,21 +133,39 @@ impl Stage {
         }
         if chapter >= Chapter::Project {
             tx.put_project(apollo, acme, "Apollo").await.unwrap();
-            for project_id in [None, Some(apollo)] {
-                let invite = self.new_invite(app.clock.new_id(), project_id, "grace@example.com", "admin", None);
-                tx.save_invites(&[invite]).await.unwrap();
-            }
         }
         tx.commit().await.unwrap();
         if chapter >= Chapter::Project {
             app.clerk().tells_of(grace).await;
             app.run_jobs().await;
+            let mut tx = app.app.store.begin().await.unwrap();
+            let admin_id = id_of(&mut tx, grace).await;
+            let roles = &app.app.config.roles;
+            let grant = |place_id| Grant {
+                place_id,
+                admin_id,
+                role: "admin".to_owned(),
+            };
+            tx.grant_in_organizations(&[grant(acme)], &roles.organization)
+                .await
+                .unwrap();
+            tx.grant_in_projects(&[grant(apollo)], &roles.project).await.unwrap();
+            tx.commit().await.unwrap();
         }
         if chapter >= Chapter::Invited {
             let mut tx = app.app.store.begin().await.unwrap();
-            let person = PersonRef::Clerk(grace.id.clone());
-            let inviter = tx.live_people(std::slice::from_ref(&person)).await.unwrap()[&person];
-            let invite = self.new_invite(id("getInvite"), None, "ada@example.com", "member", Some(inviter));
+            let invite = NewInvite {
+                id: id("getInvite"),
+                organization_id: acme,
+                project_id: None,
+                email: EmailAddress::parse("ada@example.com").unwrap(),
+                role: "member".to_owned(),
+                acceptance: Acceptance::Default,
+                invited_by: Some(id_of(&mut tx, grace).await),
+                locale: None,
+                message: None,
+                expires_at: app.now() + TimeDelta::days(7),
+            };
             tx.save_invites(&[invite]).await.unwrap();
             let mail = NewDelivery {
                 invite_id: id("getInvite"),
@@ -160,25 +183,6 @@ impl Stage {
                     .await;
             }
             app.run_jobs().await;
-        }
-    }
-
-    fn new_invite(&self, id: Uuid, project: Option<Uuid>, email: &str, role: &str, inviter: Option<Uuid>) -> NewInvite {
-        NewInvite {
-            id,
-            organization_id: example_id("putOrganization").parse().unwrap(),
-            project_id: project,
-            email: EmailAddress::parse(email).unwrap(),
-            role: role.to_owned(),
-            acceptance: if inviter.is_some() {
-                Acceptance::Default
-            } else {
-                Acceptance::Auto
-            },
-            invited_by: inviter,
-            locale: None,
-            message: None,
-            expires_at: self.app.now() + TimeDelta::days(7),
         }
     }
 
@@ -438,7 +442,7 @@ const WORLDS: &[(&[&str], &str)] = &[
     (&["rate_limited"], "limited"),
     (&["store_unavailable"], "no database"),
     (&["keys_unavailable"], "no keys"),
-    // A panic, which no request brings about; see `attacks::security_…` and `contract::a_panic…`.
+    // A panic, which no request brings about: see `security::a_panic_in_a_handler_is_a_problem_without_its_cause`.
     (&["internal"], "-"),
 ];
 

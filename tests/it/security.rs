@@ -64,12 +64,12 @@ async fn holder(app: &TestApp, n: usize, case: &Case, acme: Uuid, apollo: Uuid) 
     };
     let roles = &app.app.config.roles;
     if let Some(role) = case.organization_role {
-        tx.grant_in_organizations(&roles.organization, &[grant(acme, role)])
+        tx.grant_in_organizations(&[grant(acme, role)], &roles.organization)
             .await
             .unwrap();
     }
     if let Some(role) = case.project_role {
-        tx.grant_in_projects(&roles.project, &[grant(apollo, role)])
+        tx.grant_in_projects(&[grant(apollo, role)], &roles.project)
             .await
             .unwrap();
     }
