@@ -86,4 +86,7 @@ class Svix(requests.auth.AuthBase):
         return request
 
 
-schemathesis.auth.set_from_requests(Svix()).apply_to(path="/webhooks/clerk")
+@schemathesis.hook
+def before_call(context, case, kwargs):
+    if "FUZZ_SIGN" in os.environ:
+        kwargs["auth"] = Svix()

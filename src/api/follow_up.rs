@@ -180,7 +180,7 @@ fn read_cursor(value: Value) -> Result<(DateTime<Utc>, Uuid), String> {
 #[utoipa::path(
     post, path = "/v1/invites/{id}/resend", tag = tag::INVITES, operation_id = "resendInvite",
     params(("id" = Uuid, Path, description = "The invite's id", example = example::invite_id)),
-    responses((status = 202, description = "The mail is queued", body = InviteJson, example = example::invite)),
+    responses((status = 202, description = "The mail is queued", body = InviteJson, example = example::new_invite)),
     security(("api_key" = [])),
     extensions(("x-problems" = json!([
         Code::NotFound, Code::InviteAccepted, Code::InviteDeclined, Code::InviteRevoked, Code::ResendTooSoon

@@ -505,7 +505,9 @@ async fn every_problem_can_be_had(database: impl AsyncFn() -> TestDatabase) {
             for code in wanted {
                 let call = stage.call(&operation);
                 if code == "idempotency_key_reused" {
-                    let mut first = call.good(&stage.app);
+                    // Of somebody else: inviting Ada again would void her link.
+                    let body = call.bodies[0].replace("ada@", "zoe@");
+                    let mut first = call.request(&stage.app, Some(&body));
                     first.headers_mut().insert("idempotency-key", "used".parse().unwrap());
                     stage.app.send(first).await;
                 }
