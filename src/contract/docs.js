@@ -6,7 +6,7 @@ const METHODS = ['get', 'put', 'post', 'delete', 'patch'];
 function el(tag, attributes, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes || {})) node.setAttribute(name, value);
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return node;
 }
 
@@ -114,7 +114,7 @@ function show(spec) {
   const main = document.querySelector('main');
   main.replaceChildren(
     el('h1', {}, spec.info.title + ' ' + spec.info.version),
-    prose(spec.info.description),
+    ...prose(spec.info.description),
     el('p', {}, el('a', { href: '/openapi.json' }, 'openapi.json')));
   const group = (title, text) => {
     main.append(el('h2', {}, title), ...prose(text));
