@@ -3,7 +3,7 @@
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse, Response};
 use sha2::{Digest as _, Sha256};
 use utoipa::IntoParams;
 
@@ -46,7 +46,7 @@ impl IdempotencyKey {
         client: &AppClient,
         path: &str,
         body: &[u8],
-    ) -> Result<Option<Response>, Problem> {
+    ) -> Result<Option<Kept>, Problem> {
         let Some(key) = &self.0 else { return Ok(None) };
         let hash = Sha256::new()
             .chain_update(path)
@@ -55,7 +55,7 @@ impl IdempotencyKey {
             .finalize();
         match tx.claim_idempotency_key(client.name(), key, &hash).await? {
             Repetition::First => Ok(None),
-            Repetition::Answered { status, answer } => Ok(Some(answered(status, answer))),
+            Repetition::Answered { status, answer } => Ok(Some(Kept { status, answer })),
             Repetition::OtherRequest => Err(Code::IdempotencyKeyReused.into()),
         }
     }
@@ -76,11 +76,19 @@ impl IdempotencyKey {
     }
 }
 
-/// A JSON answer from its text.
-pub(super) fn answered(status: i32, answer: String) -> Response {
-    let status = u16::try_from(status)
-        .ok()
-        .and_then(|status| StatusCode::from_u16(status).ok());
-    let json = HeaderValue::from_static("application/json");
-    (status.unwrap_or(StatusCode::OK), [(header::CONTENT_TYPE, json)], answer).into_response()
+/// An answer as it is kept: its status, and its JSON as text.
+pub(super) struct Kept {
+    pub status: i32,
+    pub answer: String,
+}
+
+impl IntoResponse for Kept {
+    fn into_response(self) -> Response {
+        let status = u16::try_from(self.status)
+            .ok()
+            .and_then(|status| StatusCode::from_u16(status).ok());
+        let json = HeaderValue::from_static("application/json");
+        let status = status.unwrap_or(StatusCode::OK);
+        (status, [(header::CONTENT_TYPE, json)], self.answer).into_response()
+    }
 }

@@ -6,9 +6,9 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::{HeaderValue, header};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use chrono::TimeDelta;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::Api;
 use super::auth::AppClient;
 use super::body::{Fields, Id, JsonBody, is_clerk_user_id, line, uuid};
-use super::idempotency::{IdempotencyKey, answered};
+use super::idempotency::{IdempotencyKey, Kept};
 use super::view::InviteJson;
 use super::{example, tag};
 use crate::config::{Config, MAX_TTL, parse_duration};
@@ -141,7 +141,7 @@ pub(super) async fn create(
         .repeated(&mut tx, &client, "/v1/invites", &body.bytes)
         .await?
     {
-        return Ok(answer);
+        return Ok(with_location(answer));
     }
     let invitation = invitation(Fields::of(body.value)?, config)?;
     let answers = flows::invite(
@@ -161,11 +161,27 @@ pub(super) async fn create(
     let (status, text) = (created_or_ok(&invited), to_text(&json)?);
     idempotency.keep(&mut tx, &client, status, &text).await?;
     tx.commit().await?;
-    let mut response = answered(status.as_u16().into(), text);
-    if let Ok(location) = HeaderValue::from_str(&format!("/v1/invites/{}", invited.invite.id)) {
+    Ok(with_location(Kept {
+        status: status.as_u16().into(),
+        answer: text,
+    }))
+}
+
+/// An invite's JSON as an answer that says where it is, given for the first time or again.
+fn with_location(kept: Kept) -> Response {
+    #[derive(Deserialize)]
+    struct Identified {
+        id: Uuid,
+    }
+    let id = serde_json::from_str(&kept.answer).map(|Identified { id }| id);
+    let mut response = kept.into_response();
+    if let Some(location) = id
+        .ok()
+        .and_then(|id| HeaderValue::try_from(format!("/v1/invites/{id}")).ok())
+    {
         response.headers_mut().insert(header::LOCATION, location);
     }
-    Ok(response)
+    response
 }
 
 /// Invite many addresses
@@ -192,7 +208,7 @@ pub(super) async fn batch(
         .repeated(&mut tx, &client, "/v1/invites/batch", &body.bytes)
         .await?
     {
-        return Ok(answer);
+        return Ok(answer.into_response());
     }
     let mut fields = Fields::of(body.value)?;
     let items = fields.required("invites", items);
@@ -223,7 +239,8 @@ pub(super) async fn batch(
     let text = to_text(&BatchAnswer { results })?;
     idempotency.keep(&mut tx, &client, StatusCode::OK, &text).await?;
     tx.commit().await?;
-    Ok(answered(200, text))
+    let (status, answer) = (200, text);
+    Ok(Kept { status, answer }.into_response())
 }
 
 impl BatchResult {

@@ -75,7 +75,7 @@ fn the_commands_of_the_api_guide_run_as_they_stand_and_print_what_it_says() {
     let usher = machine.serve();
     let folder = Path::new(env!("CARGO_BIN_EXE_usher")).parent().unwrap();
     let ran = Command::new("timeout")
-        .args(["60", "bash", "-euo", "pipefail", "-c", &script.join("\n")])
+        .args(["300", "bash", "-euo", "pipefail", "-c", &script.join("\n")])
         .current_dir(machine.path(""))
         .env_clear()
         .env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", folder.display()))
