@@ -3,7 +3,7 @@
 //! Left may use right, never back:
 //!
 //! ```text
-//! main ─► cli ─► { webhooks, api, ops, worker } ─► jobs ─► flows ─► { mail, store, clerk } ─► invites
+//! main ─► cli ─► contract ─► { webhooks, api, ops, worker } ─► jobs ─► flows ─► { mail, store, clerk } ─► invites
 //! ```
 //!
 //! - [`invites`]: the domain, pure: what an invite is, the match, roles, link tokens, address keys.
@@ -11,6 +11,7 @@
 //! - [`flows`]: asked, told of by Clerk, matched, let in: each one function over a transaction.
 //! - [`jobs`]: one file per job. [`worker`]: runs them on apalis, with a cure for each of its traps.
 //! - [`webhooks`]: what Clerk pushes. [`api`]: what the app and the invitee call. [`ops`]: health.
+//! - [`contract`]: the OpenAPI document and the page that shows it.
 //! - [`api_key`]: the keys that the app calls with. [`rate_limit`]: how often somebody may call.
 //! - [`cli`]: one file per command. [`config`] is the only reader of the environment, [`clock`] the only source of time.
 
@@ -23,6 +24,7 @@ pub mod cli;
 
 pub mod clock;
 pub mod config;
+pub mod contract;
 pub mod flows;
 pub mod invites;
 pub mod jobs;

@@ -10,12 +10,25 @@ pub struct UnknownName {
     pub name: String,
 }
 
-/// Declares such an enum, with `as_str`, `ALL`, `Display`, `FromStr`, `TryFrom<String>` and serde's two traits.
+/// Declares such an enum, with `as_str`, `ALL`, `Display`, `FromStr`, `TryFrom<String>`, serde's two traits and its schema.
 macro_rules! named {
-    ($(#[$meta:meta])* $name:ident ($what:literal) { $($(#[$doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
-        $(#[$meta])*
+    ($(#[doc = $about:literal])* $name:ident ($what:literal) { $($(#[doc = $doc:literal])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[doc = $about])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ::serde::Serialize, ::serde::Deserialize)]
-        pub enum $name { $($(#[$doc])* #[serde(rename = $text)] $variant),+ }
+        pub enum $name { $($(#[doc = $doc])* #[serde(rename = $text)] $variant),+ }
+
+        impl ::utoipa::PartialSchema for $name {
+            fn schema() -> ::utoipa::openapi::RefOr<::utoipa::openapi::Schema> {
+                let about = concat!($($about),*, $("\n- `", $text, "`:", $($doc),*),+);
+                ::utoipa::openapi::ObjectBuilder::new()
+                    .schema_type(::utoipa::openapi::Type::String)
+                    .enum_values(Some(Self::ALL.iter().map(|value| value.as_str())))
+                    .description(Some(about.trim_ascii()))
+                    .into()
+            }
+        }
+
+        impl ::utoipa::ToSchema for $name {}
 
         impl $name {
             /// Every value, in the order of their declaration.

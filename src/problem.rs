@@ -1,30 +1,169 @@
 //! Errors as RFC 9457 `application/problem+json`, with a `code` that callers can rely on. A cause never leaves the
 //! server.
 
+use std::fmt::Write as _;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::store::StoreError;
 
-/// Seconds after which a caller should come again when the store is away.
+/// Seconds after which a caller should come again when something that usher needs is away.
 const RETRY_AFTER: u32 = 5;
 
-/// One error, as the caller sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// Declares the codes: each belongs to one status and has one title, and its doc comment is its documentation.
+macro_rules! codes {
+    ($(#[doc = $when:literal] $variant:ident = $code:literal, $status:ident, $title:literal;)+) => {
+        /// A stable name for one kind of problem: this list is all there are.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+        pub enum Code { $(#[doc = $when] #[serde(rename = $code)] $variant),+ }
+
+        impl Code {
+            /// Every code, by status.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The name that programs rely on.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $code),+ }
+            }
+
+            /// The HTTP status that it always comes with.
+            #[must_use]
+            pub const fn status(self) -> StatusCode {
+                match self { $(Self::$variant => StatusCode::$status),+ }
+            }
+
+            /// What happened, for people.
+            #[must_use]
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$variant => $title),+ }
+            }
+
+            /// When it is answered, as the documentation says it.
+            #[must_use]
+            pub fn when(self) -> &'static str {
+                match self { $(Self::$variant => $when.trim_ascii()),+ }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The body can't be read as JSON.
+    NotJson = "not_json", BAD_REQUEST, "The body is not JSON.";
+    /// The event is JSON, but has no `type`.
+    NoType = "no_type", BAD_REQUEST, "The event has no `type`.";
+    /// The body broke off while it was read.
+    UnreadableBody = "unreadable_body", BAD_REQUEST, "The body could not be read.";
+    /// The id in the path is not one: a UUID, or Clerk's `user_…`.
+    InvalidId = "invalid_id", BAD_REQUEST, "The id in the path can't be an id.";
+    /// The `Idempotency-Key` is empty, too long or not visible ASCII.
+    InvalidIdempotencyKey = "invalid_idempotency_key", BAD_REQUEST, "The Idempotency-Key must have 1 to 255 visible ASCII characters.";
+    /// No API key, or no session token, or one that is not good (any more).
+    Unauthorized = "unauthorized", UNAUTHORIZED, "Who is calling?";
+    /// The webhook's signature, id or timestamp is missing, wrong or too old.
+    BadSignature = "bad_signature", UNAUTHORIZED, "This is not signed by Clerk.";
+    /// The session came as a cookie, from a page that is not one of the app's.
+    ForeignOrigin = "foreign_origin", FORBIDDEN, "This page may not act for the person.";
+    /// The session is an impersonation: it may look, but not answer.
+    Impersonated = "impersonated", FORBIDDEN, "Whoever impersonates a person can't answer their invites.";
+    /// The signed-in person does not own the invited address, or has not verified it. `detail` names it, masked.
+    OtherAddress = "other_address", FORBIDDEN, "The invite is for another address.";
+    /// Whoever invited may by now no longer hand out the role.
+    InviterLostRights = "inviter_lost_rights", FORBIDDEN, "Whoever invited may no longer hand out this role. Ask for a new invite.";
+    /// `invited_by` may not hand out this role in this place.
+    RoleAboveInviter = "role_above_inviter", FORBIDDEN, "The inviter may not hand out this role here.";
+    /// There is nothing here, or nothing that the caller may know of.
+    NotFound = "not_found", NOT_FOUND, "There is nothing here.";
+    /// The path is there, but not with this method; `Allow` says with which. On every path.
+    MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "This path does not know that method.";
+    /// The address's owner is in already, with this role or a higher one.
+    AlreadyMember = "already_member", CONFLICT, "The address's owner is a member already, with this role or a higher one.";
+    /// The invite was accepted, which is final.
+    InviteAccepted = "invite_accepted", CONFLICT, "The invite was accepted already.";
+    /// The invite was declined, which is final.
+    InviteDeclined = "invite_declined", CONFLICT, "The invite was declined. Ask for a new one.";
+    /// The invite was taken back, which is final.
+    InviteRevoked = "invite_revoked", CONFLICT, "The invite was taken back. Ask for a new one.";
+    /// The invite's time has passed; sending or inviting again renews it.
+    InviteExpired = "invite_expired", CONFLICT, "The invite has expired. Ask for a new one.";
+    /// The link is genuine, but the invite's time has passed.
+    LinkExpired = "link_expired", GONE, "The invite has expired. Ask for a new one.";
+    /// The body is larger than this path takes.
+    TooLarge = "too_large", PAYLOAD_TOO_LARGE, "The body is too large.";
+    /// The body did not come as `application/json`.
+    UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "Send `Content-Type: application/json`.";
+    /// Fields or parameters can't be used; `errors` names each of them.
+    InvalidRequest = "invalid_request", UNPROCESSABLE_ENTITY, "The request can't be used as it is.";
+    /// The same `Idempotency-Key` came with another request within 24 hours.
+    IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY, "This Idempotency-Key belongs to another request. Use a fresh one.";
+    /// The key, the person or the address has used up its calls; `Retry-After` says when there are new ones.
+    RateLimited = "rate_limited", TOO_MANY_REQUESTS, "Too many calls.";
+    /// A mail for this invite went out less than five minutes ago, or ten did within a day.
+    ResendTooSoon = "resend_too_soon", TOO_MANY_REQUESTS, "The address was written to only recently.";
+    /// The inviter, or the organization, has had as many invite mails sent today as it may.
+    DailyMailCap = "daily_mail_cap", TOO_MANY_REQUESTS, "No invite mails are left today. Come again after midnight UTC.";
+    /// Something broke on usher's side. It is in the log; the same request may work later.
+    Internal = "internal", INTERNAL_SERVER_ERROR, "Something broke on our side.";
+    /// The database is away; nothing was changed.
+    StoreUnavailable = "store_unavailable", SERVICE_UNAVAILABLE, "The database is away. Come again.";
+    /// Clerk's keys can't be fetched, so no session token can be checked.
+    KeysUnavailable = "keys_unavailable", SERVICE_UNAVAILABLE, "Clerk's keys can't be fetched. Come again.";
+}
+
+impl PartialSchema for Code {
+    fn schema() -> RefOr<Schema> {
+        let mut text =
+            String::from("A stable name for programs.\n\n| code | status | answered when |\n|---|---|---|\n");
+        for code in Self::ALL {
+            let (name, status, when) = (code.as_str(), code.status().as_u16(), code.when());
+            let _ = writeln!(text, "| `{name}` | {status} | {when} |");
+        }
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(Self::ALL.iter().map(|code| code.as_str())))
+            .description(Some(text))
+            .into()
+    }
+}
+
+impl ToSchema for Code {}
+
+impl Code {
+    /// Whether the answer says in `Retry-After` when to come again.
+    #[must_use]
+    pub fn has_retry_after(self) -> bool {
+        matches!(
+            self.status(),
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+        )
+    }
+}
+
+/// One error, as the caller sees it: `application/problem+json` of RFC 9457.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Problem {
     /// The HTTP status.
     #[serde(serialize_with = "as_number")]
+    #[schema(value_type = u16, minimum = 400, maximum = 599)]
     pub status: StatusCode,
     /// A stable name for programs.
-    pub code: &'static str,
+    pub code: Code,
     /// What happened, for people.
+    #[schema(value_type = String)]
     pub title: &'static str,
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub detail: Option<String>,
     /// What is wrong with which field.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
     pub errors: Vec<FieldError>,
     /// Seconds, for the `Retry-After` header.
     #[serde(skip)]
@@ -32,9 +171,9 @@ pub struct Problem {
 }
 
 /// What is wrong with one field.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FieldError {
-    /// The field's name in the request.
+    /// The field's name in the request; empty for the request as a whole.
     pub field: String,
     /// What is wrong with it.
     pub detail: String,
@@ -58,14 +197,15 @@ fn as_number<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result
 impl Problem {
     /// A problem without more to say.
     #[must_use]
-    pub fn new(status: StatusCode, code: &'static str, title: &'static str) -> Self {
+    pub fn new(code: Code) -> Self {
+        let retry_after = (code.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER);
         Self {
-            status,
+            status: code.status(),
             code,
-            title,
+            title: code.title(),
             detail: None,
             errors: Vec::new(),
-            retry_after: None,
+            retry_after,
         }
     }
 
@@ -76,61 +216,44 @@ impl Problem {
         self
     }
 
+    /// Says in how many seconds to come again.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+
     /// Fields that can't be used.
     #[must_use]
     pub fn invalid(errors: Vec<FieldError>) -> Self {
-        let problem = Self::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "invalid_request",
-            "The request can't be used as it is.",
-        );
-        Self { errors, ..problem }
+        Self {
+            errors,
+            ..Self::new(Code::InvalidRequest)
+        }
     }
 
     /// Nothing there, or nothing that the caller may know of.
     #[must_use]
     pub fn not_found() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", "There is nothing here.")
+        Self::new(Code::NotFound)
     }
 
     /// The method does not fit the path.
     #[must_use]
     pub fn method_not_allowed() -> Self {
-        Self::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "method_not_allowed",
-            "This path does not know that method.",
-        )
-    }
-
-    /// The caller did not say who they are.
-    #[must_use]
-    pub fn unauthorized(detail: &'static str) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "Who is calling?").with_detail(detail)
-    }
-
-    /// The store is away.
-    #[must_use]
-    pub fn store_away() -> Self {
-        let problem = Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "store_unavailable",
-            "The database is away. Come again.",
-        );
-        Self {
-            retry_after: Some(RETRY_AFTER),
-            ..problem
-        }
+        Self::new(Code::MethodNotAllowed)
     }
 
     /// Something broke on this side.
     #[must_use]
     pub fn internal() -> Self {
-        Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "Something broke on our side.",
-        )
+        Self::new(Code::Internal)
+    }
+}
+
+impl From<Code> for Problem {
+    fn from(code: Code) -> Self {
+        Self::new(code)
     }
 }
 
@@ -138,7 +261,7 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         if error.is_temporary() {
             tracing::warn!(error = %error, "the store is away");
-            Self::store_away()
+            Self::new(Code::StoreUnavailable)
         } else {
             tracing::error!(error = %error, "the store refused");
             Self::internal()

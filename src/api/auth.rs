@@ -4,13 +4,13 @@ use std::collections::HashSet;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, header};
 use uuid::Uuid;
 
 use super::Api;
 use crate::api_key::{self, ApiKey};
 use crate::clerk::TokenError;
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 
 /// Clerk's session cookie.
 const SESSION_COOKIE: &str = "__session";
@@ -72,11 +72,7 @@ impl SignedIn {
     /// Whoever acts as somebody else may look, but not decide for them.
     pub(super) fn decides(&self) -> Result<(), Problem> {
         if self.impersonated {
-            return Err(Problem::new(
-                StatusCode::FORBIDDEN,
-                "impersonated",
-                "Whoever impersonates a person can't answer their invites.",
-            ));
+            return Err(Code::Impersonated.into());
         }
         Ok(())
     }
@@ -87,14 +83,15 @@ impl FromRequestParts<Api> for SignedIn {
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
         let verifier = api.app.sessions.as_ref().ok_or_else(|| {
-            Problem::unauthorized("usher has no CLERK_JWT_KEY or CLERK_ISSUER, so nobody can sign in here.")
+            Problem::new(Code::Unauthorized)
+                .with_detail("usher has no CLERK_JWT_KEY or CLERK_ISSUER, so nobody can sign in here.")
         })?;
         let token = session_token(parts, api)?;
         let claims = verifier
             .verify(token, api.app.clock.now())
             .await
             .map_err(|error| match error {
-                TokenError::KeysUnavailable => Problem::store_away(),
+                TokenError::KeysUnavailable => Code::KeysUnavailable.into(),
                 _ => api.stranger(
                     parts,
                     "The session token is missing, expired or not Clerk's. Sign in again.",
@@ -112,7 +109,7 @@ impl Api {
     /// The answer to whoever does not say who they are: 401, until their address has failed too often.
     fn stranger(&self, parts: &Parts, detail: &'static str) -> Problem {
         match self.limits.address(&parts.headers, &parts.extensions) {
-            Ok(()) => Problem::unauthorized(detail),
+            Ok(()) => Problem::new(Code::Unauthorized).with_detail(detail),
             Err(problem) => problem,
         }
     }
@@ -135,12 +132,8 @@ fn session_token<'a>(parts: &'a Parts, api: &Api) -> Result<&'a str, Problem> {
     if is_safe || origin.is_some_and(|origin| origins.iter().any(|allowed| allowed == origin)) {
         Ok(token)
     } else {
-        Err(Problem::new(
-            StatusCode::FORBIDDEN,
-            "foreign_origin",
-            "This page may not act for the person.",
-        )
-        .with_detail("Add its origin to CLERK_AUTHORIZED_PARTIES, or send the token in the Authorization header."))
+        Err(Problem::new(Code::ForeignOrigin)
+            .with_detail("Add its origin to CLERK_AUTHORIZED_PARTIES, or send the token in the Authorization header."))
     }
 }
 

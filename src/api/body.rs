@@ -6,12 +6,12 @@ use axum::body::Bytes;
 use axum::extract::FromRequestParts;
 use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
 use axum::extract::{FromRequest, Path, Request};
+use axum::http::header;
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::problem::{FieldError, Problem};
+use crate::problem::{Code, FieldError, Problem};
 
 /// The fields of a JSON object, taken out one by one; [`Fields::finish`] names whatever was wrong, missing or unknown.
 pub(super) struct Fields {
@@ -44,29 +44,18 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
             .and_then(|value| value.split(';').next())
             .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
         if !is_json {
-            return Err(Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported_media_type",
-                "Send `Content-Type: application/json`.",
-            ));
+            return Err(Code::UnsupportedMediaType.into());
         }
         let bytes = Bytes::from_request(request, state).await.map_err(unreadable)?;
-        let value = serde_json::from_slice(&bytes)
-            .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "not_json", "The body is not JSON."))?;
+        let value = serde_json::from_slice(&bytes).map_err(|_| Code::NotJson)?;
         Ok(Self { bytes, value })
     }
 }
 
 fn unreadable(rejection: BytesRejection) -> Problem {
     match rejection {
-        BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => {
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The body is too large.")
-        }
-        _ => Problem::new(
-            StatusCode::BAD_REQUEST,
-            "unreadable_body",
-            "The body could not be read.",
-        ),
+        BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => Code::TooLarge.into(),
+        _ => Code::UnreadableBody.into(),
     }
 }
 
@@ -127,6 +116,13 @@ impl Fields {
     }
 }
 
+/// Whether Clerk could have made this user id.
+pub(super) fn is_clerk_user_id(text: &str) -> bool {
+    text.strip_prefix("user_").is_some_and(|rest| {
+        (1..=59).contains(&rest.len()) && rest.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    })
+}
+
 /// Reads a UUID.
 pub(super) fn uuid(value: Value) -> Result<Uuid, String> {
     value
@@ -155,6 +151,18 @@ pub(super) fn line(most: usize) -> impl FnOnce(Value) -> Result<String, String> 
     }
 }
 
+/// Any text in the path. What is no text names nothing.
+pub(super) struct Segment(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let segment = Path::<String>::from_request_parts(parts, state).await;
+        segment.map(|Path(text)| Self(text)).map_err(|_| Problem::not_found())
+    }
+}
+
 /// An id in the path. What is no UUID names nothing, so it is as unknown as any other.
 pub(super) struct Id(pub Uuid);
 
@@ -162,15 +170,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let Path(text) = Path::<String>::from_request_parts(parts, state)
-            .await
-            .map_err(|_| Problem::not_found())?;
-        text.parse().map(Self).map_err(|_| {
-            Problem::new(
-                StatusCode::BAD_REQUEST,
-                "invalid_id",
-                "The id in the path is not a UUID.",
-            )
-        })
+        let Segment(text) = Segment::from_request_parts(parts, state).await?;
+        text.parse().map(Self).map_err(|_| Code::InvalidId.into())
     }
 }

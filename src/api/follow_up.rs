@@ -6,8 +6,10 @@ use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 use std::collections::HashMap;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Api;
@@ -15,10 +17,11 @@ use super::auth::AppClient;
 use super::body::{Fields, Id, uuid};
 use super::invites::{email, invite_json, inviter, mail_caps, seconds_of, too_many_mails};
 use super::view::InviteJson;
+use super::{example, tag};
 use crate::flows::{WantedMail, reserve_mails};
 use crate::invites::Status;
 use crate::invites::email::EmailAddress;
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 use crate::store::{DeliveryKind, InviteFilter, NewDelivery, PersonRef, Tx};
 
 /// Invites on a page, unless the caller says otherwise.
@@ -30,15 +33,46 @@ const COOL_DOWN: TimeDelta = TimeDelta::minutes(5);
 /// Mails for one invite in 24 hours.
 const DAILY_CAP: i64 = 10;
 
-/// `GET /v1/invites`
+/// A page of a list of invites.
+#[derive(Serialize, ToSchema)]
+pub(super) struct InvitePage {
+    /// The invites, newest first.
+    items: Vec<InviteJson>,
+    /// The `cursor` of the next page; null on the last one.
+    #[schema(required)]
+    next_cursor: Option<String>,
+}
+
+/// List invites
+///
+/// Newest first. The filters narrow the list down together. Pages stay stable while invites are added: follow
+/// `next_cursor` until it is null.
+#[utoipa::path(
+    get, path = "/v1/invites", tag = tag::INVITES, operation_id = "listInvites",
+    params(
+        ("organization_id" = Option<Uuid>, Query, description = "Only into this organization and its projects"),
+        ("project_id" = Option<Uuid>, Query, description = "Only into this project"),
+        ("email" = Option<String>, Query, description = "Only of this address, however it is written", format = Email),
+        ("status" = Option<Status>, Query, description = "Only those that stand so now"),
+        ("invited_by" = Option<String>, Query, description = "Only by this person: an admin's id or a Clerk user id"),
+        ("limit" = Option<u32>, Query, description = "At most so many; 50 where it is left out", minimum = 1, maximum = 200),
+        ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before"),
+    ),
+    responses((status = 200, description = "A page", body = InvitePage, example = example::invite_page)),
+    security(("api_key" = [])),
+    extensions(("x-problems" = json!([Code::InvalidRequest])))
+)]
 pub(super) async fn list(
     State(api): State<Api>,
     client: AppClient,
     RawQuery(query): RawQuery,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<InvitePage>, Problem> {
     let mut tx = api.app.store.read().await?;
     let Some((mut filter, limit)) = filter(&mut tx, query.as_deref().unwrap_or_default()).await? else {
-        return Ok(Json(json!({ "items": [], "next_cursor": null })));
+        return Ok(Json(InvitePage {
+            items: Vec::new(),
+            next_cursor: None,
+        }));
     };
     filter.within = client
         .organizations()
@@ -61,8 +95,8 @@ pub(super) async fn list(
         .collect();
     // A project may have moved to an organization that the key may not see.
     views.retain(|_, invite| client.may_use(invite.organization_id()));
-    let items: Vec<InviteJson> = ids.iter().filter_map(|id| views.remove(id)).collect();
-    Ok(Json(json!({ "items": items, "next_cursor": next_cursor })))
+    let items = ids.iter().filter_map(|id| views.remove(id)).collect();
+    Ok(Json(InvitePage { items, next_cursor }))
 }
 
 /// Reads the query; `None` if nothing can match, because its inviter is not there.
@@ -140,7 +174,20 @@ fn read_cursor(value: Value) -> Result<(DateTime<Utc>, Uuid), String> {
         .ok_or_else(|| "must be a next_cursor of an earlier answer".to_owned())
 }
 
-/// `POST /v1/invites/{id}/resend`: the same link once more; an expired invite is renewed.
+/// Send an invite's mail again
+///
+/// The same link once more; an expired invite is renewed. Five minutes must lie between two mails, and a day has at most
+/// ten: `Retry-After` says how long to wait.
+#[utoipa::path(
+    post, path = "/v1/invites/{id}/resend", tag = tag::INVITES, operation_id = "resendInvite",
+    params(("id" = Uuid, Path, description = "The invite's id", example = example::invite_id)),
+    responses((status = 202, description = "The mail is queued", body = InviteJson, example = example::new_invite)),
+    security(("api_key" = [])),
+    extensions(("x-problems" = json!([
+        Code::NotFound, Code::InviteAccepted, Code::InviteDeclined, Code::InviteRevoked, Code::ResendTooSoon,
+        Code::DailyMailCap
+    ])))
+)]
 pub(super) async fn resend(
     State(api): State<Api>,
     client: AppClient,
@@ -182,18 +229,21 @@ fn cool_down(now: DateTime<Utc>, mails: i64, newest: Option<DateTime<Utc>>) -> R
         Some(newest) if mails >= DAILY_CAP => newest + TimeDelta::hours(24) - now,
         _ => return Ok(()),
     };
-    let problem = Problem::new(
-        StatusCode::TOO_MANY_REQUESTS,
-        "resend_too_soon",
-        "The address was written to only recently.",
-    );
-    Err(Problem {
-        retry_after: Some(seconds_of(wait)),
-        ..problem
-    })
+    Err(Problem::new(Code::ResendTooSoon).retry_after(seconds_of(wait)))
 }
 
-/// `POST /v1/invites/{id}/revoke`
+/// Take an invite back
+///
+/// Its link is void from now on, and a mail that is still queued is not sent.
+#[utoipa::path(
+    post, path = "/v1/invites/{id}/revoke", tag = tag::INVITES, operation_id = "revokeInvite",
+    params(("id" = Uuid, Path, description = "The invite's id", example = example::invite_id)),
+    responses((status = 200, description = "It is taken back", body = InviteJson, example = example::revoked_invite)),
+    security(("api_key" = [])),
+    extensions(("x-problems" = json!([
+        Code::NotFound, Code::InviteAccepted, Code::InviteDeclined, Code::InviteRevoked
+    ])))
+)]
 pub(super) async fn revoke(State(api): State<Api>, client: AppClient, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
     let mut tx = api.app.store.begin().await?;
     if !tx.revoke_invite(id).await? {

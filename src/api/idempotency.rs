@@ -3,19 +3,26 @@
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse, Response};
 use sha2::{Digest as _, Sha256};
+use utoipa::IntoParams;
 
 use super::Api;
 use super::auth::AppClient;
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 use crate::store::{Repetition, Tx};
 
 /// Characters.
 const MAX_KEY: usize = 255;
 
 /// The header, where the caller sent one.
-pub(super) struct IdempotencyKey(Option<String>);
+#[derive(IntoParams)]
+#[into_params(names("Idempotency-Key"), parameter_in = Header)]
+pub(super) struct IdempotencyKey(
+    /// Makes repeating safe: the same request with the same key within 24 hours gets the first answer again.
+    #[param(min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
+    Option<String>,
+);
 
 impl FromRequestParts<Api> for IdempotencyKey {
     type Rejection = Problem;
@@ -26,11 +33,7 @@ impl FromRequestParts<Api> for IdempotencyKey {
         };
         match value.to_str().map(str::trim) {
             Ok(key) if !key.is_empty() && key.len() <= MAX_KEY => Ok(Self(Some(key.to_owned()))),
-            _ => Err(Problem::new(
-                StatusCode::BAD_REQUEST,
-                "invalid_idempotency_key",
-                "The Idempotency-Key must have 1 to 255 visible ASCII characters.",
-            )),
+            _ => Err(Code::InvalidIdempotencyKey.into()),
         }
     }
 }
@@ -43,7 +46,7 @@ impl IdempotencyKey {
         client: &AppClient,
         path: &str,
         body: &[u8],
-    ) -> Result<Option<Response>, Problem> {
+    ) -> Result<Option<Kept>, Problem> {
         let Some(key) = &self.0 else { return Ok(None) };
         let hash = Sha256::new()
             .chain_update(path)
@@ -52,12 +55,8 @@ impl IdempotencyKey {
             .finalize();
         match tx.claim_idempotency_key(client.name(), key, &hash).await? {
             Repetition::First => Ok(None),
-            Repetition::Answered { status, answer } => Ok(Some(answered(status, answer))),
-            Repetition::OtherRequest => Err(Problem::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "idempotency_key_reused",
-                "This Idempotency-Key belongs to another request. Use a fresh one.",
-            )),
+            Repetition::Answered { status, answer } => Ok(Some(Kept { status, answer })),
+            Repetition::OtherRequest => Err(Code::IdempotencyKeyReused.into()),
         }
     }
 
@@ -77,11 +76,19 @@ impl IdempotencyKey {
     }
 }
 
-/// A JSON answer from its text.
-pub(super) fn answered(status: i32, answer: String) -> Response {
-    let status = u16::try_from(status)
-        .ok()
-        .and_then(|status| StatusCode::from_u16(status).ok());
-    let json = HeaderValue::from_static("application/json");
-    (status.unwrap_or(StatusCode::OK), [(header::CONTENT_TYPE, json)], answer).into_response()
+/// An answer as it is kept: its status, and its JSON as text.
+pub(super) struct Kept {
+    pub status: i32,
+    pub answer: String,
+}
+
+impl IntoResponse for Kept {
+    fn into_response(self) -> Response {
+        let status = u16::try_from(self.status)
+            .ok()
+            .and_then(|status| StatusCode::from_u16(status).ok());
+        let json = HeaderValue::from_static("application/json");
+        let status = status.unwrap_or(StatusCode::OK);
+        (status, [(header::CONTENT_TYPE, json)], self.answer).into_response()
+    }
 }

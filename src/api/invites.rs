@@ -6,21 +6,24 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::{HeaderValue, header};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Api;
 use super::auth::AppClient;
-use super::body::{Fields, Id, JsonBody, line, uuid};
-use super::idempotency::{IdempotencyKey, answered};
+use super::body::{Fields, Id, JsonBody, is_clerk_user_id, line, uuid};
+use super::idempotency::{IdempotencyKey, Kept};
 use super::view::InviteJson;
+use super::{example, tag};
 use crate::config::{Config, MAX_TTL, parse_duration};
 use crate::flows::{self, Invitation, Invited, Inviter, MailCaps, Refusal, Target, caps_reset_at};
 use crate::invites::Acceptance;
 use crate::invites::email::EmailAddress;
-use crate::problem::{FieldError, Problem};
+use crate::problem::{Code, FieldError, Problem};
 use crate::store::{StoreError, Tx};
 
 /// Characters.
@@ -28,7 +31,105 @@ const MAX_MESSAGE: usize = 10_000;
 /// Invites in one request.
 const MAX_BATCH: usize = 500;
 
-/// `POST /v1/invites`
+/// Whom to invite, into what, as what.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "the schema of what `invitation` reads field by field")]
+pub(super) struct CreateInvite {
+    /// The organization to invite into. Give either this or `project_id`.
+    organization_id: Option<Uuid>,
+    /// The project to invite into. Whoever accepts comes into its organization, too, on the lowest rung.
+    project_id: Option<Uuid>,
+    /// The address to invite.
+    #[schema(format = Email)]
+    email: String,
+    /// The role that the invite gives: one of `ORGANIZATION_ROLES` or `PROJECT_ROLES`.
+    #[schema(
+        min_length = 1,
+        max_length = 64,
+        example = "member",
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*[^\u0000-\u001f\u007f-\u009f\u2028\u2029\s][^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$"
+    )]
+    role: String,
+    /// Who invites: an admin's id or a Clerk user id. They can't give a role above their own, and hear when it is accepted.
+    #[schema(pattern = "^([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|user_[A-Za-z0-9_]{1,59})$")]
+    invited_by: Option<String>,
+    /// How long the invite is valid: a number of minutes, hours or days, at most 30 days. Default: `INVITE_TTL`.
+    #[schema(example = "7d", pattern = "^[0-9]+[mhd]$")]
+    expires_in: Option<String>,
+    /// Whether its person is let in or asked. Default: `default`.
+    acceptance: Option<Acceptance>,
+    /// The mail's language (BCP 47).
+    #[schema(pattern = "^[A-Za-z0-9]{1,8}(-[A-Za-z0-9]{1,8})*$", max_length = 35)]
+    locale: Option<String>,
+    /// A few words for the mail and the banner.
+    #[schema(max_length = 10_000, pattern = r"^[^\u0000]*$")]
+    message: Option<String>,
+}
+
+/// Many invites at once.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "the schema of what `batch` reads field by field")]
+pub(super) struct BatchRequest {
+    /// The invites. What is no good invite gets its own answer and spoils no other.
+    #[schema(max_items = 500)]
+    invites: Vec<CreateInvite>,
+}
+
+/// The answers of a batch.
+#[derive(Serialize, ToSchema)]
+pub(super) struct BatchAnswer {
+    /// One for each item, in order.
+    results: Vec<BatchResult>,
+}
+
+/// What became of one item: the answer that it would have got on its own.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+enum BatchResult {
+    /// There is an invite.
+    Invited {
+        /// 201 for a new invite, 200 for one made fresh.
+        #[schema(minimum = 200, maximum = 201)]
+        status: u16,
+        /// The invite, as it stands after the whole batch.
+        invite: Box<InviteJson>,
+    },
+    /// It was refused.
+    Refused {
+        /// The problem's status.
+        #[schema(minimum = 400, maximum = 599)]
+        status: u16,
+        /// Why.
+        problem: Problem,
+    },
+}
+
+/// Invite an address
+///
+/// The invite, its mail and the job that sends it are stored together, or not at all. Inviting an address again that has
+/// an open or expired invite into the same place makes that one fresh: role, inviter and expiry are the new ones, and
+/// the old link is void.
+#[utoipa::path(
+    post, path = "/v1/invites", tag = tag::INVITES, operation_id = "createInvite",
+    params(IdempotencyKey),
+    request_body(content = CreateInvite, examples(
+        ("organization" = (summary = "Into an organization", value = json!(example::create_invite()))),
+        ("project" = (summary = "Into a project, with everything that can be said", value = json!(example::create_project_invite()))),
+    )),
+    responses(
+        (status = 201, description = "A new invite", body = InviteJson,
+            headers(("Location" = String, description = "The invite's path")), example = example::new_invite),
+        (status = 200, description = "The open invite of this address, made fresh", body = InviteJson,
+            headers(("Location" = String, description = "The invite's path")), example = example::new_invite),
+    ),
+    security(("api_key" = [])),
+    extensions(("x-problems" = json!([
+        Code::InvalidIdempotencyKey, Code::IdempotencyKeyReused, Code::RoleAboveInviter, Code::AlreadyMember,
+        Code::DailyMailCap
+    ])))
+)]
 pub(super) async fn create(
     State(api): State<Api>,
     client: AppClient,
@@ -41,7 +142,7 @@ pub(super) async fn create(
         .repeated(&mut tx, &client, "/v1/invites", &body.bytes)
         .await?
     {
-        return Ok(answer);
+        return Ok(with_location(answer));
     }
     let invitation = invitation(Fields::of(body.value)?, config)?;
     let answers = flows::invite(
@@ -63,14 +164,41 @@ pub(super) async fn create(
     let (status, text) = (created_or_ok(&invited), to_text(&json)?);
     idempotency.keep(&mut tx, &client, status, &text).await?;
     tx.commit().await?;
-    let mut response = answered(status.as_u16().into(), text);
-    if let Ok(location) = HeaderValue::from_str(&format!("/v1/invites/{}", invited.invite.id)) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    Ok(response)
+    Ok(with_location(Kept {
+        status: status.as_u16().into(),
+        answer: text,
+    }))
 }
 
-/// `POST /v1/invites/batch`: one answer each, in order; a bad item spoils no other.
+/// An invite's JSON as an answer that says where it is, given for the first time or again.
+fn with_location(kept: Kept) -> Response {
+    #[derive(Deserialize)]
+    struct Identified {
+        id: Uuid,
+    }
+    let id = serde_json::from_str(&kept.answer).map(|Identified { id }| id);
+    let mut response = kept.into_response();
+    if let Some(location) = id
+        .ok()
+        .and_then(|id| HeaderValue::try_from(format!("/v1/invites/{id}")).ok())
+    {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+/// Invite many addresses
+///
+/// Up to 500, in few round trips and one transaction. Each item gets the answer that it would have got on its own, in
+/// order; a bad one spoils no other.
+#[utoipa::path(
+    post, path = "/v1/invites/batch", tag = tag::INVITES, operation_id = "createInvites",
+    params(IdempotencyKey),
+    request_body(content = BatchRequest, example = example::batch),
+    responses((status = 200, description = "One answer each", body = BatchAnswer, example = example::batch_answer)),
+    security(("api_key" = [])),
+    extensions(("x-problems" = json!([Code::InvalidIdempotencyKey, Code::IdempotencyKeyReused])))
+)]
 pub(super) async fn batch(
     State(api): State<Api>,
     client: AppClient,
@@ -83,7 +211,7 @@ pub(super) async fn batch(
         .repeated(&mut tx, &client, "/v1/invites/batch", &body.bytes)
         .await?
     {
-        return Ok(answer);
+        return Ok(answer.into_response());
     }
     let mut fields = Fields::of(body.value)?;
     let items = fields.required("invites", items);
@@ -99,23 +227,34 @@ pub(super) async fn batch(
     let ids: Vec<Uuid> = answers.iter().flatten().map(|invited| invited.invite.id).collect();
     let views = views_by_id(&mut tx, &ids).await?;
     let mut answers = answers.into_iter();
-    let results: Vec<Value> = read
+    let results = read
         .into_iter()
         .map(|item| {
             let invitation = item?;
             let answer = answers.next().ok_or_else(Problem::internal)?;
             let invited = answer.map_err(|refusal| refused(refusal, &invitation, config, now))?;
             let invite = views.get(&invited.invite.id).ok_or_else(Problem::internal)?;
-            Ok(json!({ "status": created_or_ok(&invited).as_u16(), "invite": invite }))
+            Ok(BatchResult::Invited {
+                status: created_or_ok(&invited).as_u16(),
+                invite: Box::new(invite.clone()),
+            })
         })
-        .map(|result: Result<Value, Problem>| {
-            result.unwrap_or_else(|problem| json!({ "status": problem.status.as_u16(), "problem": problem }))
-        })
+        .map(|result: Result<BatchResult, Problem>| result.unwrap_or_else(BatchResult::of))
         .collect();
-    let text = to_text(&json!({ "results": results }))?;
+    let text = to_text(&BatchAnswer { results })?;
     idempotency.keep(&mut tx, &client, StatusCode::OK, &text).await?;
     tx.commit().await?;
-    Ok(answered(200, text))
+    let (status, answer) = (200, text);
+    Ok(Kept { status, answer }.into_response())
+}
+
+impl BatchResult {
+    fn of(problem: Problem) -> Self {
+        Self::Refused {
+            status: problem.status.as_u16(),
+            problem,
+        }
+    }
 }
 
 fn created_or_ok(invited: &Invited) -> StatusCode {
@@ -139,16 +278,23 @@ fn items(value: Value) -> Result<Vec<Value>, String> {
 }
 
 /// The same invite twice in a batch is shown twice, as it stands at the end.
-async fn views_by_id(tx: &mut Tx, ids: &[Uuid]) -> Result<HashMap<Uuid, Value>, StoreError> {
+async fn views_by_id(tx: &mut Tx, ids: &[Uuid]) -> Result<HashMap<Uuid, InviteJson>, StoreError> {
     let now = tx.now();
     let views = tx.invite_views(ids).await?;
     let by_id = views
         .into_iter()
-        .map(|view| (view.invite.id, json!(InviteJson::at(view, now))));
+        .map(|view| (view.invite.id, InviteJson::at(view, now)));
     Ok(by_id.collect())
 }
 
-/// `GET /v1/invites/{id}`
+/// Show an invite with its delivery
+#[utoipa::path(
+    get, path = "/v1/invites/{id}", tag = tag::INVITES, operation_id = "getInvite",
+    params(("id" = Uuid, Path, description = "The invite's id", example = example::invite_id)),
+    responses((status = 200, description = "The invite", body = InviteJson, example = example::invite)),
+    security(("api_key" = [])),
+    extensions(("x-problems" = json!([Code::NotFound])))
+)]
 pub(super) async fn show(State(api): State<Api>, client: AppClient, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
     let mut tx = api.app.store.read().await?;
     let json = invite_json(&mut tx, id).await?.ok_or_else(Problem::not_found)?;
@@ -215,9 +361,7 @@ pub(super) fn inviter(value: Value) -> Result<Inviter, String> {
     if let Ok(id) = text.parse() {
         return Ok(Inviter::Admin(id));
     }
-    let is_clerk_id =
-        text.starts_with("user_") && text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    if is_clerk_id {
+    if is_clerk_user_id(text) {
         Ok(Inviter::Clerk(text.to_owned()))
     } else {
         Err("must be an admin's id or a Clerk user id".to_owned())
@@ -279,17 +423,9 @@ fn refused(refusal: Refusal, invitation: &Invitation, config: &Config, now: Date
         Refusal::UnknownRole => field("role", format!("must be one of {}", ladder.names().join(", "))),
         Refusal::UnknownInviter => field("invited_by", "names nobody who is there".to_owned()),
         Refusal::OwnAddress => field("email", "is the inviter's own address".to_owned()),
-        Refusal::RoleAboveInviter => Problem::new(
-            StatusCode::FORBIDDEN,
-            "role_above_inviter",
-            "The inviter may not hand out this role here.",
-        ),
+        Refusal::RoleAboveInviter => Code::RoleAboveInviter.into(),
         Refusal::TooManyMails => too_many_mails(now),
-        Refusal::AlreadyMember => Problem::new(
-            StatusCode::CONFLICT,
-            "already_member",
-            "The address's owner is a member already, with this role or a higher one.",
-        ),
+        Refusal::AlreadyMember => Code::AlreadyMember.into(),
     }
 }
 
@@ -303,16 +439,7 @@ pub(super) fn mail_caps(config: &Config) -> MailCaps {
 
 /// A daily cap is reached.
 pub(super) fn too_many_mails(now: DateTime<Utc>) -> Problem {
-    let wait = caps_reset_at(now) - now;
-    let problem = Problem::new(
-        StatusCode::TOO_MANY_REQUESTS,
-        "daily_mail_cap",
-        "The inviter, or the organization, has no invite mails left today.",
-    );
-    Problem {
-        retry_after: Some(seconds_of(wait)),
-        ..problem.with_detail("Come again after midnight UTC.")
-    }
+    Problem::new(Code::DailyMailCap).retry_after(seconds_of(caps_reset_at(now) - now))
 }
 
 /// Rounded up, so that whoever waits so long is not told to wait again.

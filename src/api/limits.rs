@@ -7,13 +7,13 @@ use std::sync::{Arc, OnceLock};
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::request::Parts;
-use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
 use super::Api;
 use crate::app::App;
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 use crate::rate_limit::{Limiter, RateLimit, Standing};
 
 /// Open to everybody, so limited by address.
@@ -83,14 +83,8 @@ fn check<K: Hash + Eq + Clone>(
     let Some(seconds) = standing.retry_after else {
         return Ok(());
     };
-    let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many calls.");
-    Err(Problem {
-        retry_after: Some(seconds),
-        ..problem.with_detail(format!(
-            "At most {} per {policy}. Come again in {seconds} s.",
-            standing.limit
-        ))
-    })
+    let detail = format!("At most {} per {policy}. Come again in {seconds} s.", standing.limit);
+    Err(Problem::new(Code::RateLimited).with_detail(detail).retry_after(seconds))
 }
 
 /// Limits what is open to everybody, and tells every caller where they stand.

@@ -1,16 +1,60 @@
 //! What a landing page shows of a link, to whoever holds it. Looking changes nothing.
 
 use axum::Json;
-use axum::extract::{Path, State};
-use serde_json::{Value, json};
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Api;
+use super::body::Segment;
 use super::view::{Rfc3339, full_name};
+use super::{example, tag};
 use crate::invites::email::mask;
-use crate::problem::Problem;
+use crate::invites::{Kind, Status};
+use crate::problem::{Code, Problem};
 
-/// `GET /v1/invite-links/{token}`: forged, void and unknown look alike.
-pub(super) async fn preview(State(api): State<Api>, Path(token): Path<String>) -> Result<Json<Value>, Problem> {
+/// What whoever holds a link may know of its invite.
+#[derive(Serialize, ToSchema)]
+pub(super) struct LinkPreview {
+    /// What it leads into.
+    kind: Kind,
+    /// The organization, or the one that the project belongs to.
+    organization: OnlyName,
+    /// The project, where it leads into one.
+    #[schema(required)]
+    project: Option<OnlyName>,
+    /// The role that it gives.
+    role: String,
+    /// Who invited, where that is known.
+    #[schema(required)]
+    invited_by: Option<OnlyName>,
+    /// The invited address, masked: its first letter and its domain.
+    #[schema(example = "a***@example.com")]
+    email: String,
+    /// Where it stands now.
+    status: Status,
+    /// From then on it is expired.
+    expires_at: Rfc3339,
+}
+
+/// A name, for people.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Name)]
+struct OnlyName {
+    /// The name.
+    name: String,
+}
+
+/// What a landing page shows of a link
+///
+/// Opening it changes nothing, so a mail scanner does no harm. Links that are forged, void or unknown look alike.
+#[utoipa::path(
+    get, path = "/v1/invite-links/{token}", tag = tag::LINKS, operation_id = "previewInviteLink",
+    params(("token" = String, Path, description = "The token out of the mail's link", example = example::token)),
+    responses((status = 200, description = "The invite, as far as everybody may know", body = LinkPreview, example = example::link_preview)),
+    extensions(("x-problems" = json!([Code::NotFound, Code::RateLimited])))
+)]
+pub(super) async fn preview(State(api): State<Api>, Segment(token): Segment) -> Result<Json<LinkPreview>, Problem> {
     let claim = api.app.token_key.verify(&token).ok_or_else(Problem::not_found)?;
     let mut tx = api.app.store.read().await?;
     let now = tx.now();
@@ -19,14 +63,16 @@ pub(super) async fn preview(State(api): State<Api>, Path(token): Path<String>) -
         .filter(|view| view.invite.token_version == claim.version)
         .ok_or_else(Problem::not_found)?;
     let inviter = full_name(view.inviter_first_name.as_deref(), view.inviter_last_name.as_deref());
-    Ok(Json(json!({
-        "kind": view.invite.kind,
-        "organization": { "name": view.organization_name },
-        "project": view.project_name.map(|name| json!({ "name": name })),
-        "role": view.invite.role,
-        "invited_by": inviter.map(|name| json!({ "name": name })),
-        "email": mask(&view.invite.email),
-        "status": view.invite.status_at(now),
-        "expires_at": Rfc3339(view.invite.expires_at),
-    })))
+    Ok(Json(LinkPreview {
+        kind: view.invite.kind,
+        organization: OnlyName {
+            name: view.organization_name,
+        },
+        project: view.project_name.map(|name| OnlyName { name }),
+        invited_by: inviter.map(|name| OnlyName { name }),
+        email: mask(&view.invite.email),
+        status: view.invite.status_at(now),
+        expires_at: Rfc3339(view.invite.expires_at),
+        role: view.invite.role,
+    }))
 }

@@ -1,43 +1,77 @@
 //! The invitee: what waits for them, and their answer.
 
 use axum::Json;
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::extract::State;
 use chrono::TimeDelta;
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Api;
 use super::auth::{AppClient, SignedIn};
-use super::body::{Fields, Id};
+use super::body::{Fields, Id, Segment, is_clerk_user_id};
 use super::invites::invite_json;
 use super::view::InviteJson;
+use super::{example, tag};
 use crate::clerk::BackendError;
 use crate::flows::{Admitted, admit, profile_of};
 use crate::invites::email::{EmailKey, mask};
 use crate::invites::matching;
 use crate::invites::{Invite, Status};
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 use crate::store::{Person, Profile, StoreError, Tx};
 
 /// What Clerk said so long ago may be out of date: webhooks get lost.
 const STALE: TimeDelta = TimeDelta::hours(24);
 
-/// `GET /v1/me/invites`: what the banner shows. It must not depend on webhooks, and it changes nothing.
-pub(super) async fn list(State(api): State<Api>, me: SignedIn) -> Result<Json<Value>, Problem> {
+/// What waits for a person.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Banner {
+    /// The invites to show: open, for a verified address of theirs, and not dismissed.
+    items: Vec<InviteJson>,
+    /// Whether this is all: false where usher does not know the person well enough and Clerk could not be asked.
+    synced: bool,
+}
+
+/// What waits for the signed-in person
+///
+/// For the banner. It does not depend on webhooks: of somebody whom usher does not know, or has not heard of for a day,
+/// it asks Clerk's Backend API where that is configured. It changes nothing.
+#[utoipa::path(
+    get, path = "/v1/me/invites", tag = tag::ME, operation_id = "listMyInvites",
+    responses((status = 200, description = "What the banner shows", body = Banner, example = example::banner)),
+    security(("session" = []), ("session_cookie" = [])),
+)]
+pub(super) async fn list(State(api): State<Api>, me: SignedIn) -> Result<Json<Banner>, Problem> {
     banner(&api, &me.clerk_user_id, |_| true).await
 }
 
-/// `GET /v1/users/{clerk_user_id}/invites`: the same, for apps that render on the server.
+/// What waits for a person
+///
+/// The banner, for apps that render on the server. Of somebody whom usher does not know it is empty.
+#[utoipa::path(
+    get, path = "/v1/users/{clerk_user_id}/invites", tag = tag::INVITES, operation_id = "listUserInvites",
+    params(("clerk_user_id" = String, Path, description = "Clerk's id of the person",
+        pattern = "^user_[A-Za-z0-9_]{1,59}$", example = example::clerk_user_id)),
+    responses((status = 200, description = "What the banner shows", body = Banner, example = example::banner)),
+    security(("api_key" = [])),
+)]
 pub(super) async fn list_of(
     State(api): State<Api>,
     client: AppClient,
-    Path(clerk_user_id): Path<String>,
-) -> Result<Json<Value>, Problem> {
+    Segment(clerk_user_id): Segment,
+) -> Result<Json<Banner>, Problem> {
+    if !is_clerk_user_id(&clerk_user_id) {
+        return Err(Code::InvalidId.into());
+    }
     banner(&api, &clerk_user_id, |invite| client.may_use(invite.organization_id())).await
 }
 
-async fn banner(api: &Api, clerk_user_id: &str, may_see: impl Fn(&InviteJson) -> bool) -> Result<Json<Value>, Problem> {
+async fn banner(
+    api: &Api,
+    clerk_user_id: &str,
+    may_see: impl Fn(&InviteJson) -> bool,
+) -> Result<Json<Banner>, Problem> {
     let mut tx = api.app.store.read().await?;
     let known = known(&mut tx, clerk_user_id).await?;
     let is_fresh = known.as_ref().is_some_and(|person| is_fresh(person, tx.now()));
@@ -56,14 +90,14 @@ async fn banner(api: &Api, clerk_user_id: &str, may_see: impl Fn(&InviteJson) ->
         (None, None) => Vec::new(),
     };
     let now = tx.now();
-    let items: Vec<InviteJson> = tx
+    let items = tx
         .invite_views(&shown)
         .await?
         .into_iter()
         .map(|view| InviteJson::at(view, now))
         .filter(may_see)
         .collect();
-    Ok(Json(json!({ "items": items, "synced": synced })))
+    Ok(Json(Banner { items, synced }))
 }
 
 async fn known(tx: &mut Tx, clerk_user_id: &str) -> Result<Option<Person>, StoreError> {
@@ -112,14 +146,46 @@ async fn shown_to_profile(tx: &mut Tx, profile: &Profile, admin_id: Option<Uuid>
     Ok(ids.into_iter().filter(|id| !dismissed.contains(id)).collect())
 }
 
-/// `POST /v1/me/invites/{id}/accept`
+/// Accept an invite
+///
+/// Membership, role and the notice to the inviter come with it, or nothing does.
+#[utoipa::path(
+    post, path = "/v1/me/invites/{id}/accept", tag = tag::ME, operation_id = "acceptInvite",
+    params(("id" = Uuid, Path, description = "The invite's id", example = example::invite_id)),
+    responses((status = 200, description = "The invite, as it stands now", body = InviteJson, example = example::accepted_invite)),
+    security(("session" = []), ("session_cookie" = [])),
+    extensions(("x-problems" = json!([
+        Code::NotFound, Code::InviteAccepted, Code::InviteDeclined, Code::InviteRevoked, Code::InviteExpired, Code::InviterLostRights
+    ])))
+)]
 pub(super) async fn accept(State(api): State<Api>, me: SignedIn, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
     let (arrival, invite) = arrive_for(&api, &me, id).await?;
     let invite = invite.ok_or_else(Problem::not_found)?;
     let_in(&api, arrival, &invite).await
 }
 
-/// `POST /v1/me/invites/accept`: by the link. It opens the door for its own address only.
+/// The link that somebody came by.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "the schema of what `accept_by_token` reads field by field")]
+pub(super) struct AcceptByToken {
+    /// The token out of the mail's link.
+    token: String,
+}
+
+/// Accept by a link
+///
+/// A link opens the door for its own address only: the signed-in person must own the invited address, verified.
+#[utoipa::path(
+    post, path = "/v1/me/invites/accept", tag = tag::ME, operation_id = "acceptInviteByLink",
+    request_body(content = AcceptByToken, example = example::accept_by_token),
+    responses((status = 200, description = "The invite, as it stands now", body = InviteJson, example = example::accepted_invite)),
+    security(("session" = []), ("session_cookie" = [])),
+    extensions(("x-problems" = json!([
+        Code::NotFound, Code::OtherAddress, Code::InviterLostRights, Code::LinkExpired,
+        Code::InviteAccepted, Code::InviteDeclined, Code::InviteRevoked
+    ])))
+)]
 pub(super) async fn accept_by_token(
     State(api): State<Api>,
     me: SignedIn,
@@ -141,23 +207,14 @@ pub(super) async fn accept_by_token(
         return Err(other_address(&invite));
     }
     if invite.status_at(arrival.tx.now()) == Status::Expired {
-        return Err(Problem::new(
-            StatusCode::GONE,
-            "invite_expired",
-            "The invite has expired. Ask for a new one.",
-        ));
+        return Err(Code::LinkExpired.into());
     }
     let_in(&api, arrival, &invite).await
 }
 
 fn other_address(invite: &Invite) -> Problem {
     let masked = mask(&invite.email);
-    Problem::new(
-        StatusCode::FORBIDDEN,
-        "other_address",
-        "The invite is for another address.",
-    )
-    .with_detail(format!(
+    Problem::new(Code::OtherAddress).with_detail(format!(
         "Sign in with {masked}, verified, or add and verify it in your account."
     ))
 }
@@ -170,11 +227,7 @@ async fn let_in(api: &Api, arrival: Arrival, invite: &Invite) -> Result<Json<Inv
     };
     let Admitted { invites, refused } = admit(&mut tx, &[waiting], &api.app.config.roles).await?;
     if !refused.is_empty() {
-        return Err(Problem::new(
-            StatusCode::FORBIDDEN,
-            "inviter_lost_rights",
-            "Whoever invited may no longer hand out this role. Ask for a new invite.",
-        ));
+        return Err(Code::InviterLostRights.into());
     }
     if invites.is_empty() {
         return Err(not_open(&mut tx, invite.id, person.admin_id).await?);
@@ -182,7 +235,18 @@ async fn let_in(api: &Api, arrival: Arrival, invite: &Invite) -> Result<Json<Inv
     answered(tx, invite.id).await
 }
 
-/// `POST /v1/me/invites/{id}/decline`
+/// Decline an invite
+///
+/// That is final; inviting again makes a new invite.
+#[utoipa::path(
+    post, path = "/v1/me/invites/{id}/decline", tag = tag::ME, operation_id = "declineInvite",
+    params(("id" = Uuid, Path, description = "The invite's id", example = example::invite_id)),
+    responses((status = 200, description = "The invite, as it stands now", body = InviteJson, example = example::declined_invite)),
+    security(("session" = []), ("session_cookie" = [])),
+    extensions(("x-problems" = json!([
+        Code::NotFound, Code::InviteAccepted, Code::InviteDeclined, Code::InviteRevoked, Code::InviteExpired
+    ])))
+)]
 pub(super) async fn decline(State(api): State<Api>, me: SignedIn, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
     let (Arrival { mut tx, person }, invite) = arrive_for(&api, &me, id).await?;
     if invite.is_none() || !tx.decline_invite(id).await? {
@@ -191,7 +255,18 @@ pub(super) async fn decline(State(api): State<Api>, me: SignedIn, Id(id): Id) ->
     answered(tx, id).await
 }
 
-/// `POST /v1/me/invites/{id}/dismiss`
+/// Put an invite away
+///
+/// It stays open, and the banner shows it again with the next sign-in.
+#[utoipa::path(
+    post, path = "/v1/me/invites/{id}/dismiss", tag = tag::ME, operation_id = "dismissInvite",
+    params(("id" = Uuid, Path, description = "The invite's id", example = example::invite_id)),
+    responses((status = 200, description = "The invite, as it stands now", body = InviteJson, example = example::dismissed_invite)),
+    security(("session" = []), ("session_cookie" = [])),
+    extensions(("x-problems" = json!([
+        Code::NotFound, Code::InviteAccepted, Code::InviteDeclined, Code::InviteRevoked, Code::InviteExpired
+    ])))
+)]
 pub(super) async fn dismiss(State(api): State<Api>, me: SignedIn, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
     let (Arrival { mut tx, person }, invite) = arrive_for(&api, &me, id).await?;
     if invite.is_none() || !tx.dismiss_invite(id, person.admin_id).await? {
@@ -283,13 +358,13 @@ async fn not_open(tx: &mut Tx, id: Uuid, admin_id: Uuid) -> Result<Problem, Stor
 
 /// What an invite that is not open is instead.
 pub(super) fn closed(status: Status) -> Problem {
-    let conflict = |code, title| Problem::new(StatusCode::CONFLICT, code, title);
-    match status {
-        Status::Accepted => conflict("invite_accepted", "The invite was accepted already."),
-        Status::Declined => conflict("invite_declined", "The invite was declined. Ask for a new one."),
-        Status::Revoked => conflict("invite_revoked", "The invite was taken back. Ask for a new one."),
-        Status::Expired => conflict("invite_expired", "The invite has expired. Ask for a new one."),
+    let code = match status {
+        Status::Accepted => Code::InviteAccepted,
+        Status::Declined => Code::InviteDeclined,
+        Status::Revoked => Code::InviteRevoked,
+        Status::Expired => Code::InviteExpired,
         // Open, but what it leads into is gone.
-        Status::Pending => Problem::not_found(),
-    }
+        Status::Pending => Code::NotFound,
+    };
+    code.into()
 }

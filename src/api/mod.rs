@@ -2,6 +2,7 @@
 
 mod auth;
 mod body;
+mod example;
 mod follow_up;
 mod idempotency;
 mod invites;
@@ -19,8 +20,10 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post, put};
 use tower_http::cors::{AllowOrigin, CorsLayer};
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::app::App;
 use crate::problem::Problem;
@@ -44,32 +47,56 @@ pub fn router(app: &App) -> Router {
         limits: Arc::new(Limits::new(app)),
     };
     let limits = from_fn_with_state(api.clone(), limits::layer);
-    // What the app's pages call from the browser. The fallback stands here so that a preflight comes through the layer.
-    let pages = Router::new()
-        .route("/v1/invite-links/{token}", get(links::preview))
-        .route("/v1/me/invites", get(me::list))
-        .route("/v1/me/invites/accept", post(me::accept_by_token))
-        .route("/v1/me/invites/{id}/accept", post(me::accept))
-        .route("/v1/me/invites/{id}/decline", post(me::decline))
-        .route("/v1/me/invites/{id}/dismiss", post(me::dismiss))
+    // The fallback stands here so that a preflight comes through the layer.
+    let pages = Router::from(for_pages())
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .layer(limits.clone())
         .layer(cors(&app.config.authorized_parties));
-    Router::new()
-        .route("/v1/organizations/{id}", put(places::put_organization))
-        .route("/v1/organizations/{id}/members", get(places::organization_members))
-        .route("/v1/projects/{id}", put(places::put_project))
-        .route("/v1/projects/{id}/members", get(places::project_members))
-        .route("/v1/invites", get(follow_up::list).post(invites::create))
-        .route("/v1/invites/batch", post(invites::batch))
-        .route("/v1/invites/{id}", get(invites::show))
-        .route("/v1/invites/{id}/resend", post(follow_up::resend))
-        .route("/v1/invites/{id}/revoke", post(follow_up::revoke))
-        .route("/v1/users/{clerk_user_id}/invites", get(me::list_of))
+    Router::from(for_the_app())
         .layer(limits)
         .merge(pages)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(api)
+}
+
+/// The description of these routes: a route can't be had without its own.
+#[must_use]
+pub fn openapi() -> OpenApi {
+    for_the_app().into_openapi().merge_from(for_pages().into_openapi())
+}
+
+/// What the app calls, with its key.
+fn for_the_app() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(places::put_organization))
+        .routes(routes!(places::organization_members))
+        .routes(routes!(places::put_project))
+        .routes(routes!(places::project_members))
+        .routes(routes!(follow_up::list, invites::create))
+        .routes(routes!(invites::batch))
+        .routes(routes!(invites::show))
+        .routes(routes!(follow_up::resend))
+        .routes(routes!(follow_up::revoke))
+        .routes(routes!(me::list_of))
+}
+
+/// What the app's pages call from the browser.
+fn for_pages() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(links::preview))
+        .routes(routes!(me::list))
+        .routes(routes!(me::accept_by_token))
+        .routes(routes!(me::accept))
+        .routes(routes!(me::decline))
+        .routes(routes!(me::dismiss))
+}
+
+/// The groups of the documentation.
+mod tag {
+    pub(super) const INVITES: &str = "Invites";
+    pub(super) const PLACES: &str = "Organizations and projects";
+    pub(super) const ME: &str = "The signed-in person";
+    pub(super) const LINKS: &str = "Invite links";
 }
 
 /// Lets the app's pages, and no others, call from the browser with the person's session.

@@ -2,13 +2,15 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::invites::{Acceptance, Kind, Status};
-use crate::store::{DeliveryStatus, InviteView};
+use crate::store::{DeliveryKind, DeliveryStatus, InviteView};
 
-/// A time as RFC 3339 in UTC.
-#[derive(Debug, Clone, Copy)]
+/// A time as RFC 3339 in UTC, to the microsecond.
+#[derive(Debug, Clone, Copy, ToSchema)]
+#[schema(as = Time, value_type = String, format = DateTime, example = "2026-11-22T09:30:00.000000Z")]
 pub(super) struct Rfc3339(pub DateTime<Utc>);
 
 impl Serialize for Rfc3339 {
@@ -17,67 +19,127 @@ impl Serialize for Rfc3339 {
     }
 }
 
-#[derive(Serialize)]
+/// An organization or a project.
+#[derive(Clone, Serialize, ToSchema)]
+#[schema(as = Place)]
 struct Named {
+    /// Its id.
     id: Uuid,
+    /// Its name.
     name: String,
 }
 
-#[derive(Serialize)]
+/// Who invited.
+#[derive(Clone, Serialize, ToSchema)]
+#[schema(as = Inviter)]
 struct InviterJson {
+    /// The id in `admins`.
     id: Uuid,
+    /// First and last name, as far as there are any.
+    #[schema(required)]
     name: Option<String>,
+    /// The primary address.
+    #[schema(required)]
     email: Option<String>,
 }
 
-#[derive(Serialize)]
+/// The newest mail for the invite.
+#[derive(Clone, Serialize, ToSchema)]
+#[schema(as = Delivery)]
 struct DeliveryJson {
-    kind: Option<String>,
+    /// What was sent: the invite, or a reminder of it.
+    kind: DeliveryKind,
+    /// Where it stands.
     status: DeliveryStatus,
+    /// How often sending it was tried.
     attempts: i32,
+    /// Why the last try failed.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     last_error: Option<String>,
-    message_id: Option<String>,
-    queued_at: Option<Rfc3339>,
+    /// The mail's `Message-ID`, by which it is found in the logs of mail servers.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    message_id: Option<String>,
+    /// When it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    queued_at: Option<Rfc3339>,
+    /// When the mail server took it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     sent_at: Option<Rfc3339>,
 }
 
-/// What the app and the invitee see. Times that have not come are left out; so is whatever could let somebody in.
-#[derive(Serialize)]
+/// An invite. What does not apply, such as a time that has not come, is left out.
+#[derive(Clone, Serialize, ToSchema)]
+#[schema(as = Invite)]
 pub(super) struct InviteJson {
+    /// Its id.
     id: Uuid,
+    /// What it leads into.
     kind: Kind,
+    /// The organization, or the one that the project belongs to.
     organization: Named,
+    /// The project, where it leads into one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     project: Option<Named>,
+    /// The invited address, as it was written.
     email: String,
+    /// The role that it gives.
     role: String,
+    /// Where it stands now.
     status: Status,
+    /// Whether its person is let in or asked.
     acceptance: Acceptance,
+    /// Who invited, where the app said so.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     invited_by: Option<InviterJson>,
+    /// The mail's language.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     locale: Option<String>,
+    /// A few words from the inviter.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     message: Option<String>,
+    /// From then on it is expired.
     expires_at: Rfc3339,
+    /// Whether the banner shows it to its person.
     flagged: bool,
+    /// When it was made.
     created_at: Rfc3339,
+    /// When it last changed.
     updated_at: Rfc3339,
+    /// Since when the banner shows it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     flagged_at: Option<Rfc3339>,
+    /// When its person put the banner away, until their next sign-in.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     dismissed_at: Option<Rfc3339>,
+    /// When its person accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     accepted_at: Option<Rfc3339>,
+    /// When its person declined.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     declined_at: Option<Rfc3339>,
+    /// When the app took it back.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     revoked_at: Option<Rfc3339>,
+    /// When its time had passed.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     expired_at: Option<Rfc3339>,
+    /// Its newest mail.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     delivery: Option<DeliveryJson>,
 }
 
@@ -89,8 +151,8 @@ impl InviteJson {
 
     /// The invite as it stands at `now`.
     pub(super) fn at(view: InviteView, now: DateTime<Utc>) -> Self {
-        let delivery = view.delivery().map(|status| DeliveryJson {
-            kind: view.delivery_kind.clone(),
+        let delivery = view.delivery().map(|(kind, status)| DeliveryJson {
+            kind,
             status,
             attempts: view.delivery_attempts.unwrap_or(0),
             last_error: view.delivery_error.clone(),

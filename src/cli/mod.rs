@@ -4,6 +4,7 @@ mod api_key;
 mod config;
 mod demo;
 mod migrate;
+mod openapi;
 mod paint;
 pub mod serve;
 mod simulate;
@@ -36,6 +37,8 @@ enum Command {
     Migrate,
     /// Print what is in force, secrets masked.
     Config,
+    /// Print the OpenAPI document of the HTTP API.
+    Openapi,
     /// Make a key for the app, and its entry for `USHER_API_KEYS`.
     ApiKey(api_key::MakeApiKey),
     /// The inbox of Clerk's events.
@@ -68,6 +71,7 @@ impl Cli {
             Command::Simulate(simulate) => simulate.run(&self.settings.resolve()?).await,
             Command::Migrate => migrate::run(self.settings.resolve()?).await,
             Command::Config => config::run(&self.settings.resolve()?),
+            Command::Openapi => openapi::run(),
             Command::ApiKey(api_key) => api_key.run(),
             Command::Webhooks(webhooks) => webhooks.run(self.settings.resolve()?).await,
         }

@@ -22,7 +22,7 @@ use crate::names::named;
 use crate::problem::Problem;
 use crate::store::MigrationError;
 use crate::worker::{Concurrency, Workers};
-use crate::{api, ops, shutdown, webhooks};
+use crate::{api, contract, ops, shutdown, webhooks};
 
 named! {
     /// What a process does.
@@ -176,9 +176,14 @@ const DEVELOPMENT: &str = "
 /// When a signing secret can't be used.
 pub fn public_router(app: &App) -> anyhow::Result<Router> {
     let webhooks = webhooks::router(app).context("CLERK_WEBHOOK_SIGNING_SECRET can't be used")?;
+    Ok(guard(webhooks.merge(api::router(app)).merge(contract::router())))
+}
+
+/// What all public routes have in common: problems for what is not there and for panics, and headers that keep answers to
+/// their readers.
+pub fn guard(routes: Router) -> Router {
     let set = |name: HeaderName, value| SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value));
-    Ok(webhooks
-        .merge(api::router(app))
+    routes
         .fallback(async || Problem::not_found())
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .layer(
@@ -188,7 +193,7 @@ pub fn public_router(app: &App) -> anyhow::Result<Router> {
                 .layer(set(header::REFERRER_POLICY, "no-referrer"))
                 .layer(set(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
                 .layer(CatchPanicLayer::custom(|_| Problem::internal().into_response())),
-        ))
+        )
 }
 
 struct Server {

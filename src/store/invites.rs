@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::people::admin_ids;
 use super::rows::{Time, Type, among, and_among, sql, to_json, unfold};
-use super::{DeliveryStatus, Result, Tx, on_conn};
+use super::{DeliveryKind, DeliveryStatus, Result, Tx, on_conn};
 use crate::invites::email::{EmailAddress, EmailKey};
 use crate::invites::{Acceptance, Invite, Kind, Status};
 
@@ -90,10 +90,12 @@ pub struct InviteView {
 }
 
 impl InviteView {
-    /// The newest mail's status, if there is a mail.
+    /// What the newest mail is and where it stands, if there is a mail.
     #[must_use]
-    pub fn delivery(&self) -> Option<DeliveryStatus> {
-        self.delivery_status.as_deref().and_then(|status| status.parse().ok())
+    pub fn delivery(&self) -> Option<(DeliveryKind, DeliveryStatus)> {
+        let kind = self.delivery_kind.as_deref()?.parse().ok()?;
+        let status = self.delivery_status.as_deref()?.parse().ok()?;
+        Some((kind, status))
     }
 }
 

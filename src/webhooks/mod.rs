@@ -12,8 +12,12 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
-use serde_json::json;
+use serde::Serialize;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 pub use intake::{Intake, Receipt};
 pub use sign::sign;
@@ -21,7 +25,8 @@ pub use signature::{SignatureError, Signatures};
 
 use crate::app::App;
 use crate::clerk::{EventKind, PeekError, peek_type};
-use crate::problem::Problem;
+use crate::names::named;
+use crate::problem::{Code, Problem};
 use crate::store::NewEvent;
 
 /// Bytes; a whole user is 2 to 20 KB.
@@ -46,16 +51,72 @@ pub fn router(app: &App) -> Result<Router, svix::webhooks::WebhookError> {
         signatures: Arc::new(Signatures::new(&app.config.signing_secrets)?),
         intake: Intake::start(app.store.clone()),
     };
-    Ok(Router::new()
-        .route("/webhooks/clerk", post(receive))
-        .with_state(webhooks))
+    Ok(routes().with_state(webhooks).into())
 }
 
+/// The description of these routes.
+#[must_use]
+pub fn openapi() -> OpenApi {
+    routes().into_openapi()
+}
+
+fn routes() -> OpenApiRouter<Webhooks> {
+    OpenApiRouter::new().routes(routes!(receive))
+}
+
+/// An event as Clerk sends it. Only `type` is looked at here; what it takes to process `data` is read by a job.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the schema of what `peek_type` and the job read")]
+struct ClerkEvent {
+    /// Such as `user.created`.
+    #[schema(min_length = 1)]
+    r#type: String,
+    /// What it is about, by type.
+    data: Option<Value>,
+}
+
+/// What became of an event.
+#[derive(Serialize, ToSchema)]
+struct EventAnswer {
+    /// In one word.
+    status: EventStatus,
+}
+
+named! {
+    /// What became of an event, in one word.
+    EventStatus("event status") {
+        /// Stored, and queued for processing.
+        Queued = "queued",
+        /// Its id was known; nothing was done.
+        Duplicate = "duplicate",
+        /// Its type is none that usher acts on; nothing was stored.
+        Ignored = "ignored",
+    }
+}
+
+/// Take an event from Clerk
+///
+/// Signed by Svix over the raw body; the headers may also be called `webhook-…`. It is answered once the event is stored
+/// durably, and processed by a job. A repeated id is answered, too, and does nothing.
+#[utoipa::path(
+    post, path = "/webhooks/clerk", tag = "Webhooks", operation_id = "receiveClerkEvent",
+    params(
+        ("svix-id" = String, Header, description = "The message's id: the same over repetitions", example = "msg_27UH4WbU6Z5A5EzD8u03UvzRbpk"),
+        ("svix-timestamp" = String, Header, description = "The attempt's time in seconds since 1970; five minutes off at most", example = "1764000000"),
+    ),
+    request_body(content = ClerkEvent, description = "At most 256 KiB", example = example),
+    responses(
+        (status = 202, description = "Stored and queued, now or before", body = EventAnswer, example = json!({"status": "queued"})),
+        (status = 200, description = "Of a type that usher does not act on", body = EventAnswer, example = json!({"status": "ignored"})),
+    ),
+    security(("svix_signature" = [])),
+    extensions(("x-problems" = json!([Code::BadSignature, Code::NotJson, Code::NoType, Code::TooLarge])))
+)]
 async fn receive(State(webhooks): State<Webhooks>, headers: HeaderMap, body: Body) -> Response {
     match tokio::time::timeout(MAX_WAIT, webhooks.receive(&headers, body)).await {
         Ok(Ok(response)) => response,
         Ok(Err(problem)) => problem.into_response(),
-        Err(_) => Problem::store_away().into_response(),
+        Err(_) => Problem::new(Code::StoreUnavailable).into_response(),
     }
 }
 
@@ -65,7 +126,7 @@ impl Webhooks {
         let svix_id = self.verify(headers, &body)?;
         let event_type = peek_type(&body).map_err(unreadable)?.into_owned();
         if EventKind::from_type(&event_type).is_none() {
-            return Ok((StatusCode::OK, axum::Json(json!({"status": "ignored"}))).into_response());
+            return Ok(answer(StatusCode::OK, EventStatus::Ignored));
         }
         let payload = String::from_utf8(body.into()).map_err(|_| unreadable(PeekError::NotJson))?;
         let receipt = self
@@ -78,13 +139,13 @@ impl Webhooks {
             .await
             .map_err(|error| {
                 tracing::warn!(error = %error, "an event could not be stored; Svix will repeat it");
-                Problem::store_away()
+                Code::StoreUnavailable
             })?;
         let status = match receipt {
-            Receipt::Queued => "queued",
-            Receipt::Duplicate => "duplicate",
+            Receipt::Queued => EventStatus::Queued,
+            Receipt::Duplicate => EventStatus::Duplicate,
         };
-        Ok((StatusCode::ACCEPTED, axum::Json(json!({"status": status}))).into_response())
+        Ok(answer(StatusCode::ACCEPTED, status))
     }
 
     fn verify(&self, headers: &HeaderMap, body: &Bytes) -> Result<String, Problem> {
@@ -92,14 +153,37 @@ impl Webhooks {
             .verify(headers, body, self.app.clock.now())
             .map_err(|error| {
                 tracing::warn!(reason = %error, "a webhook was refused");
-                Problem::new(
-                    StatusCode::UNAUTHORIZED,
-                    "bad_signature",
-                    "This is not signed by Clerk.",
-                )
-                .with_detail("Check that CLERK_WEBHOOK_SIGNING_SECRET is this endpoint's secret, and the clocks.")
+                Problem::new(Code::BadSignature)
+                    .with_detail("Check that CLERK_WEBHOOK_SIGNING_SECRET is this endpoint's secret, and the clocks.")
             })
     }
+}
+
+fn answer(code: StatusCode, status: EventStatus) -> Response {
+    (code, axum::Json(EventAnswer { status })).into_response()
+}
+
+/// An event, for the documentation.
+fn example() -> Value {
+    json!({
+        "type": "user.created",
+        "object": "event",
+        "data": {
+            "id": "user_2ada",
+            "object": "user",
+            "first_name": "Ada",
+            "last_name": "Lovelace",
+            "primary_email_address_id": "idn_1",
+            "email_addresses": [{
+                "id": "idn_1",
+                "object": "email_address",
+                "email_address": "ada@example.com",
+                "verification": { "status": "verified", "strategy": "email_code" },
+            }],
+            "created_at": 1_764_000_000_000_u64,
+            "updated_at": 1_764_000_000_000_u64,
+        },
+    })
 }
 
 async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
@@ -113,16 +197,12 @@ async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
 }
 
 fn too_large() -> Problem {
-    Problem::new(
-        StatusCode::PAYLOAD_TOO_LARGE,
-        "too_large",
-        "The body has more than 256 KiB.",
-    )
+    Problem::new(Code::TooLarge).with_detail("At most 256 KiB.")
 }
 
 fn unreadable(error: PeekError) -> Problem {
     match error {
-        PeekError::NotJson => Problem::new(StatusCode::BAD_REQUEST, "not_json", "The body is not JSON."),
-        PeekError::NoType => Problem::new(StatusCode::BAD_REQUEST, "no_type", "The event has no `type`."),
+        PeekError::NotJson => Code::NotJson.into(),
+        PeekError::NoType => Code::NoType.into(),
     }
 }

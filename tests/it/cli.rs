@@ -16,14 +16,14 @@ use tempfile::TempDir;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A machine on which usher has never run.
-struct Machine(TempDir);
+pub struct Machine(TempDir);
 
 impl Machine {
-    fn fresh() -> Self {
+    pub fn fresh() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn path(&self, path: &str) -> std::path::PathBuf {
+    pub fn path(&self, path: &str) -> std::path::PathBuf {
         self.0.path().join(path)
     }
 
@@ -42,7 +42,7 @@ impl Machine {
         Ran::of(self.usher(arguments).output().unwrap())
     }
 
-    fn serve(&self) -> Serving {
+    pub fn serve(&self) -> Serving {
         Serving::start(
             self.usher(&["serve"])
                 .env("USHER_LISTEN", "127.0.0.1:0")
@@ -86,10 +86,10 @@ impl Ran {
 }
 
 /// A process that serves until it goes out of scope.
-struct Serving {
+pub struct Serving {
     child: Child,
     lines: mpsc::Receiver<String>,
-    url: String,
+    pub url: String,
 }
 
 impl Serving {
@@ -402,4 +402,29 @@ fn generated_secrets_are_for_their_owner_s_eyes_and_no_command_prints_them() {
         assert!(!help.contains(secret), "“{secret}” in:\n{help}");
     }
     assert!(second.contains("USHER_API_KEYS=key-1,key-2\n"), "names only:\n{second}");
+}
+
+#[test]
+fn an_api_key_is_made_with_an_entry_that_knows_it_and_nothing_more() {
+    let machine = Machine::fresh();
+    let acme = "11111111-1111-4111-8111-111111111111";
+    let said = machine
+        .run(&["api-key", "--name", "crm", "--organization", acme])
+        .well();
+    let values: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("    ")).collect();
+    let [key, entry] = values[..] else { panic!("{said}") };
+    assert!(!entry.contains(key), "an entry is no key");
+    let keys = usher::api_key::ApiKey::parse_list(entry).unwrap();
+    let found = usher::api_key::find(&keys, key).expect("the key");
+    assert_eq!(found.to_string(), format!("crm@{acme}"));
+    let other = machine.run(&["api-key"]).well();
+    assert!(!other.contains(key), "each is a fresh one");
+    let why = machine.run(&["api-key", "--name", "c r m"]).badly();
+    assert!(why.contains("--name can't be used"), "{why}");
+}
+
+#[test]
+fn the_contract_is_printed_as_it_is_checked_in() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.json");
+    assert!(Machine::fresh().run(&["openapi"]).well() == fs::read_to_string(path).unwrap());
 }

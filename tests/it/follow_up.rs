@@ -257,7 +257,7 @@ stories! {
         app.clerk().tells_of(&bob).await;
         app.run_jobs().await;
         app.clock.advance(TimeDelta::days(7));
-        assert_eq!(app.signed_in(&bob).accept_link(&token).await.problem(410), "invite_expired");
+        assert_eq!(app.signed_in(&bob).accept_link(&token).await.problem(410), "link_expired");
         let preview = app.send(request(Method::GET, &format!("/v1/invite-links/{token}"), None, None)).await.expect(200);
         assert_eq!(preview["status"], "expired");
     }

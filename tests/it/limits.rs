@@ -105,3 +105,27 @@ async fn webhooks_are_not_limited() {
     app.run_jobs().await;
     app.finish().await;
 }
+
+#[tokio::test]
+async fn whoever_opens_links_is_limited_by_address_whatever_the_link() {
+    let app = start().await;
+    let acme = app.organization("Acme").await;
+    app.invite_to_organization(acme, "ada@example.com", "member").await;
+    app.run_jobs().await;
+    let genuine = format!("/v1/invite-links/{}", app.token_in_mail_to("ada@example.com"));
+    let first = get(&app, &genuine, None, "192.0.2.1").await;
+    first.expect(200);
+    assert_eq!(first.headers["ratelimit-policy"], "\"address\";q=2;w=60");
+    assert_eq!(first.headers["ratelimit"], "\"address\";r=1;t=30");
+    let forged = get(&app, "/v1/invite-links/forged", None, "192.0.2.1").await;
+    assert_eq!(forged.problem(404), "not_found");
+    for path in [genuine.as_str(), "/v1/invite-links/forged"] {
+        let refused = get(&app, path, None, "192.0.2.1").await;
+        assert_eq!(refused.problem(429), "rate_limited");
+        assert_eq!(refused.headers["retry-after"], "30");
+    }
+    get(&app, &genuine, None, "192.0.2.2").await.expect(200);
+    app.clock.advance(TimeDelta::seconds(30));
+    get(&app, &genuine, None, "192.0.2.1").await.expect(200);
+    app.finish().await;
+}

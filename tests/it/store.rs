@@ -319,7 +319,7 @@ stories! {
         tx.note_deliveries(&[note(second, DeliveryStatus::Failed, true, Some("too late to fail"))]).await.unwrap();
         assert!(tx.queued_mails(&ids).await.unwrap().is_empty());
         let view = &tx.invite_views(&[invite.id]).await.unwrap()[0];
-        assert_eq!((view.delivery(), view.delivery_sent_at), (Some(DeliveryStatus::Sent), Some(app.now())));
+        assert_eq!((view.delivery(), view.delivery_sent_at), (Some((DeliveryKind::Invite, DeliveryStatus::Sent)), Some(app.now())));
         assert_eq!((view.delivery_attempts, &view.delivery_error), (Some(2), &None));
         drop(tx);
         app.pool.execute(&format!("update {} set status = 'Done'", jobs::table(&app.pool))).await;

@@ -141,16 +141,19 @@ impl TestApp {
         self.clock.now()
     }
 
-    /// Sends any request.
+    /// Sends any request. Whatever the answer, it must be one that the contract tells of.
     pub async fn send(&self, request: Request<Body>) -> Answer {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let response = self.router.clone().oneshot(request).await.expect("an answer");
         let (parts, body) = response.into_parts();
         let body = axum::body::to_bytes(body, usize::MAX).await.expect("a body");
-        Answer {
+        let answer = Answer {
             status: parts.status,
             headers: parts.headers,
             body,
-        }
+        };
+        super::contract::assert_kept(&method, &path, &answer);
+        answer
     }
 
     /// Calls the API as the app does.

@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod clerk;
+pub mod contract;
 pub mod db;
 pub mod jobs;
 pub mod process;

@@ -1,0 +1,153 @@
+//! The examples of the API's documentation. A test sends each request and compares each answer.
+
+use serde_json::{Value, json};
+
+const ACME: &str = "11111111-1111-4111-8111-111111111111";
+const APOLLO: &str = "22222222-2222-4222-8222-222222222222";
+const GRACE: &str = "0199d3a8-7c00-7000-8000-000000000001";
+const INVITE: &str = "0199d3a8-7c00-7000-8000-000000000003";
+const MADE: &str = "2026-11-22T09:30:00.000000Z";
+const LATER: &str = "2026-11-22T10:15:00.000000Z";
+const EXPIRY: &str = "2026-11-29T09:30:00.000000Z";
+
+pub(super) fn organization_id() -> Value {
+    ACME.into()
+}
+
+pub(super) fn project_id() -> Value {
+    APOLLO.into()
+}
+
+pub(super) fn invite_id() -> Value {
+    INVITE.into()
+}
+
+pub(super) fn clerk_user_id() -> Value {
+    "user_2ada".into()
+}
+
+/// Of the shape of a token, but genuine nowhere.
+pub(super) fn token() -> Value {
+    "AZnTqHwAcACAAAAAAAAAAwAAAAFleGFtcGxlLWV4YW1wbGUtZXhhbXBsZS1leGFtcGxl".into()
+}
+
+pub(super) fn put_organization() -> Value {
+    json!({ "name": "Acme" })
+}
+
+pub(super) fn organization() -> Value {
+    json!({ "id": ACME, "name": "Acme", "created_at": MADE, "updated_at": MADE })
+}
+
+pub(super) fn put_project() -> Value {
+    json!({ "organization_id": ACME, "name": "Apollo" })
+}
+
+pub(super) fn project() -> Value {
+    json!({ "id": APOLLO, "organization_id": ACME, "name": "Apollo", "created_at": MADE, "updated_at": MADE })
+}
+
+pub(super) fn members() -> Value {
+    json!({ "items": [{
+        "admin_id": GRACE, "clerk_user_id": "user_2grace", "email": "grace@example.com", "name": "Grace Hopper",
+        "role": "admin", "since": MADE,
+    }]})
+}
+
+pub(super) fn create_invite() -> Value {
+    json!({ "organization_id": ACME, "email": "ada@example.com", "role": "member", "invited_by": "user_2grace" })
+}
+
+pub(super) fn create_project_invite() -> Value {
+    json!({
+        "project_id": APOLLO, "email": "ada@example.com", "role": "editor", "invited_by": "user_2grace",
+        "expires_in": "3d", "acceptance": "ask", "locale": "de", "message": "We start on Monday.",
+    })
+}
+
+/// As it is right after it was made.
+pub(super) fn new_invite() -> Value {
+    json!({
+        "id": INVITE, "kind": "organization", "organization": { "id": ACME, "name": "Acme" },
+        "email": "ada@example.com", "role": "member", "status": "pending", "acceptance": "default",
+        "invited_by": { "id": GRACE, "name": "Grace Hopper", "email": "grace@example.com" },
+        "expires_at": EXPIRY, "flagged": false, "created_at": MADE, "updated_at": MADE,
+        "delivery": { "status": "queued", "attempts": 0 },
+    })
+}
+
+/// As it is after its mail was sent.
+pub(super) fn invite() -> Value {
+    with(
+        new_invite(),
+        json!({ "delivery": { "status": "sent", "attempts": 1, "sent_at": MADE } }),
+    )
+}
+
+pub(super) fn revoked_invite() -> Value {
+    with(
+        invite(),
+        json!({ "status": "revoked", "revoked_at": LATER, "updated_at": LATER }),
+    )
+}
+
+pub(super) fn accepted_invite() -> Value {
+    with(
+        invite(),
+        json!({ "status": "accepted", "accepted_at": LATER, "updated_at": LATER }),
+    )
+}
+
+pub(super) fn declined_invite() -> Value {
+    with(
+        invite(),
+        json!({ "status": "declined", "declined_at": LATER, "updated_at": LATER }),
+    )
+}
+
+pub(super) fn dismissed_invite() -> Value {
+    with(invite(), json!({ "dismissed_at": LATER, "updated_at": LATER }))
+}
+
+pub(super) fn batch() -> Value {
+    json!({ "invites": [
+        { "organization_id": ACME, "email": "ada@example.com", "role": "member", "invited_by": "user_2grace" },
+        { "organization_id": ACME, "email": "bob@example.com", "role": "emperor" },
+    ]})
+}
+
+pub(super) fn batch_answer() -> Value {
+    json!({ "results": [
+        { "status": 201, "invite": new_invite() },
+        { "status": 422, "problem": {
+            "status": 422, "code": "invalid_request", "title": "The request can't be used as it is.",
+            "errors": [{ "field": "role", "detail": "must be one of member, admin, owner" }],
+        }},
+    ]})
+}
+
+pub(super) fn invite_page() -> Value {
+    json!({ "items": [invite()], "next_cursor": null })
+}
+
+pub(super) fn banner() -> Value {
+    json!({ "items": [with(invite(), json!({ "flagged": true, "flagged_at": LATER }))], "synced": true })
+}
+
+pub(super) fn accept_by_token() -> Value {
+    json!({ "token": token() })
+}
+
+pub(super) fn link_preview() -> Value {
+    json!({
+        "kind": "organization", "organization": { "name": "Acme" }, "project": null, "role": "member",
+        "invited_by": { "name": "Grace Hopper" }, "email": "a***@example.com", "status": "pending", "expires_at": EXPIRY,
+    })
+}
+
+fn with(mut invite: Value, changes: Value) -> Value {
+    if let (Value::Object(invite), Value::Object(changes)) = (&mut invite, changes) {
+        invite.extend(changes);
+    }
+    invite
+}

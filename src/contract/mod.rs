@@ -1,0 +1,209 @@
+//! The contract: the OpenAPI document, generated from the code, and the page that shows it.
+
+mod problems;
+
+use std::sync::LazyLock;
+
+use axum::Router;
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::response::{Html, IntoResponse};
+use tower_http::set_header::SetResponseHeaderLayer;
+use utoipa::OpenApi as _;
+use utoipa::openapi::path::{Operation, Parameter};
+use utoipa::openapi::schema::{Schema, SchemaType, Type};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::{OpenApi, PathItem, RefOr};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::{api, webhooks};
+
+/// The page runs its own script with its own style, asks this host for the document, and nothing else.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+const OVERVIEW: &str = "\
+Invites people into organizations and projects, and follows up.
+
+An app calls with its API key; a page of the app calls `/v1/me` with the person's Clerk session. Names are snake_case,
+times RFC 3339 in UTC. Optional fields may be left out or null; fields that are not listed are refused.
+
+Errors are `application/problem+json` (RFC 9457) with a stable `code`: all codes stand at the schema `Code`. More codes
+may come; go by the status where you don't know one. Answers may get more fields.
+
+Calls are limited per API key, per person and, for links and wrong credentials, per address: `RateLimit-Policy` and
+`RateLimit` tell where a caller stands; one call too many is a 429 with `Retry-After`.";
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(title = "usher", description = OVERVIEW, license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")),
+    servers((url = "/", description = "This usher")),
+    tags(
+        (name = "Invites", description = "Inviting and following up, by the app"),
+        (name = "Organizations and projects", description = "For apps that don't share the database, and who is in"),
+        (name = "The signed-in person", description = "The banner and its answers, by a page of the app"),
+        (name = "Invite links", description = "What a landing page shows"),
+        (name = "Webhooks", description = "What Clerk calls"),
+        (name = "Contract", description = "This document"),
+    )
+)]
+struct Overview;
+
+/// The OpenAPI document of everything that the public address serves.
+#[must_use]
+pub fn document() -> OpenApi {
+    let mut document = Overview::openapi()
+        .merge_from(api::openapi())
+        .merge_from(webhooks::openapi())
+        .merge_from(routes_of_the_contract().into_openapi());
+    let components = document.components.get_or_insert_default();
+    for (name, scheme) in security_schemes() {
+        components.security_schemes.insert(name.to_owned(), scheme.into());
+    }
+    problems::register(components);
+    for operation in document.paths.paths.values_mut().flat_map(operations) {
+        leave_out_rather_than_null(operation);
+        problems::describe(operation);
+    }
+    document
+}
+
+/// The document as text, as `docs/openapi.json` holds it.
+///
+/// # Errors
+/// None that a document could bring about; the type is serde's.
+pub fn text() -> serde_json::Result<String> {
+    Ok(document().to_pretty_json()? + "\n")
+}
+
+/// Serves the document and the page that shows it.
+pub fn router() -> Router {
+    let policy = SetResponseHeaderLayer::overriding(
+        HeaderName::from_static("content-security-policy"),
+        HeaderValue::from_static(PAGE_POLICY),
+    );
+    Router::from(routes_of_the_contract()).layer(policy)
+}
+
+fn routes_of_the_contract() -> OpenApiRouter {
+    OpenApiRouter::new()
+        .routes(routes!(json))
+        .routes(routes!(page))
+        .routes(routes!(script))
+        .routes(routes!(style))
+}
+
+/// This document
+#[utoipa::path(
+    get, path = "/openapi.json", tag = "Contract", operation_id = "getOpenApi",
+    responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json", body = inline(serde_json::Map<String, serde_json::Value>)))
+)]
+async fn json() -> impl IntoResponse {
+    static TEXT: LazyLock<String> = LazyLock::new(|| text().unwrap_or_default());
+    ([(header::CONTENT_TYPE, "application/json")], TEXT.as_str())
+}
+
+/// A page that shows this document
+#[utoipa::path(
+    get, path = "/docs", tag = "Contract", operation_id = "getDocs",
+    responses((status = 200, description = "A page", content_type = "text/html", body = String))
+)]
+async fn page() -> Html<&'static str> {
+    Html(include_str!("docs.html"))
+}
+
+/// The page's script
+#[utoipa::path(
+    get, path = "/docs/docs.js", tag = "Contract", operation_id = "getDocsScript",
+    responses((status = 200, description = "JavaScript", content_type = "text/javascript", body = String))
+)]
+async fn script() -> impl IntoResponse {
+    (
+        [(header::CONTENT_TYPE, "text/javascript; charset=utf-8")],
+        include_str!("docs.js"),
+    )
+}
+
+/// The page's style
+#[utoipa::path(
+    get, path = "/docs/docs.css", tag = "Contract", operation_id = "getDocsStyle",
+    responses((status = 200, description = "CSS", content_type = "text/css", body = String))
+)]
+async fn style() -> impl IntoResponse {
+    (
+        [(header::CONTENT_TYPE, "text/css; charset=utf-8")],
+        include_str!("docs.css"),
+    )
+}
+
+fn security_schemes() -> [(&'static str, SecurityScheme); 4] {
+    let bearer = |description: &str| {
+        let mut scheme = Http::new(HttpAuthScheme::Bearer);
+        scheme.description = Some(description.to_owned());
+        scheme
+    };
+    let mut session = bearer("Clerk's session token of the signed-in person.");
+    session.bearer_format = Some("JWT".to_owned());
+    [
+        (
+            "api_key",
+            SecurityScheme::Http(bearer(
+                "One of USHER_API_KEYS. A key that is limited to organizations sees and changes nothing outside of them.",
+            )),
+        ),
+        ("session", SecurityScheme::Http(session)),
+        (
+            "session_cookie",
+            SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::with_description(
+                "__session",
+                "Clerk's session cookie. A POST must come with an `Origin` of CLERK_AUTHORIZED_PARTIES.",
+            ))),
+        ),
+        (
+            "svix_signature",
+            SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description(
+                "svix-signature",
+                "Svix's signatures over `{svix-id}.{svix-timestamp}.{body}`, separated by spaces.",
+            ))),
+        ),
+    ]
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [&mut item.get, &mut item.put, &mut item.post]
+        .into_iter()
+        .filter_map(Option::as_mut)
+}
+
+/// An optional parameter is left out; `null` would be a text like any other.
+fn leave_out_rather_than_null(operation: &mut Operation) {
+    for parameter in operation.parameters.iter_mut().flatten() {
+        if let RefOr::T(Parameter {
+            schema: Some(schema), ..
+        }) = parameter
+        {
+            without_null(schema);
+        }
+    }
+}
+
+fn without_null(schema: &mut RefOr<Schema>) {
+    match schema {
+        RefOr::T(Schema::Object(object)) => {
+            if let SchemaType::Array(types) = &mut object.schema_type {
+                types.retain(|kind| *kind != Type::Null);
+                if let [only] = types.as_slice() {
+                    object.schema_type = SchemaType::Type(only.clone());
+                }
+            }
+        }
+        RefOr::T(Schema::OneOf(choice)) => {
+            let is_null = |item: &RefOr<Schema>| matches!(item, RefOr::T(Schema::Object(object)) if object.schema_type == SchemaType::Type(Type::Null));
+            choice.items.retain(|item| !is_null(item));
+            if choice.items.len() == 1 {
+                *schema = choice.items.remove(0);
+            }
+        }
+        _ => {}
+    }
+}
