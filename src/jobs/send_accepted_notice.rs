@@ -41,7 +41,10 @@ impl Job for SendAcceptedNotice {
             inviter_name: full_name(about.inviter_first_name.as_deref(), about.inviter_last_name.as_deref())
                 .map(Into::into),
         };
-        let rendered = app.mailer.render(&notice).map_err(JobError::give_up)?;
+        let rendered = app
+            .mailer
+            .render(&notice, &[about.recipient_locale.as_deref()])
+            .map_err(JobError::give_up)?;
         send(app, &mail.delivery, &rendered).await
     }
 

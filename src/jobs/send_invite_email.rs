@@ -113,28 +113,35 @@ fn render(app: &App, mail: &QueuedMail) -> Result<Rendered, RenderError> {
     let email = invite.email.as_str().into();
     let expires_at = invite.expires_at;
     let mailer: &Mailer = &app.mailer;
+    let locales = [invite.locale.as_deref(), context.recipient_locale.as_deref()];
     Ok(match (invite.kind, &context.project_name) {
-        (Kind::Project, Some(project_name)) => mailer.render(&ProjectInvite {
-            app_name,
-            organization_name,
-            project_name: project_name.as_str().into(),
-            inviter_name,
-            role,
-            message,
-            link,
-            expires_at,
-            email,
-        })?,
-        _ => mailer.render(&OrganizationInvite {
-            app_name,
-            organization_name,
-            inviter_name,
-            role,
-            message,
-            link,
-            expires_at,
-            email,
-        })?,
+        (Kind::Project, Some(project_name)) => mailer.render(
+            &ProjectInvite {
+                app_name,
+                organization_name,
+                project_name: project_name.as_str().into(),
+                inviter_name,
+                role,
+                message,
+                link,
+                expires_at,
+                email,
+            },
+            &locales,
+        )?,
+        _ => mailer.render(
+            &OrganizationInvite {
+                app_name,
+                organization_name,
+                inviter_name,
+                role,
+                message,
+                link,
+                expires_at,
+                email,
+            },
+            &locales,
+        )?,
     })
 }
 

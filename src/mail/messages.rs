@@ -117,6 +117,54 @@ impl Mail for ProjectInvite {
     }
 }
 
+/// Reminds somebody of an invite that they have not answered.
+#[derive(Debug, Clone, Serialize)]
+pub struct Reminder {
+    /// What the app calls itself.
+    pub app_name: OneLine,
+    /// The organization to join, or that the project belongs to.
+    pub organization_name: OneLine,
+    /// The project to join; none if the invite is for the organization.
+    pub project_name: Option<OneLine>,
+    /// Who invites, if usher knows a name.
+    pub inviter_name: Option<OneLine>,
+    /// The role that the invitee will have.
+    pub role: OneLine,
+    /// Where the invite is accepted.
+    pub link: AcceptLink,
+    /// The first moment at which the link no longer works.
+    #[serde(serialize_with = "as_people_write_it")]
+    pub expires_at: DateTime<Utc>,
+    /// The invited address: the one to sign up with.
+    pub email: OneLine,
+}
+
+impl Mail for Reminder {
+    const TEMPLATE: &'static str = "reminder";
+
+    fn sample() -> Self {
+        Self {
+            app_name: "Example".into(),
+            organization_name: "Analytical Engines".into(),
+            project_name: Some("Difference Engine No. 2".into()),
+            inviter_name: Some("Ada Lovelace".into()),
+            role: "editor".into(),
+            link: AcceptLink::sample(),
+            expires_at: sample_expiry(),
+            email: "grace@example.com".into(),
+        }
+    }
+
+    fn bare_sample() -> Self {
+        Self {
+            project_name: None,
+            inviter_name: None,
+            role: "member".into(),
+            ..Self::sample()
+        }
+    }
+}
+
 /// Tells the inviter that an invite was accepted.
 #[derive(Debug, Clone, Serialize)]
 pub struct AcceptedNotice {

@@ -21,7 +21,7 @@ mod text;
 pub use self::{
     compose::MessageIdentity,
     failure::SendError,
-    messages::{AcceptLink, AcceptedNotice, Mail, NotAWebLink, OrganizationInvite, ProjectInvite},
+    messages::{AcceptLink, AcceptedNotice, Mail, NotAWebLink, OrganizationInvite, ProjectInvite, Reminder},
     smtp::MAX_CONNECTIONS,
     templates::{Rendered, TemplateError, Templates},
     text::{Lines, OneLine},
@@ -136,13 +136,13 @@ impl Mailer {
         &self.templates
     }
 
-    /// Writes a mail.
+    /// Writes a mail in the first of these languages (BCP 47) that there are templates for.
     ///
     /// # Errors
     ///
     /// See [`Templates::render`].
-    pub fn render<M: Mail>(&self, mail: &M) -> Result<Rendered, TemplateError> {
-        self.templates.render(mail)
+    pub fn render<M: Mail>(&self, mail: &M, locales: &[Option<&str>]) -> Result<Rendered, TemplateError> {
+        self.templates.render(mail, locales)
     }
 
     /// Sends a mail to one address, once. Dropping the future gives the mail up; whether the server has taken it by

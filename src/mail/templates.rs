@@ -12,7 +12,7 @@ use std::{
 use handlebars::{Handlebars, no_escape};
 
 use super::{
-    messages::{AcceptedNotice, Mail, OrganizationInvite, ProjectInvite},
+    messages::{AcceptedNotice, Mail, OrganizationInvite, ProjectInvite, Reminder},
     text::OneLine,
 };
 
@@ -31,6 +31,9 @@ const EMBEDDED: &[(&str, &str)] = embedded![
     "project_invite/subject.txt",
     "project_invite/body.txt",
     "project_invite/body.html",
+    "reminder/subject.txt",
+    "reminder/body.txt",
+    "reminder/body.html",
     "accepted_notice/subject.txt",
     "accepted_notice/body.txt",
     "accepted_notice/body.html",
@@ -152,7 +155,7 @@ impl Templates {
     /// # Errors
     ///
     /// Only for a [`Mail`] whose samples differ from what it holds in operation: [`Templates::load`] tried the rest.
-    pub fn render<M: Mail>(&self, mail: &M) -> Result<Rendered, TemplateError> {
+    pub fn render<M: Mail>(&self, mail: &M, _locales: &[Option<&str>]) -> Result<Rendered, TemplateError> {
         Ok(Rendered {
             subject: OneLine::from(self.part(mail, "subject.txt")?).into(),
             text: self.part(mail, "body.txt")?,
@@ -168,13 +171,14 @@ impl Templates {
     pub fn samples(&self) -> Result<Vec<(&'static str, Rendered)>, TemplateError> {
         fn both<M: Mail>(templates: &Templates) -> Result<[(&'static str, Rendered); 2], TemplateError> {
             Ok([
-                (M::TEMPLATE, templates.render(&M::sample())?),
-                (M::TEMPLATE, templates.render(&M::bare_sample())?),
+                (M::TEMPLATE, templates.render(&M::sample(), &[])?),
+                (M::TEMPLATE, templates.render(&M::bare_sample(), &[])?),
             ])
         }
         let samples = [
             both::<OrganizationInvite>(self)?,
             both::<ProjectInvite>(self)?,
+            both::<Reminder>(self)?,
             both::<AcceptedNotice>(self)?,
         ];
         Ok(samples.into_iter().flatten().collect())
@@ -340,7 +344,7 @@ mod tests {
     #[test]
     fn every_template_renders_every_sample() {
         let samples = Templates::load(None).unwrap().samples().unwrap();
-        assert_eq!(samples.len(), 6);
+        assert_eq!(samples.len(), 8);
         for (name, mail) in samples {
             assert!(!mail.subject.is_empty() && !mail.text.is_empty(), "{name}");
             assert!(mail.html.trim_end().ends_with("</html>"), "{name}");
@@ -356,7 +360,7 @@ mod tests {
     fn an_invite_says_all_that_the_invitee_must_know() {
         let templates = Templates::load(None).unwrap();
         let invite = ProjectInvite::sample();
-        let mail = templates.render(&invite).unwrap();
+        let mail = templates.render(&invite, &[]).unwrap();
         for part in [&mail.text, &mail.html] {
             for fact in [
                 "Ada Lovelace",
@@ -383,7 +387,7 @@ mod tests {
             message: Some("one\r\n\r\ntwo\u{2028}--\nBest".into()),
             ..OrganizationInvite::sample()
         };
-        let mail = Templates::load(None).unwrap().render(&invite).unwrap();
+        let mail = Templates::load(None).unwrap().render(&invite, &[]).unwrap();
         assert!(
             mail.text.contains("\n> one\n> \n> two\n> --\n> Best\n"),
             "{}",
@@ -397,17 +401,17 @@ mod tests {
         let templates = Templates::load(None).unwrap();
         let (organization, project, notice) = hostile_mails("x");
         let tame = [
-            templates.render(&organization).unwrap(),
-            templates.render(&project).unwrap(),
-            templates.render(&notice).unwrap(),
+            templates.render(&organization, &[]).unwrap(),
+            templates.render(&project, &[]).unwrap(),
+            templates.render(&notice, &[]).unwrap(),
         ];
         // An empty value takes another branch of the template and so makes another, equally fixed, skeleton.
         for value in HOSTILE.iter().filter(|value| !value.is_empty()) {
             let (organization, project, notice) = hostile_mails(value);
             let hostile = [
-                templates.render(&organization).unwrap(),
-                templates.render(&project).unwrap(),
-                templates.render(&notice).unwrap(),
+                templates.render(&organization, &[]).unwrap(),
+                templates.render(&project, &[]).unwrap(),
+                templates.render(&notice, &[]).unwrap(),
             ];
             for (mail, tame) in hostile.iter().zip(&tame) {
                 assert_eq!(skeleton(&mail.html), skeleton(&tame.html), "{value:?}");
@@ -439,7 +443,7 @@ mod tests {
             organization_name: "{{app_name}} & {{{link}}}".into(),
             ..OrganizationInvite::sample()
         };
-        let mail = Templates::load(None).unwrap().render(&invite).unwrap();
+        let mail = Templates::load(None).unwrap().render(&invite, &[]).unwrap();
         assert!(mail.subject.contains("{{app_name}} & {{{link}}}"), "{}", mail.subject);
         assert!(mail.html.contains("{{app_name}} &amp; {{{link}}}"), "{}", mail.html);
     }
@@ -451,14 +455,14 @@ mod tests {
             message: Some(message.into()),
             ..OrganizationInvite::sample()
         };
-        let long = templates.render(&with(&"lorem ".repeat(1_700))).unwrap();
+        let long = templates.render(&with(&"lorem ".repeat(1_700)), &[]).unwrap();
         assert!(long.text.len() > 10_000);
-        let empty = templates.render(&with(" \r\n ")).unwrap();
+        let empty = templates.render(&with(" \r\n "), &[]).unwrap();
         let none = OrganizationInvite {
             message: None,
             ..OrganizationInvite::sample()
         };
-        assert_eq!(empty, templates.render(&none).unwrap());
+        assert_eq!(empty, templates.render(&none, &[]).unwrap());
     }
 
     #[test]
@@ -468,9 +472,12 @@ mod tests {
         fs::write(folder.path().join("project_invite/subject.txt.hbs"), "Hi {{email}}\r\n").unwrap();
         fs::write(folder.path().join("README.md"), "{{{notes}}}").unwrap();
         let templates = Templates::load(Some(folder.path())).unwrap();
-        let mail = templates.render(&ProjectInvite::sample()).unwrap();
+        let mail = templates.render(&ProjectInvite::sample(), &[]).unwrap();
         assert_eq!(mail.subject, "Hi grace@example.com");
-        let embedded = Templates::load(None).unwrap().render(&ProjectInvite::sample()).unwrap();
+        let embedded = Templates::load(None)
+            .unwrap()
+            .render(&ProjectInvite::sample(), &[])
+            .unwrap();
         assert_eq!((mail.text, mail.html), (embedded.text, embedded.html));
     }
 
@@ -537,7 +544,7 @@ mod tests {
     fn rendered_mails_keep_the_token_out_of_debug_output() {
         let mail = Templates::load(None)
             .unwrap()
-            .render(&OrganizationInvite::sample())
+            .render(&OrganizationInvite::sample(), &[])
             .unwrap();
         assert!(!format!("{mail:?}").contains("AZNk0tQ9c2"));
     }

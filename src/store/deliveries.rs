@@ -96,6 +96,9 @@ pub struct MailContext {
     pub invitee_first_name: Option<String>,
     /// The last name of who accepted.
     pub invitee_last_name: Option<String>,
+    /// The language (BCP 47) of who gets the mail, where Clerk told of one: the owner of the invited address, or the
+    /// inviter for a notice.
+    pub recipient_locale: Option<String>,
     /// Whether this is the newest mail of its kind for the invite.
     pub is_newest: bool,
 }
@@ -214,6 +217,11 @@ impl Tx {
             "select o.name as organization_name, p.name as project_name,
                  a.first_name as inviter_first_name, a.last_name as inviter_last_name, a.email as inviter_email,
                  b.first_name as invitee_first_name, b.last_name as invitee_last_name,
+                 case d.kind
+                     when 'accepted_notice' then (select u.locale from usher_people u where u.admin_id = i.invited_by)
+                     else (select u.locale from usher_addresses x join usher_people u on u.admin_id = x.admin_id
+                           where x.email_key = i.email_key and x.verified order by u.seen_at desc limit 1)
+                 end as recipient_locale,
                  not exists (select 1 from usher_deliveries n where n.invite_id = d.invite_id and n.kind = d.kind
                              and n.generation > d.generation) as is_newest
              from usher_deliveries d

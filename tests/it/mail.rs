@@ -72,7 +72,7 @@ async fn an_invite_arrives_as_text_and_html_under_its_own_identity() {
         organization_name: "Zürich Engines".into(),
         ..OrganizationInvite::sample()
     };
-    let rendered = mailer.render(&invite).unwrap();
+    let rendered = mailer.render(&invite, &[]).unwrap();
 
     let sent = mailer.send(GRACE, &delivery(1), &rendered).await.unwrap();
 
@@ -158,23 +158,32 @@ async fn whatever_people_call_themselves_the_mail_stays_one_mail() {
         .unwrap();
         let name = || OneLine::from(value.as_str());
         let rendered = [
-            mailer.render(&OrganizationInvite {
-                app_name: name(),
-                organization_name: name(),
-                inviter_name: Some(name()),
-                role: name(),
-                message: Some(Lines::from(value.as_str())),
-                email: name(),
-                ..OrganizationInvite::sample()
-            }),
-            mailer.render(&ProjectInvite {
-                project_name: name(),
-                ..ProjectInvite::bare_sample()
-            }),
-            mailer.render(&AcceptedNotice {
-                invitee_name: Some(name()),
-                ..AcceptedNotice::sample()
-            }),
+            mailer.render(
+                &OrganizationInvite {
+                    app_name: name(),
+                    organization_name: name(),
+                    inviter_name: Some(name()),
+                    role: name(),
+                    message: Some(Lines::from(value.as_str())),
+                    email: name(),
+                    ..OrganizationInvite::sample()
+                },
+                &[],
+            ),
+            mailer.render(
+                &ProjectInvite {
+                    project_name: name(),
+                    ..ProjectInvite::bare_sample()
+                },
+                &[],
+            ),
+            mailer.render(
+                &AcceptedNotice {
+                    invitee_name: Some(name()),
+                    ..AcceptedNotice::sample()
+                },
+                &[],
+            ),
             // Past the templates' own cleaning.
             Ok(Rendered {
                 subject: value.clone(),
@@ -590,7 +599,7 @@ async fn the_outbox_holds_one_whole_file_per_delivery() {
     let dir = folder.path().join("var/outbox");
     let mailer = Mailer::new(config(TransportConfig::Outbox { dir: dir.clone() })).unwrap();
     mailer.check().await.unwrap();
-    let rendered = mailer.render(&ProjectInvite::sample()).unwrap();
+    let rendered = mailer.render(&ProjectInvite::sample(), &[]).unwrap();
     for number in [1, 2, 2] {
         let sent = mailer.send(GRACE, &delivery(number), &rendered).await.unwrap();
         assert!(fs::metadata(&sent.description).unwrap().is_file());
