@@ -21,5 +21,7 @@ mod limits;
 mod mail;
 mod matching;
 mod store;
+mod templates;
 mod webhooks;
+mod words;
 mod worker;
