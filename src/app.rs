@@ -34,7 +34,7 @@ pub enum SetupError {
     /// The database's address is wrong, or its file can't be opened.
     #[error("USHER_DATABASE_URL can't be used: {0}")]
     Database(#[from] StoreError),
-    /// SMTP_URL, MAIL_FROM, MAIL_REPLY_TO or TEMPLATES_DIR.
+    /// SMTP_URL, TEMPLATES_DIR or one of MAIL_….
     #[error(transparent)]
     Mail(#[from] MailSetupError),
     /// CLERK_JWT_KEY or CLERK_ISSUER.
@@ -62,6 +62,8 @@ impl App {
                 MailRoute::Outbox(dir) => TransportConfig::Outbox { dir: dir.clone() },
             },
             templates_dir: config.templates_dir.clone(),
+            default_locale: config.mail_default_locale.clone(),
+            unsubscribe: config.mail_unsubscribe.clone(),
         })?;
         let mailer = match config.smtp_rate {
             Some(rate) => mailer.at_most(rate),

@@ -145,6 +145,13 @@ pub struct Settings {
     /// Where answers to mails go. Default: to the sender.
     #[arg(long, env = "MAIL_REPLY_TO", global = true, value_name = "MAILBOX")]
     pub mail_reply_to: Option<String>,
+    /// Where people can have further invites to them stopped: a `mailto:` or `https://` address, or both with a comma
+    /// between; `{email}` stands for the reader's address. It becomes the `List-Unsubscribe` of invites and reminders.
+    #[arg(long, env = "MAIL_UNSUBSCRIBE", global = true, value_name = "ADDRESSES")]
+    pub mail_unsubscribe: Option<String>,
+    /// The language of mails to people whose own is not known, or has no templates. Default: `en`.
+    #[arg(long, env = "MAIL_DEFAULT_LOCALE", global = true, value_name = "LANGUAGE")]
+    pub mail_default_locale: Option<String>,
     /// What the app is called in mails. Default: `usher`.
     #[arg(long, env = "APP_NAME", global = true, value_name = "NAME")]
     pub app_name: Option<String>,
@@ -174,7 +181,7 @@ pub struct Settings {
     /// The project roles, low to high. Default: `support,client,editor,admin`.
     #[arg(long, env = "PROJECT_ROLES", global = true, value_name = "ROLES")]
     pub project_roles: Option<String>,
-    /// A folder whose files take the place of the built-in mail templates of the same name.
+    /// A folder whose files take the place of the built-in mail templates of the same name, or add languages to them.
     #[arg(long, env = "TEMPLATES_DIR", global = true, value_name = "FOLDER")]
     pub templates_dir: Option<PathBuf>,
     /// `text` or `json`. Default: `text`.
@@ -228,6 +235,10 @@ pub struct Config {
     pub mail_from: String,
     /// Where answers go.
     pub mail_reply_to: Option<String>,
+    /// Where people can have further invites to them stopped.
+    pub mail_unsubscribe: Option<String>,
+    /// The language of mails where nothing better is known.
+    pub mail_default_locale: String,
     /// What the app is called in mails.
     pub app_name: String,
     /// The app's page that invite links lead to.
@@ -299,6 +310,8 @@ impl Config {
             ("SMTP_RATE", shown_number(self.smtp_rate)),
             ("MAIL_FROM", self.mail_from.clone()),
             ("MAIL_REPLY_TO", or_none(self.mail_reply_to.clone())),
+            ("MAIL_UNSUBSCRIBE", or_none(self.mail_unsubscribe.clone())),
+            ("MAIL_DEFAULT_LOCALE", self.mail_default_locale.clone()),
             ("APP_NAME", self.app_name.clone()),
             ("INVITE_URL", self.invite_url.0.clone()),
             ("AUTO_ACCEPT", self.auto_accept.as_str().to_owned()),
@@ -496,6 +509,12 @@ impl Settings {
         }
     }
 
+    /// The language of mails where nothing better is known, needed before the rest.
+    #[must_use]
+    pub fn mail_default_locale(&self) -> &str {
+        self.mail_default_locale.as_deref().unwrap_or("en")
+    }
+
     /// Reads and checks everything, fills in what development generates.
     ///
     /// # Errors
@@ -556,6 +575,8 @@ impl Settings {
             smtp_rate: number_or_off("SMTP_RATE", self.smtp_rate.as_deref(), "off")?,
             mail_from: self.mail_from(environment)?,
             mail_reply_to: self.mail_reply_to.clone(),
+            mail_unsubscribe: self.mail_unsubscribe.clone(),
+            mail_default_locale: self.mail_default_locale().to_owned(),
             app_name: self.app_name.clone().unwrap_or_else(|| "usher".to_owned()),
             invite_url: self.invite_url(environment)?,
             auto_accept: parsed("AUTO_ACCEPT", self.auto_accept.as_deref())?,

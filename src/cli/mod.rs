@@ -9,6 +9,7 @@ mod paint;
 pub mod serve;
 mod simulate;
 mod stand_in;
+mod templates;
 mod webhooks;
 
 use clap::{Parser, Subcommand};
@@ -41,6 +42,8 @@ enum Command {
     Openapi,
     /// Make a key for the app, and its entry for `USHER_API_KEYS`.
     ApiKey(api_key::MakeApiKey),
+    #[command(subcommand)]
+    Templates(templates::TemplatesCommand),
     /// The inbox of Clerk's events.
     #[command(subcommand)]
     Webhooks(webhooks::Webhooks),
@@ -73,6 +76,7 @@ impl Cli {
             Command::Config => config::run(&self.settings.resolve()?),
             Command::Openapi => openapi::run(),
             Command::ApiKey(api_key) => api_key.run(),
+            Command::Templates(templates) => templates.run(&self.settings),
             Command::Webhooks(webhooks) => webhooks.run(self.settings.resolve()?).await,
         }
     }

@@ -4,6 +4,8 @@
 //! NUL, and lets a bare CR through in a 7-bit body (RUSTSEC-2026-0561, -0562, -0564). So everything is cleaned or
 //! refused here before lettre sees it, and bodies are always quoted-printable.
 
+use std::str::FromStr;
+
 use chrono::{DateTime, Datelike, Utc};
 use lettre::{
     Address, Message,
@@ -13,6 +15,7 @@ use lettre::{
         header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue},
     },
 };
+use url::{Url, form_urlencoded::byte_serialize};
 
 use super::{
     failure::SendError,
@@ -22,6 +25,8 @@ use super::{
 
 /// The longest address that SMTP carries (RFC 5321, 4.5.3.1.3, less the angle brackets).
 const MAX_ADDRESS: usize = 254;
+/// So that the header's lines stay below 998 bytes, whoever reads.
+const MAX_UNSUBSCRIBE: usize = 200;
 /// Far longer than any that usher makes, and short enough for one header line.
 const MAX_MESSAGE_ID: usize = 200;
 
@@ -34,10 +39,57 @@ pub struct MessageIdentity {
     pub date: DateTime<Utc>,
 }
 
+/// What all mails have in common.
+#[derive(Debug)]
+pub(super) struct Letterhead {
+    pub(super) from: Mailbox,
+    pub(super) reply_to: Option<Mailbox>,
+    pub(super) unsubscribe: Option<Unsubscribe>,
+}
+
+/// Where people can have further mails to them stopped; `{email}` stands for their address.
+#[derive(Debug)]
+pub(super) struct Unsubscribe(Vec<String>);
+
+impl Unsubscribe {
+    const PLACE: &str = "{email}";
+
+    /// The header's value for one reader (RFC 2369, 3.2).
+    fn addressed(&self, reader: &Address) -> String {
+        let email: String = byte_serialize(AsRef::<str>::as_ref(reader).as_bytes()).collect();
+        let address = |address: &String| format!("<{}>", address.replace(Self::PLACE, &email));
+        self.0.iter().map(address).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl FromStr for Unsubscribe {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let is_good = |address: &str| {
+            let url = Url::parse(&address.replace(Self::PLACE, "email"));
+            address.len() <= MAX_UNSUBSCRIBE
+                && address
+                    .bytes()
+                    .all(|byte| byte.is_ascii_graphic() && !b"<>".contains(&byte))
+                && url.is_ok_and(|url| matches!(url.scheme(), "mailto" | "https"))
+        };
+        let addresses: Vec<String> = text.split(',').map(|address| address.trim().to_owned()).collect();
+        if addresses.iter().all(|address| is_good(address)) {
+            Ok(Self(addresses))
+        } else {
+            Err(())
+        }
+    }
+}
+
 /// Builds the mail.
 pub(super) fn compose(
-    from: &Mailbox,
-    reply_to: Option<&Mailbox>,
+    Letterhead {
+        from,
+        reply_to,
+        unsubscribe,
+    }: &Letterhead,
     to: &Address,
     id: &MessageIdentity,
     mail: &Rendered,
@@ -48,7 +100,6 @@ pub(super) fn compose(
         return Err(unaddressable("not a date for a mail"));
     }
     let envelope = Envelope::new(Some(from.email.clone()), vec![to.clone()]).map_err(|e| unaddressable(&e))?;
-    let auto_submitted = HeaderName::new_from_ascii_str("Auto-Submitted");
     let mut message = Message::builder()
         .envelope(envelope)
         .from(from.clone())
@@ -58,11 +109,21 @@ pub(super) fn compose(
         .message_id(Some(format!("<{message_id}>")))
         // Keeps holiday notices and other robots from answering (RFC 3834).
         .raw_header(HeaderValue::new(
-            auto_submitted,
+            HeaderName::new_from_ascii_str("Auto-Submitted"),
             "auto-generated".to_owned(),
+        ))
+        .raw_header(HeaderValue::new(
+            HeaderName::new_from_ascii_str("Content-Language"),
+            mail.language.clone(),
         ));
     if let Some(reply_to) = reply_to {
         message = message.reply_to(reply_to.clone());
+    }
+    if let Some(unsubscribe) = unsubscribe.as_ref().filter(|_| mail.is_unsolicited) {
+        message = message.raw_header(HeaderValue::new(
+            HeaderName::new_from_ascii_str("List-Unsubscribe"),
+            unsubscribe.addressed(to),
+        ));
     }
     let bodies = MultiPart::alternative()
         .singlepart(part(ContentType::TEXT_PLAIN, &mail.text)?)
@@ -224,18 +285,50 @@ mod tests {
     }
 
     #[test]
+    fn people_unsubscribe_by_mail_or_on_a_page_that_is_told_who_they_are() {
+        let reader = address("zoë+x@example.com").unwrap();
+        let cases = [
+            ("mailto:stop@example.com", Some("<mailto:stop@example.com>")),
+            (
+                "mailto:stop@example.com?subject=stop, https://example.com/stop?who={email}",
+                Some(
+                    "<mailto:stop@example.com?subject=stop>, <https://example.com/stop?who=zo%C3%AB%2Bx%40example.com>",
+                ),
+            ),
+            ("http://example.com/stop", None),
+            ("example.com", None),
+            ("https://example.com/<x>", None),
+            ("https://example.com/a b", None),
+            ("https://example.com/\r\nBcc:x", None),
+            ("", None),
+            ("mailto:stop@example.com,", None),
+        ];
+        for (given, expected) in cases {
+            let header = given
+                .parse::<Unsubscribe>()
+                .map(|unsubscribe| unsubscribe.addressed(&reader));
+            assert_eq!(header.ok().as_deref(), expected, "{given:?}");
+        }
+    }
+
+    #[test]
     fn a_year_that_mail_does_not_know_is_refused() {
-        let from = mailbox("usher <no-reply@localhost>").unwrap();
+        let letterhead = Letterhead {
+            from: mailbox("usher <no-reply@localhost>").unwrap(),
+            reply_to: None,
+            unsubscribe: None,
+        };
         let to = address("ada@example.com").unwrap();
         let mail = Rendered {
+            language: "en".into(),
+            is_unsolicited: true,
             subject: "s".into(),
             text: "t".into(),
             html: "h".into(),
         };
         let on = |date| {
             compose(
-                &from,
-                None,
+                &letterhead,
                 &to,
                 &MessageIdentity {
                     message_id: "1@a".into(),

@@ -4,14 +4,23 @@ use std::{fmt, str::FromStr};
 
 use chrono::{DateTime, TimeZone, Utc};
 use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
 use url::Url;
 
-use super::text::{Lines, OneLine};
+use super::{
+    templates::Language,
+    text::{Lines, OneLine},
+};
 
 /// A mail: the values that its templates need.
-pub trait Mail: Serialize {
+pub trait Mail {
     /// The folder of its templates.
     const TEMPLATE: &'static str;
+    /// Whether its reader never asked for it.
+    const IS_UNSOLICITED: bool;
+
+    /// What its templates may say, an object, in this language.
+    fn words(&self, language: &Language) -> Value;
 
     /// An example with everything in it, for previews and for checking templates.
     fn sample() -> Self;
@@ -21,7 +30,7 @@ pub trait Mail: Serialize {
 }
 
 /// Invites somebody into an organization.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct OrganizationInvite {
     /// What the app calls itself.
     pub app_name: OneLine,
@@ -36,7 +45,6 @@ pub struct OrganizationInvite {
     /// Where the invite is accepted.
     pub link: AcceptLink,
     /// The first moment at which the link no longer works.
-    #[serde(serialize_with = "as_people_write_it")]
     pub expires_at: DateTime<Utc>,
     /// The invited address: the one to sign up with.
     pub email: OneLine,
@@ -44,6 +52,20 @@ pub struct OrganizationInvite {
 
 impl Mail for OrganizationInvite {
     const TEMPLATE: &'static str = "organization_invite";
+    const IS_UNSOLICITED: bool = true;
+
+    fn words(&self, language: &Language) -> Value {
+        json!({
+            "app_name": self.app_name,
+            "organization_name": self.organization_name,
+            "inviter_name": self.inviter_name,
+            "role": language.role(self.role.as_str()),
+            "message": self.message,
+            "link": self.link,
+            "expires_at": language.date(self.expires_at),
+            "email": self.email,
+        })
+    }
 
     fn sample() -> Self {
         Self {
@@ -68,7 +90,7 @@ impl Mail for OrganizationInvite {
 }
 
 /// Invites somebody into one project of an organization.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct ProjectInvite {
     /// What the app calls itself.
     pub app_name: OneLine,
@@ -85,7 +107,6 @@ pub struct ProjectInvite {
     /// Where the invite is accepted.
     pub link: AcceptLink,
     /// The first moment at which the link no longer works.
-    #[serde(serialize_with = "as_people_write_it")]
     pub expires_at: DateTime<Utc>,
     /// The invited address: the one to sign up with.
     pub email: OneLine,
@@ -93,6 +114,21 @@ pub struct ProjectInvite {
 
 impl Mail for ProjectInvite {
     const TEMPLATE: &'static str = "project_invite";
+    const IS_UNSOLICITED: bool = true;
+
+    fn words(&self, language: &Language) -> Value {
+        json!({
+            "app_name": self.app_name,
+            "organization_name": self.organization_name,
+            "project_name": self.project_name,
+            "inviter_name": self.inviter_name,
+            "role": language.role(self.role.as_str()),
+            "message": self.message,
+            "link": self.link,
+            "expires_at": language.date(self.expires_at),
+            "email": self.email,
+        })
+    }
 
     fn sample() -> Self {
         Self {
@@ -118,7 +154,7 @@ impl Mail for ProjectInvite {
 }
 
 /// Reminds somebody of an invite that they have not answered.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct Reminder {
     /// What the app calls itself.
     pub app_name: OneLine,
@@ -133,7 +169,6 @@ pub struct Reminder {
     /// Where the invite is accepted.
     pub link: AcceptLink,
     /// The first moment at which the link no longer works.
-    #[serde(serialize_with = "as_people_write_it")]
     pub expires_at: DateTime<Utc>,
     /// The invited address: the one to sign up with.
     pub email: OneLine,
@@ -141,6 +176,20 @@ pub struct Reminder {
 
 impl Mail for Reminder {
     const TEMPLATE: &'static str = "reminder";
+    const IS_UNSOLICITED: bool = true;
+
+    fn words(&self, language: &Language) -> Value {
+        json!({
+            "app_name": self.app_name,
+            "organization_name": self.organization_name,
+            "project_name": self.project_name,
+            "inviter_name": self.inviter_name,
+            "role": language.role(self.role.as_str()),
+            "link": self.link,
+            "expires_at": language.date(self.expires_at),
+            "email": self.email,
+        })
+    }
 
     fn sample() -> Self {
         Self {
@@ -166,7 +215,7 @@ impl Mail for Reminder {
 }
 
 /// Tells the inviter that an invite was accepted.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct AcceptedNotice {
     /// What the app calls itself.
     pub app_name: OneLine,
@@ -184,6 +233,18 @@ pub struct AcceptedNotice {
 
 impl Mail for AcceptedNotice {
     const TEMPLATE: &'static str = "accepted_notice";
+    const IS_UNSOLICITED: bool = false;
+
+    fn words(&self, _language: &Language) -> Value {
+        json!({
+            "app_name": self.app_name,
+            "organization_name": self.organization_name,
+            "project_name": self.project_name,
+            "invitee_name": self.invitee_name,
+            "invitee_email": self.invitee_email,
+            "inviter_name": self.inviter_name,
+        })
+    }
 
     fn sample() -> Self {
         Self {
@@ -259,11 +320,6 @@ impl fmt::Debug for AcceptLink {
     }
 }
 
-/// With the hour and the zone: "until 29 November" leaves it open whether that day still counts, and whose.
-fn as_people_write_it<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&time.format("%-d %B %Y, %H:%M UTC"))
-}
-
 fn sample_expiry() -> DateTime<Utc> {
     Utc.timestamp_opt(1_795_962_600, 0).single().unwrap_or_default()
 }
@@ -305,11 +361,5 @@ mod tests {
     fn the_token_stays_out_of_debug_output() {
         let shown = format!("{:?}", OrganizationInvite::sample());
         assert!(!shown.contains("AZNk0tQ9c2"), "{shown}");
-    }
-
-    #[test]
-    fn the_expiry_is_written_for_people() {
-        let json = serde_json::to_value(OrganizationInvite::sample()).unwrap();
-        assert_eq!(json["expires_at"], "29 November 2026, 14:30 UTC");
     }
 }

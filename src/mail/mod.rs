@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use lettre::message::Mailbox;
+use lettre::Address;
 
 mod compose;
 mod failure;
@@ -19,15 +19,15 @@ mod smtp;
 mod templates;
 mod text;
 
+use self::{compose::Letterhead, outbox::Outbox, smtp::Smtp};
 pub use self::{
     compose::MessageIdentity,
     failure::SendError,
     messages::{AcceptLink, AcceptedNotice, Mail, NotAWebLink, OrganizationInvite, ProjectInvite, Reminder},
     smtp::MAX_CONNECTIONS,
-    templates::{Rendered, TemplateError, Templates},
+    templates::{Language, Rendered, Sample, TemplateError, TemplateErrors, Templates},
     text::{Lines, OneLine},
 };
-use self::{outbox::Outbox, smtp::Smtp};
 
 /// How mail is written and sent.
 #[derive(Debug, Clone)]
@@ -40,6 +40,10 @@ pub struct MailConfig {
     pub transport: TransportConfig,
     /// Templates that replace the embedded ones (`TEMPLATES_DIR`).
     pub templates_dir: Option<PathBuf>,
+    /// The language of mails to people whose own is not known or not there (`MAIL_DEFAULT_LOCALE`).
+    pub default_locale: String,
+    /// Where people can have further mails to them stopped (`MAIL_UNSUBSCRIBE`).
+    pub unsubscribe: Option<String>,
 }
 
 /// The way out.
@@ -80,9 +84,17 @@ pub enum MailSetupError {
     /// The mail server's address can't be used.
     #[error("SMTP_URL can't be used: {0}")]
     SmtpUrl(String),
-    /// A template can't be used.
+    /// Some templates can't be used.
     #[error("TEMPLATES_DIR: {0}")]
-    Templates(#[from] TemplateError),
+    Templates(TemplateErrors),
+    /// The language that others fall back to has no templates.
+    #[error("MAIL_DEFAULT_LOCALE: {0}")]
+    DefaultLocale(TemplateErrors),
+    /// Not where anybody could unsubscribe.
+    #[error(
+        "MAIL_UNSUBSCRIBE must be a mailto: or https:// address in ASCII, or both with a comma between; it is `{0}`"
+    )]
+    Unsubscribe(String),
 }
 
 /// Where a mail went.
@@ -95,8 +107,7 @@ pub struct Sent {
 /// Renders and sends mail.
 #[derive(Debug)]
 pub struct Mailer {
-    from: Mailbox,
-    reply_to: Option<Mailbox>,
+    letterhead: Letterhead,
     transport: Transport,
     templates: Templates,
 }
@@ -125,10 +136,21 @@ impl Mailer {
             }
             TransportConfig::Outbox { dir } => Transport::Outbox(Outbox { folder: dir }),
         };
-        let templates = Templates::load(config.templates_dir.as_deref())?;
+        let unsubscribe = match config.unsubscribe {
+            Some(text) => Some(text.parse().map_err(|()| MailSetupError::Unsubscribe(text))?),
+            None => None,
+        };
+        let templates = Templates::load(config.templates_dir.as_deref(), &config.default_locale);
+        let templates = templates.map_err(|errors| match errors.0[..] {
+            [TemplateError::NoLanguage { .. }] => MailSetupError::DefaultLocale(errors),
+            _ => MailSetupError::Templates(errors),
+        })?;
         Ok(Self {
-            from,
-            reply_to,
+            letterhead: Letterhead {
+                from,
+                reply_to,
+                unsubscribe,
+            },
             transport,
             templates,
         })
@@ -164,13 +186,27 @@ impl Mailer {
     ///
     /// What went wrong and whether to try again: see [`SendError`].
     pub async fn send(&self, to: &str, id: &MessageIdentity, mail: &Rendered) -> Result<Sent, SendError> {
-        let to = compose::address(to).ok_or_else(|| SendError::Unaddressable("not an e-mail address".to_owned()))?;
-        let raw = compose::compose(&self.from, self.reply_to.as_ref(), &to, id, mail)?.formatted();
+        let (to, raw) = self.addressed(to, id, mail)?;
         let description = match &self.transport {
-            Transport::Smtp(smtp) => smtp.send(&self.from.email, &to, &raw).await?,
+            Transport::Smtp(smtp) => smtp.send(&self.letterhead.from.email, &to, &raw).await?,
             Transport::Outbox(outbox) => outbox.put(id, &raw).await?.display().to_string(),
         };
         Ok(Sent { description })
+    }
+
+    /// The mail with its headers, as a server or a file would get it.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Unaddressable`].
+    pub fn message(&self, to: &str, id: &MessageIdentity, mail: &Rendered) -> Result<Vec<u8>, SendError> {
+        self.addressed(to, id, mail).map(|(_, raw)| raw)
+    }
+
+    fn addressed(&self, to: &str, id: &MessageIdentity, mail: &Rendered) -> Result<(Address, Vec<u8>), SendError> {
+        let to = compose::address(to).ok_or_else(|| SendError::Unaddressable("not an e-mail address".to_owned()))?;
+        let raw = compose::compose(&self.letterhead, &to, id, mail)?.formatted();
+        Ok((to, raw))
     }
 
     /// Tries the way out without sending anything: connects and logs in, or writes to the folder.
@@ -214,6 +250,8 @@ mod tests {
                 url: "smtp://u:hunter2@localhost".into(),
             },
             templates_dir: None,
+            default_locale: "en".into(),
+            unsubscribe: None,
         }
     }
 
@@ -242,6 +280,20 @@ mod tests {
                     ..good.clone()
                 },
                 "TEMPLATES_DIR",
+            ),
+            (
+                MailConfig {
+                    default_locale: "tlh".into(),
+                    ..good.clone()
+                },
+                "MAIL_DEFAULT_LOCALE",
+            ),
+            (
+                MailConfig {
+                    unsubscribe: Some("http://example.com/stop".into()),
+                    ..good.clone()
+                },
+                "MAIL_UNSUBSCRIBE",
             ),
             (
                 MailConfig {

@@ -11,6 +11,9 @@ use serde::Serialize;
 /// Longer names are cut: they would push the rest of the mail out of sight, and a header line must stay below 998 bytes.
 const MAX_LINE: usize = 200;
 
+/// Columns: what any reader shows without scrolling, also when it is quoted in an answer.
+const MAX_WIDTH: usize = 74;
+
 /// One line of text: a name, a role, an address, a subject.
 #[derive(Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
@@ -87,6 +90,28 @@ pub(super) fn cleaned(text: &str) -> String {
     let visible: String = text.chars().filter_map(inline).collect();
     let words: Vec<&str> = visible.split_whitespace().collect();
     words.join(" ")
+}
+
+/// The text with its long lines broken between words; what quotes them, `> `, is repeated. A line with a link in it stays
+/// whole: a mail program that finds only half of it would open something else.
+pub(super) fn wrapped(text: &str) -> String {
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        if line.contains("://") || textwrap::core::display_width(line) <= MAX_WIDTH {
+            lines.push(line.into());
+        } else {
+            let options = textwrap::Options::new(MAX_WIDTH)
+                .break_words(false)
+                .word_separator(textwrap::WordSeparator::AsciiSpace)
+                .word_splitter(textwrap::WordSplitter::NoHyphenation)
+                .wrap_algorithm(textwrap::WrapAlgorithm::FirstFit)
+                .subsequent_indent(if line.starts_with("> ") { "> " } else { "" });
+            lines.extend(textwrap::wrap(line, options));
+        }
+    }
+    let mut wrapped = lines.join("\n");
+    wrapped.push('\n');
+    wrapped
 }
 
 /// At most `max` characters of the text; where it is cut, an ellipsis says so.

@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 use chrono::{DateTime, Utc};
 use usher::mail::{
     AcceptedNotice, Lines, Mail as _, MailConfig, Mailer, MessageIdentity, OneLine, OrganizationInvite, ProjectInvite,
-    Rendered, SendError, TransportConfig,
+    Reminder, Rendered, SendError, TransportConfig,
 };
 
 use crate::support::smtp::{Behaviour, Phase, SmtpServer};
@@ -18,6 +18,8 @@ fn config(transport: TransportConfig) -> MailConfig {
         reply_to: None,
         transport,
         templates_dir: None,
+        default_locale: "en".to_owned(),
+        unsubscribe: None,
     }
 }
 
@@ -38,6 +40,8 @@ fn delivery(number: u32) -> MessageIdentity {
 
 fn letter() -> Rendered {
     Rendered {
+        language: "en".to_owned(),
+        is_unsolicited: true,
         subject: "Hello".to_owned(),
         text: "Hello\n".to_owned(),
         html: "<p>Hello</p>\n".to_owned(),
@@ -65,6 +69,7 @@ async fn an_invite_arrives_as_text_and_html_under_its_own_identity() {
     let mailer = Mailer::new(MailConfig {
         from: "Zoë's usher, Ltd. <no-reply@usher.example>".to_owned(),
         reply_to: Some("help@usher.example".to_owned()),
+        unsubscribe: Some("mailto:stop@usher.example, https://usher.example/stop?who={email}".to_owned()),
         ..config(TransportConfig::Smtp { url: server.url() })
     })
     .unwrap();
@@ -92,6 +97,11 @@ async fn an_invite_arrives_as_text_and_html_under_its_own_identity() {
         ("Message-ID", "delivery-1@usher.example"),
         ("Date", "Wed, 18 Nov 2026 11:06:41 +0000"),
         ("Auto-Submitted", "auto-generated"),
+        ("Content-Language", "en"),
+        (
+            "List-Unsubscribe",
+            "mailto:stop@usher.example>, <https://usher.example/stop?who=grace%40example.com",
+        ),
         ("MIME-Version", "1.0"),
     ];
     for (name, value) in expected {
@@ -111,6 +121,68 @@ async fn an_invite_arrives_as_text_and_html_under_its_own_identity() {
         mail.text().contains(invite.link.as_str()),
         "the link survives the encoding"
     );
+}
+
+#[tokio::test]
+async fn only_what_nobody_asked_for_can_be_unsubscribed_from() {
+    let server = SmtpServer::start().await;
+    let mailer = Mailer::new(MailConfig {
+        unsubscribe: Some("mailto:stop@usher.example".to_owned()),
+        ..config(TransportConfig::Smtp { url: server.url() })
+    })
+    .unwrap();
+    let mails = [
+        mailer.render(&OrganizationInvite::sample(), &[]),
+        mailer.render(&ProjectInvite::sample(), &[]),
+        mailer.render(&Reminder::sample(), &[]),
+        mailer.render(&AcceptedNotice::sample(), &[]),
+    ];
+    for (number, mail) in (0..).zip(mails) {
+        mailer.send(GRACE, &delivery(number), &mail.unwrap()).await.unwrap();
+    }
+    let counts: Vec<_> = server
+        .mails()
+        .iter()
+        .map(|mail| mail.count("List-Unsubscribe"))
+        .collect();
+    assert_eq!(counts, [1, 1, 1, 0], "the inviter has a part in the notice");
+}
+
+#[tokio::test]
+async fn names_in_any_script_arrive_as_they_were_written() {
+    let server = SmtpServer::start().await;
+    for name in [
+        "Zoë Ångström",
+        "山田 太郎",
+        "محمد علي",
+        "דנה",
+        "Владимир",
+        "👩‍🚀 Kai",
+        "Last, First (Team)",
+        "A \"B\" C",
+    ] {
+        let mailer = Mailer::new(MailConfig {
+            from: format!("{name} <no-reply@usher.example>"),
+            ..config(TransportConfig::Smtp { url: server.url() })
+        })
+        .unwrap();
+        for language in ["en", "ja"] {
+            let invite = OrganizationInvite {
+                organization_name: name.into(),
+                inviter_name: Some(name.into()),
+                ..OrganizationInvite::sample()
+            };
+            let rendered = mailer.render(&invite, &[Some(language)]).unwrap();
+            mailer.send(GRACE, &delivery(1), &rendered).await.unwrap();
+            let mails = server.mails();
+            let mail = mails.last().unwrap();
+            assert!(mail.raw.is_ascii(), "any server can take it");
+            assert_sound(&mail.raw);
+            assert_eq!(mail.header("Subject").as_deref(), Some(rendered.subject.as_str()));
+            assert_eq!(mail.sender_name().as_deref(), Some(name));
+            assert_eq!((mail.text(), mail.html()), (rendered.text, rendered.html));
+        }
+    }
 }
 
 #[tokio::test]
@@ -184,8 +256,22 @@ async fn whatever_people_call_themselves_the_mail_stays_one_mail() {
                 },
                 &[],
             ),
+            mailer.render(
+                &Reminder {
+                    app_name: name(),
+                    organization_name: name(),
+                    project_name: Some(name()),
+                    inviter_name: Some(name()),
+                    role: name(),
+                    email: name(),
+                    ..Reminder::sample()
+                },
+                &[Some("ja")],
+            ),
             // Past the templates' own cleaning.
             Ok(Rendered {
+                language: "en".to_owned(),
+                is_unsolicited: true,
                 subject: value.clone(),
                 text: value.clone(),
                 html: value.clone(),

@@ -27,5 +27,7 @@ mod matching;
 mod schedules;
 mod security;
 mod store;
+mod templates;
 mod webhooks;
+mod words;
 mod worker;

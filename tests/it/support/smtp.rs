@@ -443,6 +443,11 @@ impl ReceivedMail {
         }
     }
 
+    /// The name in `From`, decoded.
+    pub fn sender_name(&self) -> Option<String> {
+        Some(self.parsed().from()?.first()?.name()?.to_owned())
+    }
+
     /// How many headers of this name there are.
     pub fn count(&self, name: &str) -> usize {
         self.parsed().header_values(name).count()

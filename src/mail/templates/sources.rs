@@ -1,0 +1,168 @@
+//! Where templates come from: the binary, and file by file from a folder.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{MAIN_SEPARATOR, Path, PathBuf},
+};
+
+use super::{TemplateError, language};
+
+/// The files of every mail, in the folder of each language.
+pub(super) const PARTS: [&str; 3] = ["subject.txt.hbs", "body.txt.hbs", "body.html.hbs"];
+/// What all languages share.
+const SHARED: [&str; 6] = [
+    STYLE,
+    "layout.html.hbs",
+    "layout.txt.hbs",
+    "quote.html.hbs",
+    "button.html.hbs",
+    "link.html.hbs",
+];
+pub(super) const STYLE: &str = "style.css";
+/// How a language writes roles and times.
+pub(super) const LOCALE: &str = "locale.json";
+
+macro_rules! embedded {
+    ($($name:expr),* $(,)?) => {
+        &[$(($name, include_str!(concat!("../../../templates/", $name)))),*]
+    };
+}
+
+macro_rules! language {
+    ($tag:literal) => {
+        embedded![
+            concat!($tag, "/locale.json"),
+            concat!($tag, "/organization_invite/subject.txt.hbs"),
+            concat!($tag, "/organization_invite/body.txt.hbs"),
+            concat!($tag, "/organization_invite/body.html.hbs"),
+            concat!($tag, "/project_invite/subject.txt.hbs"),
+            concat!($tag, "/project_invite/body.txt.hbs"),
+            concat!($tag, "/project_invite/body.html.hbs"),
+            concat!($tag, "/reminder/subject.txt.hbs"),
+            concat!($tag, "/reminder/body.txt.hbs"),
+            concat!($tag, "/reminder/body.html.hbs"),
+            concat!($tag, "/accepted_notice/subject.txt.hbs"),
+            concat!($tag, "/accepted_notice/body.txt.hbs"),
+            concat!($tag, "/accepted_notice/body.html.hbs"),
+        ]
+    };
+}
+
+/// A file that ships with usher: its path below `templates/`, and its text.
+type Embedded = (&'static str, &'static str);
+
+/// The files that ship with usher.
+pub(super) const EMBEDDED: [&[Embedded]; 6] = [
+    embedded![
+        "style.css",
+        "layout.html.hbs",
+        "layout.txt.hbs",
+        "quote.html.hbs",
+        "button.html.hbs",
+        "link.html.hbs",
+    ],
+    language!("en"),
+    language!("de"),
+    language!("es"),
+    language!("fr"),
+    language!("ja"),
+];
+
+/// A file that is in force.
+#[derive(Debug)]
+pub(super) struct Source {
+    /// Where it came from, for error messages.
+    pub(super) file: String,
+    pub(super) text: String,
+}
+
+/// The files in force, by their path below `templates/`.
+pub(super) type Sources = BTreeMap<String, Source>;
+
+/// The files that ship with usher and, in their place or beside them, those in `overrides`.
+pub(super) fn gather(overrides: Option<&Path>, mails: &[&str]) -> (Sources, Vec<TemplateError>) {
+    let embedded = EMBEDDED.iter().flat_map(|sources| sources.iter());
+    let mut sources: Sources = embedded
+        .map(|(name, text)| {
+            let source = Source {
+                file: format!("templates/{name}"),
+                text: (*text).to_owned(),
+            };
+            ((*name).to_owned(), source)
+        })
+        .collect();
+    let mut errors = Vec::new();
+    let paths = match overrides.map(|folder| files_below(folder, 2).map(|paths| (folder, paths))) {
+        None => return (sources, errors),
+        Some(Err(error)) => return (sources, vec![error]),
+        Some(Ok((folder, paths))) => paths.into_iter().map(move |path| (folder, path)),
+    };
+    for (folder, path) in paths {
+        let Some(name) = path.strip_prefix(folder).ok().and_then(Path::to_str) else {
+            continue;
+        };
+        if is_known(name, mails) {
+            match fs::read_to_string(&path) {
+                Ok(text) => {
+                    let file = path.display().to_string();
+                    sources.insert(key(name), Source { file, text });
+                }
+                Err(source) => errors.push(TemplateError::Unreadable { path, source }),
+            }
+        } else if [".hbs", ".css", LOCALE].iter().any(|end| name.ends_with(end)) {
+            // `de/organisation_invite/body.txt.hbs` would otherwise lie there unread, and nobody would know why.
+            errors.push(TemplateError::UnknownFile {
+                path,
+                names: names(mails),
+            });
+        }
+    }
+    (sources, errors)
+}
+
+/// Languages are looked up in lower case.
+fn key(name: &str) -> String {
+    match name.split_once(MAIN_SEPARATOR) {
+        Some((tag, rest)) => format!("{}/{}", tag.to_ascii_lowercase(), rest.replace(MAIN_SEPARATOR, "/")),
+        None => name.to_owned(),
+    }
+}
+
+fn is_known(name: &str, mails: &[&str]) -> bool {
+    let parts: Vec<&str> = name.split(MAIN_SEPARATOR).collect();
+    match parts[..] {
+        [file] => SHARED.contains(&file),
+        [tag, file] => language::is_tag(tag) && file == LOCALE,
+        [tag, mail, file] => language::is_tag(tag) && mails.contains(&mail) && PARTS.contains(&file),
+        _ => false,
+    }
+}
+
+fn names(mails: &[&str]) -> String {
+    format!(
+        "{}, <language>/{LOCALE} and <language>/<mail>/<part>, where a mail is {} and a part {}",
+        SHARED.join(", "),
+        mails.join(", "),
+        PARTS.join(", ")
+    )
+}
+
+/// The files of a folder and of the folders in it, so many levels down: templates lie no deeper.
+fn files_below(folder: &Path, levels: usize) -> Result<Vec<PathBuf>, TemplateError> {
+    let list = || -> io::Result<Vec<PathBuf>> { fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect() };
+    let paths = list().map_err(|source| TemplateError::Unreadable {
+        path: folder.to_owned(),
+        source,
+    })?;
+    let mut files = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            files.push(path);
+        } else if levels > 0 {
+            files.extend(files_below(&path, levels - 1)?);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
