@@ -17,6 +17,7 @@ use super::invites::{email, invite_json, inviter};
 use super::view::InviteJson;
 use crate::invites::Status;
 use crate::invites::email::EmailAddress;
+use crate::invites::limits::{COOL_DOWN, DAILY_CAP};
 use crate::problem::Problem;
 use crate::store::{DeliveryKind, InviteFilter, NewDelivery, PersonRef, Tx};
 
@@ -24,10 +25,6 @@ use crate::store::{DeliveryKind, InviteFilter, NewDelivery, PersonRef, Tx};
 const PAGE: u32 = 50;
 /// At most.
 const MAX_PAGE: u32 = 200;
-/// Between two mails for one invite.
-const COOL_DOWN: TimeDelta = TimeDelta::minutes(5);
-/// Mails for one invite in 24 hours.
-const DAILY_CAP: i64 = 10;
 
 /// `GET /v1/invites`
 pub(super) async fn list(
@@ -169,7 +166,7 @@ pub(super) async fn resend(
 fn cool_down(now: DateTime<Utc>, mails: i64, newest: Option<DateTime<Utc>>) -> Result<(), Problem> {
     let wait = match newest {
         Some(newest) if newest + COOL_DOWN > now => newest + COOL_DOWN - now,
-        Some(newest) if mails >= DAILY_CAP => newest + TimeDelta::hours(24) - now,
+        Some(newest) if mails >= i64::from(DAILY_CAP) => newest + TimeDelta::hours(24) - now,
         _ => return Ok(()),
     };
     let problem = Problem::new(

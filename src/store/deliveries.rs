@@ -211,7 +211,7 @@ impl Tx {
     /// [`super::StoreError`].
     pub async fn mail_context(&mut self, delivery_id: Uuid) -> Result<Option<MailContext>> {
         Ok(on_conn!(self, |conn| sqlx::query_as(
-            "select o.name as organization_name, p.name as project_name,
+            "select coalesce(o.name, '') as organization_name, p.name as project_name,
                  a.first_name as inviter_first_name, a.last_name as inviter_last_name, a.email as inviter_email,
                  b.first_name as invitee_first_name, b.last_name as invitee_last_name,
                  not exists (select 1 from usher_deliveries n where n.invite_id = d.invite_id and n.kind = d.kind

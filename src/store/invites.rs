@@ -567,7 +567,7 @@ impl Tx {
         }
         let rows = unfold(self.dialect(), INVITE_ID);
         let text = format!(
-            "select {INVITE_OF_I}, o.id as home_id, o.name as organization_name, p.name as project_name,
+            "select {INVITE_OF_I}, o.id as home_id, coalesce(o.name, '') as organization_name, p.name as project_name,
                  a.first_name as inviter_first_name, a.last_name as inviter_last_name, a.email as inviter_email,
                  d.status as delivery_status, d.attempts as delivery_attempts, d.last_error as delivery_error,
                  d.sent_at as delivery_sent_at

@@ -1,6 +1,7 @@
 //! Both databases behind one door. A [`Tx`] method holds one SQL text, written so that Postgres and SQLite both take
 //! it; where that can't be, the method matches on the connection and says why.
 
+mod adopt;
 mod deliveries;
 mod idempotency;
 mod inbox;
@@ -11,6 +12,7 @@ mod places;
 pub mod queue;
 mod rows;
 mod sessions;
+mod settings;
 
 use std::time::Duration;
 
@@ -25,11 +27,12 @@ pub use deliveries::{Delivery, DeliveryKind, DeliveryStatus, MailContext, NewDel
 pub use idempotency::Repetition;
 pub use inbox::{Event, Finished, NewEvent};
 pub use invites::{InviteFilter, InviteView, NewInvite, Waiting};
-pub use migrate::MigrationError;
+pub use migrate::{MigrationError, Unfit};
 pub use people::{Address, Person, PersonRef, Profile};
 pub use places::{Grant, Member, Membership, Place};
 pub use queue::{Queue, Wake};
 pub use sessions::SessionStart;
+pub use settings::{Identities, Rules};
 
 /// How long a request waits for a connection before it is told that the store is away.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -165,6 +168,15 @@ impl Store {
             wake: Wake::default(),
             clock,
         })
+    }
+
+    /// Whether the file that a SQLite address names is there.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the address can't be understood.
+    pub fn file_exists(url: &str) -> Result<bool> {
+        let options: SqliteConnectOptions = url.parse()?;
+        Ok(options.get_filename().exists())
     }
 
     /// Which database this is.

@@ -8,6 +8,7 @@
 
 mod support;
 
+mod adoption;
 mod api;
 mod attacks;
 mod banner;
@@ -21,5 +22,6 @@ mod limits;
 mod mail;
 mod matching;
 mod store;
+mod unfit;
 mod webhooks;
 mod worker;
