@@ -21,6 +21,7 @@ mod keys;
 mod limits;
 mod mail;
 mod matching;
+mod sql_interface;
 mod store;
 mod unfit;
 mod webhooks;
