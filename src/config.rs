@@ -14,15 +14,14 @@ use uuid::Uuid;
 
 use crate::api_key::{ApiKey, hex};
 use crate::clerk::DevSigner;
+use crate::invites::limits::{DEFAULT_TTL, MAX_TTL};
 use crate::invites::matching::AutoAccept;
 use crate::invites::reminders::Reminders;
 use crate::invites::roles::{Ladder, Roles};
 use crate::rate_limit::RateLimit;
 use crate::secret::Secret;
-use crate::store::Dialect;
+use crate::store::{Dialect, Identities, Rules};
 
-/// The longest that an invite may live.
-pub const MAX_TTL: TimeDelta = TimeDelta::days(30);
 /// Characters, for every secret that is compared or derived from.
 const MIN_SECRET: usize = 32;
 /// Where development keeps its database, secrets and mails.
@@ -181,6 +180,16 @@ pub struct Settings {
     /// The project roles, low to high. Default: `support,client,editor,admin`.
     #[arg(long, env = "PROJECT_ROLES", global = true, value_name = "ROLES")]
     pub project_roles: Option<String>,
+    /// Where an app on the same Postgres keeps Clerk's user ids: `admins.external_id`, or a table of its own,
+    /// `admin_identities`. Default: `admins.external_id`.
+    #[arg(long, env = "USHER_IDENTITIES", global = true, value_name = "PLACE")]
+    pub usher_identities: Option<String>,
+    /// What `admin_identities.provider` says of Clerk users. Default: `clerk`.
+    #[arg(long, env = "USHER_IDENTITY_PROVIDER", global = true, value_name = "NAME")]
+    pub usher_identity_provider: Option<String>,
+    /// What `admin_identities.issuer` says of Clerk users. Default: `CLERK_ISSUER`.
+    #[arg(long, env = "USHER_IDENTITY_ISSUER", global = true, value_name = "ISSUER")]
+    pub usher_identity_issuer: Option<String>,
     /// A folder whose files take the place of the built-in mail templates of the same name, or add languages to them.
     #[arg(long, env = "TEMPLATES_DIR", global = true, value_name = "FOLDER")]
     pub templates_dir: Option<PathBuf>,
@@ -255,11 +264,23 @@ pub struct Config {
     pub mail_cap_organization: Option<NonZeroU32>,
     /// Both ladders of roles.
     pub roles: Roles,
+    /// Where an app on the same Postgres keeps Clerk's user ids.
+    pub identities: Identities,
     /// Templates that take the place of the built-in ones.
     pub templates_dir: Option<PathBuf>,
 }
 
 impl Config {
+    /// What the database needs to know of it.
+    #[must_use]
+    pub fn rules(&self) -> Rules {
+        Rules {
+            roles: self.roles.clone(),
+            invite_ttl: self.invite_ttl,
+            identities: self.identities.clone(),
+        }
+    }
+
     /// Every setting by its variable's name, secrets masked.
     #[must_use]
     pub fn shown(&self) -> Vec<(&'static str, String)> {
@@ -321,6 +342,9 @@ impl Config {
             ("MAIL_CAP_ORGANIZATION", shown_number(self.mail_cap_organization)),
             ("ORGANIZATION_ROLES", self.roles.organization.to_string()),
             ("PROJECT_ROLES", self.roles.project.to_string()),
+            ("USHER_IDENTITIES", self.identities.place().to_owned()),
+            ("USHER_IDENTITY_PROVIDER", self.identities.provider().to_owned()),
+            ("USHER_IDENTITY_ISSUER", self.identities.issuer().to_owned()),
             (
                 "TEMPLATES_DIR",
                 or_none(self.templates_dir.as_ref().map(|folder| folder.display().to_string())),
@@ -586,9 +610,10 @@ impl Settings {
             mail_cap_organization: number_or_off(
                 "MAIL_CAP_ORGANIZATION",
                 self.mail_cap_organization.as_deref(),
-                "5000",
+                "10000",
             )?,
             roles: self.roles()?,
+            identities: self.identities()?,
             templates_dir: self.templates_dir.clone(),
         })
     }
@@ -737,7 +762,10 @@ impl Settings {
     }
 
     fn invite_ttl(&self) -> Result<TimeDelta, ConfigError> {
-        let ttl = parse_duration(self.invite_ttl.as_deref().unwrap_or("7d"))
+        let ttl = self
+            .invite_ttl
+            .as_deref()
+            .map_or(Some(DEFAULT_TTL), parse_duration)
             .ok_or_else(|| wrong("INVITE_TTL", "must be a duration such as 7d, 36h or 90m"))?;
         if ttl > MAX_TTL {
             return Err(wrong("INVITE_TTL", "must be at most 30d"));
@@ -749,6 +777,32 @@ impl Settings {
         match self.invite_reminders.as_deref() {
             None => Ok(Reminders::default()),
             Some(text) => text.parse().map_err(|problem: &str| wrong("INVITE_REMINDERS", problem)),
+        }
+    }
+
+    fn identities(&self) -> Result<Identities, ConfigError> {
+        match self.usher_identities.as_deref() {
+            None | Some(Identities::EXTERNAL_ID) => Ok(Identities::ExternalId),
+            Some(Identities::TABLE) => Ok(Identities::Table {
+                provider: self
+                    .usher_identity_provider
+                    .clone()
+                    .unwrap_or_else(|| "clerk".to_owned()),
+                issuer: self
+                    .usher_identity_issuer
+                    .clone()
+                    .or_else(|| self.clerk_issuer.clone())
+                    .ok_or_else(|| {
+                        wrong(
+                            "USHER_IDENTITY_ISSUER",
+                            "is missing; it is what admin_identities.issuer says of Clerk users",
+                        )
+                    })?,
+            }),
+            Some(_) => Err(wrong(
+                "USHER_IDENTITIES",
+                "must be admins.external_id or admin_identities",
+            )),
         }
     }
 

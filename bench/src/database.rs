@@ -12,7 +12,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 use usher::clock::Clock;
-use usher::store::Store;
+use usher::store::{Rules, Store};
 
 use crate::webhooks;
 
@@ -67,7 +67,7 @@ impl Database {
             }
         };
         let store = Store::open(&url, Clock::System).await?;
-        store.migrate().await?;
+        store.migrate(&Rules::default()).await?;
         store.close().await;
         Ok(Self {
             url,

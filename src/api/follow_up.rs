@@ -21,6 +21,7 @@ use super::{example, tag};
 use crate::flows::{WantedMail, reserve_mails};
 use crate::invites::Status;
 use crate::invites::email::EmailAddress;
+use crate::invites::limits::{COOL_DOWN, DAILY_CAP};
 use crate::problem::{Code, Problem};
 use crate::store::{DeliveryKind, InviteFilter, NewDelivery, PersonRef, Tx};
 
@@ -28,10 +29,6 @@ use crate::store::{DeliveryKind, InviteFilter, NewDelivery, PersonRef, Tx};
 const PAGE: u32 = 50;
 /// At most.
 const MAX_PAGE: u32 = 200;
-/// Between two mails for one invite.
-const COOL_DOWN: TimeDelta = TimeDelta::minutes(5);
-/// Mails for one invite in 24 hours.
-const DAILY_CAP: i64 = 10;
 
 /// A page of a list of invites.
 #[derive(Serialize, ToSchema)]
@@ -226,7 +223,7 @@ pub(super) async fn resend(
 fn cool_down(now: DateTime<Utc>, mails: i64, newest: Option<DateTime<Utc>>) -> Result<(), Problem> {
     let wait = match newest {
         Some(newest) if newest + COOL_DOWN > now => newest + COOL_DOWN - now,
-        Some(newest) if mails >= DAILY_CAP => newest + TimeDelta::hours(24) - now,
+        Some(newest) if mails >= i64::from(DAILY_CAP) => newest + TimeDelta::hours(24) - now,
         _ => return Ok(()),
     };
     Err(Problem::new(Code::ResendTooSoon).retry_after(seconds_of(wait)))

@@ -19,15 +19,14 @@ use super::body::{Fields, Id, JsonBody, is_clerk_user_id, line, uuid};
 use super::idempotency::{IdempotencyKey, Kept};
 use super::view::InviteJson;
 use super::{example, tag};
-use crate::config::{Config, MAX_TTL, parse_duration};
+use crate::config::{Config, parse_duration};
 use crate::flows::{self, Invitation, Invited, Inviter, MailCaps, Refusal, Target, caps_reset_at};
 use crate::invites::Acceptance;
 use crate::invites::email::EmailAddress;
+use crate::invites::limits::{MAX_MESSAGE, MAX_TTL};
 use crate::problem::{Code, FieldError, Problem};
 use crate::store::{StoreError, Tx};
 
-/// Characters.
-const MAX_MESSAGE: usize = 10_000;
 /// Invites in one request.
 const MAX_BATCH: usize = 500;
 
@@ -402,7 +401,7 @@ fn locale(value: Value) -> Result<String, String> {
 
 fn message(value: Value) -> Result<String, String> {
     let text = value.as_str().ok_or("must be a string")?;
-    if text.chars().count() > MAX_MESSAGE {
+    if text.chars().count() > usize::from(MAX_MESSAGE) {
         return Err(format!("must have at most {MAX_MESSAGE} characters"));
     }
     if text.contains('\0') {

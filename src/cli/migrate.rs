@@ -1,13 +1,44 @@
-//! `usher migrate`: brings the schema up to date.
+//! `usher migrate`: brings the schema up to date, or says what that would come to.
+
+use anyhow::Context as _;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::store::Store;
+use crate::store::{Dialect, Store};
 
-pub(super) async fn run(config: Config) -> anyhow::Result<()> {
-    let store = Store::open(config.database_url.expose(), Clock::System).await?;
-    store.migrate().await?;
-    store.close().await;
-    println!("The schema is up to date.");
-    Ok(())
+/// Bring the database's schema up to date. An app's own tables are taken over; nothing of theirs is dropped.
+#[derive(Debug, clap::Args)]
+pub(super) struct Migrate {
+    /// Print what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Migrate {
+    pub(super) async fn run(self, config: Config) -> anyhow::Result<()> {
+        let url = config.database_url.expose();
+        if self.dry_run && Dialect::of(url) == Some(Dialect::Sqlite) && !Store::file_exists(url)? {
+            println!("Would make the database file with the whole schema. Nothing was changed.");
+            return Ok(());
+        }
+        let store = Store::open(url, Clock::System)
+            .await
+            .context("USHER_DATABASE_URL can't be used")?;
+        if self.dry_run {
+            let steps = store.foresee(&config.rules()).await?;
+            for step in &steps {
+                println!("Would {step}.");
+            }
+            if steps.is_empty() {
+                println!("There is nothing to do.");
+            } else {
+                println!("Nothing was changed. Without --dry-run it will be done.");
+            }
+        } else {
+            store.migrate(&config.rules()).await?;
+            println!("The schema is up to date.");
+        }
+        store.close().await;
+        Ok(())
+    }
 }

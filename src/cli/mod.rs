@@ -34,8 +34,7 @@ enum Command {
     Demo(demo::Demo),
     #[command(subcommand)]
     Simulate(Box<simulate::Simulate>),
-    /// Bring the database's schema up to date.
-    Migrate,
+    Migrate(migrate::Migrate),
     /// Print what is in force, secrets masked.
     Config,
     /// Print the OpenAPI document of the HTTP API.
@@ -72,7 +71,7 @@ impl Cli {
             Command::Serve(serve) => serve.run(self.settings.resolve()?).await,
             Command::Demo(demo) => demo.run().await,
             Command::Simulate(simulate) => simulate.run(&self.settings.resolve()?).await,
-            Command::Migrate => migrate::run(self.settings.resolve()?).await,
+            Command::Migrate(migrate) => migrate.run(self.settings.resolve()?).await,
             Command::Config => config::run(&self.settings.resolve()?),
             Command::Openapi => openapi::run(),
             Command::ApiKey(api_key) => api_key.run(),

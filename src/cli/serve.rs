@@ -80,7 +80,7 @@ impl Serve {
 /// A database that is away is waited for: the process may have been started before it.
 async fn migrate_when_there(app: &App) -> Result<(), MigrationError> {
     loop {
-        match app.store.migrate().await {
+        match app.store.migrate(&app.config.rules()).await {
             Err(error) if error.is_temporary() => {
                 tracing::warn!(error = %error, "the database is away; trying again");
                 tokio::time::sleep(KNOCK_AGAIN).await;

@@ -2,6 +2,7 @@
 
 pub mod email;
 mod invite;
+pub mod limits;
 pub mod matching;
 pub mod reminders;
 pub mod roles;

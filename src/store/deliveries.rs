@@ -234,7 +234,7 @@ impl Tx {
         let text = format!(
             "select d.id as delivery_id, d.kind as delivery_kind, d.attempts as delivery_attempts, d.to_email,
                  d.message_id, d.queued_at, {INVITE_OF_I},
-                 o.name as organization_name, p.name as project_name,
+                 coalesce(o.name, '') as organization_name, p.name as project_name,
                  a.first_name as inviter_first_name, a.last_name as inviter_last_name, a.email as inviter_email,
                  b.first_name as invitee_first_name, b.last_name as invitee_last_name,
                  case d.kind

@@ -723,7 +723,7 @@ impl Tx {
         }
         let rows = unfold(self.dialect(), INVITE_ID);
         let text = format!(
-            "select {INVITE_OF_I}, o.id as home_id, o.name as organization_name, p.name as project_name,
+            "select {INVITE_OF_I}, o.id as home_id, coalesce(o.name, '') as organization_name, p.name as project_name,
                  a.first_name as inviter_first_name, a.last_name as inviter_last_name, a.email as inviter_email,
                  d.kind as delivery_kind, d.message_id as delivery_message_id, d.queued_at as delivery_queued_at,
                  d.status as delivery_status, d.attempts as delivery_attempts, d.last_error as delivery_error,

@@ -1,12 +1,20 @@
-//! The schema: apalis's own migrations, then ours, each with a table of its own to remember what has run.
+//! The schema: apalis's own migrations, then ours, each with a table of its own to remember what has run. On Postgres an
+//! app's tables may be there already; they are made fit first, and filled in afterwards (`adopt`).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use apalis_postgres::PostgresStorage;
 use apalis_sqlite::SqliteStorage;
 use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, SqlitePool};
 
+use super::adopt::{self, APP_TABLES, Schema, Step};
+use super::settings::{Rules, UniqueEmails};
 use super::{Pool, Store, StoreError};
 
-/// Why the schema could not be brought up to date.
+/// Why the schema could not be brought up to date. A database that is [unfit](Unfit) is left as it was; what else was
+/// done before an error stays, and the next run goes on from there.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrationError {
     /// The queue's tables.
@@ -15,45 +23,115 @@ pub enum MigrationError {
     /// usher's tables.
     #[error("usher's tables could not be migrated: {0}")]
     Usher(#[source] MigrateError),
+    /// Everything else that was asked of the database.
+    #[error("the database failed: {0}")]
+    Database(#[from] sqlx::Error),
+    /// The database is not one that this usher can work with.
+    #[error("this database can't be used: {0}")]
+    Unfit(Unfit),
+}
+
+/// Why a database can't be used, in a sentence that says what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// Older than usher's SQL.
+    #[error("it is Postgres {0}, and usher needs Postgres 13 or newer; upgrade the server")]
+    TooOld(i32),
+    /// Not every text can be stored.
+    #[error("its encoding is {0}, and usher needs UTF8; make a new database with encoding 'UTF8'")]
+    Encoding(String),
+    /// Nothing to create tables in.
+    #[error("the search path of usher's role names no schema that is there; create one, or set the search path")]
+    NoSchema,
+    /// Tables or extensions can't be created.
+    #[error("{0}")]
+    Rights(String),
+    /// It was migrated by a newer usher.
+    #[error(
+        "its schema is newer than this usher (it has migration {found}, this version knows {known}); start that version \
+         or a newer one"
+    )]
+    Newer {
+        /// The newest migration that the database has.
+        found: i64,
+        /// The newest that this version knows.
+        known: i64,
+    },
+    /// A migration has begun and never ended.
+    #[error(
+        "migration {0} was applied by halves; restore the backup from before it, or finish it by hand and set `success` \
+         in usher_migrations"
+    )]
+    HalfApplied(i64),
+    /// A migration is not what it was when it ran.
+    #[error(
+        "migration {0} is another one here than in this usher; was it made by a fork, or by a version never released?"
+    )]
+    Changed(i64),
+    /// A file with somebody else's tables.
+    #[error("the file holds a table {0} that is not usher's; give usher a file of its own")]
+    ForeignFile(&'static str),
+    /// The app's tables are not as usher needs them.
+    #[error("{}", .0.join("; "))]
+    App(Vec<String>),
+}
+
+impl From<Unfit> for MigrationError {
+    fn from(unfit: Unfit) -> Self {
+        Self::Unfit(unfit)
+    }
 }
 
 impl MigrationError {
     /// Whether it may work a little later, because the database is away.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
-        let (Self::Queue(error) | Self::Usher(error)) = self;
-        match error {
-            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
-                StoreError::is_temporary_sql(error)
-            }
-            _ => false,
+        self.sql().is_some_and(StoreError::is_temporary_sql)
+    }
+
+    fn sql(&self) -> Option<&sqlx::Error> {
+        match self {
+            Self::Queue(error) | Self::Usher(error) => match error {
+                MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => Some(error),
+                _ => None,
+            },
+            Self::Database(error) => Some(error),
+            Self::Unfit(_) => None,
         }
     }
 }
 
 /// Ours must not be mistaken for the app's, which may use sqlx's default name in the same database.
 const TABLE: &str = "usher_migrations";
+/// apalis's own on Postgres.
+const APALIS_TABLE: &str = "apalis._sqlx_migrations";
 /// On SQLite apalis would share sqlx's default name with everybody (APALIS trap 11).
 const APALIS_TABLE_ON_SQLITE: &str = "_apalis_migrations";
+/// The oldest Postgres with all that usher and apalis use (`gen_random_uuid`, trusted extensions).
+const OLDEST_POSTGRES: i32 = 13;
+/// What one process at a time may do: bring the schema up to date.
+const LOCK: i64 = 0x7573_6865_7200;
+/// Between two looks whether another process has finished. Asking again beats waiting in the lock's queue: a statement
+/// that waits there would keep the other process's index from being built.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 impl Store {
-    /// Brings the schema up to date. May run in several processes at once and any number of times.
+    /// Brings the schema up to date. May run in several processes at once and any number of times; a run that was cut
+    /// short is completed by the next.
     ///
     /// # Errors
     /// [`MigrationError`]; a migration that fails leaves nothing of itself behind.
-    pub async fn migrate(&self) -> Result<(), MigrationError> {
+    pub async fn migrate(&self, rules: &Rules) -> Result<(), MigrationError> {
         match &self.pool {
             Pool::Postgres(pool) => {
-                PostgresStorage::migrations()
-                    .run(pool)
-                    .await
-                    .map_err(MigrationError::Queue)?;
-                named(sqlx::migrate!("migrations/postgres"), TABLE)
-                    .run(pool)
-                    .await
-                    .map_err(MigrationError::Usher)
+                // A connection of its own: its settings and locks end with it.
+                let mut conn = connect(pool).await?;
+                let outcome = migrate_postgres(&mut conn, rules).await;
+                let _ = conn.close().await;
+                outcome
             }
             Pool::Sqlite { writer, .. } => {
+                check_sqlite(writer).await?;
                 // Never SqliteStorage::setup(): it switches durability off on one connection (APALIS trap 11).
                 named(SqliteStorage::migrations(), APALIS_TABLE_ON_SQLITE)
                     .run(writer)
@@ -66,9 +144,299 @@ impl Store {
             }
         }
     }
+
+    /// What [`Store::migrate`] would do now, in words and in order. Changes nothing.
+    ///
+    /// # Errors
+    /// [`MigrationError`], as migrating would.
+    pub async fn foresee(&self, rules: &Rules) -> Result<Vec<String>, MigrationError> {
+        match &self.pool {
+            Pool::Postgres(pool) => {
+                let mut conn = connect(pool).await?;
+                let outcome = foresee_postgres(&mut conn, rules).await;
+                let _ = conn.close().await;
+                outcome
+            }
+            Pool::Sqlite { writer, .. } => {
+                let applied = check_sqlite(writer).await?;
+                Ok(applied.missing(&sqlx::migrate!("migrations/sqlite")))
+            }
+        }
+    }
+}
+
+async fn connect(pool: &PgPool) -> sqlx::Result<PgConnection> {
+    let options = pool.connect_options();
+    tokio::time::timeout(super::ACQUIRE_TIMEOUT, PgConnection::connect_with(&options))
+        .await
+        .unwrap_or(Err(sqlx::Error::PoolTimedOut))
+}
+
+async fn migrate_postgres(conn: &mut PgConnection, rules: &Rules) -> Result<(), MigrationError> {
+    let migrator = named(sqlx::migrate!("migrations/postgres"), TABLE);
+    check_postgres(conn, &migrator).await?;
+    alone(conn).await?;
+    // Another process may have done it all meanwhile.
+    let Prepared {
+        applied,
+        steps,
+        unique_emails,
+    } = prepare(conn, &migrator, rules).await?;
+    let queue = PostgresStorage::migrations();
+    if !Applied::on_postgres(conn, APALIS_TABLE).await?.is_complete(&queue) {
+        queue.run(&mut *conn).await.map_err(MigrationError::Queue)?;
+    }
+    for step in &steps {
+        tracing::info!("{}", step.says);
+        adopt::take(conn, step).await?;
+    }
+    sqlx::raw_sql(adopt::LOCK_TIMEOUT).execute(&mut *conn).await?;
+    let run = async |conn: &mut PgConnection| apply(conn, &migrator, &applied).await;
+    adopt::patiently(conn, run, |error| error.sql().is_some_and(adopt::gave_way)).await?;
+    rules.publish(conn, unique_emails).await?;
+    adopt::mirror_identities(conn, rules).await?;
+    Ok(adopt::fill(conn, rules).await?)
+}
+
+async fn foresee_postgres(conn: &mut PgConnection, rules: &Rules) -> Result<Vec<String>, MigrationError> {
+    let migrator = named(sqlx::migrate!("migrations/postgres"), TABLE);
+    check_postgres(conn, &migrator).await?;
+    let Prepared { applied, steps, .. } = prepare(conn, &migrator, rules).await?;
+    let mut outlook = Vec::new();
+    let queue = Applied::on_postgres(conn, APALIS_TABLE).await?;
+    if !queue.is_complete(&PostgresStorage::migrations()) {
+        outlook.push("bring the queue's tables, in the schema apalis, up to date".to_owned());
+    }
+    outlook.extend(steps.into_iter().map(|step| step.says));
+    outlook.extend(applied.missing(&migrator));
+    let has_memberships: bool = sqlx::query_scalar(
+        "select count(*) = 2 from information_schema.columns where table_schema = current_schema()
+             and (table_name, column_name) in (('admins', 'organization_id'), ('organizations', 'id'))",
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    if has_memberships && !applied.has(BESIDE_THE_APP) {
+        let missing = adopt::count_missing(conn).await?;
+        if missing > 0 {
+            outlook.push(format!(
+                "fill organization_users from admins.organization_id, in batches: {missing} memberships"
+            ));
+        }
+    }
+    Ok(outlook)
+}
+
+/// The migration that sets up the mirror and the backfill.
+const BESIDE_THE_APP: i64 = 6;
+
+/// What has run, and what must be done to the app's tables first.
+struct Prepared {
+    applied: Applied,
+    steps: Vec<Step>,
+    unique_emails: UniqueEmails,
+}
+
+async fn prepare(conn: &mut PgConnection, migrator: &Migrator, rules: &Rules) -> Result<Prepared, MigrationError> {
+    let applied = Applied::on_postgres(conn, TABLE).await?;
+    let schema = Schema::read(conn, applied.has(1)).await?;
+    let mut steps = Vec::new();
+    if !applied.is_complete(migrator) || !schema.fits(rules) {
+        check_rights(conn).await?;
+        steps = adopt::plan(&schema, rules).map_err(Unfit::App)?;
+    }
+    Ok(Prepared {
+        applied,
+        steps,
+        unique_emails: schema.unique_emails,
+    })
+}
+
+/// Our migrations. The first one comments the shared tables; what the app says of its own is given back with it.
+async fn apply(conn: &mut PgConnection, migrator: &Migrator, applied: &Applied) -> Result<(), MigrationError> {
+    if !applied.has(1) {
+        let mut tx = conn.begin().await?;
+        let remarks = adopt::remarks(&mut tx).await?;
+        migrator.run_to(1, &mut *tx).await.map_err(MigrationError::Usher)?;
+        remarks.restore(&mut tx).await?;
+        tx.commit().await?;
+    }
+    migrator.run(&mut *conn).await.map_err(MigrationError::Usher)
+}
+
+/// Waits until no other process is at it. The lock ends with the connection.
+async fn alone(conn: &mut PgConnection) -> sqlx::Result<()> {
+    loop {
+        let is_ours: bool = sqlx::query_scalar("select pg_try_advisory_lock($1)")
+            .bind(LOCK)
+            .fetch_one(&mut *conn)
+            .await?;
+        if is_ours {
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Whether the server and what it holds are such that this usher may touch it.
+async fn check_postgres(conn: &mut PgConnection, migrator: &Migrator) -> Result<(), MigrationError> {
+    let (version, encoding, schema): (i32, String, Option<String>) = sqlx::query_as(
+        "select current_setting('server_version_num')::integer / 10000, current_setting('server_encoding'),
+             current_schema()::text",
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    check_server(version, &encoding, schema.is_some())?;
+    Ok(Applied::on_postgres(conn, TABLE).await?.check(migrator)?)
+}
+
+fn check_server(version: i32, encoding: &str, has_schema: bool) -> Result<(), Unfit> {
+    if version < OLDEST_POSTGRES {
+        Err(Unfit::TooOld(version))
+    } else if encoding != "UTF8" {
+        Err(Unfit::Encoding(encoding.to_owned()))
+    } else if !has_schema {
+        Err(Unfit::NoSchema)
+    } else {
+        Ok(())
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct Rights {
+    role: String,
+    database: String,
+    schema: String,
+    may_create: bool,
+    may_keep_a_queue: bool,
+}
+
+/// Whether tables and extensions can be created; asked only where something is to be done.
+async fn check_rights(conn: &mut PgConnection) -> Result<(), MigrationError> {
+    let rights: Rights = sqlx::query_as(
+        "select current_user::text as role, current_database()::text as database, current_schema()::text as schema,
+             has_schema_privilege(current_schema(), 'CREATE') as may_create,
+             has_database_privilege(current_database(), 'CREATE')
+                 or ((select count(*) = 2 from pg_extension where extname in ('hstore', 'pgcrypto'))
+                     and exists (select from pg_namespace where nspname = 'apalis' and pg_has_role(nspowner, 'USAGE')))
+                 as may_keep_a_queue",
+    )
+    .fetch_one(conn)
+    .await?;
+    let Rights {
+        role, database, schema, ..
+    } = rights;
+    if !rights.may_create {
+        let sentence = format!(
+            "the role {role} may not create tables in the schema {schema}; \
+             let an owner run: grant create on schema {schema} to {role}"
+        );
+        return Err(Unfit::Rights(sentence).into());
+    }
+    if !rights.may_keep_a_queue {
+        let sentence = format!(
+            "the role {role} may create neither the schema apalis nor the extensions hstore and pgcrypto; \
+             let an owner run: grant create on database {database} to {role}"
+        );
+        return Err(Unfit::Rights(sentence).into());
+    }
+    Ok(())
+}
+
+/// Whether the file is ours, and not newer than we are.
+async fn check_sqlite(pool: &SqlitePool) -> Result<Applied, MigrationError> {
+    let tables: Vec<String> = sqlx::query_scalar("select name from sqlite_master where type = 'table'")
+        .fetch_all(pool)
+        .await?;
+    let has = |name: &str| tables.iter().any(|table| table == name);
+    let mut applied = Applied::default();
+    if has(TABLE) {
+        let text = format!("select version, success, checksum from {TABLE}");
+        applied = Applied::of(sqlx::query_as(AssertSqlSafe(text)).fetch_all(pool).await?);
+    } else if let Some(foreign) = APP_TABLES.iter().find(|name| has(name)) {
+        return Err(Unfit::ForeignFile(foreign).into());
+    }
+    applied.check(&sqlx::migrate!("migrations/sqlite"))?;
+    Ok(applied)
+}
+
+/// Which of our migrations a database has.
+#[derive(Debug, Default)]
+struct Applied(BTreeMap<i64, (bool, Vec<u8>)>);
+
+impl Applied {
+    async fn on_postgres(conn: &mut PgConnection, table: &str) -> sqlx::Result<Self> {
+        let exists: bool = sqlx::query_scalar("select to_regclass($1) is not null")
+            .bind(table)
+            .fetch_one(&mut *conn)
+            .await?;
+        if !exists {
+            return Ok(Self::default());
+        }
+        let text = format!("select version, success, checksum from {table}");
+        Ok(Self::of(sqlx::query_as(AssertSqlSafe(text)).fetch_all(conn).await?))
+    }
+
+    fn of(rows: Vec<(i64, bool, Vec<u8>)>) -> Self {
+        Self(
+            rows.into_iter()
+                .map(|(version, success, sum)| (version, (success, sum)))
+                .collect(),
+        )
+    }
+
+    fn has(&self, version: i64) -> bool {
+        self.0.contains_key(&version)
+    }
+
+    fn is_complete(&self, migrator: &Migrator) -> bool {
+        migrator.iter().all(|migration| self.has(migration.version))
+    }
+
+    /// What has not run yet, in words.
+    fn missing(&self, migrator: &Migrator) -> Vec<String> {
+        migrator
+            .iter()
+            .filter(|migration| !self.has(migration.version))
+            .map(|migration| format!("apply migration {:04} {}", migration.version, migration.description))
+            .collect()
+    }
+
+    fn check(&self, migrator: &Migrator) -> Result<(), Unfit> {
+        let known = migrator.iter().map(|migration| migration.version).max().unwrap_or(0);
+        if let Some((&found, _)) = self.0.last_key_value().filter(|&(&found, _)| found > known) {
+            return Err(Unfit::Newer { found, known });
+        }
+        for (&version, (success, sum)) in &self.0 {
+            let ours = migrator.iter().find(|migration| migration.version == version);
+            match ours {
+                _ if !success => return Err(Unfit::HalfApplied(version)),
+                Some(ours) if *ours.checksum == **sum => {}
+                _ => return Err(Unfit::Changed(version)),
+            }
+        }
+        Ok(())
+    }
 }
 
 fn named(mut migrator: Migrator, table: &'static str) -> Migrator {
     migrator.dangerous_set_table_name(table);
     migrator
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_is_too_old_or_of_another_encoding_is_refused() {
+        for (version, encoding, has_schema, verdict) in [
+            (12, "UTF8", true, Err(Unfit::TooOld(12))),
+            (13, "UTF8", true, Ok(())),
+            (18, "UTF8", true, Ok(())),
+            (15, "SQL_ASCII", true, Err(Unfit::Encoding("SQL_ASCII".to_owned()))),
+            (15, "UTF8", false, Err(Unfit::NoSchema)),
+        ] {
+            assert_eq!(check_server(version, encoding, has_schema), verdict);
+        }
+    }
 }

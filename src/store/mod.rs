@@ -1,6 +1,7 @@
 //! Both databases behind one door. A [`Tx`] method holds one SQL text, written so that Postgres and SQLite both take
 //! it; where that can't be, the method matches on the connection and says why.
 
+mod adopt;
 mod deliveries;
 mod idempotency;
 mod inbox;
@@ -15,6 +16,7 @@ mod rows;
 mod schedules;
 mod sessions;
 mod suppressions;
+mod settings;
 
 use std::time::Duration;
 
@@ -31,12 +33,13 @@ pub use inbox::{Event, Finished, NewEvent};
 pub use invites::{InviteFilter, InviteView, NewInvite, Remindable, ReminderPlan, Unplanned, Waiting};
 pub use mail_counts::{CountScope, MailCount};
 pub use mail_trouble::Trouble;
-pub use migrate::MigrationError;
+pub use migrate::{MigrationError, Unfit};
 pub use people::{Address, Person, PersonRef, Profile};
 pub use places::{Grant, Member, Membership, Place};
 pub use queue::{Queue, Wake};
 pub use schedules::DueTick;
 pub use sessions::SessionStart;
+pub use settings::{Identities, Rules};
 
 /// How long a request waits for a connection before it is told that the store is away.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -172,6 +175,15 @@ impl Store {
             wake: Wake::default(),
             clock,
         })
+    }
+
+    /// Whether the file that a SQLite address names is there.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the address can't be understood.
+    pub fn file_exists(url: &str) -> Result<bool> {
+        let options: SqliteConnectOptions = url.parse()?;
+        Ok(options.get_filename().exists())
     }
 
     /// Which database this is.

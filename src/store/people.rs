@@ -1,14 +1,14 @@
 //! People: what Clerk last said of each, their row in the app's `admins`, and their addresses.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::rows::{Time, Type, sql, to_json, unfold};
+use super::rows::{Time, Type, among, sql, to_json, unfold};
 use super::{Dialect, Result, Tx, on_conn};
-use crate::invites::email::EmailKey;
+use crate::invites::email::{EmailAddress, EmailKey};
 use crate::invites::matching;
 
 /// A person as Clerk describes them.
@@ -141,6 +141,38 @@ pub(super) fn admin_ids(ids: &[Uuid]) -> Result<String> {
     to_json(&rows)
 }
 
+impl Profile {
+    fn verified(&self) -> impl Iterator<Item = &Address> {
+        self.addresses.iter().filter(|address| address.verified)
+    }
+}
+
+/// Who of the app's people is whom: those whose verified addresses lead to exactly one of them, whom nobody else claims.
+/// Where an address is there twice, in whatever case, nobody can tell whose the memberships are: it links nobody.
+fn links<'a>(profiles: &[&'a Profile], found: &[(Uuid, String)]) -> HashMap<&'a str, Uuid> {
+    let owners: Vec<(EmailKey, Uuid)> = found
+        .iter()
+        .filter_map(|(id, email)| Some((EmailAddress::parse(email).ok()?.key().clone(), *id)))
+        .collect();
+    let mut links = HashMap::new();
+    let mut claims: HashMap<Uuid, u32> = HashMap::new();
+    for profile in profiles {
+        let theirs: HashSet<Uuid> = owners
+            .iter()
+            .filter(|(key, _)| profile.verified().any(|address| address.key == *key))
+            .map(|&(_, id)| id)
+            .collect();
+        for &id in &theirs {
+            *claims.entry(id).or_default() += 1;
+        }
+        if let (Some(&id), 1) = (theirs.iter().next(), theirs.len()) {
+            links.insert(profile.clerk_user_id.as_str(), id);
+        }
+    }
+    links.retain(|_, id| claims.get(id) == Some(&1));
+    links
+}
+
 impl Tx {
     /// Stores what Clerk says of these people, one profile per person. An older description never overwrites a newer
     /// one, and the deleted stay deleted; returns everybody as they then stand.
@@ -164,8 +196,13 @@ impl Tx {
         Ok(people)
     }
 
-    async fn save_profiles(&mut self, profiles: &[&Profile]) -> Result<Vec<Person>> {
-        let mut rows: Vec<_> = profiles.iter().map(|profile| self.profile_row(profile)).collect();
+    async fn save_profiles<'a>(&mut self, profiles: &[&'a Profile]) -> Result<Vec<Person>> {
+        let links = self.people_to_link(profiles).await?;
+        let row = |profile: &&'a Profile| {
+            let known = links.get(profile.clerk_user_id.as_str()).copied();
+            self.profile_row(profile, known.unwrap_or_else(|| self.clock.new_id()))
+        };
+        let mut rows: Vec<_> = profiles.iter().map(row).collect();
         // One order for everybody who writes people: no deadlocks between processes.
         rows.sort_by_key(|row| row.user_id);
         let rows = to_json(&rows)?;
@@ -208,16 +245,33 @@ impl Tx {
             .bind(now)
             .fetch_all(conn)
             .await)?;
+        // Where the app lets an address be there once only, it is left to whoever has it. usher itself goes by
+        // usher_addresses.
+        let email = match self.dialect() {
+            Dialect::Postgres => {
+                "case when (select unique_emails from usher_settings) <> 'no' and exists (
+                     select from admins o where lower(trim(o.email)) = lower(trim(r.email)) and o.id <> p.admin_id
+                         and (o.deleted_at is null or (select unique_emails from usher_settings) = 'all'))
+                     then null else r.email end"
+            }
+            Dialect::Sqlite => "r.email",
+        };
         let text = format!(
             "insert into admins
                  (id, external_id, email, first_name, last_name, image_url, created_at, updated_at)
-             select p.admin_id, r.user_id, r.email, r.first_name, r.last_name, r.image_url, $2, $2
+             select p.admin_id, r.user_id, {email}, r.first_name, r.last_name, r.image_url, $2, $2
              from {source} join usher_people p on p.clerk_user_id = r.user_id
                  and p.deleted_at is null and p.clerk_updated_at = r.updated_at
              where true
              on conflict (id) do update set
-                 external_id = excluded.external_id, email = excluded.email, first_name = excluded.first_name,
-                 last_name = excluded.last_name, image_url = excluded.image_url, updated_at = excluded.updated_at"
+                 external_id = excluded.external_id, updated_at = excluded.updated_at, {}",
+            ["email", "first_name", "last_name", "image_url"]
+                // What the app knows of somebody whom Clerk tells of for the first time is kept where Clerk knows nothing.
+                .map(|column| format!(
+                    "{column} = case when admins.external_id is null
+                         then coalesce(excluded.{column}, admins.{column}) else excluded.{column} end"
+                ))
+                .join(", ")
         );
         on_conn!(self, |conn| sqlx::query(sql(text))
             .bind(rows)
@@ -228,11 +282,45 @@ impl Tx {
         Ok(applied)
     }
 
-    fn profile_row<'a>(&self, profile: &'a Profile) -> ProfileRow<'a> {
+    /// People of the app's who have no Clerk id yet, by the Clerk user whose verified address they have.
+    async fn people_to_link<'a>(&mut self, profiles: &[&'a Profile]) -> Result<HashMap<&'a str, Uuid>> {
+        // Both spellings of a domain; whether it is the same address is for the keys to say.
+        let spellings: BTreeSet<String> = profiles
+            .iter()
+            .flat_map(|profile| profile.verified())
+            .flat_map(|address| [address.email.to_lowercase(), address.key.as_str().to_owned()])
+            .collect();
+        if spellings.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let spellings: Vec<_> = spellings.iter().map(|email_key| KeyRow { email_key }).collect();
+        let rows = unfold(self.dialect(), &[("email_key", Type::Text)]);
+        let theirs = among(
+            self.dialect(),
+            "lower(trim(email))",
+            &format!("select r.email_key from {rows}"),
+        );
+        // Held until the link is committed: nobody else takes them meanwhile.
+        let lock = match self.dialect() {
+            Dialect::Postgres => "for update",
+            Dialect::Sqlite => "",
+        };
+        let text = format!(
+            "select id, email from admins where external_id is null and deleted_at is null and {theirs} order by id {lock}"
+        );
+        let spellings = to_json(&spellings)?;
+        let found: Vec<(Uuid, String)> = on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(spellings)
+            .fetch_all(conn)
+            .await)?;
+        Ok(links(profiles, &found))
+    }
+
+    fn profile_row<'a>(&self, profile: &'a Profile, new_admin_id: Uuid) -> ProfileRow<'a> {
         let primary = profile.addresses.iter().find(|address| address.primary);
         ProfileRow {
             user_id: &profile.clerk_user_id,
-            new_admin_id: self.clock.new_id(),
+            new_admin_id,
             email: primary
                 .or(profile.addresses.first())
                 .map(|address| address.email.as_str()),

@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::rows::{Type, sql, to_json, unfold};
-use super::{Result, Tx, on_conn};
+use super::rows::{Type, app_time, sql, to_json, unfold};
+use super::{Dialect, Result, Tx, on_conn};
 use crate::invites::roles::Ladder;
 
 /// An organization or a project that is there.
@@ -99,17 +99,19 @@ impl Tx {
     /// [`super::StoreError`].
     pub async fn put_organization(&mut self, id: Uuid, name: &str) -> Result<Place> {
         let now = self.clock.now();
-        Ok(on_conn!(self, |conn| sqlx::query_as(
+        let text = format!(
             "insert into organizations (id, name, created_at, updated_at) values ($1, $2, $3, $3)
              on conflict (id) do update
                  set name = excluded.name, updated_at = excluded.updated_at, deleted_at = null
-             returning id, id as organization_id, name, created_at, updated_at"
-        )
-        .bind(id)
-        .bind(name)
-        .bind(now)
-        .fetch_one(conn)
-        .await)?)
+             returning {}",
+            organization(self.dialect())
+        );
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(id)
+            .bind(name)
+            .bind(now)
+            .fetch_one(conn)
+            .await)?)
     }
 
     /// Creates, renames or moves a project; a deleted one comes back. `None` if there is no such organization.
@@ -118,19 +120,21 @@ impl Tx {
     /// [`super::StoreError`].
     pub async fn put_project(&mut self, id: Uuid, organization_id: Uuid, name: &str) -> Result<Option<Place>> {
         let now = self.clock.now();
-        Ok(on_conn!(self, |conn| sqlx::query_as(
+        let text = format!(
             "insert into projects (id, organization_id, name, created_at, updated_at)
              select $1, id, $3, $4, $4 from organizations where id = $2 and deleted_at is null
              on conflict (id) do update set organization_id = excluded.organization_id, name = excluded.name,
                  updated_at = excluded.updated_at, deleted_at = null
-             returning id, organization_id, name, created_at, updated_at"
-        )
-        .bind(id)
-        .bind(organization_id)
-        .bind(name)
-        .bind(now)
-        .fetch_optional(conn)
-        .await)?)
+             returning {}",
+            project(self.dialect(), "projects")
+        );
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(id)
+            .bind(organization_id)
+            .bind(name)
+            .bind(now)
+            .fetch_optional(conn)
+            .await)?)
     }
 
     /// Those of these organizations that are there.
@@ -140,8 +144,9 @@ impl Tx {
     pub async fn organizations(&mut self, ids: &[Uuid]) -> Result<Vec<Place>> {
         let rows = unfold(self.dialect(), &[("place_id", Type::Uuid)]);
         let text = format!(
-            "select id, id as organization_id, name, created_at, updated_at from organizations
-             where deleted_at is null and id in (select r.place_id from {rows})"
+            "select {} from organizations
+             where deleted_at is null and id in (select r.place_id from {rows})",
+            organization(self.dialect())
         );
         let ids = place_ids(ids)?;
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
@@ -171,9 +176,10 @@ impl Tx {
     pub async fn projects(&mut self, ids: &[Uuid]) -> Result<Vec<Place>> {
         let rows = unfold(self.dialect(), &[("place_id", Type::Uuid)]);
         let text = format!(
-            "select p.id, p.organization_id, p.name, p.created_at, p.updated_at from projects p
+            "select {} from projects p
              join organizations o on o.id = p.organization_id and o.deleted_at is null
-             where p.deleted_at is null and p.id in (select r.place_id from {rows})"
+             where p.deleted_at is null and p.id in (select r.place_id from {rows})",
+            project(self.dialect(), "p")
         );
         let ids = place_ids(ids)?;
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
@@ -226,9 +232,14 @@ impl Tx {
         let Memberships { table, place } = kind;
         let held = rank(ladder, &format!("{table}.role"));
         let given = rank(ladder, "excluded.role");
+        // On Postgres an app's table may have ids of another kind, or none: the database gives them.
+        let (id, new_id) = match self.dialect() {
+            Dialect::Postgres => ("", ""),
+            Dialect::Sqlite => ("id, ", "r.membership_id, "),
+        };
         let text = format!(
-            "insert into {table} (id, {place}, admin_id, role, created_at, updated_at)
-             select r.membership_id, r.place_id, r.admin_id, r.role, $2, $2 from {source} where true
+            "insert into {table} ({id}{place}, admin_id, role, created_at, updated_at)
+             select {new_id}r.place_id, r.admin_id, r.role, $2, $2 from {source} where true
              on conflict ({place}, admin_id) do update
                  set role = excluded.role, updated_at = excluded.updated_at, deleted_at = null
              where {table}.deleted_at is not null or {given} > {held}"
@@ -262,9 +273,10 @@ impl Tx {
 
     async fn members(&mut self, kind: &Memberships, id: Uuid) -> Result<Vec<Member>> {
         let Memberships { table, place } = kind;
+        let since = app_time(self.dialect(), "m.created_at");
         let text = format!(
             "select a.id as admin_id, a.external_id as clerk_user_id, a.email, a.first_name, a.last_name,
-                 m.role, m.created_at as since
+                 coalesce(m.role, '') as role, {since} as since
              from {table} m join admins a on a.id = m.admin_id and a.deleted_at is null
              where m.{place} = $1 and m.deleted_at is null
              order by m.created_at, a.id"
@@ -295,7 +307,7 @@ impl Tx {
         let Memberships { table, place } = kind;
         let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
         let text = format!(
-            "select m.{place} as place_id, m.admin_id, m.role from {table} m
+            "select m.{place} as place_id, m.admin_id, coalesce(m.role, '') as role from {table} m
              join admins a on a.id = m.admin_id and a.deleted_at is null
              where m.deleted_at is null and m.admin_id in (select r.admin_id from {rows})"
         );
@@ -312,9 +324,28 @@ fn place_ids(ids: &[Uuid]) -> Result<String> {
     to_json(&rows)
 }
 
-/// A role's rank as SQL. A name that is not on the ladder ranks highest: usher doesn't touch what it doesn't know.
+/// The columns of a [`Place`], of an organization.
+fn organization(dialect: Dialect) -> String {
+    let (created_at, updated_at) = (app_time(dialect, "created_at"), app_time(dialect, "updated_at"));
+    format!(
+        "id, id as organization_id, coalesce(name, '') as name, {created_at} as created_at, {updated_at} as updated_at"
+    )
+}
+
+/// The columns of a [`Place`], of a project.
+fn project(dialect: Dialect, p: &str) -> String {
+    let created_at = app_time(dialect, &format!("{p}.created_at"));
+    let updated_at = app_time(dialect, &format!("{p}.updated_at"));
+    format!(
+        "{p}.id, {p}.organization_id, coalesce({p}.name, '') as name, {created_at} as created_at,
+         {updated_at} as updated_at"
+    )
+}
+
+/// A role's rank as SQL. A name that is not on the ladder ranks highest: usher doesn't touch what it doesn't know. No
+/// name at all ranks lowest.
 fn rank(ladder: &Ladder, column: &str) -> String {
-    let mut text = format!("case {column}");
+    let mut text = format!("case coalesce({column}, '') when '' then -1");
     for (rank, name) in ladder.names().iter().enumerate() {
         text.push_str(&format!(" when '{name}' then {rank}"));
     }

@@ -87,6 +87,14 @@ pub(super) fn and_among(dialect: Dialect, column: &str, select: &str) -> String 
     }
 }
 
+/// A time in a table that may be the app's: there it may lack a time zone (it is UTC then) or a value.
+pub(super) fn app_time(dialect: Dialect, column: &str) -> String {
+    match dialect {
+        Dialect::Postgres => format!("coalesce({column}::timestamptz, to_timestamp(0))"),
+        Dialect::Sqlite => column.to_owned(),
+    }
+}
+
 /// Marks a statement as built from constants only: column lists, the configured role names (which are kept to
 /// `a-z0-9_-`) and [`unfold`]; every value is bound.
 pub(super) fn sql(text: String) -> AssertSqlSafe<String> {

@@ -75,6 +75,13 @@ fn a_wrong_or_missing_setting_stops_the_start_with_its_name() {
         ("USHER_TRUSTED_PROXIES", |s| {
             s.usher_trusted_proxies = Some("10.0.0.0/8".into())
         }),
+        ("USHER_IDENTITIES", |s| {
+            s.usher_identities = Some("admins.clerk_id".into())
+        }),
+        ("USHER_IDENTITY_ISSUER", |s| {
+            s.usher_identities = Some("admin_identities".into());
+            s.clerk_issuer = None;
+        }),
         ("USHER_TOKEN_KEY", |s| s.usher_token_key = None),
         ("USHER_TOKEN_KEY", |s| s.usher_token_key = secret("short")),
         ("SMTP_URL", |s| s.smtp_url = None),

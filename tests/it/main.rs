@@ -8,6 +8,7 @@
 
 mod support;
 
+mod adoption;
 mod api;
 mod attacks;
 mod backend;
@@ -26,8 +27,10 @@ mod mail;
 mod matching;
 mod schedules;
 mod security;
+mod sql_interface;
 mod store;
 mod templates;
+mod unfit;
 mod webhooks;
 mod words;
 mod worker;

@@ -515,7 +515,7 @@ async fn trap_10_sqlite_has_neither_of_the_two_indexes_that_mislead_its_planner(
 async fn trap_11_sqlite_is_durable_and_both_migrations_run_again() {
     let database = TestDatabase::sqlite().await;
     let store = Store::open(&database.url, Clock::System).await.unwrap();
-    store.migrate().await.unwrap();
+    store.migrate(&usher::store::Rules::default()).await.unwrap();
     assert_eq!(store.setting("synchronous").await.unwrap(), "2", "full");
     assert_eq!(store.setting("journal_mode").await.unwrap(), "wal");
     assert_eq!(store.setting("foreign_keys").await.unwrap(), "1");

@@ -230,7 +230,7 @@ async fn start(folder: &Path) -> anyhow::Result<Service> {
         ..Settings::default()
     };
     let app = App::new(settings.resolve_in(folder)?, Clock::System).await?;
-    app.store.migrate().await?;
+    app.store.migrate(&app.config.rules()).await?;
     Service::start(app, Role::All).await
 }
 

@@ -4,7 +4,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, PgPool, SqlitePool};
 use tempfile::TempDir;
 use usher::clock::Clock;
-use usher::store::Store;
+use usher::store::{MigrationError, Rules, Store};
 
 /// A database of one test's own, its schema in place.
 pub struct TestDatabase {
@@ -37,7 +37,7 @@ impl TestDatabase {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let url = format!("sqlite://{}", folder.path().join("usher.db").display());
         let store = Store::open(&url, Clock::System).await.expect("a SQLite file");
-        store.migrate().await.expect("the schema");
+        store.migrate(&Rules::default()).await.expect("the schema");
         store.close().await;
         let pool = SqlitePool::connect(&url).await.expect("a second way in");
         Self {
@@ -58,7 +58,53 @@ impl TestDatabase {
     }
 }
 
+impl TestDatabase {
+    /// A Postgres database in which usher has never been.
+    pub async fn empty_postgres() -> Self {
+        let name = format!("usher_test_{}", unique());
+        let mut admin = admin().await;
+        sqlx::query(AssertSqlSafe(format!("create database {name}")))
+            .execute(&mut admin)
+            .await
+            .expect("a database");
+        let url = address_of(&name);
+        Self {
+            pool: TestPool::Postgres(PgPool::connect(&url).await.expect("a second way in")),
+            url,
+            folder: tempfile::tempdir().expect("a temporary folder"),
+        }
+    }
+
+    /// The address for another role.
+    pub fn url_of_role(&self, role: &str) -> String {
+        self.url.replacen("usher@", &format!("{role}@"), 1)
+    }
+
+    /// Brings the schema up to date, as `usher migrate` does.
+    pub async fn migrate(&self, rules: &Rules) -> Result<(), MigrationError> {
+        let store = Store::open(&self.url, Clock::System).await.expect("a store");
+        let outcome = store.migrate(rules).await;
+        store.close().await;
+        outcome
+    }
+}
+
 impl TestPool {
+    /// Several statements, Postgres only.
+    pub async fn script(&self, text: &str) {
+        sqlx::raw_sql(AssertSqlSafe(text.to_owned()))
+            .execute(self.pg())
+            .await
+            .expect("a script");
+    }
+
+    pub fn pg(&self) -> &PgPool {
+        match self {
+            Self::Postgres(pool) => pool,
+            Self::Sqlite(_) => panic!("this is a story of Postgres"),
+        }
+    }
+
     /// How many rows a table has that fulfil a condition.
     pub async fn count(&self, from_where: &str) -> i64 {
         let text = format!("select count(*) from {from_where}");
@@ -167,7 +213,7 @@ async fn copy_of_template() -> String {
                 .expect("a database");
         }
         let store = Store::open(&address_of(&making), Clock::System).await.expect("a store");
-        store.migrate().await.expect("the schema");
+        store.migrate(&Rules::default()).await.expect("the schema");
         store.close().await;
         let text = format!("alter database {making} rename to {TEMPLATE}");
         sqlx::query(AssertSqlSafe(text))

@@ -11,6 +11,14 @@ pub mod smtp;
 pub use app::TestApp;
 pub use db::TestDatabase;
 
+/// The first SQL that docs/postgres.md shows under a heading.
+pub fn docs_sql(heading: &str) -> String {
+    let docs = include_str!("../../../docs/postgres.md");
+    let (_, section) = docs.split_once(heading).expect("the heading");
+    let (_, sql) = section.split_once("```sql\n").expect("a block of SQL");
+    sql.split_once("```").expect("its end").0.to_owned()
+}
+
 /// Tells each story once per database. A story ends with nothing left to do in the queue.
 macro_rules! stories {
     ($($(#[$meta:meta])* async fn $name:ident($app:ident) $body:block)+) => {

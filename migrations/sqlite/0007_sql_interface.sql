@@ -1,0 +1,1 @@
+-- Functions for an app on the same Postgres: nothing to do here.

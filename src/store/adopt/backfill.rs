@@ -1,0 +1,114 @@
+//! Rows that were there before usher: memberships from `admins.organization_id`, identities from `admin_identities`. In
+//! batches, each a short transaction that notes how far it came. The triggers are in place by then, and whatever they
+//! wrote meanwhile is newer than what is filled in here: it stays.
+
+use sqlx::{Connection as _, PgConnection};
+use uuid::Uuid;
+
+use super::super::settings::{Identities, Rules};
+use super::{gave_way, patiently};
+
+/// People in a batch.
+const BATCH: i64 = 5_000;
+
+/// What is filled in, a batch at a time: `$1` is where the last one ended, `$2` how many people to look at. Returns where
+/// this one ended and how many rows it wrote.
+struct Backfill {
+    name: &'static str,
+    text: &'static str,
+}
+
+const MEMBERSHIPS: Backfill = Backfill {
+    name: "organization_users",
+    text: "with batch as (
+               select id, organization_id, role::text as role, deleted_at from admins
+               where ($1::uuid is null or id > $1) order by id limit $2
+           ), filled as (
+               insert into organization_users (organization_id, admin_id, role, created_at, updated_at)
+               select o.id, b.id, coalesce(b.role, s.organization_roles[1]), now(), now()
+               from batch b join organizations o on o.id = b.organization_id cross join usher_settings s
+               where b.deleted_at is null
+               on conflict (organization_id, admin_id) do nothing returning 1
+           )
+           select (select id from batch order by id desc limit 1), (select count(*) from filled)",
+};
+
+const IDENTITIES: Backfill = Backfill {
+    name: "admin_identities",
+    text: "with batch as (
+               select id from admins where ($1::uuid is null or id > $1) order by id limit $2
+           ), filled as (
+               update admins a set external_id = i.subject
+               from batch b, usher_settings s, admin_identities i
+               where a.id = b.id and a.external_id is null and i.admin_id = a.id
+                   and i.provider = s.identity_provider and i.issuer = s.identity_issuer
+               returning 1
+           )
+           select (select id from batch order by id desc limit 1), (select count(*) from filled)",
+};
+
+/// Fills in what is missing. A run that was cut short goes on where it was.
+pub(in crate::store) async fn fill(conn: &mut PgConnection, rules: &Rules) -> sqlx::Result<()> {
+    MEMBERSHIPS.run(conn).await?;
+    match rules.identities {
+        Identities::Table { .. } => IDENTITIES.run(conn).await,
+        Identities::ExternalId => Ok(()),
+    }
+}
+
+/// How many memberships there are to fill in, by a table as the app has it.
+pub(in crate::store) async fn count_missing(conn: &mut PgConnection) -> sqlx::Result<i64> {
+    sqlx::query_scalar(
+        "select count(*) from admins a join organizations o on o.id = a.organization_id
+         where coalesce(to_jsonb(a) ->> 'deleted_at', '') = ''",
+    )
+    .fetch_one(conn)
+    .await
+}
+
+impl Backfill {
+    async fn run(&self, conn: &mut PgConnection) -> sqlx::Result<()> {
+        let mut written = 0;
+        while let Some(rows) = patiently(conn, async |conn| self.batch(conn).await, gave_way).await? {
+            written += rows;
+        }
+        if written > 0 {
+            tracing::info!(
+                "{}: {written} rows that were there before usher are taken over",
+                self.name
+            );
+        }
+        Ok(())
+    }
+
+    /// One batch; `None` if all is done.
+    async fn batch(&self, conn: &mut PgConnection) -> sqlx::Result<Option<i64>> {
+        let mut tx = conn.begin().await?;
+        let state: Option<(Option<Uuid>, bool)> =
+            sqlx::query_as("select reached, finished_at is not null from usher_backfills where name = $1")
+                .bind(self.name)
+                .fetch_optional(&mut *tx)
+                .await?;
+        let (reached, is_finished) = state.unwrap_or_default();
+        if is_finished {
+            return Ok(None);
+        }
+        let (end, written): (Option<Uuid>, i64) = sqlx::query_as(self.text)
+            .bind(reached)
+            .bind(BATCH)
+            .fetch_one(&mut *tx)
+            .await?;
+        sqlx::query(
+            "insert into usher_backfills as b (name, reached, finished_at)
+             values ($1, $2, case when $2 is null then now() end)
+             on conflict (name) do update set reached = coalesce(excluded.reached, b.reached),
+                 finished_at = excluded.finished_at",
+        )
+        .bind(self.name)
+        .bind(end)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(end.map(|_| written))
+    }
+}

@@ -1,0 +1,493 @@
+//! What has to be done to the app's tables before usher's migrations, as a pure decision: steps to take, or what is in
+//! the way, in sentences that say what to do about it.
+
+use super::super::settings::{Identities, Rules, UniqueEmails};
+use super::schema::{Column, IDENTITIES, PAIRS, Schema, Table};
+
+/// One thing to do. Taking it again, also after a half-done time, comes to the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::store) struct Step {
+    /// What it does, in words.
+    pub(in crate::store) says: String,
+    /// Each a transaction of its own.
+    pub(in crate::store) statements: Vec<String>,
+}
+
+const UUID: &[&str] = &["uuid"];
+const TEXT: &[&str] = &["text", "varchar", "bpchar", "citext", "name"];
+const TIME: &[&str] = &["timestamptz", "timestamp"];
+/// Whatever can be read as text.
+const ANY: &[&str] = &[];
+
+/// What usher expects of a column of the app's.
+struct Expected {
+    table: &'static str,
+    column: &'static str,
+    types: &'static [&'static str],
+    /// Whether usher can't do without it and can't add it either.
+    must_be_there: bool,
+}
+
+const fn expect(
+    table: &'static str,
+    column: &'static str,
+    types: &'static [&'static str],
+    must_be_there: bool,
+) -> Expected {
+    Expected {
+        table,
+        column,
+        types,
+        must_be_there,
+    }
+}
+
+const EXPECTED: &[Expected] = &[
+    expect("organizations", "id", UUID, true),
+    expect("organizations", "name", TEXT, false),
+    expect("organizations", "created_at", TIME, false),
+    expect("organizations", "updated_at", TIME, false),
+    expect("organizations", "deleted_at", TIME, false),
+    expect("projects", "id", UUID, true),
+    expect("projects", "organization_id", UUID, true),
+    expect("projects", "name", TEXT, false),
+    expect("projects", "created_at", TIME, false),
+    expect("projects", "updated_at", TIME, false),
+    expect("projects", "deleted_at", TIME, false),
+    expect("admins", "id", UUID, true),
+    expect("admins", "organization_id", UUID, false),
+    expect("admins", "external_id", TEXT, false),
+    expect("admins", "email", TEXT, false),
+    expect("admins", "first_name", TEXT, false),
+    expect("admins", "last_name", TEXT, false),
+    expect("admins", "image_url", TEXT, false),
+    expect("admins", "role", ANY, false),
+    expect("admins", "created_at", TIME, false),
+    expect("admins", "updated_at", TIME, false),
+    expect("admins", "deleted_at", TIME, false),
+    expect("organization_users", "id", UUID, false),
+    expect("organization_users", "organization_id", UUID, true),
+    expect("organization_users", "admin_id", UUID, true),
+    expect("organization_users", "role", TEXT, false),
+    expect("organization_users", "created_at", TIME, false),
+    expect("organization_users", "updated_at", TIME, false),
+    expect("organization_users", "deleted_at", TIME, false),
+    expect("project_admins", "id", ANY, false),
+    expect("project_admins", "project_id", UUID, true),
+    expect("project_admins", "admin_id", UUID, true),
+    expect("project_admins", "role", TEXT, false),
+    expect("project_admins", "created_at", TIME, false),
+    expect("project_admins", "updated_at", TIME, false),
+    expect("project_admins", "deleted_at", TIME, false),
+];
+
+const EXPECTED_OF_IDENTITIES: &[Expected] = &[
+    expect(IDENTITIES, "admin_id", UUID, true),
+    expect(IDENTITIES, "provider", TEXT, true),
+    expect(IDENTITIES, "issuer", TEXT, true),
+    expect(IDENTITIES, "subject", TEXT, true),
+];
+
+/// Columns of people that may be empty for whoever comes by an invite: Clerk need not know them.
+const MAY_BE_EMPTY: &[&str] = &[
+    "organization_id",
+    "email",
+    "first_name",
+    "last_name",
+    "image_url",
+    "role",
+];
+
+/// Decides.
+pub(in crate::store) fn plan(schema: &Schema, rules: &Rules) -> Result<Vec<Step>, Vec<String>> {
+    let problems = problems(schema, rules);
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let mut steps = Vec::new();
+    for table in ["organizations", "projects", "admins"] {
+        unique_id(schema, table, &mut steps);
+    }
+    if let Some(admins) = schema.tables.get("admins") {
+        people(schema, admins, &mut steps);
+    }
+    for (name, pair) in PAIRS {
+        if let Some(table) = schema.tables.get(*name) {
+            let lowest = match *name {
+                "project_admins" => rules.roles.project.lowest(),
+                _ => rules.roles.organization.lowest(),
+            };
+            memberships(schema, name, table, pair, lowest, &mut steps);
+        }
+    }
+    if let (Identities::Table { .. }, Some(table)) = (&rules.identities, schema.tables.get(IDENTITIES)) {
+        id_default(IDENTITIES, table, &mut steps);
+    }
+    Ok(steps)
+}
+
+fn problems(schema: &Schema, rules: &Rules) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (table, elsewhere) in &schema.elsewhere {
+        problems.push(format!(
+            "the table {table} is in the schema {elsewhere}, but usher's tables would go to {}; let the search path of \
+             usher's role begin with {elsewhere}",
+            schema.name
+        ));
+    }
+    let has_identities = matches!(rules.identities, Identities::Table { .. });
+    for (name, table) in &schema.tables {
+        if name == IDENTITIES && !has_identities {
+            continue;
+        }
+        if !table.is_table {
+            problems.push(format!("{name} is a view or a foreign table, but usher needs a table"));
+        } else if !table.is_ours {
+            problems.push(format!(
+                "the table {name} belongs to the role {owner}; run usher as that role, or make its role a member of it",
+                owner = table.owner
+            ));
+        }
+    }
+    if !schema.is_adopted && schema.tables.contains_key("invites") {
+        problems
+            .push("there is a table invites that is not usher's; rename it, or give usher another schema".to_owned());
+    }
+    let of_identities = EXPECTED_OF_IDENTITIES.iter().filter(|_| has_identities);
+    for expected in EXPECTED.iter().chain(of_identities) {
+        let Some(table) = schema.tables.get(expected.table).filter(|table| table.is_table) else {
+            continue;
+        };
+        problems.extend(expected.problem(table));
+    }
+    for (name, pair) in PAIRS {
+        if let Some(table) = schema.tables.get(*name).filter(|table| table.repeated_pairs > 0) {
+            let pair = pair.join(", ");
+            problems.push(format!(
+                "{name} has {count} pairs of ({pair}) more than once, but somebody is in a place once; find them with: \
+                 select {pair}, count(*) from {name} group by {pair} having count(*) > 1",
+                count = table.repeated_pairs
+            ));
+        }
+    }
+    // usher adds rows to these.
+    let writes: &[(&str, &[&str])] = &[
+        ("admins", MAY_BE_EMPTY),
+        ("organization_users", &["organization_id", "admin_id", "role"]),
+        ("project_admins", &["project_id", "admin_id", "role"]),
+        (IDENTITIES, &["admin_id", "provider", "issuer", "subject"]),
+    ];
+    for (name, known) in writes {
+        if let Some(table) = schema
+            .tables
+            .get(*name)
+            .filter(|_| *name != IDENTITIES || has_identities)
+        {
+            problems.extend(unknown_obligations(name, table, known));
+        }
+    }
+    if has_identities && !schema.tables.contains_key(IDENTITIES) {
+        problems.push("USHER_IDENTITIES names the table admin_identities, but there is none".to_owned());
+    }
+    if has_identities && !schema.is_adopted && schema.has_external_ids {
+        problems.push(
+            "USHER_IDENTITIES names the table admin_identities, but admins.external_id, which usher would mirror it into, \
+             holds something already; empty or rename that column"
+                .to_owned(),
+        );
+    }
+    problems
+}
+
+impl Expected {
+    fn problem(&self, table: &Table) -> Option<String> {
+        let Self {
+            table: name,
+            column,
+            types,
+            must_be_there,
+        } = self;
+        match table.columns.get(*column) {
+            None if *must_be_there => Some(format!("the table {name} has no column {column}: is it the app's?")),
+            Some(Column { data_type, .. }) if !types.is_empty() && !types.contains(&data_type.as_str()) => {
+                Some(format!(
+                    "{name}.{column} is of the type {data_type}, but usher needs {}",
+                    types.first().copied().unwrap_or_default()
+                ))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Columns that usher doesn't know and that may not be left out.
+fn unknown_obligations(name: &str, table: &Table, known: &[&str]) -> Vec<String> {
+    table
+        .columns
+        .iter()
+        .filter(|(column, facts)| {
+            let written = known.contains(&column.as_str()) || ["created_at", "updated_at"].contains(&column.as_str());
+            let own_id = column.as_str() == "id" && facts.data_type == "uuid";
+            let external_id = name == "admins" && column.as_str() == "external_id";
+            facts.not_null && !facts.has_default && !written && !own_id && !external_id
+        })
+        .map(|(column, _)| {
+            format!(
+                "{name}.{column} must not be null and has no default, so that usher could not add rows; give it a default"
+            )
+        })
+        .collect()
+}
+
+fn unique_id(schema: &Schema, name: &str, steps: &mut Vec<Step>) {
+    let has_key = schema.tables.get(name).is_none_or(|table| table.is_unique(&["id"]));
+    if !has_key {
+        index(
+            schema,
+            &format!("usher_{name}_id"),
+            "unique index",
+            &format!("{name} (id)"),
+            steps,
+        );
+    }
+}
+
+fn people(schema: &Schema, admins: &Table, steps: &mut Vec<Step>) {
+    for (column, data_type) in [
+        ("external_id", "text"),
+        ("email", "text"),
+        ("deleted_at", "timestamptz"),
+    ] {
+        add_column("admins", admins, column, data_type, steps);
+    }
+    for column in MAY_BE_EMPTY {
+        if admins.columns.get(*column).is_some_and(|column| column.not_null) {
+            steps.push(Step {
+                says: format!("let admins.{column} be null, for people who come by an invite"),
+                statements: vec![format!("alter table admins alter column {column} drop not null")],
+            });
+        }
+    }
+    index(
+        schema,
+        "usher_admins_external_id",
+        "index",
+        "admins (external_id)",
+        steps,
+    );
+    if schema.unique_emails != UniqueEmails::No {
+        index(
+            schema,
+            "usher_admins_email",
+            "index",
+            "admins (lower(trim(email)))",
+            steps,
+        );
+    }
+    index(
+        schema,
+        "usher_admins_unlinked",
+        "index",
+        "admins (lower(trim(email))) where external_id is null and deleted_at is null",
+        steps,
+    );
+}
+
+fn memberships(schema: &Schema, name: &str, table: &Table, pair: &[&str; 2], lowest: &str, steps: &mut Vec<Step>) {
+    add_column(name, table, "id", "uuid", steps);
+    id_default(name, table, steps);
+    // Whoever is in already, and whoever the app adds without a role, gets the lowest: less than they may have is mended
+    // more easily than more.
+    add_column(name, table, "role", &format!("text not null default '{lowest}'"), steps);
+    for column in ["created_at", "updated_at"] {
+        add_column(name, table, column, "timestamptz not null default now()", steps);
+    }
+    add_column(name, table, "deleted_at", "timestamptz", steps);
+    if !table.is_unique(pair) {
+        let on = format!("{name} ({})", pair.join(", "));
+        index(schema, &format!("usher_{name}_pair"), "unique index", &on, steps);
+    }
+    index(
+        schema,
+        &format!("usher_{name}_admin"),
+        "index",
+        &format!("{name} (admin_id)"),
+        steps,
+    );
+}
+
+fn add_column(name: &str, table: &Table, column: &str, definition: &str, steps: &mut Vec<Step>) {
+    if !table.columns.contains_key(column) {
+        steps.push(Step {
+            says: format!("add the column {name}.{column}"),
+            statements: vec![format!(
+                "alter table {name} add column if not exists {column} {definition}"
+            )],
+        });
+    }
+}
+
+/// Rows that usher adds get an id of their own; those that are there keep theirs, or go without one.
+fn id_default(name: &str, table: &Table, steps: &mut Vec<Step>) {
+    let has_default = table
+        .columns
+        .get("id")
+        .is_some_and(|id| id.has_default || id.data_type != "uuid");
+    let is_wanted = table.columns.contains_key("id") || name != IDENTITIES;
+    if !has_default && is_wanted {
+        steps.push(Step {
+            says: format!("give {name}.id a default"),
+            statements: vec![format!(
+                "alter table {name} alter column id set default gen_random_uuid()"
+            )],
+        });
+    }
+}
+
+/// An index that is built beside the app's writes. One that was left half-built is built anew.
+fn index(schema: &Schema, index: &str, kind: &str, on: &str, steps: &mut Vec<Step>) {
+    let state = schema.indexes.get(index);
+    if state == Some(&true) {
+        return;
+    }
+    let mut statements = Vec::new();
+    if state == Some(&false) {
+        statements.push(format!("drop index concurrently if exists {index}"));
+    }
+    statements.push(format!("create {kind} concurrently if not exists {index} on {on}"));
+    steps.push(Step {
+        says: format!("build the {kind} {index} on {on}"),
+        statements,
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(data_type: &str, not_null: bool, has_default: bool) -> Column {
+        Column {
+            data_type: data_type.to_owned(),
+            not_null,
+            has_default,
+        }
+    }
+
+    fn table(columns: &[(&str, Column)], unique: &[&[&str]]) -> Table {
+        Table {
+            is_table: true,
+            is_ours: true,
+            owner: "app".to_owned(),
+            columns: columns
+                .iter()
+                .map(|(name, column)| ((*name).to_owned(), column.clone()))
+                .collect(),
+            unique: unique
+                .iter()
+                .map(|columns| columns.iter().map(|&name| name.to_owned()).collect())
+                .collect(),
+            repeated_pairs: 0,
+        }
+    }
+
+    fn schema(tables: Vec<(&str, Table)>) -> Schema {
+        Schema {
+            name: "public".to_owned(),
+            tables: tables
+                .into_iter()
+                .map(|(name, table)| (name.to_owned(), table))
+                .collect(),
+            ..Schema::default()
+        }
+    }
+
+    fn uuid() -> Column {
+        column("uuid", true, false)
+    }
+
+    #[test]
+    fn an_empty_database_needs_no_steps() {
+        assert_eq!(plan(&schema(vec![]), &Rules::default()), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_half_built_index_is_built_anew_and_a_complete_one_left_alone() {
+        let mut schema = schema(vec![(
+            "project_admins",
+            table(
+                &[
+                    ("id", column("uuid", true, true)),
+                    ("project_id", uuid()),
+                    ("admin_id", uuid()),
+                    ("role", column("text", true, false)),
+                    ("created_at", column("timestamp", true, false)),
+                    ("updated_at", column("timestamp", true, false)),
+                    ("deleted_at", column("timestamp", false, false)),
+                ],
+                &[&["id"]],
+            ),
+        )]);
+        schema.indexes.insert("usher_project_admins_pair".to_owned(), false);
+        schema.indexes.insert("usher_project_admins_admin".to_owned(), true);
+        let steps = plan(&schema, &Rules::default()).unwrap();
+        let statements: Vec<_> = steps.into_iter().flat_map(|step| step.statements).collect();
+        assert_eq!(
+            statements,
+            [
+                "drop index concurrently if exists usher_project_admins_pair",
+                "create unique index concurrently if not exists usher_project_admins_pair on project_admins (project_id, admin_id)",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_said_all_at_once() {
+        let mut schema = schema(vec![
+            (
+                "organizations",
+                table(&[("id", column("int8", true, true))], &[&["id"]]),
+            ),
+            (
+                "admins",
+                table(
+                    &[
+                        ("id", uuid()),
+                        ("password", column("text", true, false)),
+                        ("email", column("text", true, false)),
+                    ],
+                    &[&["id"]],
+                ),
+            ),
+            ("projects", table(&[("id", uuid())], &[&["id"]])),
+            ("invites", table(&[("id", uuid())], &[&["id"]])),
+        ]);
+        schema.elsewhere.push(("project_admins".to_owned(), "app".to_owned()));
+        let Some(admins) = schema.tables.get_mut("admins") else {
+            panic!()
+        };
+        admins.is_ours = false;
+        let rules = Rules {
+            identities: Identities::Table {
+                provider: "clerk".to_owned(),
+                issuer: "https://clerk.example.com".to_owned(),
+            },
+            ..Rules::default()
+        };
+        let problems = plan(&schema, &rules).unwrap_err();
+        for words in [
+            "project_admins is in the schema app",
+            "admins belongs to the role app",
+            "table invites that is not usher's",
+            "organizations.id is of the type int8, but usher needs uuid",
+            "projects has no column organization_id",
+            "admins.password must not be null and has no default",
+            "admin_identities, but there is none",
+        ] {
+            assert!(
+                problems.iter().any(|problem| problem.contains(words)),
+                "{words}: {problems:#?}"
+            );
+        }
+        assert_eq!(problems.len(), 7, "{problems:#?}");
+    }
+}

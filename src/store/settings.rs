@@ -1,0 +1,144 @@
+//! The configuration as functions and triggers in a Postgres database see it.
+
+use chrono::TimeDelta;
+use sqlx::PgConnection;
+use sqlx::postgres::types::PgInterval;
+
+use crate::invites::limits::{COOL_DOWN, DAILY_CAP, DEFAULT_TTL, MAX_MESSAGE, MAX_TTL};
+use crate::invites::roles::Roles;
+
+/// What the database needs to know of the configuration.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// Both ladders of roles.
+    pub roles: Roles,
+    /// How long an invite is valid where nobody says otherwise.
+    pub invite_ttl: TimeDelta,
+    /// Where the app keeps Clerk's user ids.
+    pub identities: Identities,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            roles: Roles::default(),
+            invite_ttl: DEFAULT_TTL,
+            identities: Identities::default(),
+        }
+    }
+}
+
+/// Where an app on the same Postgres keeps Clerk's user ids.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Identities {
+    /// In `admins.external_id`.
+    #[default]
+    ExternalId,
+    /// In `admin_identities (admin_id, provider, issuer, subject)`, mirrored into `admins.external_id`.
+    Table {
+        /// What `provider` says of Clerk users.
+        provider: String,
+        /// What `issuer` says of Clerk users.
+        issuer: String,
+    },
+}
+
+/// Whether the app lets an `admins.email` be there once only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum UniqueEmails {
+    /// As often as it comes.
+    #[default]
+    No,
+    /// Once among the live.
+    Live,
+    /// Once among all.
+    All,
+}
+
+impl UniqueEmails {
+    /// As the database names it.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::Live => "live",
+            Self::All => "all",
+        }
+    }
+}
+
+impl Identities {
+    /// How the configuration names the column.
+    pub const EXTERNAL_ID: &str = "admins.external_id";
+    /// How the configuration names the table.
+    pub const TABLE: &str = "admin_identities";
+
+    /// How the configuration names the place.
+    #[must_use]
+    pub fn place(&self) -> &'static str {
+        match self {
+            Self::ExternalId => Self::EXTERNAL_ID,
+            Self::Table { .. } => Self::TABLE,
+        }
+    }
+
+    /// What `provider` says of Clerk users; empty where there is no such column.
+    #[must_use]
+    pub fn provider(&self) -> &str {
+        match self {
+            Self::ExternalId => "",
+            Self::Table { provider, .. } => provider,
+        }
+    }
+
+    /// What `issuer` says of Clerk users; empty where there is no such column.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        match self {
+            Self::ExternalId => "",
+            Self::Table { issuer, .. } => issuer,
+        }
+    }
+}
+
+impl Rules {
+    /// Writes the one row, if it says anything else.
+    pub(super) async fn publish(&self, conn: &mut PgConnection, unique_emails: UniqueEmails) -> sqlx::Result<()> {
+        let (provider, issuer) = match &self.identities {
+            Identities::ExternalId => (None, None),
+            Identities::Table { provider, issuer } => (Some(provider), Some(issuer)),
+        };
+        sqlx::query(
+            "insert into usher_settings as s (organization_roles, project_roles, invite_ttl, max_invite_ttl, max_message,
+                 resend_cool_down, resend_daily_cap, identity_provider, identity_issuer, unique_emails)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+             on conflict (only_row) do update set
+                 organization_roles = excluded.organization_roles, project_roles = excluded.project_roles,
+                 invite_ttl = excluded.invite_ttl, max_invite_ttl = excluded.max_invite_ttl,
+                 max_message = excluded.max_message, resend_cool_down = excluded.resend_cool_down,
+                 resend_daily_cap = excluded.resend_daily_cap, identity_provider = excluded.identity_provider,
+                 identity_issuer = excluded.identity_issuer, unique_emails = excluded.unique_emails
+             where s is distinct from excluded",
+        )
+        .bind(self.roles.organization.names())
+        .bind(self.roles.project.names())
+        .bind(interval(self.invite_ttl))
+        .bind(interval(MAX_TTL))
+        .bind(i32::from(MAX_MESSAGE))
+        .bind(interval(COOL_DOWN))
+        .bind(i32::from(DAILY_CAP))
+        .bind(provider)
+        .bind(issuer)
+        .bind(unique_emails.as_str())
+        .execute(conn)
+        .await
+        .map(drop)
+    }
+}
+
+fn interval(time: TimeDelta) -> PgInterval {
+    PgInterval {
+        months: 0,
+        days: 0,
+        microseconds: time.num_microseconds().unwrap_or(i64::MAX),
+    }
+}

@@ -1,0 +1,626 @@
+//! Postgres databases that were an app's before usher came.
+
+use std::time::Duration;
+
+use serde_json::json;
+use sqlx::{Connection as _, PgConnection};
+use usher::invites::roles::Roles;
+use usher::store::{Identities, Rules};
+use uuid::Uuid;
+
+use crate::support::{TestApp, TestDatabase};
+
+/// An app as one meets it: more columns, triggers, tables that refer to its own, times without a zone, no Clerk ids,
+/// addresses in two cases, people who are gone, projects without roles.
+const APP: &str = "
+create table organizations (
+    id uuid primary key, name text, plan text not null default 'free', created_at timestamp not null default now(),
+    updated_at timestamp not null default now(), deleted_at timestamp);
+comment on column organizations.name is 'As on the invoice.';
+create table admins (
+    id uuid primary key default gen_random_uuid(), organization_id uuid not null references organizations (id),
+    email varchar(200) not null, first_name text, last_name text, image_url text, role text not null,
+    preferences jsonb not null default '{}', created_at timestamp not null default now(),
+    updated_at timestamp not null default now(), deleted_at timestamp);
+comment on table admins is 'Who can sign in.';
+comment on column admins.organization_id is 'Their employer.';
+create table projects (
+    id uuid primary key, organization_id uuid not null references organizations (id), name text not null, budget integer,
+    created_at timestamp not null default now());
+create table project_admins (
+    project_id uuid not null references projects (id), admin_id uuid not null references admins (id), deleted_at timestamp);
+create table invoices (id serial primary key, admin_id uuid not null references admins (id));
+create table audit (at timestamptz default now(), admin_id uuid);
+create function note_admin() returns trigger language plpgsql as
+    'begin insert into audit (admin_id) values (new.id); return new; end';
+create trigger note_admin before insert or update on admins for each row execute function note_admin();
+
+insert into organizations (id, name) values ('a0000000-0000-4000-8000-000000000000', 'Acme'),
+    ('b0000000-0000-4000-8000-000000000000', null);
+insert into admins (id, organization_id, email, first_name, role, deleted_at) values
+    ('00000000-0000-4000-8000-000000000001', 'a0000000-0000-4000-8000-000000000000', 'Ada@Example.com', 'Ada', 'owner', null),
+    ('00000000-0000-4000-8000-000000000002', 'a0000000-0000-4000-8000-000000000000', 'bob@example.com', null, 'superhero', null),
+    ('00000000-0000-4000-8000-000000000003', 'b0000000-0000-4000-8000-000000000000', 'BOB@example.com', null, 'member', null),
+    ('00000000-0000-4000-8000-000000000004', 'a0000000-0000-4000-8000-000000000000', 'gone@example.com', 'Gone', 'admin', now());
+insert into projects (id, organization_id, name) values
+    ('c0000000-0000-4000-8000-000000000000', 'a0000000-0000-4000-8000-000000000000', 'Apollo');
+insert into project_admins (project_id, admin_id) values
+    ('c0000000-0000-4000-8000-000000000000', '00000000-0000-4000-8000-000000000002');
+insert into invoices (admin_id) values ('00000000-0000-4000-8000-000000000001');
+";
+
+const ACME: Uuid = Uuid::from_u128(0xa000_0000_0000_4000_8000_0000_0000_0000);
+const APOLLO: Uuid = Uuid::from_u128(0xc000_0000_0000_4000_8000_0000_0000_0000);
+const ADA: Uuid = Uuid::from_u128(0x4000_8000_0000_0000_0001);
+
+/// Everything that the app has made: its rows, columns, constraints, indexes and triggers. Whether a column may be null
+/// is not among it.
+const WHAT_IS_THE_APP_S: &str = "
+select string_agg(line, E'\\n' order by line) from (
+    select 'row ' || t as line from (
+        select to_jsonb(o)::text from organizations o union all
+        select (to_jsonb(a) - 'external_id')::text from admins a union all
+        select to_jsonb(i)::text from invoices i union all
+        select (to_jsonb(p) - 'updated_at' - 'deleted_at')::text from projects p union all
+        select jsonb_build_array(project_id, admin_id, deleted_at)::text from project_admins union all
+        select to_jsonb(d)::text from audit d) as rows (t)
+    union all
+    select format('column %s.%s %s %s', c.relname, a.attname, format_type(a.atttypid, a.atttypmod),
+        pg_get_expr(d.adbin, d.adrelid))
+    from pg_attribute a join pg_class c on c.oid = a.attrelid
+    left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+    where c.relname in ('organizations', 'admins', 'projects', 'project_admins', 'invoices', 'audit') and a.attnum > 0
+      and (c.relname, a.attname) not in (('admins', 'external_id'), ('project_admins', 'id'), ('project_admins', 'role'),
+          ('project_admins', 'created_at'), ('project_admins', 'updated_at'), ('projects', 'updated_at'),
+          ('projects', 'deleted_at'))
+    union all
+    select format('%s %s', conname, pg_get_constraintdef(oid)) from pg_constraint
+    where conrelid::regclass::text in ('organizations', 'admins', 'projects', 'project_admins', 'invoices')
+    union all
+    select pg_get_triggerdef(oid) from pg_trigger where not tgisinternal and tgname not like 'usher%'
+    union all
+    select indexdef from pg_indexes where schemaname = 'public' and indexname not like 'usher%'
+        and tablename in ('organizations', 'admins', 'projects', 'project_admins', 'invoices')
+) as things";
+
+/// All that the catalog knows of the database.
+const CATALOG: &str = "
+select md5(string_agg(line, ' ' order by line)) from (
+    select format('%s %s %s', c.relname, c.relkind, c.relnamespace) from pg_class c where c.relnamespace > 16000
+        or c.relnamespace = 'public'::regnamespace
+    union all select format('%s %s %s', attrelid, attname, attnotnull) from pg_attribute where attrelid > 16000
+    union all select proname from pg_proc where oid > 16000
+    union all select extname from pg_extension union all select nspname from pg_namespace where nspname not like 'pg_%'
+) as things (line)";
+
+async fn app_database() -> TestDatabase {
+    let database = TestDatabase::empty_postgres().await;
+    database.pool.script(APP).await;
+    database
+}
+
+async fn adopted() -> TestDatabase {
+    let database = app_database().await;
+    database.migrate(&Rules::default()).await.unwrap();
+    database
+}
+
+/// Who is in which organization, as the table has it.
+async fn memberships(database: &TestDatabase) -> Vec<String> {
+    sqlx::query_scalar(
+        "select format('%s %s %s', left(organization_id::text, 1), right(admin_id::text, 1), role)
+         from organization_users where deleted_at is null order by 1",
+    )
+    .fetch_all(database.pool.pg())
+    .await
+    .unwrap()
+}
+
+fn usher(database: &TestDatabase, arguments: &[&str]) -> std::process::Output {
+    std::process::Command::new(env!("CARGO_BIN_EXE_usher"))
+        .args(arguments)
+        .current_dir(database.folder.path())
+        .env_clear()
+        .env("USHER_ENV", "development")
+        .env("USHER_DATABASE_URL", &database.url)
+        .output()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn an_app_s_database_is_taken_over_and_everything_of_the_app_s_stays() {
+    let database = app_database().await;
+    let pool = &database.pool;
+    let before = pool.text(WHAT_IS_THE_APP_S).await;
+    database.migrate(&Rules::default()).await.unwrap();
+    assert_eq!(pool.text(WHAT_IS_THE_APP_S).await, before);
+
+    assert_eq!(
+        memberships(&database).await,
+        ["a 1 owner", "a 2 superhero", "b 3 member"],
+        "every live person, with their role"
+    );
+    let of_column = "select col_description('admins'::regclass, attnum) from pg_attribute
+                     where attrelid = 'admins'::regclass and attname = 'organization_id' and not attnotnull";
+    let comment = pool.text(of_column).await.unwrap();
+    assert!(
+        comment.starts_with("Deprecated:") && comment.ends_with("Their employer."),
+        "{comment}"
+    );
+    assert_eq!(
+        pool.text("select obj_description('admins'::regclass)").await.as_deref(),
+        Some("Who can sign in.")
+    );
+    let name = "select col_description('organizations'::regclass, 2)";
+    assert_eq!(pool.text(name).await.as_deref(), Some("As on the invoice."));
+    assert_eq!(
+        pool.text("select role from project_admins").await.as_deref(),
+        Some("support"),
+        "the lowest"
+    );
+
+    let ours = "pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'i') and relname !~
+        '^(organizations|admins|projects|project_admins|invoices|audit|organization_users|invites)(_|$)' and relname !~ '^usher_'";
+    assert_eq!(
+        pool.count(ours).await,
+        0,
+        "what usher adds beside the shared tables is named so"
+    );
+
+    let catalog = pool.text(CATALOG).await;
+    database.migrate(&Rules::default()).await.unwrap();
+    assert_eq!(pool.text(CATALOG).await, catalog, "a second run changes nothing");
+}
+
+#[tokio::test]
+async fn a_dry_run_says_what_would_happen_and_changes_nothing() {
+    let database = app_database().await;
+    let before = (
+        database.pool.text(CATALOG).await,
+        database.pool.text(WHAT_IS_THE_APP_S).await,
+    );
+    let ran = usher(&database, &["migrate", "--dry-run"]);
+    let said = String::from_utf8(ran.stdout).unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    for words in [
+        "bring the queue's tables",
+        "let admins.role be null",
+        "add the column project_admins.role",
+        "build the unique index usher_project_admins_pair on project_admins (project_id, admin_id)",
+        "apply migration 0001",
+        "fill organization_users from admins.organization_id, in batches: 3 memberships",
+        "Nothing was changed",
+    ] {
+        assert!(said.contains(words), "{words} in:\n{said}");
+    }
+    assert_eq!(
+        (
+            database.pool.text(CATALOG).await,
+            database.pool.text(WHAT_IS_THE_APP_S).await
+        ),
+        before
+    );
+
+    let ran = usher(&database, &["migrate"]);
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let ran = usher(&database, &["migrate", "--dry-run"]);
+    assert_eq!(String::from_utf8(ran.stdout).unwrap(), "There is nothing to do.\n");
+}
+
+#[tokio::test]
+async fn code_that_still_writes_organization_id_sees_the_membership_follow() {
+    let database = adopted().await;
+    // A role of the app's that may touch the app's tables and nothing else, in a session of another time zone.
+    let role = format!("app_{}", Uuid::from_bytes(rand::random()).simple());
+    database
+        .pool
+        .script(&format!(
+            "create role {role} login; grant select, insert, update, delete on admins, organizations, audit to {role};
+             alter role {role} set timezone = 'America/New_York'"
+        ))
+        .await;
+    let mut app = PgConnection::connect(&database.url_of_role(&role)).await.unwrap();
+    let mut run = async |text: &'static str| sqlx::query(text).execute(&mut app).await.unwrap();
+
+    run("insert into admins (id, organization_id, email, role)
+         values ('00000000-0000-4000-8000-000000000005', 'a0000000-0000-4000-8000-000000000000', 'eve@example.com', 'admin')").await;
+    assert!(
+        memberships(&database).await.contains(&"a 5 admin".to_owned()),
+        "a new person is in"
+    );
+    run("update admins set role = 'member' where email = 'eve@example.com'").await;
+    assert!(
+        memberships(&database).await.contains(&"a 5 member".to_owned()),
+        "a new role counts"
+    );
+    run("update admins set organization_id = 'b0000000-0000-4000-8000-000000000000' where email = 'eve@example.com'")
+        .await;
+    let moved = memberships(&database).await;
+    assert!(
+        moved.contains(&"b 5 member".to_owned()) && !moved.contains(&"a 5 member".to_owned()),
+        "{moved:?}"
+    );
+    run("update admins set organization_id = organization_id, role = role, first_name = 'Eve' where email = 'eve@example.com'").await;
+    assert_eq!(memberships(&database).await, moved, "nothing is new");
+    run("update admins set organization_id = null where email = 'eve@example.com'").await;
+    assert_eq!(
+        memberships(&database).await,
+        moved,
+        "a column on its way out says nothing of anybody"
+    );
+
+    // The app brings somebody back, and deletes somebody for good.
+    run("update admins set deleted_at = null where email = 'gone@example.com'").await;
+    assert!(memberships(&database).await.contains(&"a 4 admin".to_owned()));
+    run("delete from admins where email = 'gone@example.com'").await;
+    assert!(!memberships(&database).await.contains(&"a 4 admin".to_owned()));
+    let fresh = "select (abs(extract(epoch from created_at - now())) < 600)::text from organization_users
+                 where admin_id = '00000000-0000-4000-8000-000000000005' limit 1";
+    assert_eq!(
+        database.pool.text(fresh).await.as_deref(),
+        Some("true"),
+        "whatever the session's time zone"
+    );
+}
+
+#[tokio::test]
+async fn usher_works_on_the_app_s_tables_and_old_and_new_ways_in_do_not_fight() {
+    let app = TestApp::start(adopted().await).await;
+    // Ada was the app's before Clerk: her verified address is enough, whatever its case.
+    let ada = app.clerk().user_created("ada@example.com").await;
+    app.run_jobs().await;
+    assert_eq!(
+        app.members(ACME).await,
+        ["ada@example.com owner", "bob@example.com superhero"],
+        "linked, with what she had"
+    );
+    assert_eq!(app.pool.count("admins where lower(email) = 'ada@example.com'").await, 1);
+
+    // She invites into a project; who comes is let in beside those whom the app let in.
+    app.invite(json!({
+        "project_id": APOLLO, "email": "new@example.com", "role": "editor", "invited_by": ada.id,
+    }))
+    .await;
+    app.run_jobs().await;
+    app.person("new@example.com", None).await;
+    assert_eq!(
+        app.project_members(APOLLO).await,
+        ["bob@example.com support", "new@example.com editor"]
+    );
+    assert!(app.members(ACME).await.contains(&"new@example.com member".to_owned()));
+
+    // Somebody without any address or name can come, too.
+    let mut phone = app.clerk().user("phone@example.com");
+    phone.emails.clear();
+    app.clerk().tell("user.created", phone.to_json()).await;
+    app.run_jobs().await;
+    assert_eq!(
+        app.pool
+            .count("admins where external_id = 'user_phoneexamplecom' and email is null")
+            .await,
+        1
+    );
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn times_without_a_zone_are_written_and_read_as_utc() {
+    let database = adopted().await;
+    let name = database.pool.text("select current_database()::text").await.unwrap();
+    database
+        .pool
+        .script(&format!("alter database {name} set timezone = 'Asia/Tokyo'"))
+        .await;
+    let app = TestApp::start(database).await;
+    let id = app.clock.new_id();
+    let made = app
+        .put(&format!("/v1/organizations/{id}"), json!({ "name": "Zeit" }))
+        .await
+        .expect(201);
+    let now = app.now();
+    assert_eq!(
+        made["created_at"]
+            .as_str()
+            .unwrap()
+            .parse::<chrono::DateTime<chrono::Utc>>()
+            .unwrap(),
+        now
+    );
+    let stored: chrono::NaiveDateTime = sqlx::query_scalar("select created_at from organizations where id = $1")
+        .bind(id)
+        .fetch_one(app.pool.pg())
+        .await
+        .unwrap();
+    assert_eq!(stored.and_utc(), now);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn an_address_links_nobody_who_might_be_somebody_else() {
+    let app = TestApp::start(adopted().await).await;
+    // Two people have Bob's address, in two cases, in two organizations.
+    app.clerk().user_created("bob@example.com").await;
+    // Ada's address, but nobody has verified it.
+    let mut ada = app.clerk().user("ada@example.com");
+    ada.emails[0].1 = false;
+    app.clerk().tell("user.created", ada.to_json()).await;
+    app.run_jobs().await;
+    let linked = "admins where external_id is not null and organization_id is not null";
+    assert_eq!(app.pool.count(linked).await, 0);
+    assert_eq!(
+        app.pool.count("admins where external_id is not null").await,
+        2,
+        "they are people of their own"
+    );
+    assert_eq!(app.pool.count("organization_users").await, 3);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn identities_in_a_table_of_the_app_s_are_followed_and_kept() {
+    let database = app_database().await;
+    database
+        .pool
+        .script(
+            "create table admin_identities (
+                 id uuid primary key, admin_id uuid not null references admins (id), provider text not null,
+                 issuer text not null, subject text not null, unique (provider, issuer, subject));
+             insert into admin_identities values
+                 (gen_random_uuid(), '00000000-0000-4000-8000-000000000001', 'clerk', 'https://clerk.acme.example', 'user_ada'),
+                 (gen_random_uuid(), '00000000-0000-4000-8000-000000000002', 'google', 'https://accounts.google.com', 'user_bob')",
+        )
+        .await;
+    let rules = Rules {
+        identities: Identities::Table {
+            provider: "clerk".to_owned(),
+            issuer: "https://clerk.acme.example".to_owned(),
+        },
+        ..Rules::default()
+    };
+    database.migrate(&rules).await.unwrap();
+    database.migrate(&rules).await.unwrap();
+    let app = TestApp::start(database).await;
+    let ids = "select string_agg(external_id, ' ') from admins where external_id is not null";
+    assert_eq!(
+        app.pool.text(ids).await.as_deref(),
+        Some("user_ada"),
+        "those of Clerk only"
+    );
+
+    let carol = app.clerk().user_created("carol@example.com").await;
+    app.run_jobs().await;
+    let noted = format!(
+        "admin_identities where subject = '{}' and provider = 'clerk' and issuer = 'https://clerk.acme.example'",
+        carol.id
+    );
+    assert_eq!(app.pool.count(&noted).await, 1, "the app finds whom usher learnt of");
+
+    app.pool
+        .script(
+            "insert into admin_identities (admin_id, provider, issuer, subject) values
+                 ('00000000-0000-4000-8000-000000000002', 'clerk', 'https://clerk.acme.example', 'user_bob');
+             delete from admin_identities where subject = 'user_ada'",
+        )
+        .await;
+    assert_eq!(app.pool.count("admins where external_id = 'user_bob'").await, 1);
+    assert_eq!(app.pool.count("admins where external_id = 'user_ada'").await, 0);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn an_address_that_may_be_there_once_only_is_left_to_whoever_has_it() {
+    for unique in ["(email)", "(lower(email)) where deleted_at is null"] {
+        let database = app_database().await;
+        database
+            .pool
+            .script(&format!(
+                "update admins set email = 'other@example.com' where email = 'BOB@example.com';
+                 create unique index admins_email on admins {unique}"
+            ))
+            .await;
+        database.migrate(&Rules::default()).await.unwrap();
+        let app = TestApp::start(database).await;
+        let mut ada = app.clerk().user("Ada@Example.com");
+        ada.emails[0].1 = false;
+        app.clerk().tell("user.created", ada.to_json()).await;
+        app.person("gone@example.com", Some((ACME, "member"))).await;
+        let address = async |id: &str| {
+            let text = format!("select email from admins where external_id = '{id}'");
+            app.pool.text(&text).await
+        };
+        assert_eq!(address(&ada.id).await, None, "it is another's, as far as anybody knows");
+        // Whoever comes back under a new Clerk id is told apart from who they were.
+        let again = address("user_goneexamplecom").await;
+        assert_eq!(again.is_some(), unique.contains("where"), "{unique}");
+        assert_eq!(app.pool.count("organization_users m join admins a on a.id = m.admin_id where a.external_id = 'user_goneexamplecom'").await, 1);
+        app.finish().await;
+    }
+}
+
+/// Rows enough for many batches.
+const MANY: i64 = 200_000;
+
+async fn app_database_of(people: i64) -> TestDatabase {
+    let database = app_database().await;
+    database
+        .pool
+        .script(&format!(
+            "set session_replication_role = replica;
+             insert into admins (organization_id, email, role, deleted_at)
+             select case n % 2 when 0 then 'a0000000-0000-4000-8000-000000000000'::uuid
+                     else 'b0000000-0000-4000-8000-000000000000' end,
+                 'person' || n || '@example.com', case n % 3 when 0 then 'admin' else 'member' end,
+                 case n % 10 when 0 then now() end
+             from generate_series(1, {people}) n;
+             set session_replication_role = origin"
+        ))
+        .await;
+    database
+}
+
+#[tokio::test]
+async fn two_hundred_thousand_people_are_taken_over_while_the_app_goes_on() {
+    let database = app_database_of(MANY).await;
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let migrate = async {
+        let outcome = database.migrate(&Rules::default()).await;
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        outcome
+    };
+    // The app: it gives up on whatever it has to wait for longer than it is used to. Each transaction also stays open
+    // for a moment after its write, as an app's do.
+    let write = async {
+        let mut app = PgConnection::connect(&database.url).await.unwrap();
+        sqlx::query("set lock_timeout = '3s'").execute(&mut app).await.unwrap();
+        let mut written = 0;
+        while !done.load(std::sync::atomic::Ordering::SeqCst) {
+            let mut tx = app.begin().await.unwrap();
+            for text in [
+                "insert into admins (organization_id, email, role)
+                 values ('a0000000-0000-4000-8000-000000000000', 'during' || clock_timestamp() || '@example.com', 'member')",
+                "update admins set first_name = 'X', organization_id = 'b0000000-0000-4000-8000-000000000000'
+                 where id = (select id from admins where organization_id = 'a0000000-0000-4000-8000-000000000000'
+                     and id >= gen_random_uuid() and deleted_at is null limit 1)",
+                "update organizations set updated_at = now() where id = 'a0000000-0000-4000-8000-000000000000'",
+                "select count(*) from project_admins",
+            ] {
+                sqlx::query(text).execute(&mut *tx).await.expect("the app is never kept waiting for long");
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            tx.commit().await.unwrap();
+            written += 1;
+        }
+        written
+    };
+    let (outcome, written): (_, u32) = tokio::join!(migrate, write);
+    outcome.unwrap();
+    assert!(written > 0, "the app wrote meanwhile");
+    let wrong = "admins a full join (select * from organization_users where deleted_at is null) m
+        on m.admin_id = a.id and m.organization_id = a.organization_id
+        where a.deleted_at is null and (m.id is null or a.id is null or m.role <> a.role)";
+    assert_eq!(database.pool.count(wrong).await, 0, "everybody is where the app says");
+    assert!(database.pool.count("organization_users where deleted_at is null").await > MANY * 8 / 10);
+}
+
+#[tokio::test]
+async fn whoever_queues_behind_usher_s_locks_is_soon_let_pass() {
+    let database = app_database().await;
+    let mut reader = PgConnection::connect(&database.url).await.unwrap();
+    let mut long = reader.begin().await.unwrap();
+    sqlx::query("select * from admins").execute(&mut *long).await.unwrap();
+    let rules = Rules::default();
+    let app = async {
+        let mut app = PgConnection::connect(&database.url).await.unwrap();
+        // Longer than usher queues, much shorter than the long transaction takes.
+        sqlx::query("set lock_timeout = '5s'").execute(&mut app).await.unwrap();
+        let mut has_queued = 0;
+        while has_queued < 3 {
+            let is_queued: bool = sqlx::query_scalar(
+                "select exists (select from pg_stat_activity where datname = current_database()
+                     and application_name = 'usher' and wait_event_type = 'Lock')",
+            )
+            .fetch_one(&mut app)
+            .await
+            .unwrap();
+            if is_queued {
+                sqlx::query("update admins set first_name = 'X' where email = 'bob@example.com'")
+                    .execute(&mut app)
+                    .await
+                    .expect("the app is let pass");
+                has_queued += 1;
+            }
+        }
+        long.commit().await.unwrap();
+    };
+    let (outcome, ()) = tokio::join!(database.migrate(&rules), app);
+    outcome.unwrap();
+    assert_eq!(memberships(&database).await.len(), 3);
+}
+
+#[tokio::test]
+async fn usher_can_be_taken_out_again_as_the_docs_say() {
+    let database = app_database().await;
+    let pool = &database.pool;
+    let before = pool.text(WHAT_IS_THE_APP_S).await;
+    database.migrate(&Rules::default()).await.unwrap();
+    pool.script(&crate::support::docs_sql("### Taking usher out again"))
+        .await;
+    assert_eq!(pool.text(WHAT_IS_THE_APP_S).await, before);
+    for things in [
+        "pg_class where relname like 'usher%'",
+        "pg_proc where proname like 'usher%'",
+        "pg_trigger where tgname like 'usher%'",
+    ] {
+        assert_eq!(pool.count(things).await, 0, "{things}");
+    }
+    assert_eq!(memberships(&database).await.len(), 3, "who is where stays");
+    pool.execute("update admins set role = 'member', organization_id = 'b0000000-0000-4000-8000-000000000000'")
+        .await;
+    database.migrate(&Rules::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_run_that_is_cut_off_anywhere_is_completed_by_the_next() {
+    let database = app_database_of(30_000).await;
+    let mut admin = PgConnection::connect(&database.url).await.unwrap();
+    let mut cut_off = 0;
+    for milliseconds in [1, 20, 100, 200, 300, 400, 600, 900, 1300, 1700] {
+        let cut = async {
+            tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+            sqlx::query(
+                "select pg_terminate_backend(pid) from pg_stat_activity
+                 where datname = current_database() and application_name = 'usher'",
+            )
+            .execute(&mut admin)
+            .await
+            .unwrap();
+        };
+        let rules = Rules::default();
+        let (outcome, ()) = tokio::join!(database.migrate(&rules), cut);
+        cut_off += u32::from(outcome.is_err());
+    }
+    assert!(cut_off > 0, "some were");
+    database.migrate(&Rules::default()).await.unwrap();
+    let missing = "admins a where deleted_at is null and not exists (
+        select from organization_users m where m.admin_id = a.id and m.organization_id = a.organization_id and m.role = a.role)";
+    assert_eq!(database.pool.count(missing).await, 0);
+    assert_eq!(
+        database.pool.count("pg_index where not indisvalid").await,
+        0,
+        "nothing half-built is left"
+    );
+}
+
+#[tokio::test]
+async fn several_processes_may_migrate_at_once() {
+    let database = app_database().await;
+    let rules = Rules::default();
+    let all = futures::future::join_all((0..4).map(|_| database.migrate(&rules))).await;
+    for outcome in all {
+        outcome.unwrap();
+    }
+    assert_eq!(memberships(&database).await.len(), 3);
+}
+
+#[tokio::test]
+async fn the_configured_ladder_gives_those_without_a_role_its_lowest() {
+    let database = app_database().await;
+    database
+        .pool
+        .script("alter table admins alter column role drop not null; update admins set role = null")
+        .await;
+    let rules = Rules {
+        roles: Roles {
+            organization: "guest,host".parse().unwrap(),
+            project: "viewer,maker".parse().unwrap(),
+        },
+        ..Rules::default()
+    };
+    database.migrate(&rules).await.unwrap();
+    assert_eq!(memberships(&database).await, ["a 1 guest", "a 2 guest", "b 3 guest"]);
+    assert_eq!(
+        database.pool.text("select role from project_admins").await.as_deref(),
+        Some("viewer")
+    );
+    assert_eq!(database.pool.count(&format!("admins where id = '{ADA}'")).await, 1);
+}

@@ -1,0 +1,607 @@
+//! Inviting from SQL: whatever the API answers, the functions answer, too.
+
+use axum::http::Method;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Value, json};
+use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::{Connection as _, PgConnection, PgPool, Postgres, Transaction};
+use usher::invites::email::EmailAddress;
+use usher::store::Rules;
+use uuid::Uuid;
+
+use crate::support::{TestApp, TestDatabase};
+
+async fn start() -> TestApp {
+    TestApp::start(TestDatabase::postgres().await).await
+}
+
+/// `usher_invite` with the fields of a create request.
+async fn sql_invite(conn: &mut PgConnection, body: &Value) -> Result<(Uuid, bool), sqlx::Error> {
+    let text = |name: &str| body[name].as_str().map(str::to_owned);
+    let uuid = |name: &str| body[name].as_str().and_then(|id| id.parse::<Uuid>().ok());
+    let expires_in = text("expires_in").map(|text| {
+        let (number, unit) = text.split_at(text.len() - 1);
+        let unit = [("m", "minutes"), ("h", "hours"), ("d", "days")]
+            .iter()
+            .find(|(short, _)| *short == unit);
+        format!("{number} {}", unit.expect("a unit").1)
+    });
+    sqlx::query_as(
+        "select invite_id, is_new from usher_invite($1, $2, organization_id => $3, project_id => $4, invited_by => $5,
+             expires_in => $6::text::interval, acceptance => coalesce($7, 'default'), locale => $8, message => $9)",
+    )
+    .bind(text("email"))
+    .bind(text("role"))
+    .bind(uuid("organization_id"))
+    .bind(uuid("project_id"))
+    .bind(text("invited_by"))
+    .bind(expires_in)
+    .bind(text("acceptance"))
+    .bind(text("locale"))
+    .bind(text("message"))
+    .fetch_one(conn)
+    .await
+}
+
+/// A refusal by SQL in the terms of the API: status, code, field.
+fn refused(error: sqlx::Error) -> Value {
+    let error = error.into_database_error().expect("a refusal");
+    let error = error.downcast::<sqlx::postgres::PgDatabaseError>();
+    let status: u16 = error
+        .code()
+        .strip_prefix("US")
+        .expect("a code of usher's")
+        .parse()
+        .unwrap();
+    json!({ "status": status, "code": error.detail(), "field": error.column().filter(|field| !field.is_empty()) })
+}
+
+fn refused_by_api(answer: &crate::support::app::Answer) -> Value {
+    let problem = answer.json();
+    json!({ "status": problem["status"], "code": problem["code"], "field": problem["errors"][0]["field"] })
+}
+
+/// All that an invitation leaves behind, without what differs each time.
+async fn traces(conn: &mut PgConnection, id: Uuid, is_new: bool) -> Value {
+    let invite: Value = sqlx::query_scalar(
+        "select to_jsonb(i) - '{id,invited_at,expires_at,created_at,updated_at}'::text[] || jsonb_build_object(
+             'ttl', i.expires_at - i.invited_at, 'made_at_once', i.created_at = i.invited_at,
+             'version_of_id', substr(i.id::text, 15, 1), 'updated_at_once', i.updated_at = i.invited_at)
+         from invites i where id = $1",
+    )
+    .bind(id)
+    .fetch_one(&mut *conn)
+    .await
+    .unwrap();
+    let delivery: Value = sqlx::query_scalar(
+        "select to_jsonb(d) - '{id,invite_id,queued_at,message_id}'::text[]
+             || jsonb_build_object('message_id', replace(message_id, d.id::text, 'id'))
+         from usher_deliveries d where invite_id = $1 order by generation desc limit 1",
+    )
+    .bind(id)
+    .fetch_one(&mut *conn)
+    .await
+    .unwrap();
+    let job: Value = sqlx::query_scalar(
+        "select to_jsonb(j) - '{id,job,run_at}'::text[] || jsonb_build_object('due', run_at <= clock_timestamp(),
+             'id_length', length(j.id),
+             'job', replace(convert_from(job, 'UTF8')::jsonb::text, d.id::text, 'id'))
+         from apalis.jobs j join usher_deliveries d on convert_from(job, 'UTF8')::json ->> 'delivery_id' = d.id::text
+         where d.invite_id = $1 order by d.generation desc limit 1",
+    )
+    .bind(id)
+    .fetch_one(conn)
+    .await
+    .unwrap();
+    json!({ "is_new": is_new, "invite": invite, "delivery": delivery, "job": job })
+}
+
+/// Does it in SQL, takes it back, and does it by the API: the same must come of it.
+async fn compare(app: &TestApp, body: Value) -> Value {
+    app.clock.advance(TimeDelta::seconds(1));
+    let mut tx: Transaction<'_, Postgres> = app.pool.pg().begin().await.unwrap();
+    let by_sql = match sql_invite(&mut tx, &body).await {
+        Ok((id, is_new)) => traces(&mut tx, id, is_new).await,
+        Err(error) => refused(error),
+    };
+    tx.rollback().await.unwrap();
+    let answer = app.post("/v1/invites", body.clone()).await;
+    let by_api = if answer.status.is_success() {
+        let id = answer.json()["id"].as_str().unwrap().parse().unwrap();
+        let mut conn = app.pool.pg().acquire().await.unwrap();
+        traces(&mut conn, id, answer.status == 201).await
+    } else {
+        refused_by_api(&answer)
+    };
+    assert_eq!(by_sql, by_api, "{body:#}");
+    by_api
+}
+
+#[tokio::test]
+async fn sql_and_api_agree_on_who_may_hand_out_what() {
+    let app = start().await;
+    let acme = app.organization("Acme").await;
+    let apollo = app.project(acme, "Apollo").await;
+    let mut inviters = vec![json!(null)];
+    for role in ["member", "admin", "owner"] {
+        inviters.push(json!(
+            app.person(&format!("{role}@acme.example"), Some((acme, role))).await.id
+        ));
+    }
+    for role in ["support", "editor", "admin"] {
+        let email = format!("{role}@apollo.example");
+        app.invite(json!({ "project_id": apollo, "email": email, "role": role }))
+            .await;
+        app.run_jobs().await;
+        inviters.push(json!(app.person(&email, None).await.id));
+    }
+    let outsider = app.person("outsider@example.com", None).await;
+    inviters.push(json!(outsider.id));
+    let mut verdicts = std::collections::BTreeMap::<String, u32>::new();
+    for inviter in &inviters {
+        for role in [
+            "member",
+            "admin",
+            "owner",
+            "support",
+            "client",
+            "editor",
+            "unheard_of",
+            "",
+        ] {
+            for (place, id) in [("organization_id", acme), ("project_id", apollo)] {
+                // Nobody in particular, a member, and a manager.
+                for email in ["new@example.com", "editor@apollo.example", "admin@acme.example"] {
+                    let mut body = json!({ "email": email, "role": role, "invited_by": inviter });
+                    body[place] = json!(id);
+                    let verdict = compare(&app, body).await;
+                    let name = verdict["code"].as_str().unwrap_or("invited").to_owned();
+                    *verdicts.entry(name).or_default() += 1;
+                }
+            }
+        }
+    }
+    for name in ["invited", "role_above_inviter", "already_member", "invalid_request"] {
+        assert!(verdicts.get(name).is_some_and(|&count| count > 5), "{verdicts:?}");
+    }
+    app.run_jobs().await;
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn sql_and_api_agree_on_every_field() {
+    let app = start().await;
+    let acme = app.organization("Acme").await;
+    let apollo = app.project(acme, "Apollo").await;
+    let ada = app.person("ada@example.com", Some((acme, "owner"))).await;
+    let ada_id = app
+        .pool
+        .text("select id::text from admins where email = 'ada@example.com'")
+        .await;
+    let base = json!({ "organization_id": acme, "email": "Bob@Example.com", "role": "member" });
+    let with = |field: &str, value: Value| {
+        let mut body = base.clone();
+        body[field] = value;
+        body
+    };
+    compare(&app, base.clone()).await;
+    assert_eq!(
+        compare(&app, base.clone()).await["invite"]["token_version"],
+        2,
+        "asked again"
+    );
+    for expires_in in ["1m", "36h", "30d", "31d", "0d", "721h"] {
+        compare(&app, with("expires_in", json!(expires_in))).await;
+    }
+    for acceptance in ["auto", "ask", "default", "never", ""] {
+        compare(&app, with("acceptance", json!(acceptance))).await;
+    }
+    for locale in [
+        "en",
+        "pt-BR",
+        "",
+        "e n",
+        "de-",
+        "abcdefghi",
+        "a-b-c-d-e-f-g-h-i-j-k-l-m-n-o-p-q-r-s",
+    ] {
+        compare(&app, with("locale", json!(locale))).await;
+    }
+    for message in [
+        "",
+        "Ça va ?\n\"'; drop table invites; --",
+        &"é".repeat(10_000),
+        &"é".repeat(10_001),
+    ] {
+        compare(&app, with("message", json!(message))).await;
+    }
+    for invited_by in [
+        json!(ada.id),
+        json!(ada_id),
+        json!("user_nobody"),
+        json!(acme),
+        json!("ada"),
+        json!("user_a b"),
+        json!(""),
+    ] {
+        compare(&app, with("invited_by", invited_by)).await;
+    }
+    for role in [" member ", "Member", "", "x\ny"] {
+        compare(&app, with("role", json!(role))).await;
+    }
+    for (field, value) in [
+        ("email", json!(null)),
+        ("role", json!(null)),
+        ("project_id", json!(apollo)),
+    ] {
+        compare(&app, with(field, value)).await;
+    }
+    compare(&app, json!({ "email": "bob@example.com", "role": "member" })).await;
+    for place in ["organization_id", "project_id"] {
+        let mut nowhere = json!({ "email": "bob@example.com", "role": "member" });
+        nowhere[place] = json!(app.clock.new_id());
+        assert_eq!(compare(&app, nowhere).await["field"], place);
+    }
+    let own = json!({ "organization_id": acme, "email": "ADA@example.com", "role": "member", "invited_by": ada.id });
+    assert_eq!(compare(&app, own).await["field"], "email");
+    app.pool
+        .execute(&format!(
+            "update organizations set deleted_at = now() where id = '{acme}'"
+        ))
+        .await;
+    compare(&app, base.clone()).await;
+    compare(
+        &app,
+        json!({ "project_id": apollo, "email": "bob@example.com", "role": "client" }),
+    )
+    .await;
+    app.run_jobs().await;
+    app.finish().await;
+}
+
+/// The key as SQL has it; none where it refuses.
+async fn keys(pool: &PgPool, addresses: &[String]) -> Vec<Option<String>> {
+    sqlx::raw_sql(
+        "create or replace function pg_temp.try_key(address text) returns text language plpgsql as
+         'begin return usher_email_key(address); exception when sqlstate ''US422'' then return null; end'",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    sqlx::query_scalar(
+        "select pg_temp.try_key(address) from unnest($1::text[]) with ordinality as a(address, n) order by n",
+    )
+    .bind(addresses)
+    .fetch_all(pool)
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn addresses_are_compared_by_the_same_key_in_sql() {
+    let database = TestDatabase::postgres().await;
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .connect(&database.url)
+        .await
+        .unwrap();
+    let mut addresses: Vec<String> = [
+        "ada@example.com",
+        "  Ada@Example.COM\n",
+        "\u{a0}\u{2003}ada@example.com\u{3000}\u{85}",
+        "\u{200b}ada@example.com",
+        "a.d.a+tag@example.com",
+        "\u{dc}NAL@example.com",
+        "o'brien/x=y@example.com",
+        "m\u{131}ke@example.com",
+        "\u{212a}ate@example.com",
+        "I\u{130}@EXAMPLE.com",
+        "stra\u{df}e@example.com",
+        "ada@xn--bcher-kva.example",
+        "ada@XN--BCHER-KVA.example",
+        "ada@ab--cd.example",
+        "ada@a-.example",
+        "ada@-a.example",
+        "ada@1.2.3.4",
+        "ada@4com.7",
+        "ada@a.b.c-d.e9",
+        "ada@example.com.",
+        "ada@localhost",
+        "ada@exam_ple.com",
+        "a@b@example.com",
+        "",
+        "@",
+        "ada@",
+        "@example.com",
+        ".a@example.com",
+        "a.@example.com",
+        "a..b@example.com",
+        "a\u{e0041}b@example.com",
+        "a\u{1f600}b@example.com",
+    ]
+    .map(str::to_owned)
+    .into();
+    for length in [63, 64, 65] {
+        addresses.push(format!("{}@example.com", "a".repeat(length)));
+        addresses.push(format!("{}@example.com", "\u{e9}".repeat(length / 2)));
+        addresses.push(format!("a@{}.com", "b".repeat(length)));
+    }
+    for length in [245, 246, 247, 248] {
+        let labels = "abcdefghi.".repeat(30);
+        addresses.push(format!("ada@{}com", &labels[300 - length / 10 * 10..]));
+        addresses.push(format!(
+            "ada@{}{}om",
+            &labels[300 - length / 10 * 10..],
+            "c".repeat(length % 10)
+        ));
+    }
+    // And thousands that nobody would think of.
+    let alphabet: Vec<char> = "aZ9.-_+@@ '\"(),:;<>[]\\\t\u{85}\u{a0}\u{ad}\u{61c}\u{200b}\u{2028}\u{202f}\u{2060}\u{206f}\u{205f}\u{feff}\u{fffa}\u{e9}\u{130}\u{e0001}\u{7f}\u{1}".chars().collect();
+    for _ in 0..5_000 {
+        let length = rand::random_range(1..12);
+        let text: String = (0..length)
+            .map(|_| alphabet[rand::random_range(0..alphabet.len())])
+            .collect();
+        addresses.push(text.clone());
+        addresses.push(format!("{text}@example.com"));
+        addresses.push(format!("ada@{text}.com"));
+    }
+    let by_sql = keys(&pool, &addresses).await;
+    let mut taken = 0;
+    for (address, by_sql) in addresses.iter().zip(by_sql) {
+        let by_rust = EmailAddress::parse(address)
+            .ok()
+            .map(|parsed| parsed.key().as_str().to_owned());
+        let is_beyond_sql = address
+            .trim()
+            .rsplit('@')
+            .next()
+            .is_some_and(|domain| !domain.is_ascii());
+        if is_beyond_sql {
+            assert_eq!(by_sql, None, "{address:?}: a domain beyond ASCII is refused");
+        } else {
+            assert_eq!(by_sql, by_rust, "{address:?}");
+            taken += u32::from(by_rust.is_some());
+        }
+    }
+    assert!(taken > 100, "{taken}");
+    let error = sqlx::query("select usher_email_key('ada@b\u{fc}cher.example')")
+        .execute(&pool)
+        .await
+        .unwrap_err();
+    let error = error
+        .into_database_error()
+        .unwrap()
+        .downcast::<sqlx::postgres::PgDatabaseError>();
+    assert!(error.hint().is_some_and(|hint| hint.contains("xn--")));
+}
+
+#[tokio::test]
+async fn sql_and_api_agree_on_sending_again() {
+    let app = start().await;
+    let acme = app.organization("Acme").await;
+    let id = app.invite_to_organization(acme, "bob@example.com", "member").await;
+    let pool = app.pool.pg();
+    // The two clocks differ, so each case says how old the mails and the invite are by the clock that is asked.
+    let set_up = async |conn: &mut PgConnection, now: DateTime<Utc>, mails: &[i64], expires: i64, status: &str| {
+        sqlx::query("delete from usher_deliveries")
+            .execute(&mut *conn)
+            .await
+            .unwrap();
+        for (n, minutes) in mails.iter().enumerate() {
+            sqlx::query(
+                "insert into usher_deliveries (id, invite_id, kind, generation, to_email, status, message_id, queued_at)
+                 select gen_random_uuid(), id, 'invite', $1, email, 'sent', 'x', $2 - make_interval(secs => $3) from invites",
+            )
+            .bind(i32::try_from(n).unwrap())
+            .bind(now)
+            .bind(minutes.wrapping_mul(60) as f64)
+            .execute(&mut *conn)
+            .await
+            .unwrap();
+        }
+        sqlx::query(
+            "update invites set status = $1, expires_at = $2 + make_interval(mins => $3),
+                 accepted_at = case $1 when 'accepted' then $2 end, accepted_by = case $1 when 'accepted' then id end",
+        )
+        .bind(status)
+        .bind(now)
+        .bind(i32::try_from(expires).unwrap())
+        .execute(conn)
+        .await
+        .unwrap();
+    };
+    let day = 24 * 60;
+    let cases: &[(&[i64], i64, &str)] = &[
+        (&[], 60, "pending"),
+        (&[4], 60, "pending"),
+        (&[6], 60, "pending"),
+        (&[6, 7, 8, 9, 10, 11, 12, 13, 14], 60, "pending"),
+        (&[6, 7, 8, 9, 10, 11, 12, 13, 14, 15], 60, "pending"),
+        (&[6, 7, 8, 9, 10, 11, 12, 13, 14, day + 1], 60, "pending"),
+        (&[6], -60, "pending"),
+        (&[6], -60, "expired"),
+        (&[6], 60, "accepted"),
+        (&[6], 60, "declined"),
+        (&[6], 60, "revoked"),
+    ];
+    for &(mails, expires, status) in cases {
+        let mut tx = pool.begin().await.unwrap();
+        let db_now: DateTime<Utc> = sqlx::query_scalar("select clock_timestamp()")
+            .fetch_one(&mut *tx)
+            .await
+            .unwrap();
+        set_up(&mut tx, db_now, mails, expires, status).await;
+        let sent = sqlx::query("select usher_enqueue_invite_email($1)")
+            .bind(id.parse::<Uuid>().unwrap())
+            .execute(&mut *tx)
+            .await;
+        let after = "select to_jsonb(i) - 'updated_at' - 'expires_at' || jsonb_build_object('left', round(extract(epoch from
+                 i.expires_at - $1) / 60)) || jsonb_build_object('mails', (select count(*) from usher_deliveries where status = 'queued'))
+             from invites i";
+        let by_sql: Value = match sent {
+            Ok(_) => sqlx::query_scalar(after)
+                .bind(db_now)
+                .fetch_one(&mut *tx)
+                .await
+                .unwrap(),
+            Err(error) => refused(error),
+        };
+        tx.rollback().await.unwrap();
+
+        let mut conn = pool.acquire().await.unwrap();
+        set_up(&mut conn, app.now(), mails, expires, status).await;
+        let answer = app.call(Method::POST, &format!("/v1/invites/{id}/resend"), None).await;
+        let by_api: Value = if answer.status.is_success() {
+            sqlx::query_scalar(after)
+                .bind(app.now())
+                .fetch_one(&mut *conn)
+                .await
+                .unwrap()
+        } else {
+            refused_by_api(&answer)
+        };
+        let moment = |mut value: Value| {
+            // When it was accepted is by the one clock or the other.
+            value["accepted_at"] = json!(!value["accepted_at"].is_null());
+            value
+        };
+        assert_eq!(moment(by_sql), moment(by_api), "{mails:?} {expires} {status}");
+    }
+    let unknown = sqlx::query("select usher_enqueue_invite_email(gen_random_uuid())")
+        .execute(pool)
+        .await;
+    assert_eq!(refused(unknown.unwrap_err())["code"], "not_found");
+    sqlx::query("delete from apalis.jobs").execute(pool).await.unwrap();
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn an_invite_from_sql_is_the_app_s_transaction_s_and_goes_out_after_its_commit() {
+    let app = start().await;
+    let acme = app.organization("Acme").await;
+    let mut ear = PgListener::connect_with(app.pool.pg()).await.unwrap();
+    ear.listen("apalis::job::insert").await.unwrap();
+    let body = |email: &str| json!({ "organization_id": acme, "email": email, "role": "member" });
+
+    let mut tx = app.pool.pg().begin().await.unwrap();
+    sql_invite(&mut tx, &body("nobody@example.com")).await.unwrap();
+    tx.rollback().await.unwrap();
+    assert_eq!(app.pool.count("invites").await, 0);
+    assert_eq!(app.pool.count("apalis.jobs").await, 0);
+
+    let mut tx = app.pool.pg().begin().await.unwrap();
+    let (id, is_new) = sql_invite(&mut tx, &body("Ada@example.com")).await.unwrap();
+    tx.commit().await.unwrap();
+    assert!(is_new);
+    let heard = ear.recv().await.unwrap();
+    assert_eq!(
+        heard.payload(),
+        r#"{"job_type" : "send-invite-email"}"#,
+        "the workers are told, once"
+    );
+
+    app.run_jobs().await;
+    assert_eq!(app.mails().len(), 1);
+    let token = app.token_in_mail_to("Ada@example.com");
+    let ada = app.clerk().old_user("ada@example.com");
+    app.clerk().tells_of(&ada).await;
+    app.run_jobs().await;
+    app.signed_in(&ada).accept_link(&token).await.expect(200);
+    assert_eq!(app.members(acme).await, ["ada@example.com member"]);
+    assert_eq!(app.show(&id.to_string()).await["status"], "accepted");
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_role_that_may_only_call_the_two_functions_can_invite_and_nothing_else() {
+    let database = TestDatabase::postgres().await;
+    let role = format!("app_{}", Uuid::from_bytes(rand::random()).simple());
+    let grants = crate::support::docs_sql("### Rights").replace("to app;", &format!("to {role};"));
+    database
+        .pool
+        .script(&format!("create role {role} login; {grants}"))
+        .await;
+    let url = database.url_of_role(&role);
+    let app = TestApp::start(database).await;
+    let acme = app.organization("Acme").await;
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    // Tables of its own with the same names lead nobody astray, nor does a search path without any.
+    sqlx::raw_sql(
+        "create temp table invites (id uuid); create temp table usher_settings (organization_roles text[]);
+         create temp table organizations (id uuid, deleted_at timestamptz); set search_path = pg_temp",
+    )
+    .execute(&mut conn)
+    .await
+    .unwrap();
+    let (id,): (Uuid,) =
+        sqlx::query_as("select invite_id from public.usher_invite('ada@example.com', 'member', organization_id => $1)")
+            .bind(acme)
+            .fetch_one(&mut conn)
+            .await
+            .unwrap();
+    let again = sqlx::query("select public.usher_enqueue_invite_email($1)")
+        .bind(id)
+        .execute(&mut conn)
+        .await;
+    assert_eq!(refused(again.unwrap_err())["code"], "resend_too_soon");
+    for forbidden in [
+        "select 1 from public.invites",
+        "select 1 from public.usher_settings",
+        "select 1 from public.usher_addresses",
+        "select 1 from apalis.jobs",
+        "select public.usher_queue_invite_email(null)",
+        "insert into public.organization_users (organization_id) values (null)",
+    ] {
+        let error = sqlx::query(forbidden).execute(&mut conn).await.unwrap_err();
+        assert_eq!(
+            error.into_database_error().unwrap().code().as_deref(),
+            Some("42501"),
+            "{forbidden}"
+        );
+    }
+    app.run_jobs().await;
+    assert_eq!(app.mails().len(), 1);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn the_functions_go_by_the_configuration_that_usher_was_started_with() {
+    let database = TestDatabase::postgres().await;
+    let rules = Rules {
+        roles: usher::invites::roles::Roles {
+            organization: "guest,host".parse().unwrap(),
+            project: "viewer".parse().unwrap(),
+        },
+        invite_ttl: TimeDelta::hours(2),
+        ..Rules::default()
+    };
+    database.migrate(&rules).await.unwrap();
+    let app = TestApp::start_with(database, |settings| {
+        settings.organization_roles = Some("guest,host".to_owned());
+        settings.project_roles = Some("viewer".to_owned());
+        settings.invite_ttl = Some("2h".to_owned());
+    })
+    .await;
+    let acme = app.organization("Acme").await;
+    for role in ["guest", "host", "member"] {
+        compare(
+            &app,
+            json!({ "organization_id": acme, "email": "ada@example.com", "role": role }),
+        )
+        .await;
+    }
+    sqlx::query("delete from usher_settings")
+        .execute(app.pool.pg())
+        .await
+        .unwrap();
+    let mut conn = app.pool.pg().acquire().await.unwrap();
+    let early = sql_invite(
+        &mut conn,
+        &json!({ "organization_id": acme, "email": "ada@example.com", "role": "guest" }),
+    )
+    .await;
+    assert_eq!(refused(early.unwrap_err())["code"], "not_set_up");
+    app.run_jobs().await;
+    app.finish().await;
+}

@@ -1,0 +1,246 @@
+//! Databases that usher can't work with: a sentence that says what to do, an exit code, and nothing changed.
+
+use std::process::Command;
+
+use uuid::Uuid;
+
+use crate::support::TestDatabase;
+
+/// What `usher migrate` complains of; it must fail, and so must a dry run, with the same words.
+fn complaint(database: &TestDatabase, url: &str) -> String {
+    let run = |arguments: &[&str]| {
+        let ran = Command::new(env!("CARGO_BIN_EXE_usher"))
+            .args(arguments)
+            .current_dir(database.folder.path())
+            .env_clear()
+            .env("USHER_ENV", "development")
+            .env("USHER_DATABASE_URL", url)
+            .output()
+            .unwrap();
+        assert_eq!(ran.status.code(), Some(1), "{ran:?}");
+        assert!(ran.stdout.is_empty(), "{ran:?}");
+        String::from_utf8(ran.stderr).unwrap()
+    };
+    let complaint = run(&["migrate"]);
+    let foreseen = run(&["migrate", "--dry-run"]);
+    assert_eq!(
+        foreseen.lines().next(),
+        complaint.lines().next(),
+        "a dry run foresees it"
+    );
+    complaint
+}
+
+/// What the database has of tables, columns, functions, schemas and extensions.
+async fn catalog(database: &TestDatabase) -> Option<String> {
+    database
+        .pool
+        .text(
+            "select string_agg(line, ' ' order by line) from (
+                 select format('%s %s', c.relname, a.attname) from pg_attribute a join pg_class c on c.oid = a.attrelid
+                 where c.oid > 16000 and c.relnamespace <> 'pg_toast'::regnamespace
+                 union all select proname from pg_proc where oid > 16000
+                 union all select extname from pg_extension union all select nspname from pg_namespace) as things (line)",
+        )
+        .await
+}
+
+#[track_caller]
+fn assert_says(complaint: &str, words: &[&str]) {
+    for words in words {
+        assert!(complaint.contains(words), "“{words}” in: {complaint}");
+    }
+}
+
+#[tokio::test]
+async fn tables_that_are_not_as_an_app_of_clerk_s_has_them() {
+    for (script, words) in [
+        (
+            "create table organizations (id bigserial primary key, name text)",
+            "organizations.id is of the type int8, but usher needs uuid",
+        ),
+        ("create table admins (name text)", "admins has no column id"),
+        (
+            "create view admins as select gen_random_uuid() as id",
+            "admins is a view",
+        ),
+        (
+            "create table invites (id uuid primary key, letter text)",
+            "a table invites that is not usher's",
+        ),
+        (
+            "create table admins (id uuid primary key, password text not null)",
+            "admins.password must not be null and has no default",
+        ),
+        (
+            "create table project_admins (project_id uuid, admin_id uuid);
+             insert into project_admins select u, u from (select gen_random_uuid() as u) x, generate_series(1, 2)",
+            "project_admins has 1 pairs of (project_id, admin_id) more than once",
+        ),
+        (
+            "create type level as enum ('low'); create table project_admins (project_id uuid, admin_id uuid, role level)",
+            "project_admins.role is of the type level",
+        ),
+    ] {
+        let database = TestDatabase::empty_postgres().await;
+        database.pool.script(script).await;
+        let before = catalog(&database).await;
+        assert_says(
+            &complaint(&database, &database.url),
+            &[words, "this database can't be used"],
+        );
+        assert_eq!(catalog(&database).await, before, "{script}");
+    }
+}
+
+#[tokio::test]
+async fn tables_in_another_schema() {
+    let database = TestDatabase::empty_postgres().await;
+    database
+        .pool
+        .script("create schema app; create table app.admins (id uuid primary key)")
+        .await;
+    let before = catalog(&database).await;
+    let url = format!(
+        "{}{}options=-csearch_path%3Dpublic,app",
+        database.url,
+        if database.url.contains('?') { '&' } else { '?' }
+    );
+    assert_says(
+        &complaint(&database, &url),
+        &["admins is in the schema app", "begin with app"],
+    );
+    assert_eq!(catalog(&database).await, before);
+}
+
+#[tokio::test]
+async fn a_role_without_rights() {
+    let database = TestDatabase::empty_postgres().await;
+    database.pool.script("revoke create on schema public from public").await;
+    let role = format!("poor_{}", Uuid::from_bytes(rand::random()).simple());
+    database.pool.script(&format!("create role {role} login")).await;
+    let before = catalog(&database).await;
+    let url = database.url_of_role(&role);
+    assert_says(
+        &complaint(&database, &url),
+        &[&format!("grant create on schema public to {role}")],
+    );
+    database
+        .pool
+        .script(&format!("grant create on schema public to {role}"))
+        .await;
+    assert_says(
+        &complaint(&database, &url),
+        &["hstore and pgcrypto", "grant create on database"],
+    );
+    let name = database.pool.text("select current_database()::text").await.unwrap();
+    database
+        .pool
+        .script(&format!(
+            "grant create on database {name} to {role}; create table admins (id uuid primary key)"
+        ))
+        .await;
+    assert_says(&complaint(&database, &url), &["admins belongs to the role usher"]);
+    database.pool.script("drop table admins").await;
+    assert_eq!(catalog(&database).await, before);
+    let ran = Command::new(env!("CARGO_BIN_EXE_usher"))
+        .arg("migrate")
+        .current_dir(database.folder.path())
+        .env_clear()
+        .env("USHER_ENV", "development")
+        .env("USHER_DATABASE_URL", &url)
+        .output()
+        .unwrap();
+    assert!(ran.status.success(), "all that was asked for is enough: {ran:?}");
+}
+
+#[tokio::test]
+async fn a_database_of_another_encoding() {
+    let database = TestDatabase::empty_postgres().await;
+    let name = format!("usher_test_latin_{}", Uuid::from_bytes(rand::random()).simple());
+    database
+        .pool
+        .script(&format!(
+            "create database {name} template template0 encoding 'LATIN1' locale 'C'"
+        ))
+        .await;
+    let own = database.pool.text("select current_database()::text").await.unwrap();
+    assert_says(
+        &complaint(&database, &database.url.replacen(&own, &name, 1)),
+        &["its encoding is LATIN1"],
+    );
+}
+
+#[tokio::test]
+async fn schemas_that_are_newer_half_applied_or_somebody_else_s() {
+    for database in [TestDatabase::postgres().await, TestDatabase::sqlite().await] {
+        for (statement, undo, words) in [
+            (
+                "insert into usher_migrations (version, description, success, checksum, execution_time)
+                 select 9000, 'the future', success, checksum, 0 from usher_migrations where version = 1",
+                "delete from usher_migrations where version = 9000",
+                "newer than this usher",
+            ),
+            (
+                "update usher_migrations set success = false where version = 2",
+                "update usher_migrations set success = true where version = 2",
+                "migration 2 was applied by halves",
+            ),
+            (
+                "update usher_migrations set description = 'x', checksum = (select checksum from usher_migrations where version = 1) where version = 3",
+                "delete from usher_migrations where version > 2",
+                "migration 3 is another one here",
+            ),
+        ] {
+            database.pool.execute(statement).await;
+            let before = database.pool.dump("usher_migrations").await;
+            assert_says(&complaint(&database, &database.url), &[words]);
+            assert_eq!(database.pool.dump("usher_migrations").await, before);
+            database.pool.execute(undo).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn files_that_are_not_usher_s() {
+    let database = TestDatabase::sqlite().await;
+    let path = |name: &str| database.folder.path().join(name);
+    let url = |name: &str| format!("sqlite://{}", path(name).display());
+
+    std::fs::write(path("letter.txt"), "Dear Ada,\n".repeat(1000)).unwrap();
+    assert_says(&complaint(&database, &url("letter.txt")), &["file is not a database"]);
+    assert_eq!(
+        std::fs::read_to_string(path("letter.txt")).unwrap(),
+        "Dear Ada,\n".repeat(1000)
+    );
+
+    let other = sqlx::SqlitePool::connect(&format!("{}?mode=rwc", url("other.db")))
+        .await
+        .unwrap();
+    sqlx::raw_sql("create table admins (id integer primary key)")
+        .execute(&other)
+        .await
+        .unwrap();
+    assert_says(
+        &complaint(&database, &url("other.db")),
+        &["a table admins that is not usher's"],
+    );
+    let tables: i64 = sqlx::query_scalar("select count(*) from sqlite_master")
+        .fetch_one(&other)
+        .await
+        .unwrap();
+    assert_eq!(tables, 1);
+
+    let said = Command::new(env!("CARGO_BIN_EXE_usher"))
+        .args(["migrate", "--dry-run"])
+        .current_dir(database.folder.path())
+        .env_clear()
+        .env("USHER_ENV", "development")
+        .env("USHER_DATABASE_URL", url("new.db"))
+        .output()
+        .unwrap();
+    assert!(
+        said.status.success() && !path("new.db").exists(),
+        "a dry run makes no file"
+    );
+}
