@@ -29,7 +29,9 @@ pub async fn settle(world: &World, place: &Place, rng: &mut StdRng) -> anyhow::R
     // Whoever was told of before their invite was made is matched with it now.
     let events: Vec<usize> = {
         let mut model = world.model();
-        let live: Vec<usize> = (0..model.people.len()).filter(|&number| !model.people[number].is_deleted).collect();
+        let live: Vec<usize> = (0..model.people.len())
+            .filter(|&number| !model.people[number].is_deleted)
+            .collect();
         live.into_iter()
             .map(|number| {
                 model.change(number, 0, World::now());
@@ -51,20 +53,29 @@ async fn wait_for_quiet(world: &World, place: &Place) -> anyhow::Result<()> {
         let open = database.open_jobs().await?;
         let alive: Vec<&OpenJobs> = open.iter().filter(|jobs| jobs.status != "Killed").collect();
         if alive.is_empty() {
-            world.journal.say(format!("all quiet after {:.1} s", since.elapsed().as_secs_f64()));
+            world
+                .journal
+                .say(format!("all quiet after {:.1} s", since.elapsed().as_secs_f64()));
             return Ok(());
         }
         if since.elapsed() > TIME_TO_QUIET {
             let stuck: Vec<_> = alive
                 .iter()
-                .map(|jobs| format!("{} {} {} (due: {})", jobs.count, jobs.job_type, jobs.status, jobs.is_due))
+                .map(|jobs| {
+                    format!(
+                        "{} {} {} (due: {})",
+                        jobs.count, jobs.job_type, jobs.status, jobs.is_due
+                    )
+                })
                 .collect();
             world.journal.violation(format!("jobs are stuck: {}", stuck.join(", ")));
             return Ok(());
         }
         if alive.iter().all(|jobs| !jobs.is_due) {
             let hastened = database.hasten_jobs().await?;
-            world.journal.say(format!("{hastened} jobs wait for a later attempt; they are made due"));
+            world
+                .journal
+                .say(format!("{hastened} jobs wait for a later attempt; they are made due"));
         }
         sleep(Duration::from_millis(250)).await;
     }
@@ -106,9 +117,13 @@ impl Truth {
         let people: Vec<PersonRow> = database
             .rows("select clerk_user_id, clerk_updated_at, deleted_at from usher_people")
             .await?;
-        let sessions: Vec<SessionRow> = database.rows("select clerk_session_id, status from usher_sessions").await?;
+        let sessions: Vec<SessionRow> = database
+            .rows("select clerk_session_id, status from usher_sessions")
+            .await?;
         Ok(Self {
-            events: database.rows("select svix_id, processed_at, error from usher_events").await?,
+            events: database
+                .rows("select svix_id, processed_at, error from usher_events")
+                .await?,
             people: people.into_iter().map(|row| (row.clerk_user_id.clone(), row)).collect(),
             addresses: database
                 .rows(
@@ -137,7 +152,10 @@ impl Truth {
             deliveries: database
                 .rows("select invite_id, kind, to_email, status, message_id, last_error from usher_deliveries")
                 .await?,
-            sessions: sessions.into_iter().map(|row| (row.clerk_session_id, row.status)).collect(),
+            sessions: sessions
+                .into_iter()
+                .map(|row| (row.clerk_session_id, row.status))
+                .collect(),
             jobs: database.open_jobs().await?,
         })
     }
@@ -153,7 +171,9 @@ impl Truth {
                 }),
             }
         }
-        journal.insist(rows.len() == model.events.len(), || "there are events that nobody told".to_owned());
+        journal.insist(rows.len() == model.events.len(), || {
+            "there are events that nobody told".to_owned()
+        });
     }
 
     /// The newest version of everybody is stored, with all addresses; the deleted are gone.
@@ -170,17 +190,28 @@ impl Truth {
                 continue;
             };
             if person.is_deleted {
-                journal.insist(row.deleted_at.is_some(), || format!("{id} lives on after their deletion"));
+                journal.insist(row.deleted_at.is_some(), || {
+                    format!("{id} lives on after their deletion")
+                });
                 continue;
             }
             let newest = person.user.updated_at;
             journal.insist(row.deleted_at.is_none() && row.clerk_updated_at == Some(newest), || {
                 format!("{id} is stored as of {:?} instead of {newest}", row.clerk_updated_at)
             });
-            let expected: HashSet<(String, bool)> =
-                person.user.emails.iter().map(|(email, verified)| (key(email), *verified)).collect();
-            let expected: HashSet<(&str, bool)> = expected.iter().map(|(key, verified)| (key.as_str(), *verified)).collect();
-            journal.insist(stored.get(id) == Some(&expected), || format!("{id} is stored with other addresses"));
+            let expected: HashSet<(String, bool)> = person
+                .user
+                .emails
+                .iter()
+                .map(|(email, verified)| (key(email), *verified))
+                .collect();
+            let expected: HashSet<(&str, bool)> = expected
+                .iter()
+                .map(|(key, verified)| (key.as_str(), *verified))
+                .collect();
+            journal.insist(stored.get(id) == Some(&expected), || {
+                format!("{id} is stored with other addresses")
+            });
         }
     }
 
@@ -189,19 +220,27 @@ impl Truth {
             for (id, has_ended) in &person.sessions {
                 let expected = if *has_ended { "ended" } else { "active" };
                 let stored = self.sessions.get(id).map(String::as_str);
-                journal.insist(stored == Some(expected), || format!("{id} is {stored:?} instead of {expected}"));
+                journal.insist(stored == Some(expected), || {
+                    format!("{id} is {stored:?} instead of {expected}")
+                });
             }
         }
     }
 
     /// Nobody is anywhere without an invite to a verified address of theirs, nobody twice, none of the deleted at all.
     fn memberships(&self, journal: &Journal, model: &Model) {
-        let people: HashMap<&str, &Person> =
-            model.people.iter().map(|person| (person.user.id.as_str(), person)).collect();
+        let people: HashMap<&str, &Person> = model
+            .people
+            .iter()
+            .map(|person| (person.user.id.as_str(), person))
+            .collect();
         // Whoever is invited into a project comes into its organization.
         let mut ways_in: HashSet<(Uuid, &str)> = HashSet::new();
-        let home: HashMap<Uuid, Uuid> =
-            self.members.iter().map(|row| (row.place_id, row.organization_id)).collect();
+        let home: HashMap<Uuid, Uuid> = self
+            .members
+            .iter()
+            .map(|row| (row.place_id, row.organization_id))
+            .collect();
         for (target, key) in &model.sent_off {
             ways_in.insert((*target, key.as_str()));
             if let Some(&organization) = home.get(target) {
@@ -212,9 +251,14 @@ impl Truth {
         for row in &self.members {
             let (id, place) = (row.clerk_user_id.as_str(), row.place_id);
             journal.insist(seen.insert((id, place)), || format!("{id} is twice in {place}"));
-            journal.insist(!row.is_of_the_deleted, || format!("{id} is deleted and still in {place}"));
+            journal.insist(!row.is_of_the_deleted, || {
+                format!("{id} is deleted and still in {place}")
+            });
             let has_a_way = people.get(id).is_some_and(|person| {
-                person.ever_verified.iter().any(|key| ways_in.contains(&(place, key.as_str())))
+                person
+                    .ever_verified
+                    .iter()
+                    .any(|key| ways_in.contains(&(place, key.as_str())))
             });
             journal.insist(has_a_way, || format!("{id} is in {place} without an invite"));
         }
@@ -230,7 +274,10 @@ impl Truth {
             let is_same = row.email_key == asked.key && row.project_id.unwrap_or(row.organization_id) == asked.target;
             journal.insist(is_same, || format!("invite {id} is another's"));
             journal.insist(asked.is_final.is_none_or(|status| row.status == status), || {
-                format!("invite {id} is {} after it was said to be {:?}", row.status, asked.is_final)
+                format!(
+                    "invite {id} is {} after it was said to be {:?}",
+                    row.status, asked.is_final
+                )
             });
         }
         let live: HashMap<&str, &Person> = model
@@ -239,8 +286,11 @@ impl Truth {
             .filter(|person| !person.is_deleted)
             .map(|person| (person.user.id.as_str(), person))
             .collect();
-        let in_place: HashSet<(&str, Uuid)> =
-            self.members.iter().map(|row| (row.clerk_user_id.as_str(), row.place_id)).collect();
+        let in_place: HashSet<(&str, Uuid)> = self
+            .members
+            .iter()
+            .map(|row| (row.clerk_user_id.as_str(), row.place_id))
+            .collect();
         let mut open = HashSet::new();
         for row in &self.invites {
             let target = row.project_id.unwrap_or(row.organization_id);
@@ -251,7 +301,9 @@ impl Truth {
             }
             // Accepted by somebody who lives: then they are in.
             if let Some(id) = row.accepted_by.as_deref().filter(|id| live.contains_key(id)) {
-                journal.insist(in_place.contains(&(id, target)), || format!("{id} accepted {} and is not in", row.id));
+                journal.insist(in_place.contains(&(id, target)), || {
+                    format!("{id} accepted {} and is not in", row.id)
+                });
                 journal.insist(in_place.contains(&(id, row.organization_id)), || {
                     format!("{id} accepted {} and is not in its organization", row.id)
                 });
@@ -262,12 +314,24 @@ impl Truth {
     /// By now everybody was told of after the last invite was made: what lets somebody in has let them in.
     fn is_rightly_open(&self, journal: &Journal, model: &Model, row: &InviteRow) {
         let owner = model.owners.get(&row.email_key).map(|&number| &model.people[number]);
-        let Some(owner) = owner.filter(|owner| !owner.is_deleted) else { return };
-        let is_verified = owner.user.emails.iter().any(|(email, verified)| *verified && key(email) == row.email_key);
-        let asked_at = row.invited_at.duration_trunc(TimeDelta::milliseconds(1)).unwrap_or(row.invited_at);
+        let Some(owner) = owner.filter(|owner| !owner.is_deleted) else {
+            return;
+        };
+        let is_verified = owner
+            .user
+            .emails
+            .iter()
+            .any(|(email, verified)| *verified && key(email) == row.email_key);
+        let asked_at = row
+            .invited_at
+            .duration_trunc(TimeDelta::milliseconds(1))
+            .unwrap_or(row.invited_at);
         let is_new_user = row.acceptance == "default" && owner.user.created_at >= asked_at;
         journal.insist(!(is_verified && (row.acceptance == "auto" || is_new_user)), || {
-            format!("{} still waits for {}, who should have been let in", row.id, owner.user.id)
+            format!(
+                "{} still waits for {}, who should have been let in",
+                row.id, owner.user.id
+            )
         });
     }
 
@@ -286,9 +350,13 @@ impl Truth {
             for _ in 1..copies.len() {
                 journal.count("mails that arrived once more, with the same Message-ID");
             }
-            journal.insist(copies.iter().all(|to| *to == row.to_email), || format!("mail {id} went elsewhere"));
+            journal.insist(copies.iter().all(|to| *to == row.to_email), || {
+                format!("mail {id} went elsewhere")
+            });
             match row.status.as_str() {
-                "sent" => journal.insist(!copies.is_empty(), || format!("mail {id} is said to be sent, and never arrived")),
+                "sent" => journal.insist(!copies.is_empty(), || {
+                    format!("mail {id} is said to be sent, and never arrived")
+                }),
                 // It may have arrived, and its invite been answered before that was noted.
                 "suppressed" => {}
                 status => journal.violation(format!("mail {id} is {status}: {:?}", row.last_error)),
@@ -300,17 +368,24 @@ impl Truth {
         for (status, count) in by_status {
             journal.size(&format!("deliveries {status}"), count as u64);
         }
-        journal.insist(arrived.is_empty(), || format!("{} mails arrived that nobody sent", arrived.len()));
+        journal.insist(arrived.is_empty(), || {
+            format!("{} mails arrived that nobody sent", arrived.len())
+        });
         for row in &self.invites {
             let expected = usize::from(row.status == "accepted" && row.has_inviter);
             let found = notices.get(&row.id).copied().unwrap_or_default();
-            journal.insist(found == expected, || format!("of invite {} {found} notices tell, not {expected}", row.id));
+            journal.insist(found == expected, || {
+                format!("of invite {} {found} notices tell, not {expected}", row.id)
+            });
         }
     }
 
     fn jobs(&self, journal: &Journal) {
         for jobs in &self.jobs {
-            journal.violation(format!("{} jobs of {} are left {}", jobs.count, jobs.job_type, jobs.status));
+            journal.violation(format!(
+                "{} jobs of {} are left {}",
+                jobs.count, jobs.job_type, jobs.status
+            ));
         }
     }
 }

@@ -177,7 +177,8 @@ impl Database {
     pub async fn hasten_jobs(&mut self) -> sqlx::Result<u64> {
         Ok(match self {
             Self::Postgres(conn) => {
-                let text = "update apalis.jobs set run_at = now() where status in ('Pending', 'Failed') and run_at > now()";
+                let text =
+                    "update apalis.jobs set run_at = now() where status in ('Pending', 'Failed') and run_at > now()";
                 sqlx::query(text).execute(conn).await?.rows_affected()
             }
             Self::Sqlite(conn) => {

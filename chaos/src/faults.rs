@@ -9,8 +9,8 @@ use anyhow::Context as _;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand::{RngExt as _, SeedableRng as _};
-use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::ConnectOptions as _;
+use sqlx::sqlite::SqliteConnectOptions;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -270,9 +270,11 @@ impl Victims {
             fleet.ready(&new, &self.world.http, TIME_TO_START).await?;
             let status = old.terminate().await;
             fleet.forget(&old);
-            self.world.journal.insist(status.is_some_and(|status| status.success()), || {
-                format!("{} did not end well when asked to: {status:?}", old.name)
-            });
+            self.world
+                .journal
+                .insist(status.is_some_and(|status| status.success()), || {
+                    format!("{} did not end well when asked to: {status:?}", old.name)
+                });
         }
         Ok(())
     }
@@ -280,7 +282,9 @@ impl Victims {
 
 /// Holds SQLite's write lock from outside.
 async fn lock(file: &Path, time: Duration) -> anyhow::Result<()> {
-    let options = SqliteConnectOptions::new().filename(file).busy_timeout(Duration::from_secs(30));
+    let options = SqliteConnectOptions::new()
+        .filename(file)
+        .busy_timeout(Duration::from_secs(30));
     let mut conn = options.connect().await?;
     sqlx::query("begin immediate").execute(&mut conn).await?;
     sleep(time).await;
@@ -290,5 +294,6 @@ async fn lock(file: &Path, time: Duration) -> anyhow::Result<()> {
 
 fn kind(fault: &Fault) -> String {
     let text = fault.to_string();
-    text.split_once(" for ").map_or(text.clone(), |(kind, _)| kind.to_owned())
+    text.split_once(" for ")
+        .map_or(text.clone(), |(kind, _)| kind.to_owned())
 }

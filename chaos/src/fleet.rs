@@ -162,7 +162,11 @@ impl Fleet {
 
     /// One that serves, as a load balancer that knows nothing of their health would choose.
     pub fn any_api(&self, rng: &mut StdRng) -> Option<Arc<Process>> {
-        let serving: Vec<_> = self.all().into_iter().filter(|process| process.public().is_some()).collect();
+        let serving: Vec<_> = self
+            .all()
+            .into_iter()
+            .filter(|process| process.public().is_some())
+            .collect();
         serving.choose(rng).cloned()
     }
 
@@ -171,7 +175,10 @@ impl Fleet {
         let name = format!("{role}-{}", self.count.fetch_add(1, Ordering::Relaxed));
         let log = self.settings.folder.join(format!("{name}.log"));
         let mut child = self.command(role).spawn().context("usher can't be started")?;
-        let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed())).context("no process")?;
+        let pid = child
+            .id()
+            .and_then(|id| Pid::from_raw(id.cast_signed()))
+            .context("no process")?;
         let process = Arc::new(Process {
             name,
             role,
@@ -283,7 +290,16 @@ pub async fn program() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe()?;
     let profile = own.parent().and_then(Path::file_name).unwrap_or_default();
     let mut build = Command::new("cargo");
-    build.args(["build", "--quiet", "--locked", "--package", "usher", "--package", "chaos", "--bins"]);
+    build.args([
+        "build",
+        "--quiet",
+        "--locked",
+        "--package",
+        "usher",
+        "--package",
+        "chaos",
+        "--bins",
+    ]);
     if profile == "release" {
         build.arg("--release");
     }

@@ -106,7 +106,8 @@ impl Journal {
 
     /// Whether the database was out of reach for the whole of a request.
     pub fn was_away(&self, sent: Instant, answered: Instant) -> bool {
-        let covers = |(from, to): &(Instant, Option<Instant>)| *from + BLUR <= sent && to.is_none_or(|to| answered <= to);
+        let covers =
+            |(from, to): &(Instant, Option<Instant>)| *from + BLUR <= sent && to.is_none_or(|to| answered <= to);
         self.state().away.iter().any(covers)
     }
 

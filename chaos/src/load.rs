@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::model::{Asked, key};
+use crate::model::{Asked, FOUNDERS, key};
 use crate::world::{Reply, World};
 
 /// Between two acts of one client at most.
@@ -52,7 +52,11 @@ pub fn start(world: &Arc<World>, clients: usize, seed: u64, stop: &watch::Sender
 pub async fn repeat_what_was_not_taken(world: &World, rng: &mut StdRng) -> usize {
     let open: Vec<usize> = {
         let model = world.model();
-        let open = model.events.iter().enumerate().filter(|(_, told)| !told.is_acknowledged);
+        let open = model
+            .events
+            .iter()
+            .enumerate()
+            .filter(|(_, told)| !told.is_acknowledged);
         open.map(|(number, _)| number).collect()
     };
     for &number in open.iter().take(REPEATED) {
@@ -68,7 +72,9 @@ pub async fn found(world: &World, rng: &mut StdRng) {
     for place in &world.places {
         let organization = place.organization;
         let path = format!("/v1/organizations/{organization}");
-        world.call_until_answered(rng, Method::PUT, &path, Some(&json!({ "name": "Acme" }))).await;
+        world
+            .call_until_answered(rng, Method::PUT, &path, Some(&json!({ "name": "Acme" })))
+            .await;
         for project in &place.projects {
             let body = json!({ "name": "Apollo", "organization_id": organization });
             let path = format!("/v1/projects/{project}");
@@ -77,7 +83,9 @@ pub async fn found(world: &World, rng: &mut StdRng) {
         let email = world.model().address_to_ask(true, 0);
         world.model().sent_off.insert((organization, key(&email)));
         let body = json!({ "organization_id": organization, "email": email, "role": "owner", "acceptance": "auto" });
-        let answer = world.call_until_answered(rng, Method::POST, "/v1/invites", Some(&body)).await;
+        let answer = world
+            .call_until_answered(rng, Method::POST, "/v1/invites", Some(&body))
+            .await;
         note_invite(world, organization, &email, answer);
         let event = {
             let mut model = world.model();
@@ -112,11 +120,17 @@ struct Invitation {
 fn invitation(world: &World, rng: &mut StdRng) -> Option<Invitation> {
     let place = world.places.choose(rng)?;
     let into_project = rng.random_bool(0.4);
-    let email = world.model().address_to_ask(rng.random_bool(0.7), rng.random_range(0..1 << 20));
+    let email = world
+        .model()
+        .address_to_ask(rng.random_bool(0.7), rng.random_range(0..1 << 20));
     let mut body = json!({});
     body["acceptance"] = json!(*["auto", "ask", "default"].choose(rng)?);
     // Addresses are compared without regard to case.
-    body["email"] = if rng.random_bool(0.2) { email.to_uppercase().into() } else { email.clone().into() };
+    body["email"] = if rng.random_bool(0.2) {
+        email.to_uppercase().into()
+    } else {
+        email.clone().into()
+    };
     let target = if into_project {
         let project = *place.projects.choose(rng)?;
         body["project_id"] = json!(project);
@@ -153,7 +167,9 @@ fn note_invite(world: &World, target: Uuid, email: &str, (status, answer): (u16,
 
 async fn invite(world: &World, rng: &mut StdRng) {
     if let Some(Invitation { target, email, body }) = invitation(world, rng) {
-        let answer = world.call_until_answered(rng, Method::POST, "/v1/invites", Some(&body)).await;
+        let answer = world
+            .call_until_answered(rng, Method::POST, "/v1/invites", Some(&body))
+            .await;
         note_invite(world, target, &email, answer);
     }
 }
@@ -163,11 +179,18 @@ async fn invite_many(world: &World, rng: &mut StdRng) {
     let invitations: Vec<_> = (0..count).filter_map(|_| invitation(world, rng)).collect();
     let bodies: Vec<_> = invitations.iter().map(|invitation| &invitation.body).collect();
     let body = json!({ "invites": bodies });
-    let (status, answer) = world.call_until_answered(rng, Method::POST, "/v1/invites/batch", Some(&body)).await;
-    world.journal.insist(status == 200, || format!("a batch was answered {status}: {answer}"));
+    let (status, answer) = world
+        .call_until_answered(rng, Method::POST, "/v1/invites/batch", Some(&body))
+        .await;
+    world
+        .journal
+        .insist(status == 200, || format!("a batch was answered {status}: {answer}"));
     let results = answer["results"].as_array().cloned().unwrap_or_default();
     for (Invitation { target, email, .. }, result) in invitations.into_iter().zip(results) {
-        let status = result["status"].as_u64().and_then(|status| status.try_into().ok()).unwrap_or_default();
+        let status = result["status"]
+            .as_u64()
+            .and_then(|status| status.try_into().ok())
+            .unwrap_or_default();
         note_invite(world, target, &email, (status, result["invite"].clone()));
     }
 }
@@ -200,7 +223,9 @@ async fn change(world: &World, rng: &mut StdRng) {
     let chance = rng.random_range(0..1 << 20);
     let event = {
         let mut model = world.model();
-        let Some(number) = model.live_person(chance) else { return };
+        let Some(number) = model.live_person(chance) else {
+            return;
+        };
         model.change(number, chance, World::now());
         model.tell_user("user.updated", number, World::now())
     };
@@ -211,7 +236,9 @@ async fn sign_in_or_out(world: &World, rng: &mut StdRng) {
     let chance = rng.random_range(0..1 << 20);
     let events = {
         let mut model = world.model();
-        let Some(number) = model.live_person(chance) else { return };
+        let Some(number) = model.live_person(chance) else {
+            return;
+        };
         let now = World::now();
         match chance % 4 {
             0 | 1 => vec![model.tell_sign_in(number, chance % 8 == 0, now)],
@@ -233,9 +260,10 @@ async fn delete(world: &World, rng: &mut StdRng) {
     let chance = rng.random_range(0..1 << 20);
     let event = {
         let mut model = world.model();
-        let Some(number) = model.live_person(chance) else { return };
-        // Founders stay: they invite.
-        if number < world.places.len() {
+        let Some(number) = model.live_person(chance) else {
+            return;
+        };
+        if number < FOUNDERS {
             return;
         }
         model.tell_deletion(number, World::now())
@@ -258,7 +286,9 @@ async fn resend_or_revoke(world: &World, rng: &mut StdRng) {
     ids.sort();
     let Some(id) = ids.choose(rng) else { return };
     if rng.random_bool(0.5) {
-        let reply = world.call(rng, Method::POST, &format!("/v1/invites/{id}/resend"), None, None).await;
+        let reply = world
+            .call(rng, Method::POST, &format!("/v1/invites/{id}/resend"), None, None)
+            .await;
         if let Reply::Answer(status, answer) = reply {
             world.journal.count(format!("resends answered {status}"));
             world.journal.insist(matches!(status, 202 | 429 | 409), || {
@@ -266,7 +296,9 @@ async fn resend_or_revoke(world: &World, rng: &mut StdRng) {
             });
         }
     } else {
-        let reply = world.call(rng, Method::POST, &format!("/v1/invites/{id}/revoke"), None, None).await;
+        let reply = world
+            .call(rng, Method::POST, &format!("/v1/invites/{id}/revoke"), None, None)
+            .await;
         note_final(world, *id, "revoked", "revokes", &reply, &[200, 409]);
     }
 }
@@ -279,7 +311,9 @@ fn note_final(world: &World, id: Uuid, status: &'static str, what: &str, reply: 
     });
     if *answered == 200 {
         let agrees = world.model().settle(id, status);
-        world.journal.insist(agrees, || format!("invite {id} became {status}, after it was said to be final"));
+        world.journal.insist(agrees, || {
+            format!("invite {id} became {status}, after it was said to be final")
+        });
     }
 }
 
@@ -287,13 +321,17 @@ async fn answer_banner(world: &World, rng: &mut StdRng) {
     let chance = rng.random_range(0..1 << 20);
     let (user_id, known) = {
         let model = world.model();
-        let Some(number) = model.live_person(chance) else { return };
+        let Some(number) = model.live_person(chance) else {
+            return;
+        };
         let person = &model.people[number];
         (person.user.id.clone(), person.ever_verified.clone())
     };
     let reply = world.call_as(rng, &user_id, Method::GET, "/v1/me/invites", None).await;
     let Reply::Answer(status, banner) = reply else { return };
-    world.journal.insist(status == 200, || format!("a banner was answered {status}: {banner}"));
+    world
+        .journal
+        .insist(status == 200, || format!("a banner was answered {status}: {banner}"));
     let items = banner["items"].as_array().cloned().unwrap_or_default();
     for item in &items {
         let email = key(item["email"].as_str().unwrap_or_default());
@@ -305,7 +343,9 @@ async fn answer_banner(world: &World, rng: &mut StdRng) {
     let Some(id) = item["id"].as_str().and_then(|id| id.parse::<Uuid>().ok()) else {
         return;
     };
-    let verb = *["accept", "accept", "decline", "dismiss"].choose(rng).unwrap_or(&"accept");
+    let verb = *["accept", "accept", "decline", "dismiss"]
+        .choose(rng)
+        .unwrap_or(&"accept");
     let path = format!("/v1/me/invites/{id}/{verb}");
     let reply = world.call_as(rng, &user_id, Method::POST, &path, None).await;
     let status = match verb {
@@ -335,7 +375,9 @@ async fn follow_link(world: &World, rng: &mut StdRng) {
         (person.user.id.clone(), person.ever_verified.contains(&address))
     };
     let body = json!({ "token": token });
-    let reply = world.call_as(rng, &user_id, Method::POST, "/v1/me/invites/accept", Some(&body)).await;
+    let reply = world
+        .call_as(rng, &user_id, Method::POST, "/v1/me/invites/accept", Some(&body))
+        .await;
     let Reply::Answer(status, answer) = &reply else { return };
     world.journal.insist(may || *status != 200, || {
         format!("{user_id} accepted by a link to an address that was never theirs")

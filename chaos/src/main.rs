@@ -92,7 +92,12 @@ async fn main() -> anyhow::Result<ExitCode> {
         (Postgres::url_by(proxy.address), place, Some((postgres, proxy)), None)
     } else {
         let file = folder.path().join("usher.db");
-        (format!("sqlite://{}", file.display()), Place::Sqlite(file.clone()), None, Some(file))
+        (
+            format!("sqlite://{}", file.display()),
+            Place::Sqlite(file.clone()),
+            None,
+            Some(file),
+        )
     };
     let settings = Settings {
         program: match options.program {
@@ -139,7 +144,10 @@ async fn run(victims: &Victims, place: &Place, plan: &[faults::Step], seed: u64,
         world.fleet.start(role)?;
     }
     for process in world.fleet.all() {
-        world.fleet.ready(&process, &world.http, Duration::from_secs(60)).await?;
+        world
+            .fleet
+            .ready(&process, &world.http, Duration::from_secs(60))
+            .await?;
     }
     let mut rng = StdRng::seed_from_u64(seed);
     load::found(world, &mut rng).await;

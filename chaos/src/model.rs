@@ -8,6 +8,9 @@ use usher::clerk::simulated::{SimulatedUser, deleted_user, event, session};
 use usher::invites::email::EmailAddress;
 use uuid::Uuid;
 
+/// The first so many people found organizations, invite into them, and stay.
+pub const FOUNDERS: usize = 3;
+
 /// Somebody in Clerk.
 pub struct Person {
     /// As Clerk last told of them.
@@ -73,14 +76,18 @@ impl Model {
 
     /// An address for an invite: now a new one, which somebody may sign up with later, now somebody's.
     pub fn address_to_ask(&mut self, is_new: bool, chance: usize) -> String {
-        let owned = self.owners.len();
-        if is_new || owned == 0 {
+        let others = self.people.get(FOUNDERS..).unwrap_or_default();
+        if is_new || others.is_empty() {
             let address = self.new_address();
             self.unclaimed.push(address.clone());
             return address;
         }
-        let person = &self.people[chance % self.people.len()];
-        person.user.emails.first().map_or_else(String::new, |(email, _)| email.clone())
+        let person = &others[chance % others.len()];
+        person
+            .user
+            .emails
+            .first()
+            .map_or_else(String::new, |(email, _)| email.clone())
     }
 
     /// Somebody signs up, with the address at `chance` among those that were asked, if there is one.

@@ -85,7 +85,10 @@ impl Postgres {
 
     /// usher's database as the server's owner reaches it, past the proxy.
     pub fn url(&self) -> String {
-        let server = self.admin.rsplit_once('/').map_or(self.admin.as_str(), |(server, _)| server);
+        let server = self
+            .admin
+            .rsplit_once('/')
+            .map_or(self.admin.as_str(), |(server, _)| server);
         format!("{server}/{DATABASE}")
     }
 
@@ -103,7 +106,11 @@ impl Postgres {
 
     fn kill_the_postmaster(&self) -> anyhow::Result<()> {
         let file = std::fs::read_to_string(self.data.join("postmaster.pid"))?;
-        let pid = file.lines().next().and_then(|line| line.parse().ok()).and_then(Pid::from_raw);
+        let pid = file
+            .lines()
+            .next()
+            .and_then(|line| line.parse().ok())
+            .and_then(Pid::from_raw);
         kill_process(pid.context("postmaster.pid names no process")?, Signal::KILL)?;
         Ok(())
     }

@@ -90,10 +90,7 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut network: watc
 
 /// Waits until something arrives again; `None` where the connection is broken.
 async fn passable(network: &mut watch::Receiver<Network>) -> Option<Network> {
-    let now = *network
-        .wait_for(|network| *network != Network::Frozen)
-        .await
-        .ok()?;
+    let now = *network.wait_for(|network| *network != Network::Frozen).await.ok()?;
     match now {
         Network::Cut => None,
         Network::Lost => {

@@ -25,7 +25,9 @@ pub async fn watch(world: Arc<World>) {
     loop {
         for process in world.fleet.all() {
             if let Some(memory) = process.peak_memory() {
-                world.journal.size(&format!("MiB of memory of a process ({})", process.role), memory);
+                world
+                    .journal
+                    .size(&format!("MiB of memory of a process ({})", process.role), memory);
             }
             tokio::spawn(look(Arc::clone(&world), process));
         }
@@ -54,7 +56,9 @@ async fn look(world: Arc<World>, process: Arc<Process>) {
         Ok(Ok(answer)) => {
             journal.count("looks that found a process not ready");
             let status = answer.status().as_u16();
-            journal.insist(status == 503, || format!("{name} answered {status} about its readiness"));
+            journal.insist(status == 503, || {
+                format!("{name} answered {status} about its readiness")
+            });
             let had_time = process.started + RECOVERY < sent;
             journal.insist(!(journal.was_calm(sent) && had_time), || {
                 format!("{name} said that it was not ready although all was well")
@@ -75,7 +79,9 @@ pub async fn probe(world: &World, rng: &mut StdRng) -> bool {
             email
         };
         let body = json!({ "organization_id": organization, "email": email, "role": "member", "acceptance": "auto" });
-        world.call_until_answered(rng, Method::POST, "/v1/invites", Some(&body)).await;
+        world
+            .call_until_answered(rng, Method::POST, "/v1/invites", Some(&body))
+            .await;
         let (user_id, event) = {
             let mut model = world.model();
             // Nobody else may have claimed it: it was not among the unclaimed.
@@ -98,6 +104,8 @@ pub async fn probe(world: &World, rng: &mut StdRng) -> bool {
         }
     });
     let is_done = done.await.is_ok();
-    world.journal.insist(is_done, || format!("no work was done for {} s", GIVE_UP.as_secs()));
+    world
+        .journal
+        .insist(is_done, || format!("no work was done for {} s", GIVE_UP.as_secs()));
     is_done
 }

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::fleet::{API_KEY, Fleet, ISSUER, Process, SIGNING_SECRET};
 use crate::journal::Journal;
-use crate::model::Model;
+use crate::model::{FOUNDERS, Model};
 use crate::smtp::Sink;
 
 /// No request may take longer: Svix gives up after 15 s.
@@ -69,7 +69,7 @@ impl World {
             .timeout(PATIENCE)
             .pool_max_idle_per_host(0)
             .build()?;
-        let places = (0..3)
+        let places = (0..FOUNDERS)
             .map(|number| Place {
                 organization: Clock::System.new_id(),
                 projects: vec![Clock::System.new_id(), Clock::System.new_id()],
@@ -120,7 +120,11 @@ impl World {
             }
             Ok((status, _, body)) => {
                 self.journal.insist(status < 500, || {
-                    format!("{what}: {} answered {status}: {}", process.name, String::from_utf8_lossy(&body))
+                    format!(
+                        "{what}: {} answered {status}: {}",
+                        process.name,
+                        String::from_utf8_lossy(&body)
+                    )
                 });
                 Reply::Answer(status, serde_json::from_slice(&body).unwrap_or_default())
             }
@@ -182,14 +186,24 @@ impl World {
     }
 
     /// Calls the API as the app does.
-    pub async fn call(&self, rng: &mut StdRng, method: Method, path: &str, body: Option<&Value>, key: Option<&str>) -> Reply {
+    pub async fn call(
+        &self,
+        rng: &mut StdRng,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        key: Option<&str>,
+    ) -> Reply {
         let Some(process) = self.fleet.any_api(rng) else {
             return Reply::Nothing;
         };
         let Some(address) = process.public() else {
             return Reply::Nothing;
         };
-        let mut request = self.http.request(method, format!("{address}{path}")).bearer_auth(API_KEY);
+        let mut request = self
+            .http
+            .request(method, format!("{address}{path}"))
+            .bearer_auth(API_KEY);
         if let Some(body) = body {
             request = request.json(body);
         }
@@ -200,7 +214,13 @@ impl World {
     }
 
     /// Calls the API as the app does, until there is an answer.
-    pub async fn call_until_answered(&self, rng: &mut StdRng, method: Method, path: &str, body: Option<&Value>) -> (u16, Value) {
+    pub async fn call_until_answered(
+        &self,
+        rng: &mut StdRng,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> (u16, Value) {
         let key = Clock::System.new_id().to_string();
         loop {
             match self.call(rng, method.clone(), path, body, Some(&key)).await {
@@ -211,7 +231,14 @@ impl World {
     }
 
     /// Calls the API as somebody who is signed in.
-    pub async fn call_as(&self, rng: &mut StdRng, user_id: &str, method: Method, path: &str, body: Option<&Value>) -> Reply {
+    pub async fn call_as(
+        &self,
+        rng: &mut StdRng,
+        user_id: &str,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Reply {
         let Some(process) = self.fleet.any_api(rng) else {
             return Reply::Nothing;
         };
@@ -237,6 +264,8 @@ impl World {
             "sts": "active",
             "v": 2,
         });
-        self.signer.sign_session(&claims).context("the session token can't be signed")
+        self.signer
+            .sign_session(&claims)
+            .context("the session token can't be signed")
     }
 }

@@ -9,9 +9,21 @@ const MINUTES: &str = "0.5";
 fn run(database: &str, seed: &str) {
     let chaos = Path::new(env!("CARGO_BIN_EXE_chaos"));
     let usher = chaos.with_file_name("usher");
-    assert!(usher.is_file(), "{} is missing; build it with: cargo build --bin usher", usher.display());
+    assert!(
+        usher.is_file(),
+        "{} is missing; build it with: cargo build --bin usher",
+        usher.display()
+    );
     let run = Command::new(chaos)
-        .args(["--database", database, "--minutes", MINUTES, "--seed", seed, "--program"])
+        .args([
+            "--database",
+            database,
+            "--minutes",
+            MINUTES,
+            "--seed",
+            seed,
+            "--program",
+        ])
         .arg(usher)
         .output()
         .expect("the harness runs");
