@@ -15,10 +15,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, header};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post, put};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
@@ -30,6 +31,9 @@ use limits::Limits;
 const MAX_BODY: usize = 4 * 1024 * 1024;
 /// For so long a browser need not ask again.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
+
+/// How long a request may take, its body and a question to Clerk included.
+const TIME_LIMIT: Duration = Duration::from_secs(12);
 
 #[derive(Clone)]
 struct Api {
@@ -68,8 +72,17 @@ pub fn router(app: &App) -> Router {
         .route("/v1/users/{clerk_user_id}/invites", get(me::list_of))
         .layer(limits)
         .merge(pages)
+        .layer(from_fn(in_time))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(api)
+}
+
+/// Nobody waits for ever for a database that does not answer.
+async fn in_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(TIME_LIMIT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::store_away().into_response(),
+    }
 }
 
 /// Lets the app's pages, and no others, call from the browser with the person's session.

@@ -11,7 +11,7 @@ use crate::invites::{Invite, Kind};
 use crate::mail::{
     AcceptLink, Mailer, MessageIdentity, OrganizationInvite, ProjectInvite, Rendered, SendError, TemplateError,
 };
-use crate::store::{Delivery, DeliveryStatus, MailContext, Queue};
+use crate::store::{Delivery, DeliveryStatus, MailContext, Queue, StoreError};
 
 /// Between the tries to note that a mail is out.
 const NOTE_AGAIN: [Duration; 4] = [
@@ -20,6 +20,9 @@ const NOTE_AGAIN: [Duration; 4] = [
     Duration::from_secs(3),
     Duration::from_secs(10),
 ];
+
+/// How long each word with the database may take: the job's own limit is made for mail servers.
+const DATABASE_LIMIT: Duration = Duration::from_secs(8);
 
 /// One mail to an invited address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,16 +63,21 @@ pub(super) struct QueuedMail {
 
 /// `None` if there is nothing left to send.
 pub(super) async fn load(app: &App, delivery_id: Uuid) -> Result<Option<QueuedMail>, JobError> {
-    let mut tx = app.store.read().await.map_err(JobError::retry)?;
-    let Some(delivery) = tx.delivery(delivery_id).await.map_err(JobError::retry)? else {
+    let read = read(app, delivery_id);
+    app.store.in_time(DATABASE_LIMIT, read).await.map_err(JobError::retry)
+}
+
+async fn read(app: &App, delivery_id: Uuid) -> Result<Option<QueuedMail>, StoreError> {
+    let mut tx = app.store.read().await?;
+    let Some(delivery) = tx.delivery(delivery_id).await? else {
         tracing::info!(delivery.id = %delivery_id, "the delivery is gone; nothing to send");
         return Ok(None);
     };
     if delivery.status != DeliveryStatus::Queued {
         return Ok(None);
     }
-    let invite = tx.invite(delivery.invite_id).await.map_err(JobError::retry)?;
-    let context = tx.mail_context(delivery_id).await.map_err(JobError::retry)?;
+    let invite = tx.invite(delivery.invite_id).await?;
+    let context = tx.mail_context(delivery_id).await?;
     Ok(invite.zip(context).map(|(invite, context)| QueuedMail {
         delivery,
         invite,
@@ -78,9 +86,12 @@ pub(super) async fn load(app: &App, delivery_id: Uuid) -> Result<Option<QueuedMa
 }
 
 pub(super) async fn suppress(app: &App, delivery_id: Uuid) -> Result<(), JobError> {
-    let mut tx = app.store.begin().await.map_err(JobError::retry)?;
-    tx.suppress_delivery(delivery_id).await.map_err(JobError::retry)?;
-    tx.commit().await.map_err(JobError::retry)
+    let note = async {
+        let mut tx = app.store.begin().await?;
+        tx.suppress_delivery(delivery_id).await?;
+        tx.commit().await
+    };
+    app.store.in_time(DATABASE_LIMIT, note).await.map_err(JobError::retry)
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -177,18 +188,22 @@ async fn note_sent(app: &App, id: Uuid) -> Result<(), JobError> {
         tx.commit().await
     };
     for wait in NOTE_AGAIN {
-        if note().await.is_ok() {
+        if app.store.in_time(DATABASE_LIMIT, note()).await.is_ok() {
             return Ok(());
         }
         tokio::time::sleep(wait).await;
     }
-    note()
+    app.store
+        .in_time(DATABASE_LIMIT, note())
         .await
         .map_err(|error| JobError::Retry(format!("it was sent, but that could not be noted: {error}")))
 }
 
 pub(super) async fn refused(app: &App, id: Uuid, status: DeliveryStatus, why: &str) -> Result<(), JobError> {
-    let mut tx = app.store.begin().await.map_err(JobError::retry)?;
-    tx.delivery_refused(id, status, why).await.map_err(JobError::retry)?;
-    tx.commit().await.map_err(JobError::retry)
+    let note = async {
+        let mut tx = app.store.begin().await?;
+        tx.delivery_refused(id, status, why).await?;
+        tx.commit().await
+    };
+    app.store.in_time(DATABASE_LIMIT, note).await.map_err(JobError::retry)
 }

@@ -15,18 +15,20 @@ pub enum MigrationError {
     /// usher's tables.
     #[error("usher's tables could not be migrated: {0}")]
     Usher(#[source] MigrateError),
+    /// No change could be made at all.
+    #[error("the database can't be changed: {0}")]
+    Store(#[from] sqlx::Error),
 }
 
 impl MigrationError {
     /// Whether it may work a little later, because the database is away.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
-        let (Self::Queue(error) | Self::Usher(error)) = self;
-        match error {
-            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
-                StoreError::is_temporary_sql(error)
-            }
-            _ => false,
+        match self {
+            Self::Queue(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _))
+            | Self::Usher(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _))
+            | Self::Store(error) => StoreError::is_temporary_sql(error) && !StoreError::is_read_only_file(error),
+            Self::Queue(_) | Self::Usher(_) => false,
         }
     }
 }
@@ -54,15 +56,19 @@ impl Store {
                     .map_err(MigrationError::Usher)
             }
             Pool::Sqlite { writer, .. } => {
+                // One transaction around all, because sqlx knows no lock for SQLite: of two processes that start on a new
+                // file, the second waits here and then finds everything done.
+                let mut tx = writer.begin_with("begin immediate").await?;
                 // Never SqliteStorage::setup(): it switches durability off on one connection (APALIS trap 11).
                 named(SqliteStorage::migrations(), APALIS_TABLE_ON_SQLITE)
-                    .run(writer)
+                    .run(&mut *tx)
                     .await
                     .map_err(MigrationError::Queue)?;
                 named(sqlx::migrate!("migrations/sqlite"), TABLE)
-                    .run(writer)
+                    .run(&mut *tx)
                     .await
-                    .map_err(MigrationError::Usher)
+                    .map_err(MigrationError::Usher)?;
+                Ok(tx.commit().await?)
             }
         }
     }

@@ -15,9 +15,12 @@ mod sessions;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use futures::future::BoxFuture;
+use sqlx::pool::PoolConnectionMetadata;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, PgPool, SqlitePool};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgPool, SqliteConnection, SqlitePool};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::clock::Clock;
@@ -33,6 +36,11 @@ pub use sessions::SessionStart;
 
 /// How long a request waits for a connection before it is told that the store is away.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long anything else may wait for the database. The network may have lost a connection without a word; nothing that
+/// waits for its answer would ever end.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// After so long Postgres gives up a transaction whose client says nothing, and with it the locks that it holds.
+const SILENCE: &str = "set idle_in_transaction_session_timeout = '15s'";
 /// How long SQLite waits for another process's write.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -75,6 +83,14 @@ impl StoreError {
         }
     }
 
+    /// SQLite's file, or the disk that it is on, can be read and not be written. While usher runs that may pass; a start
+    /// would wait for it in vain.
+    pub(crate) fn is_read_only_file(error: &sqlx::Error) -> bool {
+        matches!(error, sqlx::Error::Database(error)
+            if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some()
+                && error.code().and_then(|code| code.parse::<i32>().ok()).is_some_and(|code| code & 0xff == 8))
+    }
+
     /// Whether the whole database is away, rather than this one statement having met another's lock.
     #[must_use]
     pub fn is_away(&self) -> bool {
@@ -92,6 +108,7 @@ pub struct Store {
     pub(crate) pool: Pool,
     pub(crate) wake: Wake,
     pub(crate) clock: Clock,
+    lost: watch::Sender<()>,
 }
 
 #[derive(Debug, Clone)]
@@ -151,8 +168,9 @@ impl Store {
     /// [`StoreError`] when the address can't be understood or a SQLite file can't be opened. A Postgres that is away is
     /// no error here: connections are made when needed.
     pub async fn open(url: &str, clock: Clock) -> Result<Self> {
+        let lost = watch::Sender::new(());
         let pool = match Dialect::of(url) {
-            Some(Dialect::Postgres) => Pool::Postgres(open_postgres(url)?),
+            Some(Dialect::Postgres) => Pool::Postgres(open_postgres(url, lost.clone())?),
             Some(Dialect::Sqlite) => open_sqlite(url).await?,
             None => {
                 return Err(StoreError(sqlx::Error::Configuration(
@@ -164,7 +182,28 @@ impl Store {
             pool,
             wake: Wake::default(),
             clock,
+            lost,
         })
+    }
+
+    /// Tells whenever a connection turns out to be lost without a word: others that wait for an answer may wait in vain.
+    #[must_use]
+    pub fn losses(&self) -> watch::Receiver<()> {
+        self.lost.subscribe()
+    }
+
+    /// Does it within a limit: where no answer comes, the connection is given up as lost.
+    ///
+    /// # Errors
+    /// [`StoreError`], temporary if it took too long.
+    pub async fn in_time<T>(&self, limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+        match tokio::time::timeout(limit, work).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                self.lost.send_replace(());
+                Err(no_answer().into())
+            }
+        }
     }
 
     /// Which database this is.
@@ -215,10 +254,12 @@ impl Store {
     /// [`StoreError`] when it does not.
     pub async fn ping(&self) -> Result<()> {
         match &self.pool {
-            Pool::Postgres(pool) => sqlx::query("select 1").execute(pool).await.map(drop)?,
-            Pool::Sqlite { reader, .. } => sqlx::query("select 1").execute(reader).await.map(drop)?,
+            Pool::Postgres(pool) => {
+                let ask = async { Ok(sqlx::query("select 1").execute(pool).await.map(drop)?) };
+                self.in_time(ANSWER_TIMEOUT, ask).await
+            }
+            Pool::Sqlite { reader, .. } => Ok(sqlx::query("select 1").execute(reader).await.map(drop)?),
         }
-        Ok(())
     }
 
     /// A setting of the writing connection: a pragma's value on SQLite, `show` on Postgres.
@@ -240,10 +281,12 @@ impl Store {
         })
     }
 
-    /// Closes all connections, waiting for those in use.
+    /// Closes all connections, waiting for those in use, but not for ever: one may be lost.
     pub async fn close(&self) {
         match &self.pool {
-            Pool::Postgres(pool) => pool.close().await,
+            Pool::Postgres(pool) => {
+                let _ = tokio::time::timeout(ANSWER_TIMEOUT, pool.close()).await;
+            }
             Pool::Sqlite { writer, reader } => {
                 reader.close().await;
                 writer.close().await;
@@ -303,11 +346,27 @@ impl Tx {
     }
 }
 
-fn open_postgres(url: &str) -> Result<PgPool> {
+fn no_answer() -> sqlx::Error {
+    sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())
+}
+
+fn open_postgres(url: &str, lost: watch::Sender<()>) -> Result<PgPool> {
     let options: PgConnectOptions = url.parse()?;
     Ok(PgPoolOptions::new()
         .max_connections(10)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_connect(|conn, _| Box::pin(async move { conn.execute(SILENCE).await.map(drop) }))
+        // sqlx asks the same without a limit: a lost connection would keep its place in the pool for ever.
+        .after_release(move |conn, _| {
+            let lost = lost.clone();
+            Box::pin(async move {
+                let Ok(answer) = tokio::time::timeout(ANSWER_TIMEOUT, conn.ping()).await else {
+                    lost.send_replace(());
+                    return Err(no_answer());
+                };
+                answer.map(|()| true)
+            })
+        })
         .connect_lazy_with(options.application_name("usher")))
 }
 
@@ -330,11 +389,22 @@ async fn open_sqlite(url: &str) -> Result<Pool> {
         .idle_timeout(None)
         .max_lifetime(None)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .before_acquire(is_outside_of_transactions)
         .connect_with(options.clone())
         .await?;
     let reader = SqlitePoolOptions::new()
         .max_connections(4)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .before_acquire(is_outside_of_transactions)
         .connect_lazy_with(options.pragma("query_only", "on"));
     Ok(Pool::Sqlite { writer, reader })
+}
+
+/// SQLite ends a transaction by itself where the disk is full or broken. sqlx goes on believing in it, and could never
+/// begin another one on this connection: it is replaced by a new one.
+fn is_outside_of_transactions(
+    conn: &mut SqliteConnection,
+    _: PoolConnectionMetadata,
+) -> BoxFuture<'_, sqlx::Result<bool>> {
+    Box::pin(async move { Ok(!conn.is_in_transaction()) })
 }

@@ -5,12 +5,16 @@
 //! attempt limit, because recovered orphans ignore apalis's (trap 8).
 
 use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 
 use super::back_off::wait_after;
 use crate::jobs::{Context, Job, JobError};
 use crate::store::Queue;
+
+/// How long noting what came of an attempt may take.
+const NOTE_LIMIT: Duration = Duration::from_secs(8);
 
 /// How an attempt failed; its job's row is prepared accordingly.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,7 +74,8 @@ async fn guarded<J: Job>(job: &J, context: &Context) -> Result<(), JobError> {
 
 /// Notes the death where people look for it; if that fails, the job lives on until it can be noted.
 async fn give_up<J: Job>(job: &J, context: &Context, job_id: &str, attempt: u32, why: String) -> Result<(), Failure> {
-    match job.gave_up(context, &why).await {
+    let noted = tokio::time::timeout(NOTE_LIMIT, job.gave_up(context, &why)).await;
+    match noted.unwrap_or_else(|_| Err(JobError::Retry("the database gave no answer".to_owned()))) {
         Ok(()) => Err(dead::<J>(job_id, attempt, why)),
         Err(error) => Err(later::<J>(context, job_id, attempt, format!("{why}; and {error}")).await),
     }
@@ -79,7 +84,8 @@ async fn give_up<J: Job>(job: &J, context: &Context, job_id: &str, attempt: u32,
 async fn later<J: Job>(context: &Context, job_id: &str, attempt: u32, why: String) -> Failure {
     let wait = wait_after(attempt, rand::random());
     let until = context.app.clock.now() + wait;
-    if let Err(error) = context.app.store.defer_job(job_id, until).await {
+    let store = &context.app.store;
+    if let Err(error) = store.in_time(NOTE_LIMIT, store.defer_job(job_id, until)).await {
         // It will be run again sooner than wanted, which is no harm.
         tracing::warn!(job.id = job_id, error = %error, "could not move a job's time");
     }

@@ -160,3 +160,44 @@ async fn bad_input_leaves_at_most_one_line_each_in_the_log_and_nothing_private()
     }
     assert!(usher.terminate().await);
 }
+
+/// Two processes that start on a file that is not there yet: one makes the schema, the other finds it made.
+#[tokio::test]
+async fn processes_that_start_at_once_on_a_new_sqlite_file_share_it() {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..10 {
+        let url = format!("sqlite://{}", folder.path().join(format!("{round}.db")).display());
+        let start = async || {
+            let store = usher::store::Store::open(&url, Clock::System).await.unwrap();
+            store.migrate().await.unwrap();
+        };
+        tokio::join!(start(), start(), start());
+    }
+}
+
+/// A disk that is full is answered with 503; once there is room again, everything works as before, without a restart.
+#[tokio::test]
+async fn a_full_disk_is_told_and_gone_once_there_is_room() {
+    let database = TestDatabase::sqlite().await;
+    let smtp = SmtpServer::start().await;
+    let usher = UsherProcess::start(&database, &smtp.url()).await;
+    assert!(usher.deliver("msg_1", &told(1)).await);
+    usher.limit_files(Some(0)).await;
+    for n in 2..20 {
+        assert!(!usher.deliver(&format!("msg_{n}"), &told(n)).await);
+        assert_eq!(usher.status_of_a_new_organization().await, 503);
+    }
+    usher.limit_files(None).await;
+    for n in 2..20 {
+        eventually("there is room again", async || {
+            usher.deliver(&format!("msg_{n}"), &told(n)).await
+        })
+        .await;
+    }
+    assert_eq!(usher.status_of_a_new_organization().await, 201);
+    eventually("every event has its effect", async || {
+        database.pool.count("usher_events where processed_at is not null").await == 19
+    })
+    .await;
+    assert!(usher.terminate().await);
+}
