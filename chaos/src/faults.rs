@@ -89,7 +89,8 @@ pub struct Step {
     pub fault: Fault,
 }
 
-/// The plan for so long a run: every fault comes once, in an order drawn by chance, before one comes again.
+/// The plan for so long a run: every fault that there is time for comes once, in an order drawn by chance, before one
+/// comes again.
 pub fn plan(seed: u64, is_postgres: bool, total: Duration) -> Vec<Step> {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut steps = Vec::new();
@@ -97,13 +98,17 @@ pub fn plan(seed: u64, is_postgres: bool, total: Duration) -> Vec<Step> {
     loop {
         let mut deck = deck(&mut rng, is_postgres);
         deck.shuffle(&mut rng);
+        let before = steps.len();
         for (fault, lasts) in deck {
             let wait = Duration::from_millis(rng.random_range(500..5000));
-            planned += wait + lasts + Duration::from_secs(1);
-            if planned > total {
-                return steps;
+            let takes = wait + lasts + Duration::from_secs(1);
+            if planned + takes <= total {
+                planned += takes;
+                steps.push(Step { wait, fault });
             }
-            steps.push(Step { wait, fault });
+        }
+        if steps.len() == before {
+            return steps;
         }
     }
 }

@@ -226,6 +226,10 @@ async fn change(world: &World, rng: &mut StdRng) {
         let Some(number) = model.live_person(chance) else {
             return;
         };
+        // Founders get no new addresses: an invite to one of their own, by themselves, would be refused.
+        if number < FOUNDERS {
+            return;
+        }
         model.change(number, chance, World::now());
         model.tell_user("user.updated", number, World::now())
     };

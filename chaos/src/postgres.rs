@@ -149,6 +149,7 @@ impl Postgres {
                 .await?;
             if let Some(pid) = pid.and_then(Pid::from_raw) {
                 kill_process(pid, Signal::KILL)?;
+                self.wait_for_recovery().await?;
             }
         } else {
             sqlx::query("select pg_terminate_backend(pid) from pg_stat_activity where usename = $1")
@@ -157,6 +158,20 @@ impl Postgres {
                 .await?;
         }
         Ok(())
+    }
+
+    /// A server that recovers from a crash can't be stopped in order.
+    async fn wait_for_recovery(&self) -> anyhow::Result<()> {
+        let since = Instant::now();
+        loop {
+            // Not the moment before it has noticed.
+            sleep(Duration::from_millis(300)).await;
+            match PgConnection::connect(&self.admin).await {
+                Ok(_) => return Ok(()),
+                Err(error) if since.elapsed() > PATIENCE => return Err(error.into()),
+                Err(_) => {}
+            }
+        }
     }
 
     /// Lets usher have at most so many connections; `-1` is no limit.

@@ -16,7 +16,7 @@ pub enum MigrationError {
     #[error("usher's tables could not be migrated: {0}")]
     Usher(#[source] MigrateError),
     /// No change could be made at all.
-    #[error("the database can't be changed: {0}")]
+    #[error("the database can't be changed; see that its file, folder and disk can be written to: {0}")]
     Store(#[from] sqlx::Error),
 }
 

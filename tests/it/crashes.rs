@@ -201,3 +201,26 @@ async fn a_full_disk_is_told_and_gone_once_there_is_room() {
     .await;
     assert!(usher.terminate().await);
 }
+
+/// A file that can only be read is no place to take events in: the start says so at once instead of waiting.
+#[tokio::test]
+async fn a_read_only_file_stops_the_start_with_a_sentence() {
+    let database = TestDatabase::sqlite().await;
+    for command in ["serve", "migrate"] {
+        let ended = tokio::process::Command::new(env!("CARGO_BIN_EXE_usher"))
+            .arg(command)
+            .env_clear()
+            .env("USHER_ENV", "development")
+            .env("USHER_DATABASE_URL", format!("{}?mode=ro", database.url))
+            .env("USHER_LISTEN", "127.0.0.1:0")
+            .env("USHER_ADMIN_LISTEN", "127.0.0.1:0")
+            .current_dir(database.folder.path())
+            .kill_on_drop(true)
+            .output();
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(60), ended).await;
+        let ended = ended.expect("it does not wait").expect("it runs");
+        assert_eq!(ended.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(said.contains("can be written to"), "{said}");
+    }
+}
