@@ -93,7 +93,16 @@ pub async fn found(world: &World, rng: &mut StdRng) {
             model.tell_user("user.created", number, World::now())
         };
         world.insist_on(event, rng).await;
+        // Whoever is not known yet can't invite.
+        let path = format!("/v1/organizations/{organization}/members");
+        while !has_member(&world.call(rng, Method::GET, &path, None, None).await) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
+}
+
+fn has_member(reply: &Reply) -> bool {
+    matches!(reply, Reply::Answer(200, answer) if answer["items"].as_array().is_some_and(|items| !items.is_empty()))
 }
 
 async fn act(world: &World, rng: &mut StdRng) {
@@ -191,7 +200,8 @@ async fn invite_many(world: &World, rng: &mut StdRng) {
             .as_u64()
             .and_then(|status| status.try_into().ok())
             .unwrap_or_default();
-        note_invite(world, target, &email, (status, result["invite"].clone()));
+        let what = if status < 300 { "invite" } else { "problem" };
+        note_invite(world, target, &email, (status, result[what].clone()));
     }
 }
 

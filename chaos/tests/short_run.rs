@@ -39,5 +39,5 @@ fn usher_keeps_its_word_on_sqlite() {
 
 #[test]
 fn usher_keeps_its_word_on_postgres() {
-    run("postgres", "1");
+    run("postgres", "7");
 }

@@ -68,6 +68,10 @@ impl Store {
                     .run(&mut *tx)
                     .await
                     .map_err(MigrationError::Usher)?;
+                // Where nothing had to be migrated, nothing has shown yet that the file can be written to.
+                sqlx::query("delete from usher_events where false")
+                    .execute(&mut *tx)
+                    .await?;
                 Ok(tx.commit().await?)
             }
         }
