@@ -5,6 +5,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -14,7 +15,11 @@ use crate::store::StoreError;
 /// How many items may wait for a lane. More callers than that wait to hand theirs over, so memory stays bounded.
 const WAITING: usize = 4096;
 
-/// What is done with a group: one transaction.
+/// How long a group may take: less than whoever waits for it does, and a lane that waits for a lost connection would
+/// never take another group.
+pub const TIME_LIMIT: Duration = Duration::from_secs(8);
+
+/// What is done with a group: one transaction, within [`TIME_LIMIT`].
 pub trait Group<T, R>: Send + Sync + 'static {
     /// Commits the items together and answers each, in order. May be called again with the same items one by one.
     fn commit(&self, items: &[T]) -> impl Future<Output = Result<Vec<R>, StoreError>> + Send;

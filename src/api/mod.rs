@@ -16,23 +16,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, header};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::app::App;
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 use limits::Limits;
 
 /// Bytes; a full batch of 500 invites with messages fits.
 const MAX_BODY: usize = 4 * 1024 * 1024;
 /// For so long a browser need not ask again.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
+
+/// How long a request may take, its body and a question to Clerk included.
+const TIME_LIMIT: Duration = Duration::from_secs(12);
 
 #[derive(Clone)]
 struct Api {
@@ -55,6 +59,7 @@ pub fn router(app: &App) -> Router {
     Router::from(for_the_app())
         .layer(limits)
         .merge(pages)
+        .layer(from_fn(in_time))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(api)
 }
@@ -97,6 +102,14 @@ mod tag {
     pub(super) const PLACES: &str = "Organizations and projects";
     pub(super) const ME: &str = "The signed-in person";
     pub(super) const LINKS: &str = "Invite links";
+}
+
+/// Nobody waits for ever for a database that does not answer.
+async fn in_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(TIME_LIMIT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::new(Code::StoreUnavailable).into_response(),
+    }
 }
 
 /// Lets the app's pages, and no others, call from the browser with the person's session.

@@ -20,6 +20,8 @@ const DOUBTS: u32 = 3;
 const LONGEST: TimeDelta = TimeDelta::minutes(15);
 /// How soon this process sees that another one closed or opened the gate.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long a look may take, the try of a mail in it.
+const LOOK_LIMIT: Duration = Duration::from_secs(150);
 
 /// Whether mails may go out, as far as this process knows.
 pub struct MailGate {
@@ -84,13 +86,14 @@ pub async fn keep_mail_gate(context: Context, stop: CancellationToken) {
         tx.hasten_mail_probe().await?;
         tx.commit().await
     };
-    if let Err(error) = hasten().await {
+    if let Err(error) = context.app.store.in_time(LOOK, hasten()).await {
         tracing::warn!(error = %error, "could not hasten the next mail's try");
     }
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(looks.tick()).await.is_some() {
-        if let Err(error) = look_after_mail(&context).await {
+        let look = tokio::time::timeout(LOOK_LIMIT, look_after_mail(&context)).await;
+        if let Err(error) = look.unwrap_or_else(|_| Err(JobError::Retry("no answer came".to_owned()))) {
             tracing::warn!(error = %error, "could not look whether mails have to wait");
         }
     }

@@ -21,6 +21,8 @@ const MOST: usize = 256;
 /// How often a mail's job may be started, tries or not: a start while all mails wait is none. Tries are counted on the
 /// delivery, up to [`Queue::MAX_ATTEMPTS`].
 pub(super) const MAX_STARTS: u32 = 10 * Queue::MAX_ATTEMPTS.unsigned_abs();
+/// How long each word with the database may take: a mail's own limit is made for mail servers.
+const DATABASE_LIMIT: Duration = Duration::from_secs(8);
 /// Between the tries to note that a mail is out.
 const NOTE_AGAIN: [Duration; 4] = [
     Duration::from_millis(200),
@@ -54,7 +56,8 @@ struct Load(App);
 
 impl Group<Uuid, Option<QueuedMail>> for Load {
     async fn commit(&self, ids: &[Uuid]) -> Result<Vec<Option<QueuedMail>>, StoreError> {
-        let mut found = self.0.store.read().await?.queued_mails(ids).await?;
+        let load = async { self.0.store.read().await?.queued_mails(ids).await };
+        let mut found = self.0.store.in_time(DATABASE_LIMIT, load).await?;
         // An id may be asked for twice, by a job that runs twice.
         let mut of = |id: &Uuid| {
             let position = found.iter().position(|mail| mail.delivery_id == *id)?;
@@ -68,9 +71,12 @@ struct Note(App);
 
 impl Group<DeliveryNote, ()> for Note {
     async fn commit(&self, notes: &[DeliveryNote]) -> Result<Vec<()>, StoreError> {
-        let mut tx = self.0.store.begin().await?;
-        tx.note_deliveries(notes).await?;
-        tx.commit().await?;
+        let note = async {
+            let mut tx = self.0.store.begin().await?;
+            tx.note_deliveries(notes).await?;
+            tx.commit().await
+        };
+        self.0.store.in_time(DATABASE_LIMIT, note).await?;
         Ok(vec![(); notes.len()])
     }
 }

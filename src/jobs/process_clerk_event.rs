@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Context, Job, JobError};
 use crate::app::App;
-use crate::batch::{Batcher, Group};
+use crate::batch::{Batcher, Group, TIME_LIMIT};
 use crate::clerk::{BackendError, User};
 use crate::flows::{Arrived, Outcome, apply_events};
 use crate::store::{Dialect, Finished, Queue, StoreError};
@@ -123,6 +123,12 @@ struct Apply(App);
 
 impl Group<Request, Applied> for Apply {
     async fn commit(&self, group: &[Request]) -> Result<Vec<Applied>, StoreError> {
+        self.0.store.in_time(TIME_LIMIT, self.apply(group)).await
+    }
+}
+
+impl Apply {
+    async fn apply(&self, group: &[Request]) -> Result<Vec<Applied>, StoreError> {
         let Self(app) = self;
         let mut tx = app.store.begin().await?;
         let ids: Vec<&str> = group.iter().map(|request| request.svix_id.as_str()).collect();

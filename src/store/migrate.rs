@@ -86,7 +86,8 @@ impl MigrationError {
     /// Whether it may work a little later, because the database is away.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
-        self.sql().is_some_and(StoreError::is_temporary_sql)
+        self.sql()
+            .is_some_and(|error| StoreError::is_temporary_sql(error) && !StoreError::is_read_only_file(error))
     }
 
     fn sql(&self) -> Option<&sqlx::Error> {
@@ -132,15 +133,23 @@ impl Store {
             }
             Pool::Sqlite { writer, .. } => {
                 check_sqlite(writer).await?;
+                // One transaction around all, because sqlx knows no lock for SQLite: of two processes that start on a new
+                // file, the second waits here and then finds everything done.
+                let mut tx = writer.begin_with("begin immediate").await?;
                 // Never SqliteStorage::setup(): it switches durability off on one connection (APALIS trap 11).
                 named(SqliteStorage::migrations(), APALIS_TABLE_ON_SQLITE)
-                    .run(writer)
+                    .run(&mut *tx)
                     .await
                     .map_err(MigrationError::Queue)?;
                 named(sqlx::migrate!("migrations/sqlite"), TABLE)
-                    .run(writer)
+                    .run(&mut *tx)
                     .await
-                    .map_err(MigrationError::Usher)
+                    .map_err(MigrationError::Usher)?;
+                // Where nothing had to be migrated, nothing has shown yet that the file can be written to.
+                sqlx::query("delete from usher_events where false")
+                    .execute(&mut *tx)
+                    .await?;
+                Ok(tx.commit().await?)
             }
         }
     }

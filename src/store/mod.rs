@@ -15,15 +15,18 @@ pub mod queue;
 mod rows;
 mod schedules;
 mod sessions;
-mod suppressions;
 mod settings;
+mod suppressions;
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use futures::future::BoxFuture;
+use sqlx::pool::PoolConnectionMetadata;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection, PgPool, SqlitePool};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool, SqliteConnection, SqlitePool};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::clock::Clock;
@@ -43,6 +46,11 @@ pub use settings::{Identities, Rules};
 
 /// How long a request waits for a connection before it is told that the store is away.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long anything else may wait for the database. The network may have lost a connection without a word; nothing that
+/// waits for its answer would ever end.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// After so long Postgres gives up a transaction whose client says nothing, and with it the locks that it holds.
+const SILENCE: &str = "set idle_in_transaction_session_timeout = '15s'";
 /// How long SQLite waits for another process's write.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -85,6 +93,14 @@ impl StoreError {
         }
     }
 
+    /// SQLite's file, or the disk that it is on, can be read and not be written. While usher runs that may pass; a start
+    /// would wait for it in vain.
+    pub(crate) fn is_read_only_file(error: &sqlx::Error) -> bool {
+        matches!(error, sqlx::Error::Database(error)
+            if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some()
+                && error.code().and_then(|code| code.parse::<i32>().ok()).is_some_and(|code| code & 0xff == 8))
+    }
+
     /// Whether the whole database is away, rather than this one statement having met another's lock.
     #[must_use]
     pub fn is_away(&self) -> bool {
@@ -102,6 +118,7 @@ pub struct Store {
     pub(crate) pool: Pool,
     pub(crate) wake: Wake,
     pub(crate) clock: Clock,
+    lost: watch::Sender<()>,
 }
 
 #[derive(Debug, Clone)]
@@ -161,8 +178,9 @@ impl Store {
     /// [`StoreError`] when the address can't be understood or a SQLite file can't be opened. A Postgres that is away is
     /// no error here: connections are made when needed.
     pub async fn open(url: &str, clock: Clock) -> Result<Self> {
+        let lost = watch::Sender::new(());
         let pool = match Dialect::of(url) {
-            Some(Dialect::Postgres) => Pool::Postgres(open_postgres(url)?),
+            Some(Dialect::Postgres) => Pool::Postgres(open_postgres(url, lost.clone())?),
             Some(Dialect::Sqlite) => open_sqlite(url).await?,
             None => {
                 return Err(StoreError(sqlx::Error::Configuration(
@@ -174,6 +192,7 @@ impl Store {
             pool,
             wake: Wake::default(),
             clock,
+            lost,
         })
     }
 
@@ -184,6 +203,26 @@ impl Store {
     pub fn file_exists(url: &str) -> Result<bool> {
         let options: SqliteConnectOptions = url.parse()?;
         Ok(options.get_filename().exists())
+    }
+
+    /// Tells whenever a connection turns out to be lost without a word: others that wait for an answer may wait in vain.
+    #[must_use]
+    pub fn losses(&self) -> watch::Receiver<()> {
+        self.lost.subscribe()
+    }
+
+    /// Does it within a limit: where no answer comes, the connection is given up as lost.
+    ///
+    /// # Errors
+    /// [`StoreError`], temporary if it took too long.
+    pub async fn in_time<T>(&self, limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+        match tokio::time::timeout(limit, work).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                self.lost.send_replace(());
+                Err(no_answer().into())
+            }
+        }
     }
 
     /// Which database this is.
@@ -234,10 +273,12 @@ impl Store {
     /// [`StoreError`] when it does not.
     pub async fn ping(&self) -> Result<()> {
         match &self.pool {
-            Pool::Postgres(pool) => sqlx::query("select 1").execute(pool).await.map(drop)?,
-            Pool::Sqlite { reader, .. } => sqlx::query("select 1").execute(reader).await.map(drop)?,
+            Pool::Postgres(pool) => {
+                let ask = async { Ok(sqlx::query("select 1").execute(pool).await.map(drop)?) };
+                self.in_time(ANSWER_TIMEOUT, ask).await
+            }
+            Pool::Sqlite { reader, .. } => Ok(sqlx::query("select 1").execute(reader).await.map(drop)?),
         }
-        Ok(())
     }
 
     /// A setting of the writing connection: a pragma's value on SQLite, `show` on Postgres.
@@ -259,10 +300,12 @@ impl Store {
         })
     }
 
-    /// Closes all connections, waiting for those in use.
+    /// Closes all connections, waiting for those in use, but not for ever: one may be lost.
     pub async fn close(&self) {
         match &self.pool {
-            Pool::Postgres(pool) => pool.close().await,
+            Pool::Postgres(pool) => {
+                let _ = tokio::time::timeout(ANSWER_TIMEOUT, pool.close()).await;
+            }
             Pool::Sqlite { writer, reader } => {
                 reader.close().await;
                 writer.close().await;
@@ -322,12 +365,27 @@ impl Tx {
     }
 }
 
-fn open_postgres(url: &str) -> Result<PgPool> {
+fn no_answer() -> sqlx::Error {
+    sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())
+}
+
+fn open_postgres(url: &str, lost: watch::Sender<()>) -> Result<PgPool> {
     let options: PgConnectOptions = url.parse()?;
     Ok(PgPoolOptions::new()
         .max_connections(10)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        .after_release(|connection, _| Box::pin(leave_any_transaction(connection)))
+        .after_connect(|conn, _| Box::pin(async move { conn.execute(SILENCE).await.map(drop) }))
+        // sqlx would ask the same without a limit: a lost connection would keep its place in the pool for ever.
+        .after_release(move |connection, _| {
+            let lost = lost.clone();
+            Box::pin(async move {
+                let Ok(left) = tokio::time::timeout(ANSWER_TIMEOUT, leave_any_transaction(connection)).await else {
+                    lost.send_replace(());
+                    return Err(no_answer());
+                };
+                left.map(|()| true)
+            })
+        })
         .connect_lazy_with(options.application_name("usher")))
 }
 
@@ -335,9 +393,8 @@ fn open_postgres(url: &str) -> Result<PgPool> {
 /// (launchbadge/sqlx#4393): its locks would stay, and the next user's writes would be in it. The leading `begin` keeps
 /// the server from warning that there is nothing to roll back; in a failed transaction it is an error, and the
 /// connection is closed.
-async fn leave_any_transaction(connection: &mut PgConnection) -> sqlx::Result<bool> {
-    connection.execute("begin; rollback").await?;
-    Ok(true)
+async fn leave_any_transaction(connection: &mut PgConnection) -> sqlx::Result<()> {
+    connection.execute("begin; rollback").await.map(drop)
 }
 
 async fn open_sqlite(url: &str) -> Result<Pool> {
@@ -359,11 +416,22 @@ async fn open_sqlite(url: &str) -> Result<Pool> {
         .idle_timeout(None)
         .max_lifetime(None)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .before_acquire(is_outside_of_transactions)
         .connect_with(options.clone())
         .await?;
     let reader = SqlitePoolOptions::new()
         .max_connections(4)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .before_acquire(is_outside_of_transactions)
         .connect_lazy_with(options.pragma("query_only", "on"));
     Ok(Pool::Sqlite { writer, reader })
+}
+
+/// SQLite ends a transaction by itself where the disk is full or broken. sqlx goes on believing in it, and could never
+/// begin another one on this connection: it is replaced by a new one.
+fn is_outside_of_transactions(
+    conn: &mut SqliteConnection,
+    _: PoolConnectionMetadata,
+) -> BoxFuture<'_, sqlx::Result<bool>> {
+    Box::pin(async move { Ok(!conn.is_in_transaction()) })
 }

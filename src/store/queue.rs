@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
-use sqlx::postgres::PgListener;
+use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::watch;
 use ulid::Ulid;
 
@@ -160,15 +160,27 @@ impl Store {
         let Pool::Postgres(pool) = &self.pool else {
             return std::future::pending().await;
         };
+        let mut losses = self.losses();
         loop {
-            let Err(error) = self.listen(pool).await;
+            let error = tokio::select! {
+                outcome = self.listen(pool) => {
+                    let Err(error) = outcome;
+                    error
+                }
+                Ok(()) = losses.changed() => super::no_answer().into(),
+            };
             tracing::warn!(error = %error, "the ear for new jobs is deaf; it will try again");
             tokio::time::sleep(LISTEN_AGAIN).await;
         }
     }
 
     async fn listen(&self, pool: &sqlx::PgPool) -> Result<std::convert::Infallible> {
-        let mut listener = PgListener::connect_with(pool).await?;
+        // A pool of its own: a listener says good-bye without a limit, and would keep a lost connection's place.
+        let alone = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(super::ACQUIRE_TIMEOUT)
+            .connect_lazy_with(pool.connect_options().as_ref().clone());
+        let mut listener = PgListener::connect_with(&alone).await?;
         listener.listen("apalis::job::insert").await?;
         loop {
             // Whatever came while the connection was lost is not told again.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::batch::{BatchError, Batcher, Group};
+use crate::batch::{BatchError, Batcher, Group, TIME_LIMIT};
 use crate::store::{Dialect, NewEvent, Store, StoreError};
 
 /// Events in one transaction at most. At 256 KiB each this also bounds the memory of a group.
@@ -47,10 +47,13 @@ struct Receive(Store);
 
 impl Group<NewEvent, Receipt> for Receive {
     async fn commit(&self, events: &[NewEvent]) -> Result<Vec<Receipt>, StoreError> {
-        let mut tx = self.0.begin().await?;
-        let new = tx.receive_events(events).await?;
-        tx.commit().await?;
-        Ok(receipts(events, new))
+        let store = async {
+            let mut tx = self.0.begin().await?;
+            let new = tx.receive_events(events).await?;
+            tx.commit().await?;
+            Ok(new)
+        };
+        Ok(receipts(events, self.0.in_time(TIME_LIMIT, store).await?))
     }
 }
 

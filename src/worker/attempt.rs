@@ -5,11 +5,15 @@
 //! attempt limit, because recovered orphans ignore apalis's (trap 8).
 
 use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures::FutureExt as _;
 
 use crate::jobs::{Context, Job, JobError, wait_after};
+
+/// How long noting what came of an attempt may take.
+const NOTE_LIMIT: Duration = Duration::from_secs(8);
 
 /// How an attempt failed; its job's row is prepared accordingly.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -72,7 +76,8 @@ async fn guarded<J: Job>(job: &J, context: &Context) -> Result<(), JobError> {
 
 /// Notes the death where people look for it; if that fails, the job lives on until it can be noted.
 async fn give_up<J: Job>(job: &J, context: &Context, job_id: &str, attempt: u32, why: String) -> Result<(), Failure> {
-    match job.gave_up(context, &why).await {
+    let noted = tokio::time::timeout(NOTE_LIMIT, job.gave_up(context, &why)).await;
+    match noted.unwrap_or_else(|_| Err(JobError::Retry("the database gave no answer".to_owned()))) {
         Ok(()) => Err(dead::<J>(job_id, attempt, why)),
         Err(error) => Err(later::<J>(context, job_id, attempt, format!("{why}; and {error}")).await),
     }
@@ -97,7 +102,8 @@ async fn later_at<J: Job>(context: &Context, job_id: &str, attempt: u32, at: Dat
 }
 
 async fn defer(context: &Context, job_id: &str, until: DateTime<Utc>) {
-    if let Err(error) = context.app.store.defer_job(job_id, until).await {
+    let store = &context.app.store;
+    if let Err(error) = store.in_time(NOTE_LIMIT, store.defer_job(job_id, until)).await {
         // It will be run again sooner than wanted, which is no harm.
         tracing::warn!(job.id = job_id, error = %error, "could not move a job's time");
     }

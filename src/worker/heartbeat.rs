@@ -66,11 +66,11 @@ pub(super) async fn beat(store: Store, names: Arc<Names>, stop: CancellationToke
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        if let Err(error) = store.heartbeat(&names.beating()).await {
+        if let Err(error) = store.in_time(INTERVAL, store.heartbeat(&names.beating())).await {
             tracing::warn!(error = %error, "the heartbeat failed");
             continue;
         }
-        match store.recover_orphans(limit).await {
+        match store.in_time(INTERVAL, store.recover_orphans(limit)).await {
             Ok(0) => {}
             Ok(count) => tracing::warn!(jobs = count, "took up the jobs of workers that fell silent"),
             Err(error) => tracing::warn!(error = %error, "could not look for orphaned jobs"),

@@ -138,7 +138,9 @@ impl Workers {
         if let Err(error) = self.heartbeat.await {
             tracing::error!(error = %error, "the heartbeat had ended before its time");
         }
-        if let Err(error) = self.app.store.retire_workers(&self.names.beating()).await {
+        let (store, names) = (&self.app.store, self.names.beating());
+        let goodbye = store.retire_workers(&names);
+        if let Err(error) = store.in_time(heartbeat::INTERVAL, goodbye).await {
             tracing::warn!(error = %error, "could not say goodbye; what was left is taken up a little later");
         }
     }

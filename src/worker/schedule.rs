@@ -12,6 +12,8 @@ use crate::store::{DueTick, Queue, StoreError};
 
 /// How soon a tick that is due is noticed. Only the clock is asked, not the database.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long a tick may take.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// Enqueues what is due until cancelled.
 pub(super) async fn keep(app: App, stop: CancellationToken) {
@@ -22,7 +24,7 @@ pub(super) async fn keep(app: App, stop: CancellationToken) {
         if app.clock.now() < due {
             continue;
         }
-        match tick(&app).await {
+        match app.store.in_time(LIMIT, tick(&app)).await {
             Ok(next) => due = next,
             Err(error) => tracing::warn!(error = %error, "could not look for periodic work; looking again"),
         }

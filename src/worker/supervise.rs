@@ -94,13 +94,21 @@ pub(super) async fn supervise<J: Job>(with: Supervised) {
             tasks: TaskTracker::new(),
             hard: with.hard.clone(),
         };
+        let mut losses = with.context.app.store.losses();
         // A task of its own: a panic in apalis is one more reason to start again.
         let worker = AbortOnDropHandle::new(tokio::spawn(run_worker::<J>(
             with.clone(),
             name.clone(),
             attempts.clone(),
         )));
-        let ended = with.hard.run_until_cancelled(worker).await;
+        let until_lost = async {
+            tokio::select! {
+                ended = worker => ended.map_err(|panic| panic.to_string()),
+                // apalis waits for answers without a limit, for its next jobs and for its acknowledgements.
+                Ok(()) = losses.changed() => Err("the connection to the database was lost".to_owned()),
+            }
+        };
+        let ended = with.hard.run_until_cancelled(until_lost).await;
         with.alive.set(J::QUEUE, false);
         attempts.tasks.close();
         let Some(ended) = ended.filter(|_| !with.soft.is_cancelled()) else {
@@ -114,7 +122,7 @@ pub(super) async fn supervise<J: Job>(with: Supervised) {
         let why = match ended {
             Ok(Ok(())) => "it ended by itself".to_owned(),
             Ok(Err(error)) => error.to_string(),
-            Err(panic) => panic.to_string(),
+            Err(why) => why,
         };
         if started.elapsed() > STEADY {
             wait = RESTART.0;
@@ -150,7 +158,8 @@ async fn fall_silent(with: Supervised, name: String, attempts: Attempts) {
     attempts.tasks.wait().await;
     with.names.release(&name);
     // Others notice the silence anyway; this only hastens it.
-    if let Err(error) = with.context.app.store.retire_workers(&[name]).await {
+    let store = &with.context.app.store;
+    if let Err(error) = store.in_time(INTERVAL, store.retire_workers(&[name])).await {
         tracing::debug!(error = %error, "could not say that a worker is gone");
     }
 }

@@ -200,3 +200,67 @@ async fn bad_input_leaves_at_most_one_line_each_in_the_log_and_nothing_private()
     }
     assert!(usher.terminate().await);
 }
+
+/// Two processes that start on a file that is not there yet: one makes the schema, the other finds it made.
+#[tokio::test]
+async fn processes_that_start_at_once_on_a_new_sqlite_file_share_it() {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..10 {
+        let url = format!("sqlite://{}", folder.path().join(format!("{round}.db")).display());
+        let start = async || {
+            let store = usher::store::Store::open(&url, Clock::System).await.unwrap();
+            store.migrate(&usher::store::Rules::default()).await.unwrap();
+        };
+        tokio::join!(start(), start(), start());
+    }
+}
+
+/// A disk that is full is answered with 503; once there is room again, everything works as before, without a restart.
+#[tokio::test]
+async fn a_full_disk_is_told_and_gone_once_there_is_room() {
+    let database = TestDatabase::sqlite().await;
+    let smtp = SmtpServer::start().await;
+    let usher = UsherProcess::start(&database, &smtp.url()).await;
+    assert!(usher.deliver("msg_1", &told(1)).await);
+    usher.limit_files(Some(0)).await;
+    for n in 2..20 {
+        assert!(!usher.deliver(&format!("msg_{n}"), &told(n)).await);
+        assert_eq!(usher.status_of_a_new_organization().await, 503);
+    }
+    usher.limit_files(None).await;
+    for n in 2..20 {
+        eventually("there is room again", async || {
+            usher.deliver(&format!("msg_{n}"), &told(n)).await
+        })
+        .await;
+    }
+    assert_eq!(usher.status_of_a_new_organization().await, 201);
+    eventually("every event has its effect", async || {
+        database.pool.count("usher_events where processed_at is not null").await == 19
+    })
+    .await;
+    assert!(usher.terminate().await);
+}
+
+/// A file that can only be read is no place to take events in: the start says so at once instead of waiting.
+#[tokio::test]
+async fn a_read_only_file_stops_the_start_with_a_sentence() {
+    let database = TestDatabase::sqlite().await;
+    for command in ["serve", "migrate"] {
+        let ended = tokio::process::Command::new(env!("CARGO_BIN_EXE_usher"))
+            .arg(command)
+            .env_clear()
+            .env("USHER_ENV", "development")
+            .env("USHER_DATABASE_URL", format!("{}?mode=ro", database.url))
+            .env("USHER_LISTEN", "127.0.0.1:0")
+            .env("USHER_ADMIN_LISTEN", "127.0.0.1:0")
+            .current_dir(database.folder.path())
+            .kill_on_drop(true)
+            .output();
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(60), ended).await;
+        let ended = ended.expect("it does not wait").expect("it runs");
+        assert_eq!(ended.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(said.contains("can be written to"), "{said}");
+    }
+}

@@ -24,8 +24,9 @@ pub struct UsherProcess {
 impl UsherProcess {
     /// Starts it and waits until it says where it serves.
     pub async fn start(database: &TestDatabase, smtp_url: &str) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_usher"))
-            .args(["serve"])
+        // The signal that a too long file is answered with would end it; a full disk sends none.
+        let mut child = Command::new("sh")
+            .args(["-c", "trap '' XFSZ; exec \"$0\" serve", env!("CARGO_BIN_EXE_usher")])
             .env_clear()
             .env("USHER_ENV", "production")
             .env("USHER_DATABASE_URL", &database.url)
@@ -84,6 +85,27 @@ impl UsherProcess {
         for (name, value) in headers {
             request = request.header(*name, value);
         }
+        request.send().await.expect("an answer").status().as_u16()
+    }
+
+    /// From now on no file may be longer than so many bytes: what a full disk looks like to SQLite.
+    pub async fn limit_files(&self, bytes: Option<u64>) {
+        let pid = self.child.id().expect("a process").to_string();
+        let limit = bytes.map_or("unlimited".to_owned(), |bytes| bytes.to_string());
+        let set = Command::new("prlimit")
+            .args(["--pid", &pid, &format!("--fsize={limit}:")])
+            .status();
+        assert!(set.await.expect("prlimit").success());
+    }
+
+    /// Asks for a new organization; the status that was answered.
+    pub async fn status_of_a_new_organization(&self) -> u16 {
+        let path = format!("{}/v1/organizations/{}", self.address, Clock::System.new_id());
+        let request = self
+            .http
+            .put(path)
+            .bearer_auth(API_KEY)
+            .json(&serde_json::json!({ "name": "Acme" }));
         request.send().await.expect("an answer").status().as_u16()
     }
 

@@ -1,0 +1,169 @@
+//! What happened, and what must not have.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long after a change an answer may still tell of the time before.
+const BLUR: Duration = Duration::from_millis(700);
+/// How soon after a fault everything must work again.
+pub const RECOVERY: Duration = Duration::from_secs(30);
+/// More than so many are not told one by one.
+const TOLD: usize = 40;
+
+/// Everything that is noted during a run.
+pub struct Journal {
+    began: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    violations: Vec<String>,
+    counts: BTreeMap<String, usize>,
+    /// When the database could not be had by anybody.
+    away: Vec<(Instant, Option<Instant>)>,
+    /// Faults in force, and since when there has been none.
+    faults: usize,
+    calm_since: Option<Instant>,
+    recoveries: Vec<(String, Duration)>,
+    largest: BTreeMap<String, u64>,
+}
+
+impl Journal {
+    /// Begins.
+    pub fn begin() -> Self {
+        Self {
+            began: Instant::now(),
+            state: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells what happens.
+    pub fn say(&self, what: impl AsRef<str>) {
+        println!("{:7.1} s  {}", self.began.elapsed().as_secs_f64(), what.as_ref());
+    }
+
+    /// Notes a promise that was not kept.
+    pub fn violation(&self, what: impl Into<String>) {
+        let what = what.into();
+        let mut state = self.state();
+        if state.violations.len() < TOLD {
+            self.say(format!("VIOLATION: {what}"));
+        }
+        state.violations.push(what);
+    }
+
+    /// Notes a violation unless it is so.
+    pub fn insist(&self, is_so: bool, what: impl FnOnce() -> String) {
+        if !is_so {
+            self.violation(what());
+        }
+    }
+
+    /// Counts one.
+    pub fn count(&self, what: impl Into<String>) {
+        *self.state().counts.entry(what.into()).or_default() += 1;
+    }
+
+    /// How many violations there are.
+    pub fn violations(&self) -> usize {
+        self.state().violations.len()
+    }
+
+    /// A fault begins; from now on the database may be out of everybody's reach.
+    pub fn fault_begins(&self, database_is_away: bool) {
+        let mut state = self.state();
+        state.faults += 1;
+        state.calm_since = None;
+        if database_is_away {
+            state.away.push((Instant::now(), None));
+        }
+    }
+
+    /// The fault is about to be healed.
+    pub fn database_comes_back(&self) {
+        let now = Instant::now();
+        for window in &mut self.state().away {
+            window.1.get_or_insert(now);
+        }
+    }
+
+    /// The fault is healed.
+    pub fn fault_ends(&self) {
+        let mut state = self.state();
+        state.faults -= 1;
+        if state.faults == 0 {
+            state.calm_since = Some(Instant::now());
+        }
+    }
+
+    /// Whether the database was out of reach for the whole of a request.
+    pub fn was_away(&self, sent: Instant, answered: Instant) -> bool {
+        let covers =
+            |(from, to): &(Instant, Option<Instant>)| *from + BLUR <= sent && to.is_none_or(|to| answered <= to);
+        self.state().away.iter().any(covers)
+    }
+
+    /// Whether everything has been well for so long that nothing is excused.
+    pub fn was_calm(&self, sent: Instant) -> bool {
+        let state = self.state();
+        state.calm_since.is_some_and(|since| since + RECOVERY <= sent)
+    }
+
+    /// Notes how long it took until work was done again.
+    pub fn recovered(&self, after: &str, took: Duration) {
+        self.say(format!("work goes on {:.1} s after {after}", took.as_secs_f64()));
+        self.insist(took <= RECOVERY, || {
+            format!("after {after}, work went on only after {:.1} s", took.as_secs_f64())
+        });
+        self.state().recoveries.push((after.to_owned(), took));
+    }
+
+    /// Notes the size of something that must stay small.
+    pub fn size(&self, of: &str, size: u64) {
+        let mut state = self.state();
+        let largest = state.largest.entry(of.to_owned()).or_default();
+        *largest = size.max(*largest);
+    }
+
+    /// The largest that something has been.
+    pub fn largest(&self, of: &str) -> u64 {
+        self.state().largest.get(of).copied().unwrap_or_default()
+    }
+
+    /// Tells all.
+    pub fn summary(&self) {
+        let state = self.state();
+        println!("\nWhat was done");
+        for (what, count) in &state.counts {
+            println!("  {count:>7}  {what}");
+        }
+        println!("\nLargest");
+        for (what, size) in &state.largest {
+            println!("  {size:>7}  {what}");
+        }
+        let worst = state.recoveries.iter().max_by_key(|(_, took)| *took);
+        if let Some((after, took)) = worst {
+            println!(
+                "\nWork went on after each of {} faults that could be timed; at the latest {:.1} s after {after}",
+                state.recoveries.len(),
+                took.as_secs_f64()
+            );
+        }
+        if state.violations.is_empty() {
+            println!("\nEvery promise was kept.");
+        } else {
+            println!("\n{} VIOLATIONS", state.violations.len());
+            for violation in state.violations.iter().take(TOLD) {
+                println!("  - {violation}");
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Looking on from beside: does `/readyz` tell the truth, how large do the processes grow, how soon is work done again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use reqwest::Method;
+use serde_json::json;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::fleet::Process;
+use crate::journal::RECOVERY;
+use crate::model::key;
+use crate::world::{Reply, World};
+
+/// Between two looks.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// How long an answer about health may take: what asks for it is about as patient.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a probe waits for work to be done again before it gives up.
+const GIVE_UP: Duration = Duration::from_secs(120);
+
+/// Looks at all processes again and again; never ends.
+pub async fn watch(world: Arc<World>) {
+    loop {
+        for process in world.fleet.all() {
+            if let Some(memory) = process.peak_memory() {
+                world
+                    .journal
+                    .size(&format!("MiB of memory of a process ({})", process.role), memory);
+            }
+            tokio::spawn(look(Arc::clone(&world), process));
+        }
+        sleep(INTERVAL).await;
+    }
+}
+
+async fn look(world: Arc<World>, process: Arc<Process>) {
+    let Some(address) = process.private() else { return };
+    let (journal, sent) = (&world.journal, Instant::now());
+    let answer = timeout(PATIENCE, world.http.get(format!("{address}/readyz")).send()).await;
+    let answered = Instant::now();
+    if process.was_disturbed_since(sent) {
+        return;
+    }
+    let name = &process.name;
+    match answer {
+        Err(_) => journal.violation(format!("{name} did not say whether it is ready")),
+        Ok(Err(_)) => journal.violation(format!("{name} would not say whether it is ready")),
+        Ok(Ok(answer)) if answer.status() == 200 => {
+            journal.count("looks that found a process ready");
+            journal.insist(!journal.was_away(sent, answered), || {
+                format!("{name} said that it was ready while the database was away")
+            });
+        }
+        Ok(Ok(answer)) => {
+            journal.count("looks that found a process not ready");
+            let status = answer.status().as_u16();
+            journal.insist(status == 503, || {
+                format!("{name} answered {status} about its readiness")
+            });
+            let had_time = process.started + RECOVERY < sent;
+            journal.insist(!(journal.was_calm(sent) && had_time), || {
+                format!("{name} said that it was not ready although all was well")
+            });
+        }
+    }
+}
+
+/// Invites somebody new and tells that they signed up; `true` once they are in. `false`: never.
+pub async fn probe(world: &World, rng: &mut StdRng) -> bool {
+    let done = timeout(GIVE_UP, async {
+        let Some(place) = world.places.first() else { return };
+        let organization = place.organization;
+        let email = {
+            let mut model = world.model();
+            let email = model.new_address();
+            model.sent_off.insert((organization, key(&email)));
+            email
+        };
+        let body = json!({ "organization_id": organization, "email": email, "role": "member", "acceptance": "auto" });
+        world
+            .call_until_answered(rng, Method::POST, "/v1/invites", Some(&body))
+            .await;
+        let (user_id, event) = {
+            let mut model = world.model();
+            // Nobody else may have claimed it: it was not among the unclaimed.
+            model.unclaimed.push(email);
+            let last = model.unclaimed.len() - 1;
+            let number = model.sign_up(last, true, World::now());
+            let event = model.tell_user("user.created", number, World::now());
+            (model.people[number].user.id.clone(), event)
+        };
+        world.insist_on(event, rng).await;
+        let path = format!("/v1/organizations/{organization}/members");
+        loop {
+            if let Reply::Answer(200, answer) = world.call(rng, Method::GET, &path, None, None).await {
+                let members = answer["items"].as_array().cloned().unwrap_or_default();
+                if members.iter().any(|member| member["clerk_user_id"] == user_id.as_str()) {
+                    return;
+                }
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    });
+    let is_done = done.await.is_ok();
+    world
+        .journal
+        .insist(is_done, || format!("no work was done for {} s", GIVE_UP.as_secs()));
+    is_done
+}
