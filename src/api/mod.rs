@@ -9,6 +9,7 @@ mod limits;
 mod links;
 mod me;
 mod places;
+mod request;
 mod view;
 
 use std::sync::Arc;
@@ -68,6 +69,7 @@ pub fn router(app: &App) -> Router {
         .route("/v1/users/{clerk_user_id}/invites", get(me::list_of))
         .layer(limits)
         .merge(pages)
+        .layer(from_fn_with_state(api.clone(), request::layer))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(api)
 }

@@ -1,10 +1,15 @@
 //! The commands, one file each.
 
 mod api_key;
+mod check;
 mod config;
 mod demo;
+mod invite;
+mod invites;
+mod jobs;
 mod migrate;
 mod paint;
+mod report;
 pub mod serve;
 mod simulate;
 mod stand_in;
@@ -12,7 +17,7 @@ mod webhooks;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::Settings;
+use crate::config::{self as settings, Settings};
 
 /// Gets invited people into the organizations and projects they were invited to.
 #[derive(Debug, Parser)]
@@ -34,13 +39,19 @@ enum Command {
     Simulate(Box<simulate::Simulate>),
     /// Bring the database's schema up to date.
     Migrate,
+    /// Check everything that must be right before a start: what a deploy runs first.
+    Check,
     /// Print what is in force, secrets masked.
     Config,
     /// Make a key for the app, and its entry for `USHER_API_KEYS`.
     ApiKey(api_key::MakeApiKey),
-    /// The inbox of Clerk's events.
+    Invite(Box<invite::InviteSomebody>),
+    #[command(subcommand)]
+    Invites(invites::Invites),
     #[command(subcommand)]
     Webhooks(webhooks::Webhooks),
+    #[command(subcommand)]
+    Jobs(jobs::Jobs),
 }
 
 impl Command {
@@ -61,15 +72,29 @@ impl Cli {
     pub async fn run(self) -> anyhow::Result<()> {
         let command = self.command.unwrap_or(Command::Serve(serve::Serve::default()));
         let filter = self.settings.rust_log.as_deref().or(command.log_filter());
-        crate::telemetry::init(self.settings.log_format()?, filter);
-        match command {
-            Command::Serve(serve) => serve.run(self.settings.resolve()?).await,
-            Command::Demo(demo) => demo.run().await,
-            Command::Simulate(simulate) => simulate.run(&self.settings.resolve()?).await,
-            Command::Migrate => migrate::run(self.settings.resolve()?).await,
-            Command::Config => config::run(&self.settings.resolve()?),
-            Command::ApiKey(api_key) => api_key.run(),
-            Command::Webhooks(webhooks) => webhooks.run(self.settings.resolve()?).await,
+        let exporter = crate::telemetry::init(self.settings.log_format()?, filter, self.settings.collector()?)?;
+        settings::warn_of_unknown_variables();
+        let ran = command.run(self.settings).await;
+        // Not on a thread of the runtime: it waits for the collector.
+        tokio::task::spawn_blocking(|| exporter.stop()).await?;
+        ran
+    }
+}
+
+impl Command {
+    async fn run(self, settings: Settings) -> anyhow::Result<()> {
+        match self {
+            Self::Serve(serve) => serve.run(settings.resolve()?).await,
+            Self::Demo(demo) => demo.run().await,
+            Self::Simulate(simulate) => simulate.run(&settings.resolve()?).await,
+            Self::Migrate => migrate::run(settings.resolve()?).await,
+            Self::Check => check::run(settings).await,
+            Self::Config => config::run(&settings.resolve()?),
+            Self::ApiKey(api_key) => api_key.run(),
+            Self::Invite(invite) => invite.run(settings.resolve()?).await,
+            Self::Invites(invites) => invites.run(settings.resolve()?).await,
+            Self::Jobs(jobs) => jobs.run(settings.resolve()?).await,
+            Self::Webhooks(webhooks) => webhooks.run(settings.resolve()?).await,
         }
     }
 }

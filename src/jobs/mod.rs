@@ -3,6 +3,7 @@
 
 mod periodic;
 mod process_clerk_event;
+mod retention;
 mod send_accepted_notice;
 mod send_invite_email;
 
@@ -27,6 +28,11 @@ pub trait Job: DeserializeOwned + Send + Sync + 'static {
     /// How long one attempt may take. Twice this must stay below the time after which a silent worker's jobs are given
     /// to others (APALIS trap 3), or be no harm when run twice.
     const TIME_LIMIT: Duration;
+
+    /// What it is about, as failed attempts are looked up by: an event's or a delivery's id.
+    fn about(&self) -> Option<String> {
+        None
+    }
 
     /// Does it. A row that is gone is no error.
     fn run(&self, context: &Context) -> impl Future<Output = Result<(), JobError>> + Send;

@@ -8,7 +8,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use super::{Context, Job, JobError};
+use super::{Context, Job, JobError, retention};
 use crate::app::App;
 use crate::store::Queue;
 
@@ -22,11 +22,18 @@ pub struct Schedule {
 }
 
 /// Everything that is done again and again.
-pub const SCHEDULES: &[Schedule] = &[Schedule {
-    name: "expire-invites",
-    every: TimeDelta::minutes(1),
-    run: |context| expire_invites(&context.app).boxed(),
-}];
+pub const SCHEDULES: &[Schedule] = &[
+    Schedule {
+        name: "expire-invites",
+        every: TimeDelta::minutes(1),
+        run: |context| expire_invites(&context.app).boxed(),
+    },
+    Schedule {
+        name: "retention",
+        every: TimeDelta::minutes(15),
+        run: |context| retention::let_go(&context.app).boxed(),
+    },
+];
 
 /// One tick of a schedule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::send_invite_email::{full_name, load, refused, send, suppress};
 use super::{Context, Job, JobError};
 use crate::invites::Status;
-use crate::mail::AcceptedNotice;
+use crate::mail::{AcceptedNotice, Mail as _};
 use crate::store::{DeliveryStatus, Queue};
 
 /// One notice.
@@ -22,13 +22,17 @@ impl Job for SendAcceptedNotice {
     const QUEUE: Queue = Queue::SendAcceptedNotice;
     const TIME_LIMIT: Duration = Duration::from_secs(120);
 
+    fn about(&self) -> Option<String> {
+        Some(self.delivery_id.to_string())
+    }
+
     async fn run(&self, context: &Context) -> Result<(), JobError> {
         let app = &context.app;
         let Some(mail) = load(app, self.delivery_id).await? else {
             return Ok(());
         };
         if mail.invite.status != Status::Accepted {
-            return suppress(app, self.delivery_id).await;
+            return suppress(app, self.delivery_id, AcceptedNotice::TEMPLATE).await;
         }
         let about = &mail.context;
         let notice = AcceptedNotice {

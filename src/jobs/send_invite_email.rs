@@ -9,8 +9,10 @@ use super::{Context, Job, JobError};
 use crate::app::App;
 use crate::invites::{Invite, Kind};
 use crate::mail::{
-    AcceptLink, Mailer, MessageIdentity, OrganizationInvite, ProjectInvite, Rendered, SendError, TemplateError,
+    AcceptLink, Mail as _, Mailer, MessageIdentity, OrganizationInvite, ProjectInvite, Rendered, SendError, Sent,
+    TemplateError,
 };
+use crate::metrics::{self, MailOutcome};
 use crate::store::{Delivery, DeliveryStatus, MailContext, Queue};
 
 /// Between the tries to note that a mail is out.
@@ -33,6 +35,10 @@ impl Job for SendInviteEmail {
     /// The mail server has a minute after the content; giving up there would deliver twice.
     const TIME_LIMIT: Duration = Duration::from_secs(120);
 
+    fn about(&self) -> Option<String> {
+        Some(self.delivery_id.to_string())
+    }
+
     async fn run(&self, context: &Context) -> Result<(), JobError> {
         let app = &context.app;
         let Some(mail) = load(app, self.delivery_id).await? else {
@@ -40,7 +46,11 @@ impl Job for SendInviteEmail {
         };
         let is_wanted = mail.invite.is_open_at(app.clock.now()) && mail.context.is_newest;
         if !is_wanted {
-            return suppress(app, self.delivery_id).await;
+            let template = match mail.invite.kind {
+                Kind::Organization => OrganizationInvite::TEMPLATE,
+                Kind::Project => ProjectInvite::TEMPLATE,
+            };
+            return suppress(app, self.delivery_id, template).await;
         }
         let rendered = render(app, &mail).map_err(JobError::give_up)?;
         send(app, &mail.delivery, &rendered).await
@@ -77,10 +87,12 @@ pub(super) async fn load(app: &App, delivery_id: Uuid) -> Result<Option<QueuedMa
     }))
 }
 
-pub(super) async fn suppress(app: &App, delivery_id: Uuid) -> Result<(), JobError> {
+pub(super) async fn suppress(app: &App, delivery_id: Uuid, template: &'static str) -> Result<(), JobError> {
     let mut tx = app.store.begin().await.map_err(JobError::retry)?;
     tx.suppress_delivery(delivery_id).await.map_err(JobError::retry)?;
-    tx.commit().await.map_err(JobError::retry)
+    tx.commit().await.map_err(JobError::retry)?;
+    metrics::email(template, MailOutcome::Suppressed);
+    Ok(())
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -155,7 +167,9 @@ pub(super) async fn send(app: &App, delivery: &Delivery, rendered: &Rendered) ->
         message_id: delivery.message_id.clone(),
         date: delivery.queued_at,
     };
-    match app.mailer.send(&delivery.to_email, &identity, rendered).await {
+    let sent = app.mailer.send(&delivery.to_email, &identity, rendered).await;
+    metrics::email(rendered.template, outcome(&sent));
+    match sent {
         Ok(sent) => {
             tracing::info!(delivery.id = %delivery.id, "mail sent: {}", sent.description);
             note_sent(app, delivery.id).await
@@ -166,6 +180,15 @@ pub(super) async fn send(app: &App, delivery: &Delivery, rendered: &Rendered) ->
             Err(JobError::retry(error))
         }
         Err(error @ (SendError::Rejected(_) | SendError::Unaddressable(_))) => Err(JobError::give_up(error)),
+    }
+}
+
+fn outcome(sent: &Result<Sent, SendError>) -> MailOutcome {
+    match sent {
+        Ok(_) => MailOutcome::Sent,
+        Err(SendError::Temporary(_)) => MailOutcome::Deferred,
+        Err(SendError::Account(_)) => MailOutcome::AccountRefused,
+        Err(SendError::Rejected(_) | SendError::Unaddressable(_)) => MailOutcome::Rejected,
     }
 }
 

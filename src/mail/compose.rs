@@ -228,6 +228,7 @@ mod tests {
         let from = mailbox("usher <no-reply@localhost>").unwrap();
         let to = address("ada@example.com").unwrap();
         let mail = Rendered {
+            template: "t",
             subject: "s".into(),
             text: "t".into(),
             html: "h".into(),

@@ -39,6 +39,8 @@ const EMBEDDED: &[(&str, &str)] = embedded![
 /// A mail's words, ready to be sent.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Rendered {
+    /// The name of its template.
+    pub template: &'static str,
     /// One line without control characters.
     pub subject: String,
     /// The plain text part.
@@ -154,6 +156,7 @@ impl Templates {
     /// Only for a [`Mail`] whose samples differ from what it holds in operation: [`Templates::load`] tried the rest.
     pub fn render<M: Mail>(&self, mail: &M) -> Result<Rendered, TemplateError> {
         Ok(Rendered {
+            template: M::TEMPLATE,
             subject: OneLine::from(self.part(mail, "subject.txt")?).into(),
             text: self.part(mail, "body.txt")?,
             html: self.part(mail, "body.html")?,

@@ -4,7 +4,7 @@ use apalis_postgres::PostgresStorage;
 use apalis_sqlite::SqliteStorage;
 use sqlx::migrate::{MigrateError, Migrator};
 
-use super::{Pool, Store, StoreError};
+use super::{Dialect, Pool, Store, StoreError};
 
 /// Why the schema could not be brought up to date.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +32,7 @@ impl MigrationError {
 }
 
 /// Ours must not be mistaken for the app's, which may use sqlx's default name in the same database.
-const TABLE: &str = "usher_migrations";
+pub(super) const TABLE: &str = "usher_migrations";
 /// On SQLite apalis would share sqlx's default name with everybody (APALIS trap 11).
 const APALIS_TABLE_ON_SQLITE: &str = "_apalis_migrations";
 
@@ -48,7 +48,7 @@ impl Store {
                     .run(pool)
                     .await
                     .map_err(MigrationError::Queue)?;
-                named(sqlx::migrate!("migrations/postgres"), TABLE)
+                migrator(Dialect::Postgres)
                     .run(pool)
                     .await
                     .map_err(MigrationError::Usher)
@@ -59,13 +59,22 @@ impl Store {
                     .run(writer)
                     .await
                     .map_err(MigrationError::Queue)?;
-                named(sqlx::migrate!("migrations/sqlite"), TABLE)
+                migrator(Dialect::Sqlite)
                     .run(writer)
                     .await
                     .map_err(MigrationError::Usher)
             }
         }
     }
+}
+
+/// usher's own migrations.
+pub(super) fn migrator(dialect: Dialect) -> Migrator {
+    let migrator = match dialect {
+        Dialect::Postgres => sqlx::migrate!("migrations/postgres"),
+        Dialect::Sqlite => sqlx::migrate!("migrations/sqlite"),
+    };
+    named(migrator, TABLE)
 }
 
 fn named(mut migrator: Migrator, table: &'static str) -> Migrator {

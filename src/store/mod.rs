@@ -2,16 +2,20 @@
 //! it; where that can't be, the method matches on the connection and says why.
 
 mod deliveries;
+mod history;
 mod idempotency;
 mod inbox;
 mod invites;
+mod jobs;
 mod migrate;
 mod people;
 mod places;
 pub mod queue;
+mod retention;
 mod rows;
 mod schedules;
 mod sessions;
+mod watch;
 
 use std::time::Duration;
 
@@ -22,16 +26,21 @@ use sqlx::{AssertSqlSafe, Executor as _, PgConnection, PgPool, SqlitePool};
 use uuid::Uuid;
 
 use crate::clock::Clock;
-pub use deliveries::{Delivery, DeliveryKind, DeliveryStatus, MailContext, NewDelivery};
+use crate::telemetry;
+pub use deliveries::{Delivery, DeliveryKind, DeliveryStatus, DeliveryView, MailContext, NewDelivery};
+pub use history::Happened;
+use history::History;
 pub use idempotency::Repetition;
-pub use inbox::{Event, Finished, NewEvent};
+pub use inbox::{Event, EventFilter, EventState, EventView, Finished, NewEvent};
 pub use invites::{InviteFilter, InviteView, NewInvite, Waiting};
+pub use jobs::{FailedAttempt, JobFilter, JobState, JobView, NewFailure};
 pub use migrate::MigrationError;
 pub use people::{Address, Person, PersonRef, Profile};
 pub use places::{Grant, Member, Membership, Place};
 pub use queue::{Queue, Wake};
 pub use schedules::DueTick;
 pub use sessions::SessionStart;
+pub use watch::PoolLevel;
 
 /// How long a request waits for a connection before it is told that the store is away.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -122,6 +131,7 @@ pub struct Tx {
     wake: Wake,
     clock: Clock,
     enqueued: Vec<Queue>,
+    history: History,
 }
 
 pub(crate) enum Conn {
@@ -169,6 +179,12 @@ impl Store {
         })
     }
 
+    /// The time by the store's clock.
+    #[must_use]
+    pub fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
     /// Which database this is.
     #[must_use]
     pub fn dialect(&self) -> Dialect {
@@ -208,6 +224,7 @@ impl Store {
             wake: self.wake.clone(),
             clock: self.clock.clone(),
             enqueued: Vec::new(),
+            history: History::caused_by(telemetry::cause()),
         }
     }
 
@@ -269,12 +286,13 @@ impl Dialect {
 }
 
 impl Tx {
-    /// Makes it true, and wakes the workers of what was enqueued.
+    /// Makes it true, keeps and counts what happened to invites, and wakes the workers of what was enqueued.
     ///
     /// # Errors
     /// [`StoreError`]; whether the transaction holds is then unknown, so callers repeat it and rely on its being
     /// idempotent.
-    pub async fn commit(self) -> Result<()> {
+    pub async fn commit(mut self) -> Result<()> {
+        self.write_history().await?;
         match self.conn {
             Conn::Postgres(tx) => tx.commit().await?,
             Conn::Sqlite(tx) => tx.commit().await?,
@@ -282,6 +300,7 @@ impl Tx {
         for queue in self.enqueued {
             self.wake.signal(queue);
         }
+        self.history.count();
         Ok(())
     }
 

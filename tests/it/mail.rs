@@ -38,6 +38,7 @@ fn delivery(number: u32) -> MessageIdentity {
 
 fn letter() -> Rendered {
     Rendered {
+        template: "a_mail",
         subject: "Hello".to_owned(),
         text: "Hello\n".to_owned(),
         html: "<p>Hello</p>\n".to_owned(),
@@ -177,6 +178,7 @@ async fn whatever_people_call_themselves_the_mail_stays_one_mail() {
             }),
             // Past the templates' own cleaning.
             Ok(Rendered {
+                template: "a_mail",
                 subject: value.clone(),
                 text: value.clone(),
                 html: value.clone(),

@@ -20,6 +20,7 @@ mod keys;
 mod limits;
 mod mail;
 mod matching;
+mod operations;
 mod schedules;
 mod store;
 mod webhooks;
