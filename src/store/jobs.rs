@@ -146,7 +146,7 @@ pub(super) fn is_in(state: JobState, now: &str) -> String {
 }
 
 impl JobFilter {
-    /// The conditions; parameters are numbered as [`JobFilter::bind`] binds them: `$1` ids, `$2` queues, `$3` the id of
+    /// The conditions; parameters are numbered as `filtered!` binds them: `$1` ids, `$2` queues, `$3` the id of
     /// the time, `$4` the error.
     fn conditions(&self, dialect: Dialect) -> String {
         let words = words(dialect);

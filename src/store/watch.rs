@@ -59,7 +59,7 @@ const SQLITE: &str = "
     from Jobs where job_type in (select value from json_each($1)) and status in ('Running', 'Queued') group by job_type
     union all select job_type, 'dead', count(*), 0.0
     from Jobs where job_type in (select value from json_each($1))
-        and (status = 'Killed' or (status = 'Failed' and attempts >= max_attempts)) group by job_type";
+        and status in ('Killed', 'Failed') and (status = 'Killed' or attempts >= max_attempts) group by job_type";
 
 impl Store {
     /// What is in each queue, finished jobs aside.
