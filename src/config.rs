@@ -55,7 +55,7 @@ pub struct Settings {
     /// The public address that webhooks and the app come to. Default: `127.0.0.1:8080`.
     #[arg(long, env = "USHER_LISTEN", global = true, value_name = "ADDRESS:PORT")]
     pub usher_listen: Option<String>,
-    /// The private address for health. Default: `127.0.0.1:9090`.
+    /// The private address for health and metrics. Default: `127.0.0.1:9090`.
     #[arg(long, env = "USHER_ADMIN_LISTEN", global = true, value_name = "ADDRESS:PORT")]
     pub usher_admin_listen: Option<String>,
     /// The webhook's signing secrets (`whsec_…`), comma-separated: two while one is being rotated.
@@ -193,6 +193,35 @@ pub struct Settings {
     /// A folder whose files take the place of the built-in mail templates of the same name, or add languages to them.
     #[arg(long, env = "TEMPLATES_DIR", global = true, value_name = "FOLDER")]
     pub templates_dir: Option<PathBuf>,
+    /// For how long the bodies of processed events are kept, such as `7d`. Default: `7d`.
+    #[arg(long, env = "USHER_KEEP_PAYLOADS", global = true, value_name = "AGE")]
+    pub usher_keep_payloads: Option<String>,
+    /// For how long processed events are remembered without their bodies; Clerk's repetitions are known by them. Default:
+    /// `90d`.
+    #[arg(long, env = "USHER_KEEP_EVENTS", global = true, value_name = "AGE")]
+    pub usher_keep_events: Option<String>,
+    /// For how long finished jobs are kept. Default: `7d`.
+    #[arg(long, env = "USHER_KEEP_JOBS", global = true, value_name = "AGE")]
+    pub usher_keep_jobs: Option<String>,
+    /// For how long dead jobs wait for somebody who repairs them. Default: `90d`.
+    #[arg(long, env = "USHER_KEEP_DEAD_JOBS", global = true, value_name = "AGE")]
+    pub usher_keep_dead_jobs: Option<String>,
+    /// For how long the record of a mail is kept with its invite. Default: `365d`.
+    #[arg(long, env = "USHER_KEEP_DELIVERIES", global = true, value_name = "AGE")]
+    pub usher_keep_deliveries: Option<String>,
+    /// For how long answers are kept under their `Idempotency-Key`; they are given again for a day, so at least `1d`.
+    /// Default: `2d`.
+    #[arg(long, env = "USHER_KEEP_IDEMPOTENCY_KEYS", global = true, value_name = "AGE")]
+    pub usher_keep_idempotency_keys: Option<String>,
+    /// The OpenTelemetry collector that traces are sent to, over OTLP/HTTP: `http://host:4318`. Default: none.
+    #[arg(
+        long,
+        env = "OTEL_EXPORTER_OTLP_ENDPOINT",
+        global = true,
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub otel_exporter_otlp_endpoint: Option<String>,
     /// `text` or `json`. Default: `text`.
     #[arg(long, env = "LOG_FORMAT", global = true, value_name = "FORMAT")]
     pub log_format: Option<String>,
@@ -268,6 +297,25 @@ pub struct Config {
     pub identities: Identities,
     /// Templates that take the place of the built-in ones.
     pub templates_dir: Option<PathBuf>,
+    /// For how long what is done with is kept.
+    pub retention: Retention,
+}
+
+/// For how long what is done with is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// The bodies of processed events.
+    pub payloads: TimeDelta,
+    /// Processed events.
+    pub events: TimeDelta,
+    /// Finished jobs.
+    pub jobs: TimeDelta,
+    /// Dead jobs.
+    pub dead_jobs: TimeDelta,
+    /// The records of mails.
+    pub deliveries: TimeDelta,
+    /// Answers under their `Idempotency-Key`.
+    pub idempotency_keys: TimeDelta,
 }
 
 impl Config {
@@ -336,7 +384,7 @@ impl Config {
             ("APP_NAME", self.app_name.clone()),
             ("INVITE_URL", self.invite_url.0.clone()),
             ("AUTO_ACCEPT", self.auto_accept.as_str().to_owned()),
-            ("INVITE_TTL", format!("{}m", self.invite_ttl.num_minutes())),
+            ("INVITE_TTL", shown_age(self.invite_ttl)),
             ("INVITE_REMINDERS", self.invite_reminders.to_string()),
             ("MAIL_CAP_INVITER", shown_number(self.mail_cap_inviter)),
             ("MAIL_CAP_ORGANIZATION", shown_number(self.mail_cap_organization)),
@@ -348,6 +396,15 @@ impl Config {
             (
                 "TEMPLATES_DIR",
                 or_none(self.templates_dir.as_ref().map(|folder| folder.display().to_string())),
+            ),
+            ("USHER_KEEP_PAYLOADS", shown_age(self.retention.payloads)),
+            ("USHER_KEEP_EVENTS", shown_age(self.retention.events)),
+            ("USHER_KEEP_JOBS", shown_age(self.retention.jobs)),
+            ("USHER_KEEP_DEAD_JOBS", shown_age(self.retention.dead_jobs)),
+            ("USHER_KEEP_DELIVERIES", shown_age(self.retention.deliveries)),
+            (
+                "USHER_KEEP_IDEMPOTENCY_KEYS",
+                shown_age(self.retention.idempotency_keys),
             ),
         ]
     }
@@ -539,6 +596,18 @@ impl Settings {
         self.mail_default_locale.as_deref().unwrap_or("en")
     }
 
+    /// The address of the collector for traces, needed before the rest.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn collector(&self) -> Result<Option<&str>, ConfigError> {
+        let given = self.otel_exporter_otlp_endpoint.as_deref();
+        if let Some(text) = given {
+            url("OTEL_EXPORTER_OTLP_ENDPOINT", text)?;
+        }
+        Ok(given)
+    }
+
     /// Reads and checks everything, fills in what development generates.
     ///
     /// # Errors
@@ -615,6 +684,34 @@ impl Settings {
             roles: self.roles()?,
             identities: self.identities()?,
             templates_dir: self.templates_dir.clone(),
+            retention: self.retention()?,
+        })
+    }
+
+    fn retention(&self) -> Result<Retention, ConfigError> {
+        let events = age("USHER_KEEP_EVENTS", self.usher_keep_events.as_deref(), "90d")?;
+        let payloads = age("USHER_KEEP_PAYLOADS", self.usher_keep_payloads.as_deref(), "7d")?;
+        if payloads > events {
+            return Err(wrong(
+                "USHER_KEEP_PAYLOADS",
+                "must not be longer than USHER_KEEP_EVENTS",
+            ));
+        }
+        let idempotency_keys = age(
+            "USHER_KEEP_IDEMPOTENCY_KEYS",
+            self.usher_keep_idempotency_keys.as_deref(),
+            "2d",
+        )?;
+        if idempotency_keys < TimeDelta::days(1) {
+            return Err(wrong("USHER_KEEP_IDEMPOTENCY_KEYS", "must be at least 1d"));
+        }
+        Ok(Retention {
+            payloads,
+            events,
+            jobs: age("USHER_KEEP_JOBS", self.usher_keep_jobs.as_deref(), "7d")?,
+            dead_jobs: age("USHER_KEEP_DEAD_JOBS", self.usher_keep_dead_jobs.as_deref(), "90d")?,
+            deliveries: age("USHER_KEEP_DELIVERIES", self.usher_keep_deliveries.as_deref(), "365d")?,
+            idempotency_keys,
         })
     }
 
@@ -834,6 +931,15 @@ pub fn parse_duration(text: &str) -> Option<TimeDelta> {
     }
 }
 
+/// The longest that anything is kept: ten years, so that no time in the past is out of range.
+const MAX_AGE: TimeDelta = TimeDelta::days(3650);
+
+fn age(variable: &'static str, given: Option<&str>, default: &str) -> Result<TimeDelta, ConfigError> {
+    parse_duration(given.unwrap_or(default))
+        .filter(|age| *age <= MAX_AGE)
+        .ok_or_else(|| wrong(variable, "must be an age such as 90m, 36h or 7d, at most 3650d"))
+}
+
 fn rate_limit(variable: &'static str, given: Option<&str>, default: &str) -> Result<Option<RateLimit>, ConfigError> {
     match given.unwrap_or(default) {
         "off" => Ok(None),
@@ -858,6 +964,10 @@ fn number_or_off(
 
 fn shown_number(number: Option<NonZeroU32>) -> String {
     number.map_or_else(|| "off".to_owned(), |number| number.to_string())
+}
+
+fn shown_age(age: TimeDelta) -> String {
+    format!("{}m", age.num_minutes())
 }
 
 fn shown_limit(limit: Option<RateLimit>) -> String {
@@ -897,8 +1007,67 @@ fn parsed<T: FromStr<Err = String> + Default>(variable: &'static str, given: Opt
     )
 }
 
+/// Variables of the tests, which a developer's shell may have.
+const FOR_TESTS: &str = "USHER_TEST_";
+/// From here on, two names are one that was misspelt (Jaro-Winkler similarity, from 0 to 1).
+const ALIKE: f64 = 0.85;
+
+/// Warns of variables that look like ours and are not: most are misspelt.
+pub fn warn_of_unknown_variables() {
+    #[expect(clippy::disallowed_methods, reason = "this is the reader of the environment")]
+    let set = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for (name, nearest) in unknown_variables(set) {
+        match nearest {
+            Some(nearest) => tracing::warn!("{name} is no setting of usher's; did you mean {nearest}?"),
+            None => tracing::warn!("{name} is no setting of usher's; usher --help lists them"),
+        }
+    }
+}
+
+/// The names among `set` that begin like ours and that no setting has, each with the one that is most like it.
+fn unknown_variables(set: impl Iterator<Item = String>) -> Vec<(String, Option<String>)> {
+    let command = <Settings as clap::Args>::augment_args(clap::Command::new("usher"));
+    let known: Vec<String> = command
+        .get_arguments()
+        .filter_map(|argument| Some(argument.get_env()?.to_str()?.to_owned()))
+        .collect();
+    let nearest = |name: &str| {
+        let alike = |known: &&String| strsim::jaro_winkler(known, name);
+        let best = known.iter().max_by(|a, b| alike(a).total_cmp(&alike(b)))?;
+        (alike(&best) >= ALIKE).then(|| best.clone())
+    };
+    set.filter(|name| name.starts_with("USHER_") && !name.starts_with(FOR_TESTS) && !known.contains(name))
+        .map(|name| {
+            let nearest = nearest(&name);
+            (name, nearest)
+        })
+        .collect()
+}
+
 /// A fresh name for this process's workers: a name used again right after a kill strands its rows (APALIS trap 2).
 #[must_use]
 pub fn process_name() -> String {
     format!("usher-{}", Uuid::from_bytes(rand::random::<[u8; 16]>()).simple())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn misspelt_variables_are_told_with_the_nearest_name() {
+        let told = |name: &str| unknown_variables(std::iter::once(name.to_owned()));
+        for (name, nearest) in [
+            ("USHER_TOKEN_KYE", Some("USHER_TOKEN_KEY")),
+            ("USHER_DATABASE_UR", Some("USHER_DATABASE_URL")),
+            ("USHER_RATELIMIT", Some("USHER_RATE_LIMIT")),
+            ("USHER_LISTENS", Some("USHER_LISTEN")),
+            ("USHER_XYZZY", None),
+        ] {
+            assert_eq!(told(name), [(name.to_owned(), nearest.map(str::to_owned))], "{name}");
+        }
+        for name in ["USHER_TOKEN_KEY", "USHER_TEST_POSTGRES_URL", "PATH", "usher_listen"] {
+            assert!(told(name).is_empty(), "{name}");
+        }
+    }
 }

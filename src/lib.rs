@@ -10,9 +10,10 @@
 //! - [`store`]: both databases behind one door. [`mail`]: templates and transport. [`clerk`]: what usher knows of Clerk.
 //! - [`flows`]: asked, told of by Clerk, matched, let in: each one function over a transaction.
 //! - [`jobs`]: one file per job. [`worker`]: runs them on apalis, with a cure for each of its traps.
-//! - [`webhooks`]: what Clerk pushes. [`api`]: what the app and the invitee call. [`ops`]: health.
+//! - [`webhooks`]: what Clerk pushes. [`api`]: what the app and the invitee call. [`ops`]: health and the page of metrics.
 //! - [`contract`]: the OpenAPI document and the page that shows it.
 //! - [`api_key`]: the keys that the app calls with. [`rate_limit`]: how often somebody may call.
+//! - [`metrics`]: what is counted. [`telemetry`]: logs, traces, and the causes that join them.
 //! - [`cli`]: one file per command. [`config`] is the only reader of the environment, [`clock`] the only source of time.
 
 pub mod api;
@@ -29,6 +30,7 @@ pub mod flows;
 pub mod invites;
 pub mod jobs;
 pub mod mail;
+pub mod metrics;
 pub mod names;
 pub mod ops;
 pub mod problem;

@@ -10,6 +10,7 @@ mod limits;
 mod links;
 mod me;
 mod places;
+mod request;
 mod view;
 
 use std::sync::Arc;
@@ -60,6 +61,7 @@ pub fn router(app: &App) -> Router {
         .layer(limits)
         .merge(pages)
         .layer(from_fn(in_time))
+        .layer(from_fn_with_state(api.clone(), request::layer))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(api)
 }

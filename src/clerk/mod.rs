@@ -6,10 +6,12 @@
 //! - [`event`]: webhook payloads, parsed into what usher acts on.
 //! - [`session_token`]: who is behind an `Authorization: Bearer` or `__session` token.
 //! - [`backend`]: asking Clerk for a user whose webhook has not come.
+//! - [`probe`]: whether Clerk answers, and what time it is there.
 //! - [`signing`]: a key pair that plays Clerk in development, the demo and the tests.
 
 pub mod backend;
 pub mod event;
+pub mod probe;
 pub mod session_token;
 pub mod signing;
 pub mod simulated;

@@ -1,11 +1,16 @@
 //! The commands, one file each.
 
 mod api_key;
+mod check;
 mod config;
 mod demo;
+mod invite;
+mod invites;
+mod jobs;
 mod migrate;
 mod openapi;
 mod paint;
+mod report;
 pub mod serve;
 mod simulate;
 mod stand_in;
@@ -14,7 +19,7 @@ mod webhooks;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::Settings;
+use crate::config::{self as settings, Settings};
 
 /// Gets invited people into the organizations and projects they were invited to.
 #[derive(Debug, Parser)]
@@ -35,6 +40,8 @@ enum Command {
     #[command(subcommand)]
     Simulate(Box<simulate::Simulate>),
     Migrate(migrate::Migrate),
+    /// Check everything that must be right before a start: what a deploy runs first.
+    Check,
     /// Print what is in force, secrets masked.
     Config,
     /// Print the OpenAPI document of the HTTP API.
@@ -43,9 +50,13 @@ enum Command {
     ApiKey(api_key::MakeApiKey),
     #[command(subcommand)]
     Templates(templates::TemplatesCommand),
-    /// The inbox of Clerk's events.
+    Invite(Box<invite::InviteSomebody>),
+    #[command(subcommand)]
+    Invites(invites::Invites),
     #[command(subcommand)]
     Webhooks(webhooks::Webhooks),
+    #[command(subcommand)]
+    Jobs(jobs::Jobs),
 }
 
 impl Command {
@@ -66,17 +77,31 @@ impl Cli {
     pub async fn run(self) -> anyhow::Result<()> {
         let command = self.command.unwrap_or(Command::Serve(serve::Serve::default()));
         let filter = self.settings.rust_log.as_deref().or(command.log_filter());
-        crate::telemetry::init(self.settings.log_format()?, filter);
-        match command {
-            Command::Serve(serve) => serve.run(self.settings.resolve()?).await,
-            Command::Demo(demo) => demo.run().await,
-            Command::Simulate(simulate) => simulate.run(&self.settings.resolve()?).await,
-            Command::Migrate(migrate) => migrate.run(self.settings.resolve()?).await,
-            Command::Config => config::run(&self.settings.resolve()?),
-            Command::Openapi => openapi::run(),
-            Command::ApiKey(api_key) => api_key.run(),
-            Command::Templates(templates) => templates.run(&self.settings),
-            Command::Webhooks(webhooks) => webhooks.run(self.settings.resolve()?).await,
+        let exporter = crate::telemetry::init(self.settings.log_format()?, filter, self.settings.collector()?)?;
+        settings::warn_of_unknown_variables();
+        let ran = command.run(self.settings).await;
+        // Not on a thread of the runtime: it waits for the collector.
+        tokio::task::spawn_blocking(|| exporter.stop()).await?;
+        ran
+    }
+}
+
+impl Command {
+    async fn run(self, settings: Settings) -> anyhow::Result<()> {
+        match self {
+            Self::Serve(serve) => serve.run(settings.resolve()?).await,
+            Self::Demo(demo) => demo.run().await,
+            Self::Simulate(simulate) => simulate.run(&settings.resolve()?).await,
+            Self::Migrate(migrate) => migrate.run(settings.resolve()?).await,
+            Self::Check => check::run(settings).await,
+            Self::Config => config::run(&settings.resolve()?),
+            Self::Openapi => openapi::run(),
+            Self::ApiKey(api_key) => api_key.run(),
+            Self::Templates(templates) => templates.run(&settings),
+            Self::Invite(invite) => invite.run(settings.resolve()?).await,
+            Self::Invites(invites) => invites.run(settings.resolve()?).await,
+            Self::Jobs(jobs) => jobs.run(settings.resolve()?).await,
+            Self::Webhooks(webhooks) => webhooks.run(settings.resolve()?).await,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `usher serve`: the API and the workers.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -19,6 +20,7 @@ use crate::app::App;
 use crate::clock::Clock;
 use crate::config::{Config, Environment};
 use crate::names::named;
+use crate::ops::Scrape;
 use crate::problem::Problem;
 use crate::store::MigrationError;
 use crate::worker::{Concurrency, Workers};
@@ -104,6 +106,8 @@ impl Service {
     /// # Errors
     /// When an address is taken or a secret can't be used.
     pub async fn start(app: App, role: Role) -> anyhow::Result<Self> {
+        // Before anything happens that is counted.
+        let scrape = Arc::new(Scrape::start()?);
         let public = match role {
             Role::Api | Role::All => {
                 Some(Server::start("USHER_LISTEN", app.config.listen, public_router(&app)?).await?)
@@ -114,7 +118,7 @@ impl Service {
             Role::Worker | Role::All => Some(Workers::start(&app, Concurrency::default())),
             Role::Api => None,
         };
-        let health = ops::router(app.store.clone(), workers.as_ref().map(Workers::alive));
+        let health = ops::router(app.store.clone(), workers.as_ref().map(Workers::alive), scrape);
         let private = Server::start("USHER_ADMIN_LISTEN", app.config.admin_listen, health).await?;
         Ok(Self {
             app,
@@ -153,7 +157,7 @@ impl Service {
         if let Some(address) = self.address() {
             tracing::info!("serving on http://{address}");
         }
-        tracing::info!("health on http://{}/readyz", self.admin_address());
+        tracing::info!("health on http://{}/readyz, metrics on /metrics", self.admin_address());
         if self.app.config.environment == Environment::Development {
             eprintln!("{DEVELOPMENT}");
         }

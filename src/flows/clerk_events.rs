@@ -148,6 +148,11 @@ async fn apply_round(
     outcomes: &mut HashMap<String, Outcome>,
 ) -> Result<(), StoreError> {
     let people = learn_people(tx, round).await?;
+    for (svix_id, change) in round {
+        if let Some(admin_id) = change.person().and_then(|id| people.get(id)?.admin_id) {
+            tx.because_of(admin_id, svix_id);
+        }
+    }
     let active = note_sign_ins(tx, round, &people).await?;
     let visits = visits(round, &people, &active);
     let accepted = match_people(tx, &visits, policy, roles).await?;

@@ -6,6 +6,7 @@ mod mail_gate;
 mod outgoing;
 mod periodic;
 mod process_clerk_event;
+mod retention;
 mod send_accepted_notice;
 mod send_invite_email;
 
@@ -37,6 +38,11 @@ pub trait Job: DeserializeOwned + Send + Sync + 'static {
     const MAX_STARTS: u32 = Queue::MAX_ATTEMPTS.unsigned_abs();
     /// Whether it is left in the queue while the mail server refuses the account.
     const IS_MAIL: bool = false;
+
+    /// What it is about, as failed attempts are looked up by: an event's or a delivery's id.
+    fn about(&self) -> Option<String> {
+        None
+    }
 
     /// Does it. A row that is gone is no error.
     fn run(&self, context: &Context) -> impl Future<Output = Result<(), JobError>> + Send;

@@ -12,8 +12,11 @@ use super::{Context, JobError, send_accepted_notice, send_invite_email};
 use crate::app::App;
 use crate::batch::{Batcher, Group};
 use crate::invites::email::EmailAddress;
-use crate::invites::{Status, reminders};
-use crate::mail::{MessageIdentity, Rendered, SendError};
+use crate::invites::{Kind, Status, reminders};
+use crate::mail::{
+    AcceptedNotice, Mail as _, MessageIdentity, OrganizationInvite, ProjectInvite, Reminder, Rendered, SendError, Sent,
+};
+use crate::metrics::{self, MailOutcome};
 use crate::store::{DeliveryKind, DeliveryNote, DeliveryStatus, Dialect, Queue, QueuedMail, StoreError};
 
 /// Mails in one statement at most.
@@ -123,6 +126,7 @@ async fn prepare(context: &Context, delivery_id: Uuid) -> Result<Option<(QueuedM
     };
     if let Some(why) = unwanted(&mail, context.app.clock.now()) {
         note(context, delivery_id, DeliveryStatus::Suppressed, false, &why).await?;
+        metrics::email(template(&mail), MailOutcome::Suppressed);
         return Ok(None);
     }
     let rendered = match mail.delivery_kind {
@@ -161,9 +165,29 @@ async fn send(context: &Context, mail: &QueuedMail, rendered: &Rendered) -> Resu
         message_id: mail.message_id.clone(),
         date: mail.queued_at,
     };
-    let sent = context.app.mailer.send(&mail.to_email, &identity, rendered).await?;
+    let sent = context.app.mailer.send(&mail.to_email, &identity, rendered).await;
+    metrics::email(template(mail), outcome(&sent));
+    let sent = sent?;
     tracing::info!(delivery.id = %mail.delivery_id, "mail sent: {}", sent.description);
     Ok(())
+}
+
+fn template(mail: &QueuedMail) -> &'static str {
+    match (mail.delivery_kind, mail.invite.kind) {
+        (DeliveryKind::Invite, Kind::Organization) => OrganizationInvite::TEMPLATE,
+        (DeliveryKind::Invite, Kind::Project) => ProjectInvite::TEMPLATE,
+        (DeliveryKind::Reminder, _) => Reminder::TEMPLATE,
+        (DeliveryKind::AcceptedNotice, _) => AcceptedNotice::TEMPLATE,
+    }
+}
+
+fn outcome(sent: &Result<Sent, SendError>) -> MailOutcome {
+    match sent {
+        Ok(_) => MailOutcome::Sent,
+        Err(SendError::Temporary(_)) => MailOutcome::Deferred,
+        Err(SendError::Account(_) | SendError::Policy(_)) => MailOutcome::AccountRefused,
+        Err(SendError::Rejected(_) | SendError::Bounced(_) | SendError::Unaddressable(_)) => MailOutcome::Rejected,
+    }
 }
 
 /// What an attempt means for the mail, for the address, and for all mails.

@@ -8,7 +8,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use super::{Context, Job, JobError};
+use super::{Context, Job, JobError, retention};
 use crate::app::App;
 use crate::flows;
 use crate::store::Queue;
@@ -28,6 +28,7 @@ pub const SCHEDULES: &[Schedule] = &[
     Schedule { name: "expire-invites", every: TimeDelta::minutes(1), run: |context| expire_invites(&context.app).boxed() },
     Schedule { name: "remind-invitees", every: TimeDelta::minutes(1), run: |context| remind_invitees(&context.app).boxed() },
     Schedule { name: "forget-mail-counts", every: TimeDelta::days(1), run: |context| forget_mail_counts(&context.app).boxed() },
+    Schedule { name: "retention", every: TimeDelta::minutes(15), run: |context| retention::let_go(&context.app).boxed() },
 ];
 
 /// One tick of a schedule.

@@ -11,6 +11,7 @@ use crate::app::App;
 use crate::batch::{Batcher, Group, TIME_LIMIT};
 use crate::clerk::{BackendError, User};
 use crate::flows::{Arrived, Outcome, apply_events};
+use crate::metrics;
 use crate::store::{Dialect, Finished, Queue, StoreError};
 
 /// Events in one transaction at most.
@@ -28,6 +29,10 @@ pub struct ProcessClerkEvent {
 impl Job for ProcessClerkEvent {
     const QUEUE: Queue = Queue::ProcessClerkEvent;
     const TIME_LIMIT: Duration = Duration::from_secs(9);
+
+    fn about(&self) -> Option<String> {
+        Some(self.svix_id.clone())
+    }
 
     async fn run(&self, context: &Context) -> Result<(), JobError> {
         match context.events.apply(&self.svix_id, None).await? {
@@ -150,6 +155,12 @@ impl Apply {
             .collect();
         let outcomes = apply_events(&mut tx, arrived, app.config.auto_accept, &app.config.roles).await?;
         tx.commit().await?;
+        let now = app.clock.now();
+        for (svix_id, outcome) in &outcomes {
+            if let (Outcome::Done(_), Some(&at)) = (outcome, received.get(svix_id)) {
+                metrics::webhook_applied((now - at).to_std().unwrap_or_default());
+            }
+        }
         let applied = |request: &Request| match outcomes.get(&request.svix_id) {
             // Done before, by an earlier attempt.
             None | Some(Outcome::Done(_)) => Applied::Done,

@@ -26,6 +26,10 @@ impl Job for SendInviteEmail {
     const MAX_STARTS: u32 = outgoing::MAX_STARTS;
     const IS_MAIL: bool = true;
 
+    fn about(&self) -> Option<String> {
+        Some(self.delivery_id.to_string())
+    }
+
     async fn run(&self, context: &Context) -> Result<(), JobError> {
         outgoing::deliver(context, self.delivery_id).await
     }

@@ -221,6 +221,18 @@ impl Mailer {
         }
     }
 
+    /// Tries whether the mail server takes mail from `MAIL_FROM`, without sending anything.
+    ///
+    /// # Errors
+    ///
+    /// As [`Mailer::send`] would.
+    pub async fn check_sender(&self) -> Result<(), SendError> {
+        match &self.transport {
+            Transport::Smtp(smtp) => smtp.check_sender(&self.letterhead.from.email).await,
+            Transport::Outbox(_) => Ok(()),
+        }
+    }
+
     /// Takes leave of the mail server: what a shutdown does last. A later [`Mailer::send`] connects again.
     pub async fn close(&self) {
         match &self.transport {

@@ -127,6 +127,17 @@ impl Smtp {
         Ok(())
     }
 
+    /// Names a sender, as far as that can be tried without naming a recipient.
+    pub(super) async fn check_sender(&self, from: &Address) -> Result<(), SendError> {
+        let mut connection = self.server.open().await?;
+        let mail = Mail::new(Some(from.clone()), Vec::new());
+        within(REPLY_LIMIT, Step::Sender, connection.smtp.command(mail)).await?;
+        // The next to use it clears what was begun.
+        connection.is_used = true;
+        self.pool.park(connection).await;
+        Ok(())
+    }
+
     /// Says good-bye on the connections that wait for mail.
     pub(super) async fn close(&self) {
         let idle = mem::take(&mut self.pool.idle.lock().await.connections);

@@ -1,54 +1,114 @@
-//! The private listener: is the process there, can it work.
+//! The private listener: is the process there, can it work, and what has it done.
+
+mod scrape;
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use chrono::SecondsFormat;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::problem::Problem;
-use crate::store::{Store, Trouble};
+use crate::store::{Store, StoreError, Trouble};
 use crate::worker::Alive;
+pub use scrape::Scrape;
+
+/// Orchestrators ask every few seconds and don't wait long.
+const MAX_WAIT: Duration = Duration::from_secs(3);
 
 #[derive(Clone)]
-struct Health {
+struct Ops {
     store: Store,
     workers: Option<Alive>,
+    scrape: Arc<Scrape>,
 }
 
 /// Routes for the private address. `workers` where this process has some.
-pub fn router(store: Store, workers: Option<Alive>) -> Router {
+pub fn router(store: Store, workers: Option<Alive>, scrape: Arc<Scrape>) -> Router {
     Router::new()
         .route("/livez", get(async || Json(json!({"status": "ok"}))))
         .route("/readyz", get(ready))
+        .route("/metrics", get(scraped))
         .fallback(async || Problem::not_found())
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
-        .with_state(Health { store, workers })
+        .with_state(Ops { store, workers, scrape })
 }
 
-/// 200 if this process can do its work, 503 with the failing check otherwise. A mail server that refuses the account is
-/// told of, but no reason to take the process out of service.
-async fn ready(State(health): State<Health>) -> Response {
-    let database = health.store.ping().await.is_ok();
-    let workers = health.workers.as_ref().map(Alive::all);
-    let is_ready = database && workers.unwrap_or(true);
-    let word = |ok: bool| if ok { "ok" } else { "failing" };
-    let mut checks = json!({ "database": word(database) });
-    if let Some(workers) = workers {
-        checks["workers"] = json!(word(workers));
+/// 200 if this process can do its work, 503 otherwise; with each check, and what is wrong with those that fail. A mail
+/// server that refuses the account is told of, but no reason to take the process out of service.
+async fn ready(State(ops): State<Ops>) -> Response {
+    let mut checks = vec![
+        ("database", in_time(ops.store.ping()).await),
+        (
+            "migrations",
+            in_time(ops.store.is_migrated()).await.and_then(up_to_date),
+        ),
+    ];
+    if let Some(workers) = &ops.workers {
+        checks.push(("workers", all_alive(workers)));
     }
-    if let Some(trouble) = mail_trouble(&health.store).await {
+    let is_ready = checks.iter().all(|(_, check)| check.is_ok());
+    let word = |ok: bool| if ok { "ok" } else { "failing" };
+    let words: serde_json::Map<String, Value> = checks
+        .iter()
+        .map(|(name, check)| ((*name).to_owned(), word(check.is_ok()).into()))
+        .collect();
+    let problems: Vec<String> = checks
+        .iter()
+        .filter_map(|(name, check)| Some(format!("{name}: {}", check.as_ref().err()?)))
+        .collect();
+    let mut body = json!({ "status": word(is_ready), "checks": words });
+    if !is_ready {
+        body["problems"] = json!(problems);
+    }
+    if let Some(trouble) = mail_trouble(&ops.store).await {
         let since = trouble.since.to_rfc3339_opts(SecondsFormat::Secs, true);
-        checks["mail"] = json!({ "status": "refused", "since": since, "reason": trouble.reason });
+        body["checks"]["mail"] = json!({ "status": "refused", "since": since, "reason": trouble.reason });
     }
     let status = if is_ready {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    (status, Json(json!({ "status": word(is_ready), "checks": checks }))).into_response()
+    (status, Json(body)).into_response()
+}
+
+async fn in_time<T>(asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, String> {
+    match tokio::time::timeout(MAX_WAIT, asked).await {
+        Ok(answered) => answered.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no answer in {} s", MAX_WAIT.as_secs())),
+    }
+}
+
+fn up_to_date(migrated: bool) -> Result<(), String> {
+    if migrated {
+        Ok(())
+    } else {
+        Err("the schema is older than this version; run: usher migrate".to_owned())
+    }
+}
+
+fn all_alive(workers: &Alive) -> Result<(), String> {
+    let missing = workers.missing();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|queue| queue.as_str()).collect();
+    Err(format!("none runs for {}; the log says why", names.join(", ")))
+}
+
+async fn scraped(State(ops): State<Ops>) -> Response {
+    let page = ops.scrape.page(&ops.store, ops.workers.as_ref()).await;
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        page,
+    )
+        .into_response()
 }
 
 async fn mail_trouble(store: &Store) -> Option<Trouble> {

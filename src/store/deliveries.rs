@@ -94,6 +94,33 @@ pub struct DeliveryNote {
     pub error: Option<String>,
 }
 
+/// A mail as a person looks at it.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+pub struct DeliveryView {
+    /// What the job carries.
+    pub id: Uuid,
+    /// What it says.
+    #[sqlx(try_from = "String")]
+    pub kind: DeliveryKind,
+    /// Counts the mails of one kind for one invite.
+    pub generation: i32,
+    /// Where it goes.
+    pub to_email: String,
+    /// Where it stands.
+    #[sqlx(try_from = "String")]
+    pub status: DeliveryStatus,
+    /// How often sending was tried.
+    pub attempts: i32,
+    /// The last refusal.
+    pub last_error: Option<String>,
+    /// The `Message-ID`.
+    pub message_id: String,
+    /// When it was asked for.
+    pub queued_at: DateTime<Utc>,
+    /// When the server took it.
+    pub sent_at: Option<DateTime<Utc>>,
+}
+
 /// What a mail needs to know beside its invite.
 #[derive(Clone, sqlx::FromRow)]
 pub struct MailContext {
@@ -133,6 +160,9 @@ struct DeliveryRow<'a> {
 #[derive(Serialize)]
 struct Payload {
     delivery_id: Uuid,
+    /// What its attempts are traced by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -197,13 +227,14 @@ impl Tx {
             .await
             .map(drop))?;
         for queue in [Queue::SendInviteEmail, Queue::SendAcceptedNotice] {
-            let payloads: Vec<_> = rows
-                .iter()
-                .filter(|row| row.kind.queue() == queue)
-                .map(|row| Payload {
+            let mut payloads = Vec::new();
+            for row in rows.iter().filter(|row| row.kind.queue() == queue) {
+                let cause = self.cause_of(row.for_invite).map(str::to_owned);
+                payloads.push(Payload {
                     delivery_id: row.delivery_id,
-                })
-                .collect();
+                    cause,
+                });
+            }
             self.enqueue(queue, &payloads).await?;
         }
         Ok(())
@@ -221,6 +252,20 @@ impl Tx {
         .bind(invite_id)
         .bind(since)
         .fetch_one(conn)
+        .await)?)
+    }
+
+    /// The mails of an invite, oldest first.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn deliveries_of(&mut self, invite_id: Uuid) -> Result<Vec<DeliveryView>> {
+        Ok(on_conn!(self, |conn| sqlx::query_as(
+            "select id, kind, generation, to_email, status, attempts, last_error, message_id, queued_at, sent_at
+             from usher_deliveries where invite_id = $1 order by queued_at, id"
+        )
+        .bind(invite_id)
+        .fetch_all(conn)
         .await)?)
     }
 

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::queue::UNCOUNTED;
 use super::rows::{Time, Type, sql, to_json, unfold};
 use super::{Conn, Queue, Result, Tx, on_conn};
+use crate::names::named;
 
 /// An event as it arrived, its signature verified.
 #[derive(Clone)]
@@ -41,6 +42,62 @@ pub struct Finished {
     /// What came of it, or why it could not be processed: then it stays in the inbox and can be run again.
     pub outcome: Result<&'static str, String>,
 }
+
+named! {
+    /// Where an event stands.
+    EventState("event state") {
+        /// Its job has not come so far.
+        Waiting = "waiting",
+        /// Its job gave up; it can be replayed.
+        Failed = "failed",
+        /// Its effect is there.
+        Processed = "processed",
+    }
+}
+
+impl EventState {
+    fn condition(self) -> &'static str {
+        match self {
+            Self::Waiting => "processed_at is null and error is null",
+            Self::Failed => "processed_at is null and error is not null",
+            Self::Processed => "processed_at is not null",
+        }
+    }
+}
+
+/// Which events.
+#[derive(Debug, Clone, Default)]
+pub struct EventFilter {
+    /// In this state.
+    pub state: Option<EventState>,
+    /// Of this type.
+    pub event_type: Option<String>,
+    /// Received before.
+    pub before: Option<DateTime<Utc>>,
+}
+
+/// An event as a person looks at it.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+pub struct EventView {
+    /// The message id.
+    pub svix_id: String,
+    /// `user.created` and so on.
+    pub event_type: String,
+    /// Where it stands.
+    #[sqlx(try_from = "String")]
+    pub state: EventState,
+    /// When it was stored.
+    pub received_at: DateTime<Utc>,
+    /// When its effect was committed.
+    pub processed_at: Option<DateTime<Utc>>,
+    /// What came of it.
+    pub outcome: Option<String>,
+    /// Why it could not be processed so far.
+    pub error: Option<String>,
+}
+
+const EVENT_VIEW: &str = "svix_id, event_type, received_at, processed_at, outcome, error,
+    case when processed_at is not null then 'processed' when error is not null then 'failed' else 'waiting' end as state";
 
 /// Rows of an insert on SQLite: more of them gain little, and each number of rows is a statement to keep.
 const ROWS_IN_A_STATEMENT: usize = 16;
@@ -217,6 +274,55 @@ impl Tx {
             .await
             .map(drop))?;
         Ok(())
+    }
+
+    /// Events, newest first; their payloads stay where they are.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn events(&mut self, filter: &EventFilter, limit: u32) -> Result<Vec<EventView>> {
+        let state = match filter.state {
+            None => "true",
+            Some(state) => state.condition(),
+        };
+        let text = format!(
+            "select {EVENT_VIEW} from usher_events
+             where {state} and received_at < $1 and ($2 = '' or event_type = $2)
+             order by received_at desc, svix_id limit {limit}"
+        );
+        let before = filter.before.unwrap_or_else(|| self.clock.now() + TimeDelta::days(1));
+        let event_type = filter.event_type.clone().unwrap_or_default();
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(before)
+            .bind(event_type)
+            .fetch_all(conn)
+            .await)?)
+    }
+
+    /// One event.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn event(&mut self, svix_id: &str) -> Result<Option<EventView>> {
+        let text = format!("select {EVENT_VIEW} from usher_events where svix_id = $1");
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(svix_id)
+            .fetch_optional(conn)
+            .await)?)
+    }
+
+    /// The body of an event as it was signed, as long as it is kept.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn event_payload(&mut self, svix_id: &str) -> Result<Option<String>> {
+        let payload: Option<Option<String>> = on_conn!(self, |conn| sqlx::query_scalar(
+            "select payload from usher_events where svix_id = $1"
+        )
+        .bind(svix_id)
+        .fetch_optional(conn)
+        .await)?;
+        Ok(payload.flatten())
     }
 
     /// Enqueues an event again that could not be processed; `false` if there is none of this id waiting.

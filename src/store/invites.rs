@@ -9,6 +9,7 @@ use super::rows::{Time, Type, among, and_among, sql, to_json, unfold};
 use super::{DeliveryKind, DeliveryStatus, Result, Tx, on_conn};
 use crate::invites::email::{EmailAddress, EmailKey};
 use crate::invites::{Acceptance, Invite, Kind, Status};
+use crate::metrics::InviteEvent;
 
 /// An invite to be made, or made fresh if its address is already asked into the same place.
 #[derive(Debug, Clone)]
@@ -294,7 +295,7 @@ const PAIR: &[(&str, Type)] = &[
     ("person_id", Type::Uuid),
     ("version", Type::Int),
 ];
-const INVITE_ID: &[(&str, Type)] = &[("invite_id", Type::Uuid)];
+pub(super) const INVITE_ID: &[(&str, Type)] = &[("invite_id", Type::Uuid)];
 
 impl Tx {
     /// Makes invites, at most one per place and address in one call. Where that address is already asked, open or
@@ -342,11 +343,20 @@ impl Tx {
         );
         let rows = to_json(&rows)?;
         let now = self.clock.now();
-        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+        let saved: Vec<Invite> = on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(rows)
             .bind(now)
             .fetch_all(conn)
-            .await)?)
+            .await)?;
+        for invite in &saved {
+            let event = if invite.token_version == 1 {
+                InviteEvent::Created
+            } else {
+                InviteEvent::Refreshed
+            };
+            self.happened(event, invite.id, None);
+        }
+        Ok(saved)
     }
 
     /// One invite.
@@ -432,11 +442,15 @@ impl Tx {
         );
         let rows = pairs(accepted)?;
         let now = self.clock.now();
-        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+        let accepted: Vec<Invite> = on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(rows)
             .bind(now)
             .fetch_all(conn)
-            .await)?)
+            .await)?;
+        for invite in &accepted {
+            self.happened(InviteEvent::Accepted, invite.id, invite.accepted_by);
+        }
+        Ok(accepted)
     }
 
     /// Shows open invites in their person's banner.
@@ -451,16 +465,19 @@ impl Tx {
         let text = format!(
             "update invites set flagged_at = $2, flagged_for = r.person_id, dismissed_at = null, updated_at = $2
              from {source}
-             where invites.id = r.invite_id and invites.token_version = r.version and invites.status = 'pending'"
+             where invites.id = r.invite_id and invites.token_version = r.version and invites.status = 'pending'
+             returning invites.id, invites.flagged_for"
         );
         let rows = pairs(flagged)?;
         let now = self.clock.now();
-        on_conn!(self, |conn| sqlx::query(sql(text))
+        let shown: Vec<(Uuid, Option<Uuid>)> = on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(rows)
             .bind(now)
-            .execute(conn)
-            .await
-            .map(drop))?;
+            .fetch_all(conn)
+            .await)?;
+        for (invite, person) in shown {
+            self.happened(InviteEvent::Flagged, invite, person);
+        }
         Ok(())
     }
 
@@ -470,6 +487,7 @@ impl Tx {
     /// [`super::StoreError`].
     pub async fn decline_invite(&mut self, id: Uuid) -> Result<bool> {
         self.close_invite(
+            InviteEvent::Declined,
             "update invites set status = 'declined', declined_at = $2, flagged_at = null, flagged_for = null,
                  dismissed_at = null, updated_at = $2
              where id = $1 and status = 'pending' and expires_at > $2",
@@ -484,6 +502,7 @@ impl Tx {
     /// [`super::StoreError`].
     pub async fn revoke_invite(&mut self, id: Uuid) -> Result<bool> {
         self.close_invite(
+            InviteEvent::Revoked,
             "update invites set status = 'revoked', revoked_at = $2, flagged_at = null, flagged_for = null,
                  dismissed_at = null, updated_at = $2
              where id = $1 and status in ('pending', 'expired')",
@@ -492,7 +511,7 @@ impl Tx {
         .await
     }
 
-    async fn close_invite(&mut self, text: &'static str, id: Uuid) -> Result<bool> {
+    async fn close_invite(&mut self, event: InviteEvent, text: &'static str, id: Uuid) -> Result<bool> {
         let now = self.clock.now();
         let closed = on_conn!(self, |conn| sqlx::query(text)
             .bind(id)
@@ -500,6 +519,9 @@ impl Tx {
             .execute(conn)
             .await?
             .rows_affected());
+        if closed == 1 {
+            self.happened(event, id, None);
+        }
         Ok(closed == 1)
     }
 
@@ -519,6 +541,9 @@ impl Tx {
         .execute(conn)
         .await?
         .rows_affected());
+        if dismissed == 1 {
+            self.happened(InviteEvent::Dismissed, id, None);
+        }
         Ok(dismissed == 1)
     }
 
@@ -528,16 +553,20 @@ impl Tx {
     /// [`super::StoreError`].
     pub async fn expire_invites(&mut self, limit: u32) -> Result<u64> {
         let now = self.clock.now();
-        Ok(on_conn!(self, |conn| sqlx::query(
+        let expired: Vec<Uuid> = on_conn!(self, |conn| sqlx::query_scalar(
             "update invites set status = 'expired', expired_at = expires_at, updated_at = $1
              where status = 'pending' and expires_at <= $1 and id in (
-                 select id from invites where status = 'pending' and expires_at <= $1 order by expires_at limit $2)"
+                 select id from invites where status = 'pending' and expires_at <= $1 order by expires_at limit $2)
+             returning id"
         )
         .bind(now)
         .bind(i64::from(limit))
-        .execute(conn)
-        .await?
-        .rows_affected()))
+        .fetch_all(conn)
+        .await)?;
+        for &id in &expired {
+            self.happened(InviteEvent::Expired, id, None);
+        }
+        Ok(expired.len() as u64)
     }
 
     /// Open invites with a life that no reminders are planned for yet.
@@ -632,12 +661,16 @@ impl Tx {
              where id = $1 and status in ('pending', 'expired') returning {INVITE}"
         );
         let now = self.clock.now();
-        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+        let renewed: Option<Invite> = on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(id)
             .bind(now)
             .bind(expires_at)
             .fetch_optional(conn)
-            .await)?)
+            .await)?;
+        if renewed.is_some() {
+            self.happened(InviteEvent::Resent, id, None);
+        }
+        Ok(renewed)
     }
 
     /// The open invites to these addresses, into places that are there; ids only, oldest first.

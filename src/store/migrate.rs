@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, SqlitePool};
 
 use super::adopt::{self, APP_TABLES, Schema, Step};
 use super::settings::{Rules, UniqueEmails};
-use super::{Pool, Store, StoreError};
+use super::{Dialect, Pool, Store, StoreError};
 
 /// Why the schema could not be brought up to date. A database that is [unfit](Unfit) is left as it was; what else was
 /// done before an error stays, and the next run goes on from there.
@@ -103,7 +103,7 @@ impl MigrationError {
 }
 
 /// Ours must not be mistaken for the app's, which may use sqlx's default name in the same database.
-const TABLE: &str = "usher_migrations";
+pub(super) const TABLE: &str = "usher_migrations";
 /// apalis's own on Postgres.
 const APALIS_TABLE: &str = "apalis._sqlx_migrations";
 /// On SQLite apalis would share sqlx's default name with everybody (APALIS trap 11).
@@ -141,7 +141,7 @@ impl Store {
                     .run(&mut *tx)
                     .await
                     .map_err(MigrationError::Queue)?;
-                named(sqlx::migrate!("migrations/sqlite"), TABLE)
+                migrator(Dialect::Sqlite)
                     .run(&mut *tx)
                     .await
                     .map_err(MigrationError::Usher)?;
@@ -425,6 +425,15 @@ impl Applied {
         }
         Ok(())
     }
+}
+
+/// usher's own migrations.
+pub(super) fn migrator(dialect: Dialect) -> Migrator {
+    let migrator = match dialect {
+        Dialect::Postgres => sqlx::migrate!("migrations/postgres"),
+        Dialect::Sqlite => sqlx::migrate!("migrations/sqlite"),
+    };
+    named(migrator, TABLE)
 }
 
 fn named(mut migrator: Migrator, table: &'static str) -> Migrator {

@@ -3,15 +3,19 @@
 
 mod adopt;
 mod deliveries;
+mod history;
 mod idempotency;
 mod inbox;
 mod invites;
+mod jobs;
+mod levels;
 mod mail_counts;
 mod mail_trouble;
 mod migrate;
 mod people;
 mod places;
 pub mod queue;
+mod retention;
 mod rows;
 mod schedules;
 mod sessions;
@@ -30,10 +34,15 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::clock::Clock;
-pub use deliveries::{DeliveryKind, DeliveryNote, DeliveryStatus, MailContext, NewDelivery, QueuedMail};
+use crate::telemetry;
+pub use deliveries::{DeliveryKind, DeliveryNote, DeliveryStatus, DeliveryView, MailContext, NewDelivery, QueuedMail};
+pub use history::Happened;
+use history::History;
 pub use idempotency::Repetition;
-pub use inbox::{Event, Finished, NewEvent};
+pub use inbox::{Event, EventFilter, EventState, EventView, Finished, NewEvent};
 pub use invites::{InviteFilter, InviteView, NewInvite, Remindable, ReminderPlan, Unplanned, Waiting};
+pub use jobs::{FailedAttempt, JobFilter, JobState, JobView, NewFailure};
+pub use levels::PoolLevel;
 pub use mail_counts::{CountScope, MailCount};
 pub use mail_trouble::Trouble;
 pub use migrate::{MigrationError, Unfit};
@@ -147,6 +156,7 @@ pub struct Tx {
     wake: Wake,
     clock: Clock,
     enqueued: Vec<Queue>,
+    history: History,
 }
 
 pub(crate) enum Conn {
@@ -225,6 +235,12 @@ impl Store {
         }
     }
 
+    /// The time by the store's clock.
+    #[must_use]
+    pub fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
     /// Which database this is.
     #[must_use]
     pub fn dialect(&self) -> Dialect {
@@ -264,6 +280,7 @@ impl Store {
             wake: self.wake.clone(),
             clock: self.clock.clone(),
             enqueued: Vec::new(),
+            history: History::caused_by(telemetry::cause()),
         }
     }
 
@@ -329,12 +346,13 @@ impl Dialect {
 }
 
 impl Tx {
-    /// Makes it true, and wakes the workers of what was enqueued.
+    /// Makes it true, keeps and counts what happened to invites, and wakes the workers of what was enqueued.
     ///
     /// # Errors
     /// [`StoreError`]; whether the transaction holds is then unknown, so callers repeat it and rely on its being
     /// idempotent.
-    pub async fn commit(self) -> Result<()> {
+    pub async fn commit(mut self) -> Result<()> {
+        self.write_history().await?;
         match self.conn {
             Conn::Postgres(tx) => tx.commit().await?,
             Conn::Sqlite(tx) => tx.commit().await?,
@@ -342,6 +360,7 @@ impl Tx {
         for queue in self.enqueued {
             self.wake.signal(queue);
         }
+        self.history.count();
         Ok(())
     }
 

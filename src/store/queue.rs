@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use ulid::Ulid;
 
 use super::rows::{Type, sql, to_json, unfold};
-use super::{Dialect, Pool, Result, Store, Tx, on_conn};
+use super::{Dialect, NewFailure, Pool, Result, Store, Tx, on_conn};
 use crate::names::named;
 
 named! {
@@ -128,6 +128,16 @@ impl Tx {
 }
 
 impl Store {
+    /// [`Tx::note_failure`] in a transaction of its own.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn note_failure(&self, failure: &NewFailure<'_>) -> Result<()> {
+        let mut tx = self.begin().await?;
+        tx.note_failure(failure).await?;
+        tx.commit().await
+    }
+
     /// Moves a job's time, so that its next attempt waits. apalis has no durable back-off of its own; its ack leaves
     /// this column alone and its fetch respects it (APALIS trap 6).
     ///
@@ -135,22 +145,7 @@ impl Store {
     /// [`super::StoreError`].
     pub async fn defer_job(&self, job_id: &str, until: DateTime<Utc>) -> Result<()> {
         let mut tx = self.begin().await?;
-        match &mut tx.conn {
-            super::Conn::Postgres(conn) => {
-                sqlx::query("update apalis.jobs set run_at = $2 where id = $1")
-                    .bind(job_id)
-                    .bind(until)
-                    .execute(&mut **conn)
-                    .await?;
-            }
-            super::Conn::Sqlite(conn) => {
-                sqlx::query("update Jobs set run_at = $2 where id = $1")
-                    .bind(job_id)
-                    .bind(until.timestamp())
-                    .execute(&mut **conn)
-                    .await?;
-            }
-        }
+        tx.defer_job(job_id, until).await?;
         tx.commit().await
     }
 

@@ -22,7 +22,7 @@ pub(super) enum Type {
 
 /// A time in the text form in which sqlx stores it in SQLite, so that what is compared as text compares as time.
 /// Postgres reads the same form.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Time(pub DateTime<Utc>);
 
 impl Serialize for Time {

@@ -5,7 +5,7 @@ mod sign;
 mod signature;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -25,9 +25,11 @@ pub use signature::{SignatureError, Signatures};
 
 use crate::app::App;
 use crate::clerk::{EventKind, PeekError, peek_type};
+use crate::metrics::{self, OTHER_TYPE, UNKNOWN_TYPE, WebhookOutcome};
 use crate::names::named;
 use crate::problem::{Code, Problem};
 use crate::store::NewEvent;
+use crate::telemetry;
 
 /// Bytes; a whole user is 2 to 20 KB.
 const MAX_BODY: usize = 256 * 1024;
@@ -113,54 +115,70 @@ named! {
     extensions(("x-problems" = json!([Code::BadSignature, Code::NotJson, Code::NoType, Code::TooLarge])))
 )]
 async fn receive(State(webhooks): State<Webhooks>, headers: HeaderMap, body: Body) -> Response {
-    match tokio::time::timeout(MAX_WAIT, webhooks.receive(&headers, body)).await {
-        Ok(Ok(response)) => response,
-        Ok(Err(problem)) => problem.into_response(),
-        Err(_) => Problem::new(Code::StoreUnavailable).into_response(),
+    let started = Instant::now();
+    let mut event_type = UNKNOWN_TYPE;
+    let received = tokio::time::timeout(MAX_WAIT, webhooks.receive(&headers, body, &mut event_type)).await;
+    let result = received.unwrap_or_else(|_| Err((WebhookOutcome::StoreAway, Problem::new(Code::StoreUnavailable))));
+    let (Ok(outcome) | Err((outcome, _))) = &result;
+    metrics::webhook(event_type, *outcome, started.elapsed());
+    match result {
+        Ok(outcome) => answer(outcome),
+        Err((_, problem)) => problem.into_response(),
     }
 }
 
+fn answer(outcome: WebhookOutcome) -> Response {
+    let status = match outcome {
+        WebhookOutcome::Ignored => StatusCode::OK,
+        _ => StatusCode::ACCEPTED,
+    };
+    (status, axum::Json(json!({"status": outcome.as_str()}))).into_response()
+}
+
+type Refused = (WebhookOutcome, Problem);
+
 impl Webhooks {
-    async fn receive(&self, headers: &HeaderMap, body: Body) -> Result<Response, Problem> {
+    /// Notes the event's type as soon as it can be believed.
+    async fn receive(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+        known_type: &mut &'static str,
+    ) -> Result<WebhookOutcome, Refused> {
         let body = read(headers, body).await?;
         let svix_id = self.verify(headers, &body)?;
         let event_type = peek_type(&body).map_err(unreadable)?.into_owned();
-        if EventKind::from_type(&event_type).is_none() {
-            return Ok(answer(StatusCode::OK, EventStatus::Ignored));
+        *known_type = EventKind::from_type(&event_type).map_or(OTHER_TYPE, EventKind::as_str);
+        if *known_type == OTHER_TYPE {
+            return Ok(WebhookOutcome::Ignored);
         }
         let payload = String::from_utf8(body.into()).map_err(|_| unreadable(PeekError::NotJson))?;
-        let receipt = self
-            .intake
-            .receive(NewEvent {
-                svix_id,
-                event_type,
-                payload,
-            })
-            .await
-            .map_err(|error| {
-                tracing::warn!(error = %error, "an event could not be stored; Svix will repeat it");
-                Code::StoreUnavailable
-            })?;
-        let status = match receipt {
-            Receipt::Queued => EventStatus::Queued,
-            Receipt::Duplicate => EventStatus::Duplicate,
-        };
-        Ok(answer(StatusCode::ACCEPTED, status))
+        let span = tracing::info_span!("webhook", svix.id = svix_id, event.type = event_type);
+        let received = self.intake.receive(NewEvent {
+            svix_id: svix_id.clone(),
+            event_type,
+            payload,
+        });
+        let receipt = telemetry::caused_by(svix_id, span, received).await.map_err(|error| {
+            tracing::warn!(error = %error, "an event could not be stored; Svix will repeat it");
+            (WebhookOutcome::StoreAway, Code::StoreUnavailable.into())
+        })?;
+        Ok(match receipt {
+            Receipt::Queued => WebhookOutcome::Queued,
+            Receipt::Duplicate => WebhookOutcome::Duplicate,
+        })
     }
 
-    fn verify(&self, headers: &HeaderMap, body: &Bytes) -> Result<String, Problem> {
+    fn verify(&self, headers: &HeaderMap, body: &Bytes) -> Result<String, Refused> {
         self.signatures
             .verify(headers, body, self.app.clock.now())
             .map_err(|error| {
                 tracing::warn!(reason = %error, "a webhook was refused");
-                Problem::new(Code::BadSignature)
-                    .with_detail("Check that CLERK_WEBHOOK_SIGNING_SECRET is this endpoint's secret, and the clocks.")
+                let problem = Problem::new(Code::BadSignature)
+                    .with_detail("Check that CLERK_WEBHOOK_SIGNING_SECRET is this endpoint's secret, and the clocks.");
+                (WebhookOutcome::BadSignature, problem)
             })
     }
-}
-
-fn answer(code: StatusCode, status: EventStatus) -> Response {
-    (code, axum::Json(EventAnswer { status })).into_response()
 }
 
 /// An event, for the documentation.
@@ -186,7 +204,7 @@ fn example() -> Value {
     })
 }
 
-async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Refused> {
     let announced = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
@@ -196,13 +214,15 @@ async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
     axum::body::to_bytes(body, MAX_BODY).await.map_err(|_| too_large())
 }
 
-fn too_large() -> Problem {
-    Problem::new(Code::TooLarge).with_detail("At most 256 KiB.")
+fn too_large() -> Refused {
+    let problem = Problem::new(Code::TooLarge).with_detail("At most 256 KiB.");
+    (WebhookOutcome::TooLarge, problem)
 }
 
-fn unreadable(error: PeekError) -> Problem {
-    match error {
-        PeekError::NotJson => Code::NotJson.into(),
-        PeekError::NoType => Code::NoType.into(),
-    }
+fn unreadable(error: PeekError) -> Refused {
+    let code = match error {
+        PeekError::NotJson => Code::NotJson,
+        PeekError::NoType => Code::NoType,
+    };
+    (WebhookOutcome::Unreadable, code.into())
 }

@@ -5,12 +5,16 @@
 //! attempt limit, because recovered orphans ignore apalis's (trap 8).
 
 use std::panic::AssertUnwindSafe;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use futures::FutureExt as _;
+use serde::Deserialize;
 
 use crate::jobs::{Context, Job, JobError, wait_after};
+use crate::metrics::{self, JobOutcome};
+use crate::store::NewFailure;
+use crate::telemetry;
 
 /// How long noting what came of an attempt may take.
 const NOTE_LIMIT: Duration = Duration::from_secs(8);
@@ -31,35 +35,72 @@ pub enum Failure {
 /// # Errors
 /// [`Failure`].
 pub async fn run_attempt<J: Job>(context: &Context, payload: &[u8], job_id: &str, attempt: u32) -> Result<(), Failure> {
-    let job: J = match serde_json::from_slice(payload) {
-        Ok(job) => job,
-        // serde's own words would quote the payload.
-        Err(_) => return Err(dead::<J>(job_id, attempt, "its payload can't be read".to_owned())),
+    let started = Instant::now();
+    let job = serde_json::from_slice::<J>(payload);
+    let at = At {
+        job_id,
+        attempt,
+        about: job.as_ref().ok().and_then(Job::about),
     };
-    let outcome = if attempt > J::MAX_STARTS {
+    let cause = cause_of(payload).or(at.about.clone());
+    let span = tracing::info_span!(
+        "job",
+        job.queue = J::QUEUE.as_str(),
+        job.id = job_id,
+        job.attempt = attempt,
+        job.about = at.about,
+        cause
+    );
+    let attempt = async {
+        match job {
+            Ok(job) => run::<J>(&job, context, &at).await,
+            // serde's own words would quote the payload.
+            Err(_) => Err(dead::<J>(context, &at, "its payload can't be read".to_owned()).await),
+        }
+    };
+    let ended = telemetry::caused_by(cause.unwrap_or_else(|| job_id.to_owned()), span, attempt).await;
+    count::<J>(&ended, started);
+    ended
+}
+
+/// What the transaction that enqueued the job noted as its cause.
+fn cause_of(payload: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Caused {
+        cause: Option<String>,
+    }
+    serde_json::from_slice::<Caused>(payload).ok()?.cause
+}
+
+async fn run<J: Job>(job: &J, context: &Context, at: &At<'_>) -> Result<(), Failure> {
+    let outcome = if at.attempt > J::MAX_STARTS {
         Err(JobError::GiveUp("no attempts are left".to_owned()))
     } else {
-        guarded(&job, context).await
+        guarded(job, context).await
     };
     match outcome {
         Ok(()) => {
-            tracing::debug!(
-                job.queue = J::QUEUE.as_str(),
-                job.id = job_id,
-                job.attempt = attempt,
-                "done"
-            );
+            tracing::debug!("{} is done", J::QUEUE);
             Ok(())
         }
-        Err(JobError::Retry(why)) if attempt >= J::MAX_STARTS => give_up(&job, context, job_id, attempt, why).await,
-        Err(JobError::Retry(why)) => Err(later::<J>(context, job_id, attempt, why).await),
-        Err(JobError::RetryAt { at, why }) => Err(later_at::<J>(context, job_id, attempt, at, why).await),
+        Err(JobError::Retry(why)) if at.attempt >= J::MAX_STARTS => Err(give_up(job, context, at, why).await),
+        Err(JobError::Retry(why)) => Err(later::<J>(context, at, why).await),
+        Err(JobError::RetryAt { at: again_at, why }) => Err(later_at::<J>(context, at, again_at, why).await),
         Err(JobError::Wait { until }) => {
-            defer(context, job_id, until).await;
+            defer(context, at, until).await;
             Err(Failure::Later("it waits".to_owned()))
         }
-        Err(JobError::GiveUp(why)) => give_up(&job, context, job_id, attempt, why).await,
+        Err(JobError::GiveUp(why)) => Err(give_up(job, context, at, why).await),
     }
+}
+
+fn count<J: Job>(ended: &Result<(), Failure>, started: Instant) {
+    let outcome = match ended {
+        Ok(()) => JobOutcome::Done,
+        Err(Failure::Later(_)) => JobOutcome::Retried,
+        Err(Failure::Dead(_)) => JobOutcome::Dead,
+    };
+    metrics::job_ended(J::QUEUE.as_str(), outcome, started.elapsed());
 }
 
 async fn guarded<J: Job>(job: &J, context: &Context) -> Result<(), JobError> {
@@ -75,47 +116,60 @@ async fn guarded<J: Job>(job: &J, context: &Context) -> Result<(), JobError> {
 }
 
 /// Notes the death where people look for it; if that fails, the job lives on until it can be noted.
-async fn give_up<J: Job>(job: &J, context: &Context, job_id: &str, attempt: u32, why: String) -> Result<(), Failure> {
+async fn give_up<J: Job>(job: &J, context: &Context, at: &At<'_>, why: String) -> Failure {
     let noted = tokio::time::timeout(NOTE_LIMIT, job.gave_up(context, &why)).await;
     match noted.unwrap_or_else(|_| Err(JobError::Retry("the database gave no answer".to_owned()))) {
-        Ok(()) => Err(dead::<J>(job_id, attempt, why)),
-        Err(error) => Err(later::<J>(context, job_id, attempt, format!("{why}; and {error}")).await),
+        Ok(()) => dead::<J>(context, at, why).await,
+        Err(error) => later::<J>(context, at, format!("{why}; and {error}")).await,
     }
 }
 
-async fn later<J: Job>(context: &Context, job_id: &str, attempt: u32, why: String) -> Failure {
-    let at = context.app.clock.now() + wait_after(attempt, rand::random());
-    later_at::<J>(context, job_id, attempt, at, why).await
+async fn later<J: Job>(context: &Context, at: &At<'_>, why: String) -> Failure {
+    let again_at = context.app.clock.now() + wait_after(at.attempt, rand::random());
+    later_at::<J>(context, at, again_at, why).await
 }
 
-async fn later_at<J: Job>(context: &Context, job_id: &str, attempt: u32, at: DateTime<Utc>, why: String) -> Failure {
-    defer(context, job_id, at).await;
-    tracing::warn!(
-        job.queue = J::QUEUE.as_str(),
-        job.id = job_id,
-        job.attempt = attempt,
-        "{} failed, next attempt in {} s: {why}",
-        J::QUEUE,
-        (at - context.app.clock.now()).num_seconds()
-    );
+async fn later_at<J: Job>(context: &Context, at: &At<'_>, again_at: DateTime<Utc>, why: String) -> Failure {
+    // Where that fails it will be run again sooner than wanted, which is no harm.
+    at.note(context, &why, Some(again_at)).await;
+    let wait = again_at - context.app.clock.now();
+    tracing::warn!("{} failed, next attempt in {} s: {why}", J::QUEUE, wait.num_seconds());
     Failure::Later(why)
 }
 
-async fn defer(context: &Context, job_id: &str, until: DateTime<Utc>) {
+/// It was not tried, so there is no failure to note.
+async fn defer(context: &Context, at: &At<'_>, until: DateTime<Utc>) {
     let store = &context.app.store;
-    if let Err(error) = store.in_time(NOTE_LIMIT, store.defer_job(job_id, until)).await {
-        // It will be run again sooner than wanted, which is no harm.
-        tracing::warn!(job.id = job_id, error = %error, "could not move a job's time");
+    if let Err(error) = store.in_time(NOTE_LIMIT, store.defer_job(at.job_id, until)).await {
+        tracing::warn!(error = %error, "could not move a job's time");
     }
 }
 
-fn dead<J: Job>(job_id: &str, attempt: u32, why: String) -> Failure {
-    tracing::error!(
-        job.queue = J::QUEUE.as_str(),
-        job.id = job_id,
-        job.attempt = attempt,
-        "{} is dead: {why}",
-        J::QUEUE
-    );
+async fn dead<J: Job>(context: &Context, at: &At<'_>, why: String) -> Failure {
+    at.note(context, &why, None).await;
+    tracing::error!("{} is dead: {why}", J::QUEUE);
     Failure::Dead(why)
+}
+
+/// Which attempt at which job.
+struct At<'a> {
+    job_id: &'a str,
+    attempt: u32,
+    about: Option<String>,
+}
+
+impl At<'_> {
+    async fn note(&self, context: &Context, error: &str, again_at: Option<DateTime<Utc>>) {
+        let failure = NewFailure {
+            job_id: self.job_id,
+            attempt: self.attempt,
+            about: self.about.as_deref(),
+            error,
+            again_at,
+        };
+        let store = &context.app.store;
+        if let Err(error) = store.in_time(NOTE_LIMIT, store.note_failure(&failure)).await {
+            tracing::warn!(error = %error, "could not note that a job failed");
+        }
+    }
 }

@@ -2,18 +2,21 @@
 //! (APALIS trap 16).
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use apalis::layers::WorkerBuilderExt as _;
-use apalis::prelude::{AbortError, Attempt, BoxDynError, Data, TaskId, WorkerBuilder, WorkerError};
+use apalis::prelude::{AbortError, Attempt, BoxDynError, Data, FromRequest, Task, TaskId, WorkerBuilder, WorkerError};
 use apalis_core::backend::ext::poll_strategy::{PollWith, Strategy};
 use apalis_core::backend::ext::with_codec::WithCodec;
 use apalis_postgres::PostgresStorage;
 use apalis_sqlite::SqliteStorage;
+use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use ulid::Ulid;
 
 use super::attempt::{Failure, run_attempt};
 use super::finish::Finishing;
@@ -21,6 +24,7 @@ use super::heartbeat::{INTERVAL, MISSED, Names};
 use super::payload::{RawPayload, Verbatim};
 use super::poll::{Signalled, Tick};
 use crate::jobs::{Context, Job};
+use crate::metrics;
 use crate::store::{Pool, Queue};
 
 /// How soon jobs are noticed whose time comes later.
@@ -38,7 +42,18 @@ impl Alive {
     /// Whether every queue has one.
     #[must_use]
     pub fn all(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len() == Queue::ALL.len()
+        self.missing().is_empty()
+    }
+
+    /// The queues that have none.
+    #[must_use]
+    pub fn missing(&self) -> Vec<Queue> {
+        let alive = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Queue::ALL
+            .iter()
+            .copied()
+            .filter(|queue| !alive.contains(queue))
+            .collect()
     }
 
     fn set(&self, queue: Queue, alive: bool) {
@@ -202,18 +217,41 @@ async fn run_worker<J: Job>(with: Supervised, name: String, attempts: Attempts) 
     }
 }
 
+/// When a job was due, in whole Unix seconds.
+struct Due(Option<u64>);
+
+impl<Args: Sync> FromRequest<Task<Args>> for Due {
+    type Error = Infallible;
+
+    async fn from_request(task: &Task<Args>) -> Result<Self, Infallible> {
+        Ok(Self(task.run_at()))
+    }
+}
+
+impl Due {
+    /// How long ago that is. A new job's id knows its birth to the millisecond.
+    fn waited(&self, job_id: &str, now: DateTime<Utc>) -> Duration {
+        let born = Ulid::from_string(job_id).map_or(0, |id| id.timestamp_ms());
+        let due = self.0.unwrap_or(0).saturating_mul(1000).max(born);
+        let now = u64::try_from(now.timestamp_millis()).unwrap_or(0);
+        Duration::from_millis(now.saturating_sub(due))
+    }
+}
+
 /// Translates an attempt for apalis: `AbortError` kills the job (APALIS trap 7), any other error keeps it.
 async fn handle<J: Job>(
     payload: RawPayload,
     context: Data<Context>,
     attempts: Data<Attempts>,
     id: TaskId,
+    due: Due,
     attempt: Attempt,
 ) -> Result<(), BoxDynError> {
     let number = u32::try_from(attempt.current()).unwrap_or(u32::MAX);
     let hard = attempts.hard.clone();
     let attempt = attempts.tasks.spawn(async move {
         let id = id.to_string();
+        metrics::job_started(J::QUEUE.as_str(), due.waited(&id, context.app.clock.now()));
         hard.run_until_cancelled(run_attempt::<J>(&context, &payload.0, &id, number))
             .await
     });

@@ -175,7 +175,7 @@ fn the_demo_comes_out_as_told_on_a_fresh_machine_and_again() {
             "→ GET /v1/invites/… 200  still pending",
             "forger  → user.updated 401  bad_signature",
             "/members 200  Kay McNulty (admin) and 3 more",
-            "ops     → GET /readyz 200  database ok, workers ok",
+            "ops     → GET /readyz 200  database ok, migrations ok, workers ok",
             "usher simulate user.created",
         ] {
             assert!(story.contains(line), "no “{line}” in:\n{story}");

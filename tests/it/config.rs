@@ -8,6 +8,7 @@ use usher::config::{Config, ConfigError, Settings};
 use usher::secret::Secret;
 
 use crate::support::app::settings;
+use crate::support::process::environment;
 
 fn complete() -> Settings {
     settings(
@@ -184,4 +185,77 @@ fn the_readme_documents_every_setting_as_the_help_does() {
             "{name} is shown, but can't be set"
         );
     }
+}
+
+/// `usher serve` in an otherwise complete production environment with this change: its exit code and what it said.
+fn serve_with(changes: &[(&str, Option<&str>)]) -> (Option<i32>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let database = format!("sqlite://{}", folder.path().join("usher.db").display());
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_usher"));
+    command
+        .arg("serve")
+        .env_clear()
+        .envs(environment(&database, "smtp://localhost:2525"))
+        .current_dir(folder.path());
+    for (variable, value) in changes {
+        match value {
+            Some(value) => command.env(variable, value),
+            None => command.env_remove(variable),
+        };
+    }
+    let output = command.output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn a_mistake_stops_the_process_with_a_sentence_that_names_the_variable() {
+    let cases: &[(&str, Option<&str>, &str)] = &[
+        ("CLERK_WEBHOOK_SIGNING_SECRET", Some(""), "is missing"),
+        ("CLERK_WEBHOOK_SIGNING_SECRET", None, "is missing"),
+        ("CLERK_WEBHOOK_SIGNING_SECRET", Some("whsec_!!!"), "base64"),
+        ("CLERK_JWT_KEY", Some("no key"), "CLERK_JWT_KEY"),
+        ("USHER_TOKEN_KEY", Some("hunter2"), "at least 32 characters"),
+        ("USHER_API_KEYS", Some("hunter2"), "32 characters"),
+        ("INVITE_URL", Some("https://app.example.com/invite"), "{token}"),
+        ("INVITE_URL", Some("app.example.com/{token}"), "http"),
+        (
+            "USHER_DATABASE_URL",
+            Some("mysql://hunter2@localhost/app"),
+            "postgres:// or sqlite://",
+        ),
+        ("SMTP_URL", Some("mail.example.com"), "smtp://"),
+        ("SMTP_URL", Some("smtp://"), "host"),
+        ("SMTP_URL", Some("smtp://mail.example.com?tls=maybe"), "tls"),
+        ("MAIL_FROM", Some("Acme"), "address"),
+        ("MAIL_REPLY_TO", Some("nobody"), "address"),
+        ("AUTO_ACCEPT", Some("sometimes"), "new-users"),
+        ("USHER_ENV", Some("staging"), "development or production"),
+        ("LOG_FORMAT", Some("xml"), "text or json"),
+        ("USHER_LISTEN", Some("8080"), "address and a port"),
+        ("USHER_KEEP_JOBS", Some("a while"), "7d"),
+        ("USHER_KEEP_PAYLOADS", Some("100d"), "USHER_KEEP_EVENTS"),
+        ("USHER_KEEP_IDEMPOTENCY_KEYS", Some("1h"), "1d"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", Some("collector:4318"), "http://"),
+        ("TEMPLATES_DIR", Some("/there/is/nothing"), "TEMPLATES_DIR"),
+    ];
+    for (variable, value, words) in cases {
+        let (code, said) = serve_with(&[(variable, *value)]);
+        assert_eq!(code, Some(1), "{variable}={value:?}: {said}");
+        assert!(
+            said.contains(variable) && said.contains(words),
+            "{variable}={value:?}: {said}"
+        );
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+}
+
+#[test]
+fn an_unknown_variable_of_usher_s_is_told_with_the_nearest_name() {
+    // The second change lets it end.
+    let (code, said) = serve_with(&[("USHER_TOKEN_KYE", Some("x")), ("USHER_LISTEN", Some("8080"))]);
+    assert_eq!(code, Some(1));
+    assert!(
+        said.contains("USHER_TOKEN_KYE is no setting of usher's; did you mean USHER_TOKEN_KEY?"),
+        "{said}"
+    );
 }

@@ -1,5 +1,7 @@
 //! What becomes of a mail: retried, refused for good, held back, called to mind.
 
+use std::sync::{Arc, LazyLock};
+
 use axum::http::{Method, StatusCode};
 use chrono::TimeDelta;
 use futures::future::join_all;
@@ -7,6 +9,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt as _;
 use usher::clock::Clock;
 use usher::jobs::look_after_mail;
+use usher::ops::Scrape;
 use usher::worker::{Concurrency, Workers};
 use uuid::Uuid;
 
@@ -15,6 +18,9 @@ use crate::support::db::TestPool;
 use crate::support::process::{UsherProcess, eventually};
 use crate::support::smtp::{Behaviour, Phase, SmtpServer};
 use crate::support::{TestApp, TestDatabase, jobs, stories};
+
+/// What is counted is counted once for all tests of a process.
+static SCRAPE: LazyLock<Arc<Scrape>> = LazyLock::new(|| Arc::new(Scrape::start().unwrap()));
 
 const NO_LOGIN: Behaviour = Behaviour::Reply("535 5.7.8 bad credentials");
 
@@ -146,7 +152,7 @@ stories! {
         assert_eq!(app.pool.count("usher_deliveries where status = 'queued' and attempts = 0").await, 31);
         let shown = delivery(app, &first).await;
         assert!(shown["last_error"].as_str().unwrap().contains("sender not allowed"));
-        let readiness = usher::ops::router(app.app.store.clone(), None)
+        let readiness = usher::ops::router(app.app.store.clone(), None, Arc::clone(&SCRAPE))
             .oneshot(request(Method::GET, "/readyz", None, None)).await.unwrap();
         assert_eq!(readiness.status(), StatusCode::OK, "invites are still taken");
         let body = axum::body::to_bytes(readiness.into_body(), usize::MAX).await.unwrap();

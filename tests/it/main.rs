@@ -25,6 +25,7 @@ mod keys;
 mod limits;
 mod mail;
 mod matching;
+mod operations;
 mod schedules;
 mod security;
 mod sql_interface;

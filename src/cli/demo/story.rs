@@ -149,8 +149,9 @@ async fn a_forgery_changes_nothing(stage: &Stage, invite_id: &str) -> anyhow::Re
 async fn ops_look_around(stage: &Stage) -> anyhow::Result<()> {
     let ready = stage.ops("/readyz").await?.expect(StatusCode::OK)?;
     let told = format!(
-        "database {}, workers {}",
+        "database {}, migrations {}, workers {}",
         ready.text("/checks/database"),
+        ready.text("/checks/migrations"),
         ready.text("/checks/workers")
     );
     stage.answered(Party::Ops, &ready, &told);

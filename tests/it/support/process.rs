@@ -1,5 +1,6 @@
 //! usher as a process of its own, to be killed.
 
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,6 +18,10 @@ use super::db::TestDatabase;
 pub struct UsherProcess {
     child: Child,
     pub address: String,
+    /// The private listener's.
+    pub admin_address: String,
+    environment: Vec<(String, String)>,
+    folder: PathBuf,
     log: Arc<Mutex<Vec<String>>>,
     http: reqwest::Client,
 }
@@ -24,30 +29,29 @@ pub struct UsherProcess {
 impl UsherProcess {
     /// Starts it and waits until it says where it serves.
     pub async fn start(database: &TestDatabase, smtp_url: &str) -> Self {
+        Self::start_with(database, smtp_url, &[]).await
+    }
+
+    /// Starts it with more settings than it needs.
+    pub async fn start_with(database: &TestDatabase, smtp_url: &str, more: &[(&str, &str)]) -> Self {
+        let mut environment = environment(&database.url, smtp_url);
+        environment.extend(
+            more.iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+        );
         // The signal that a too long file is answered with would end it; a full disk sends none.
         let mut child = Command::new("sh")
             .args(["-c", "trap '' XFSZ; exec \"$0\" serve", env!("CARGO_BIN_EXE_usher")])
             .env_clear()
-            .env("USHER_ENV", "production")
-            .env("USHER_DATABASE_URL", &database.url)
-            .env("USHER_LISTEN", "127.0.0.1:0")
-            .env("USHER_ADMIN_LISTEN", "127.0.0.1:0")
-            .env("CLERK_WEBHOOK_SIGNING_SECRET", SIGNING_SECRET)
-            .env("CLERK_JWT_KEY", SIGNER.public_pem().expect("a key"))
-            .env("CLERK_ISSUER", ISSUER)
-            .env("USHER_API_KEYS", API_KEY)
-            .env("USHER_TOKEN_KEY", TOKEN_KEY)
-            .env("SMTP_URL", smtp_url)
-            .env("MAIL_FROM", "Acme <no-reply@acme.example>")
-            .env("INVITE_URL", "https://app.example.com/invite#{token}")
-            .env("LOG_FORMAT", "json")
+            .envs(environment.clone())
             .current_dir(database.folder.path())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .expect("usher starts");
         let mut lines = BufReader::new(child.stderr.take().expect("its log")).lines();
-        let address = loop {
+        let mut addresses = Vec::new();
+        while addresses.len() < 2 {
             let line = lines
                 .next_line()
                 .await
@@ -55,10 +59,11 @@ impl UsherProcess {
                 .expect("it says where it serves");
             let fact: Value = serde_json::from_str(&line).unwrap_or_default();
             let message = fact["fields"]["message"].as_str().unwrap_or_default();
-            if let Some(address) = message.strip_prefix("serving on ") {
-                break address.to_owned();
+            if let Some((_, address)) = message.split_once(" on http://") {
+                let address = address.split(['/', ',']).next().unwrap_or_default();
+                addresses.push(format!("http://{address}"));
             }
-        };
+        }
         let log = Arc::<Mutex<Vec<String>>>::default();
         let kept = Arc::clone(&log);
         tokio::spawn(async move {
@@ -68,10 +73,52 @@ impl UsherProcess {
         });
         Self {
             child,
-            address,
+            admin_address: addresses.remove(1),
+            address: addresses.remove(0),
+            environment,
+            folder: database.folder.path().to_owned(),
             log,
             http: reqwest::Client::new(),
         }
+    }
+
+    /// Runs another command beside it, with the same settings; whether it ended well, and what it said.
+    pub async fn usher(&self, arguments: &[&str]) -> (bool, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_usher"))
+            .args(arguments)
+            .env_clear()
+            .envs(self.environment.clone())
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .expect("usher runs");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(said).expect("text"))
+    }
+
+    /// What a command says that must end well.
+    #[track_caller]
+    pub fn well(&self, arguments: &[&str]) -> impl Future<Output = String> {
+        let caller = std::panic::Location::caller();
+        async move {
+            let (well, said) = self.usher(arguments).await;
+            assert!(well, "{caller}: usher {}: {said}", arguments.join(" "));
+            said
+        }
+    }
+
+    /// What a command prints as JSON.
+    pub async fn json(&self, arguments: &[&str]) -> Value {
+        let said = self.well(arguments).await;
+        serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"))
+    }
+
+    /// Asks the private listener: the status and the body.
+    pub async fn ask(&self, path: &str) -> (u16, String) {
+        let answer = self.http.get(format!("{}{path}", self.admin_address)).send().await;
+        let answer = answer.expect("an answer");
+        (answer.status().as_u16(), answer.text().await.expect("a body"))
     }
 
     /// What it has logged so far.
@@ -150,6 +197,28 @@ impl UsherProcess {
         assert!(answer.status().is_success(), "{path}: {}", answer.status());
         answer.json().await.expect("JSON")
     }
+}
+
+/// The settings of a process under test.
+pub fn environment(database_url: &str, smtp_url: &str) -> Vec<(String, String)> {
+    let key = SIGNER.public_pem().expect("a key");
+    [
+        ("USHER_ENV", "production"),
+        ("USHER_DATABASE_URL", database_url),
+        ("USHER_LISTEN", "127.0.0.1:0"),
+        ("USHER_ADMIN_LISTEN", "127.0.0.1:0"),
+        ("CLERK_WEBHOOK_SIGNING_SECRET", SIGNING_SECRET),
+        ("CLERK_JWT_KEY", &key),
+        ("CLERK_ISSUER", ISSUER),
+        ("USHER_API_KEYS", API_KEY),
+        ("USHER_TOKEN_KEY", TOKEN_KEY),
+        ("SMTP_URL", smtp_url),
+        ("MAIL_FROM", "Acme <no-reply@acme.example>"),
+        ("INVITE_URL", "https://app.example.com/invite#{token}"),
+        ("LOG_FORMAT", "json"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into()
 }
 
 /// Asks again and again until it is so. Only for what other processes and the worker's own runtime do.

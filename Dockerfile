@@ -1,0 +1,25 @@
+# syntax=docker/dockerfile:1
+FROM rust:1.95-bookworm AS build
+RUN apt-get update && apt-get install -y --no-install-recommends cmake && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY . .
+RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
+    cargo build --locked --release --package usher && cp target/release/usher /usr/local/bin/usher
+
+FROM debian:bookworm-slim
+# The root certificates for Clerk and the mail server, and curl for the health check.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends ca-certificates curl \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --system --uid 10001 --home-dir /var/lib/usher --create-home usher
+COPY --from=build /usr/local/bin/usher /usr/local/bin/usher
+USER 10001
+WORKDIR /var/lib/usher
+# Inside a container the outside is what is published: publish 8080, and 9090 to your own network only.
+ENV USHER_LISTEN=0.0.0.0:8080 USHER_ADMIN_LISTEN=0.0.0.0:9090 LOG_FORMAT=json
+EXPOSE 8080 9090
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+    CMD ["curl", "--fail", "--silent", "--show-error", "--max-time", "4", "http://127.0.0.1:9090/readyz"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["usher"]
+CMD ["serve"]

@@ -1,0 +1,108 @@
+//! `usher invite`: asks somebody in, by the rules of the API.
+
+use anstream::println;
+use anyhow::bail;
+use chrono::TimeDelta;
+use uuid::Uuid;
+
+use super::report;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::flows::{self, Invitation, MailCaps, Refusal, Target};
+use crate::invites::Acceptance;
+use crate::invites::email::EmailAddress;
+use crate::invites::limits::MAX_TTL;
+use crate::store::{PersonRef, Store};
+
+/// Invite somebody into an organization or a project, by the rules of the API. A running worker sends the mail.
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("target").required(true).args(["organization", "project"]))]
+pub struct InviteSomebody {
+    /// Their address.
+    #[arg(value_parser = EmailAddress::parse)]
+    email: EmailAddress,
+    /// Into this organization.
+    #[arg(long, value_name = "UUID")]
+    organization: Option<Uuid>,
+    /// Into this project.
+    #[arg(long, value_name = "UUID")]
+    project: Option<Uuid>,
+    /// As what.
+    #[arg(long)]
+    role: String,
+    /// By whom: an admin's id or a Clerk user id. Default: in the app's own name.
+    #[arg(long, value_name = "ID")]
+    invited_by: Option<String>,
+    /// For how long, such as 7d. Default: `INVITE_TTL`.
+    #[arg(long, value_name = "DURATION", value_parser = report::age)]
+    expires_in: Option<TimeDelta>,
+    /// auto lets in, ask shows the banner, default follows `AUTO_ACCEPT`.
+    #[arg(long, default_value = "default", value_parser = str::parse::<Acceptance>)]
+    acceptance: Acceptance,
+    /// The language of the mail, such as pt-BR.
+    #[arg(long)]
+    locale: Option<String>,
+    /// A few words from the inviter.
+    #[arg(long)]
+    message: Option<String>,
+}
+
+impl InviteSomebody {
+    pub(super) async fn run(self, config: Config) -> anyhow::Result<()> {
+        let target = match (self.organization, self.project) {
+            (Some(id), _) => Target::Organization(id),
+            (None, Some(id)) => Target::Project(id),
+            (None, None) => bail!("invite into what? Give --organization or --project"),
+        };
+        let expires_in = self.expires_in.unwrap_or(config.invite_ttl);
+        if expires_in > MAX_TTL {
+            bail!("--expires-in must be at most 30d");
+        }
+        let invitation = Invitation {
+            target,
+            email: self.email,
+            role: self.role,
+            invited_by: self.invited_by.map(|id| match id.parse() {
+                Ok(id) => PersonRef::Admin(id),
+                Err(_) => PersonRef::Clerk(id),
+            }),
+            expires_in,
+            acceptance: self.acceptance,
+            locale: self.locale,
+            message: self.message,
+        };
+        let store = Store::open(config.database_url.expose(), Clock::System).await?;
+        let mut tx = store.begin().await?;
+        let caps = MailCaps {
+            inviter: config.mail_cap_inviter,
+            organization: config.mail_cap_organization,
+        };
+        let answers = flows::invite(&mut tx, std::slice::from_ref(&invitation), &config.roles, caps, None).await?;
+        let invited = match answers.into_iter().next() {
+            Some(Ok(invited)) => invited,
+            Some(Err(refusal)) => bail!("{}", why(refusal)),
+            None => bail!("nobody was invited"),
+        };
+        tx.commit().await?;
+        store.close().await;
+        let done = if invited.is_new { "invited" } else { "invited again" };
+        println!("{} is {done}: {}", invited.invite.email, invited.invite.id);
+        println!("Its story: usher invites show {}", invited.invite.id);
+        Ok(())
+    }
+}
+
+fn why(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::UnknownTarget => "there is no such organization or project",
+        Refusal::UnknownRole => "the role is on no ladder there: see ORGANIZATION_ROLES and PROJECT_ROLES",
+        Refusal::UnknownInviter => "--invited-by names nobody who is there",
+        Refusal::RoleAboveInviter => "the inviter may not hand out this role there",
+        Refusal::OwnAddress => "the address is the inviter's own",
+        Refusal::TooManyMails => {
+            "the inviter, or the organization, has no invite mails left today: see MAIL_CAP_INVITER and \
+             MAIL_CAP_ORGANIZATION, or come again after midnight UTC"
+        }
+        Refusal::AlreadyMember => "the address's owner is in already, with this role or a higher one",
+    }
+}

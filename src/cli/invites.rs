@@ -1,0 +1,240 @@
+//! `usher invites`: every invite, and the whole story of one.
+
+use anstream::println;
+use anyhow::bail;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::report;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::invites::email::EmailAddress;
+use crate::invites::{Invite, Status};
+use crate::store::{DeliveryStatus, DeliveryView, InviteFilter, InviteView, Store, StoreError, Tx};
+
+/// Every invite, and the whole story of one.
+#[derive(Debug, clap::Subcommand)]
+pub enum Invites {
+    /// List invites, newest first.
+    List {
+        #[command(flatten)]
+        selection: Selection,
+        /// How many at most.
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what happened to one invite, its mails and what caused it all.
+    Show {
+        /// Its id.
+        id: Uuid,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Which invites.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Selection {
+    /// To this address.
+    #[arg(long, value_name = "ADDRESS", value_parser = EmailAddress::parse)]
+    email: Option<EmailAddress>,
+    /// In this state: pending, accepted, declined, revoked or expired.
+    #[arg(long, value_parser = str::parse::<Status>)]
+    status: Option<Status>,
+    /// Into this organization, its projects included.
+    #[arg(long, value_name = "UUID")]
+    organization: Option<Uuid>,
+    /// Into this project.
+    #[arg(long, value_name = "UUID")]
+    project: Option<Uuid>,
+}
+
+impl Invites {
+    pub(super) async fn run(self, config: Config) -> anyhow::Result<()> {
+        let store = Store::open(config.database_url.expose(), Clock::System).await?;
+        match self {
+            Self::List { selection, limit, json } => list(&store, selection, limit, json).await?,
+            Self::Show { id, json } => show(&store, id, json).await?,
+        }
+        store.close().await;
+        Ok(())
+    }
+}
+
+/// An invite in a list.
+#[derive(Serialize)]
+struct Line {
+    id: Uuid,
+    email: String,
+    status: Status,
+    role: String,
+    organization: String,
+    project: Option<String>,
+    created_at: DateTime<Utc>,
+    mail: Option<DeliveryStatus>,
+}
+
+impl Line {
+    fn of(view: &InviteView, now: DateTime<Utc>) -> Self {
+        Self {
+            id: view.invite.id,
+            email: view.invite.email.clone(),
+            status: view.invite.status_at(now),
+            role: view.invite.role.clone(),
+            organization: view.organization_name.clone(),
+            project: view.project_name.clone(),
+            created_at: view.invite.created_at,
+            mail: view.delivery().map(|(_, status)| status),
+        }
+    }
+
+    fn place(&self) -> String {
+        match &self.project {
+            Some(project) => format!("{} / {project}", self.organization),
+            None => self.organization.clone(),
+        }
+    }
+}
+
+async fn list(store: &Store, selection: Selection, limit: u32, as_json: bool) -> anyhow::Result<()> {
+    let filter = InviteFilter {
+        organization_id: selection.organization,
+        project_id: selection.project,
+        email: selection.email.map(|email| email.key().clone()),
+        status: selection.status,
+        ..InviteFilter::default()
+    };
+    let now = store.now();
+    let mut tx = store.read().await?;
+    let page = tx.list_invites(&filter, limit).await?;
+    let ids: Vec<Uuid> = page.into_iter().map(|(id, _)| id).collect();
+    let views = tx.invite_views(&ids).await?;
+    let lines: Vec<Line> = views.iter().rev().map(|view| Line::of(view, now)).collect();
+    if as_json {
+        return report::json(&lines);
+    }
+    let rows: Vec<[String; 7]> = lines
+        .iter()
+        .map(|line| {
+            [
+                line.id.to_string(),
+                line.email.clone(),
+                line.status.to_string(),
+                line.role.clone(),
+                line.place(),
+                report::distance(line.created_at, now),
+                line.mail.map(|mail| mail.to_string()).unwrap_or_default(),
+            ]
+        })
+        .collect();
+    report::table(["ID", "ADDRESS", "STATUS", "ROLE", "INTO", "CREATED", "MAIL"], &rows);
+    report::more(lines.len(), limit);
+    Ok(())
+}
+
+/// Something that happened, for the story.
+#[derive(Serialize)]
+struct Fact {
+    at: DateTime<Utc>,
+    what: String,
+    /// The id of Clerk's event or of the request that caused it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<String>,
+}
+
+async fn show(store: &Store, id: Uuid, as_json: bool) -> anyhow::Result<()> {
+    let now = store.now();
+    let mut tx = store.read().await?;
+    let Some(view) = tx.invite_views(&[id]).await?.into_iter().next() else {
+        bail!("there is no invite {id}; `usher invites list --email …` finds it by its address");
+    };
+    let story = story(&mut tx, &view.invite, now).await?;
+    let line = Line::of(&view, now);
+    if as_json {
+        return report::json(&json!({ "invite": line, "story": story }));
+    }
+    let invite = &view.invite;
+    for (name, value) in [
+        ("invite", Some(id.to_string())),
+        ("to", Some(invite.email.clone())),
+        ("into", Some(line.place())),
+        ("as", Some(invite.role.clone())),
+        ("by", view.inviter_email.clone()),
+        ("status", Some(line.status.to_string())),
+        ("acceptance", Some(invite.acceptance.to_string())),
+        ("expires", Some(report::time(invite.expires_at))),
+        (
+            "in banner",
+            invite.flagged_at.map(|at| format!("since {}", report::time(at))),
+        ),
+        ("put away", invite.dismissed_at.map(report::time)),
+    ] {
+        if let Some(value) = value {
+            println!("{name:<11} {value}");
+        }
+    }
+    println!();
+    for fact in story {
+        let cause = fact.cause.map(|cause| format!("  ({cause})")).unwrap_or_default();
+        println!("{}  {}{cause}", report::time(fact.at), fact.what);
+    }
+    Ok(())
+}
+
+/// What happened to the invite and to its mails, in the order in which it did.
+async fn story(tx: &mut Tx, invite: &Invite, now: DateTime<Utc>) -> Result<Vec<Fact>, StoreError> {
+    let mut facts: Vec<Fact> = tx
+        .history_of(invite.id)
+        .await?
+        .into_iter()
+        .map(|happened| Fact {
+            at: happened.at,
+            what: happened.event.to_string(),
+            cause: happened.cause,
+        })
+        .collect();
+    for delivery in tx.deliveries_of(invite.id).await? {
+        facts.extend(mail_story(tx, &delivery).await?);
+    }
+    if invite.status == Status::Pending && invite.expires_at <= now {
+        facts.push(Fact {
+            at: invite.expires_at,
+            what: "expired".to_owned(),
+            cause: None,
+        });
+    }
+    facts.sort_by_key(|fact| fact.at);
+    Ok(facts)
+}
+
+async fn mail_story(tx: &mut Tx, delivery: &DeliveryView) -> Result<Vec<Fact>, StoreError> {
+    let mail = format!(
+        "{} mail {} to {}",
+        delivery.kind, delivery.generation, delivery.to_email
+    );
+    let fact = |at, what| Fact { at, what, cause: None };
+    let mut facts = vec![fact(delivery.queued_at, format!("{mail}: queued"))];
+    for failure in tx.failures_about(&delivery.id.to_string()).await? {
+        let what = format!("{mail}: attempt {} failed: {}", failure.attempt, failure.error);
+        facts.push(fact(failure.failed_at, what));
+    }
+    if let Some(sent_at) = delivery.sent_at {
+        facts.push(fact(
+            sent_at,
+            format!("{mail}: sent, Message-ID {}", delivery.message_id),
+        ));
+    }
+    let last = facts.last().map_or(delivery.queued_at, |fact| fact.at);
+    match delivery.status {
+        DeliveryStatus::Failed => facts.push(fact(last, format!("{mail}: given up"))),
+        DeliveryStatus::Suppressed => facts.push(fact(last, format!("{mail}: no longer wanted, not sent"))),
+        DeliveryStatus::Queued | DeliveryStatus::Sent => {}
+    }
+    Ok(facts)
+}

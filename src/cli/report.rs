@@ -1,0 +1,128 @@
+//! What commands that look and repair print: tables for people, JSON for programs; and how they ask before they change
+//! many things.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+
+use anstream::{eprint, println};
+use anyhow::bail;
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use serde::Serialize;
+
+use super::paint::{FAINT, STRONG, paint};
+use crate::config::parse_duration;
+
+/// Prints one JSON document.
+pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// Prints rows under their heads, each column as wide as it must be.
+pub(super) fn table<const N: usize>(heads: [&str; N], rows: &[[String; N]]) {
+    let mut widths = heads.map(|head| head.chars().count());
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: [&str; N]| -> String {
+        let padded: Vec<String> = cells
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        padded.join("  ").trim_end().to_owned()
+    };
+    println!("{}", paint(STRONG, line(heads)));
+    for row in rows {
+        println!("{}", line(row.each_ref().map(String::as_str)));
+    }
+}
+
+/// Says that a list is not complete.
+pub(super) fn more(shown: usize, limit: u32) {
+    if u32::try_from(shown).is_ok_and(|shown| shown == limit) {
+        println!("{}", paint(FAINT, format!("… the newest {limit}; --limit shows more")));
+    }
+}
+
+/// A time as people and programs both read it.
+pub(super) fn time(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+/// How long ago, or how long until then.
+pub(super) fn distance(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    let away = now - at;
+    let size = away.abs();
+    let (number, unit) = match size {
+        _ if size < TimeDelta::minutes(2) => (size.num_seconds(), "s"),
+        _ if size < TimeDelta::hours(2) => (size.num_minutes(), "min"),
+        _ if size < TimeDelta::days(2) => (size.num_hours(), "h"),
+        _ => (size.num_days(), "d"),
+    };
+    if away < TimeDelta::zero() {
+        format!("in {number} {unit}")
+    } else {
+        format!("{number} {unit} ago")
+    }
+}
+
+/// An age such as `90m`, `36h` or `7d`.
+pub(super) fn age(text: &str) -> Result<TimeDelta, String> {
+    parse_duration(text).ok_or_else(|| "must be an age such as 90m, 36h or 7d".to_owned())
+}
+
+/// Shortens a text to a line of a table.
+pub(super) fn short(text: &str) -> String {
+    const MOST: usize = 80;
+    let line = text.lines().next().unwrap_or_default();
+    match line.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line.to_owned(),
+    }
+}
+
+/// Asks before many things are changed; whoever can't be asked must have said `--yes`.
+pub(super) fn confirm(what: &str, yes: bool) -> anyhow::Result<()> {
+    if yes {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        bail!("nothing was changed: add --yes to {what}");
+    }
+    eprint!("{what}? [y/N] ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    if !answer.trim().eq_ignore_ascii_case("y") {
+        bail!("nothing was changed");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances_are_told_in_the_unit_that_fits() {
+        let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        for (seconds, expected) in [
+            (0, "0 s ago"),
+            (119, "119 s ago"),
+            (120, "2 min ago"),
+            (7200, "2 h ago"),
+            (172_800, "2 d ago"),
+            (-600, "in 10 min"),
+        ] {
+            assert_eq!(distance(now - TimeDelta::seconds(seconds), now), expected);
+        }
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        assert_eq!(short("one\ntwo"), "one");
+        assert_eq!(short(&"é".repeat(81)), format!("{}…", "é".repeat(80)));
+    }
+}

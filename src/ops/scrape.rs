@@ -1,0 +1,99 @@
+//! `/metrics`: what was counted here, and the state of the queue, asked of the database at most every few seconds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::clerk::EventKind;
+use crate::mail::{AcceptedNotice, Mail as _, OrganizationInvite, ProjectInvite, Reminder};
+use crate::metrics::{self, Recorder};
+use crate::store::{Queue, Store};
+use crate::worker::Alive;
+
+/// Between two questions to the database, however many scrape.
+const FRESH: Duration = Duration::from_secs(5);
+/// A scraper gives up after ten seconds.
+const MAX_WAIT: Duration = Duration::from_secs(5);
+/// Between two times that measurements are summed up.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// The page and its upkeep, which ends with it.
+pub struct Scrape {
+    recorder: Arc<Recorder>,
+    asked: Mutex<Option<Instant>>,
+    _upkeep: AbortOnDropHandle<()>,
+}
+
+impl Scrape {
+    /// Starts to record.
+    ///
+    /// # Errors
+    /// When something else in this process records already.
+    pub fn start() -> anyhow::Result<Self> {
+        let recorder = Arc::new(Recorder::install()?);
+        let queues: Vec<&str> = Queue::ALL.iter().map(|queue| queue.as_str()).collect();
+        let types: Vec<&str> = EventKind::ALL.iter().map(|kind| kind.as_str()).collect();
+        let templates = [
+            OrganizationInvite::TEMPLATE,
+            ProjectInvite::TEMPLATE,
+            Reminder::TEMPLATE,
+            AcceptedNotice::TEMPLATE,
+        ];
+        metrics::begin_at_zero(&types, &queues, &templates);
+        let kept = Arc::clone(&recorder);
+        let upkeep = tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(UPKEEP);
+            loop {
+                ticks.tick().await;
+                kept.upkeep();
+            }
+        });
+        Ok(Self {
+            recorder,
+            asked: Mutex::new(None),
+            _upkeep: AbortOnDropHandle::new(upkeep),
+        })
+    }
+
+    /// The page. Where the database is away it says so, with the queue as it was last seen.
+    pub(super) async fn page(&self, store: &Store, workers: Option<&Alive>) -> String {
+        self.ask(store).await;
+        for level in store.pool_levels() {
+            metrics::database_connections(level.pool, level.in_use, level.idle);
+        }
+        if let Some(workers) = workers {
+            let missing = workers.missing();
+            for queue in Queue::ALL {
+                metrics::worker_alive(queue.as_str(), !missing.contains(queue));
+            }
+        }
+        self.recorder.render()
+    }
+
+    async fn ask(&self, store: &Store) {
+        let mut asked = self.asked.lock().await;
+        if asked.is_some_and(|asked| asked.elapsed() < FRESH) {
+            return;
+        }
+        let levels = tokio::time::timeout(MAX_WAIT, store.queue_levels()).await;
+        *asked = Some(Instant::now());
+        let answered = match levels {
+            Ok(Ok(levels)) => {
+                levels.iter().for_each(metrics::queue_level);
+                true
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(error = %error, "the queue could not be measured");
+                false
+            }
+            Err(_) => {
+                tracing::warn!("the queue could not be measured in {} s", MAX_WAIT.as_secs());
+                false
+            }
+        };
+        metrics::database_up(answered);
+    }
+}

@@ -1,0 +1,129 @@
+//! What happened to invites: written with the transaction that made it true, counted once that is committed.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::rows::{Time, Type, sql, to_json, unfold};
+use super::{Result, Tx, on_conn};
+use crate::metrics::{self, InviteEvent};
+
+/// Something that happened to an invite.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+pub struct Happened {
+    /// What.
+    #[sqlx(try_from = "String")]
+    pub event: InviteEvent,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// The id of Clerk's event or of the request that caused it.
+    pub cause: Option<String>,
+}
+
+/// What a transaction does to invites, and why.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    /// What caused the transaction as a whole.
+    cause: Option<String>,
+    /// What caused the part of it that concerns a person: events from Clerk share transactions.
+    by_person: HashMap<Uuid, String>,
+    rows: Vec<Row>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    new_id: Uuid,
+    for_invite: Uuid,
+    event: InviteEvent,
+    at: Time,
+    cause: Option<String>,
+}
+
+impl History {
+    pub(super) fn caused_by(cause: Option<String>) -> Self {
+        Self {
+            cause,
+            ..Self::default()
+        }
+    }
+
+    /// To be called once it is committed.
+    pub(super) fn count(&self) {
+        for &event in InviteEvent::ALL {
+            let count = self.rows.iter().filter(|row| row.event == event).count();
+            if count > 0 {
+                metrics::invites(event, count as u64);
+            }
+        }
+    }
+}
+
+impl Tx {
+    /// Says that what this transaction does to a person's invites was caused by an event of this id.
+    pub fn because_of(&mut self, admin_id: Uuid, svix_id: &str) {
+        self.history.by_person.insert(admin_id, svix_id.to_owned());
+    }
+
+    /// Something happens to an invite, because of a person where one is named.
+    pub(super) fn happened(&mut self, event: InviteEvent, invite_id: Uuid, person: Option<Uuid>) {
+        let row = Row {
+            new_id: self.clock.new_id(),
+            for_invite: invite_id,
+            event,
+            at: Time(self.clock.now()),
+            cause: person
+                .and_then(|person| self.history.by_person.get(&person))
+                .or(self.history.cause.as_ref())
+                .cloned(),
+        };
+        self.history.rows.push(row);
+    }
+
+    /// What caused the last thing that happened to an invite in this transaction.
+    pub(super) fn cause_of(&self, invite_id: Uuid) -> Option<&str> {
+        let happened = self.history.rows.iter().rev().find(|row| row.for_invite == invite_id);
+        happened.map_or(self.history.cause.as_deref(), |row| row.cause.as_deref())
+    }
+
+    pub(super) async fn write_history(&mut self) -> Result<()> {
+        if self.history.rows.is_empty() {
+            return Ok(());
+        }
+        let source = unfold(
+            self.dialect(),
+            &[
+                ("new_id", Type::Uuid),
+                ("for_invite", Type::Uuid),
+                ("event", Type::Text),
+                ("at", Type::Time),
+                ("cause", Type::Text),
+            ],
+        );
+        let text = format!(
+            "insert into usher_invite_history (id, invite_id, event, at, cause)
+             select r.new_id, r.for_invite, r.event, r.at, r.cause from {source}"
+        );
+        let rows = to_json(&self.history.rows)?;
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(rows)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        Ok(())
+    }
+
+    /// What happened to an invite, oldest first.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn history_of(&mut self, invite_id: Uuid) -> Result<Vec<Happened>> {
+        Ok(on_conn!(self, |conn| sqlx::query_as(
+            "select event, at, cause from usher_invite_history where invite_id = $1 order by at, id"
+        )
+        .bind(invite_id)
+        .fetch_all(conn)
+        .await)?)
+    }
+}

@@ -1,0 +1,522 @@
+//! The queue as a person looks at it and repairs it. Beside a running service every change is guarded: what a worker
+//! holds is left alone.
+
+use std::fmt::Write as _;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use ulid::Ulid;
+use uuid::Uuid;
+
+use super::invites::{INVITE_ID, invite_ids};
+use super::rows::{Type, sql, to_json, unfold};
+use super::{Conn, Dialect, Queue, Result, Tx, on_conn};
+use crate::names::named;
+
+named! {
+    /// Where a job stands.
+    JobState("job state") {
+        /// Due, and waiting for a worker.
+        Waiting = "waiting",
+        /// Not due yet: tried before, or meant for later.
+        Scheduled = "scheduled",
+        /// Held by a worker.
+        Running = "running",
+        /// Given up; it waits for a person.
+        Dead = "dead",
+        /// Finished.
+        Done = "done",
+    }
+}
+
+/// Which jobs.
+#[derive(Debug, Clone, Default)]
+pub struct JobFilter {
+    /// These.
+    pub ids: Vec<String>,
+    /// In this queue.
+    pub queue: Option<Queue>,
+    /// In one of these states; none for any but done.
+    pub states: Vec<JobState>,
+    /// Enqueued before.
+    pub before: Option<DateTime<Utc>>,
+    /// Whose last error has these words, in upper or lower case.
+    pub error: Option<String>,
+}
+
+/// A job.
+#[derive(Debug, Clone, Serialize)]
+pub struct JobView {
+    /// Its id.
+    pub id: String,
+    /// The name of its queue.
+    pub queue: String,
+    /// Where it stands.
+    pub state: JobState,
+    /// What it carries: ids only.
+    pub payload: String,
+    /// How often it was tried.
+    pub attempts: i32,
+    /// When it was enqueued, by its id.
+    pub enqueued_at: Option<DateTime<Utc>>,
+    /// When it is or was due.
+    pub due_at: Option<DateTime<Utc>>,
+    /// When its last attempt ended.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// Who holds it, or held it last.
+    pub worker: Option<String>,
+    /// Why its last attempt failed.
+    pub error: Option<String>,
+}
+
+/// A failed attempt.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+pub struct FailedAttempt {
+    /// The job.
+    pub job_id: String,
+    /// Which attempt it was.
+    pub attempt: i32,
+    /// When.
+    pub failed_at: DateTime<Utc>,
+    /// Why.
+    pub error: String,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: String,
+    job_type: String,
+    job: Vec<u8>,
+    state: String,
+    attempts: i32,
+    due: i64,
+    ended: Option<i64>,
+    lock_by: Option<String>,
+    result: Option<String>,
+}
+
+#[derive(Serialize)]
+struct JobId<'a> {
+    job_id: &'a str,
+}
+
+const JOB_ID: &[(&str, Type)] = &[("job_id", Type::Text)];
+
+fn job_ids(ids: &[String]) -> Result<String> {
+    let rows: Vec<_> = ids.iter().map(|job_id| JobId { job_id }).collect();
+    to_json(&rows)
+}
+
+/// The tables are apalis's and differ by name and types.
+pub(super) struct Words {
+    pub table: &'static str,
+    pub now: &'static str,
+    /// A time as whole Unix seconds.
+    pub seconds: fn(&str) -> String,
+    pub result: &'static str,
+}
+
+pub(super) fn words(dialect: Dialect) -> Words {
+    match dialect {
+        Dialect::Postgres => Words {
+            table: "apalis.jobs",
+            now: "now()",
+            seconds: |column| format!("extract(epoch from {column})::bigint"),
+            result: "last_result::text",
+        },
+        Dialect::Sqlite => Words {
+            table: "Jobs",
+            now: "unixepoch()",
+            seconds: |column| format!("cast({column} as integer)"),
+            result: "last_result",
+        },
+    }
+}
+
+/// In apalis's words, as [`super::watch`] has them, so that the same indexes answer.
+pub(super) fn is_in(state: JobState, now: &str) -> String {
+    let open = "(status = 'Pending' or (status = 'Failed' and attempts < max_attempts))";
+    match state {
+        JobState::Waiting => format!("({open} and run_at <= {now})"),
+        JobState::Scheduled => format!("({open} and run_at > {now})"),
+        JobState::Running => "status in ('Running', 'Queued')".to_owned(),
+        JobState::Dead => "(status = 'Killed' or (status = 'Failed' and attempts >= max_attempts))".to_owned(),
+        JobState::Done => "status = 'Done'".to_owned(),
+    }
+}
+
+impl JobFilter {
+    /// The conditions; parameters are numbered as `filtered!` binds them: `$1` ids, `$2` queues, `$3` the id of
+    /// the time, `$4` the error.
+    fn conditions(&self, dialect: Dialect) -> String {
+        let words = words(dialect);
+        let mut text = format!(
+            "job_type in (select r.queue from {})",
+            unfold(dialect, &[("queue", Type::Text)])
+        );
+        let unfinished = [
+            JobState::Waiting,
+            JobState::Scheduled,
+            JobState::Running,
+            JobState::Dead,
+        ];
+        let states = match self.states.as_slice() {
+            [] if !self.ids.is_empty() => &[][..],
+            [] => &unfinished[..],
+            states => states,
+        };
+        if !states.is_empty() {
+            let states: Vec<String> = states.iter().map(|&state| is_in(state, words.now)).collect();
+            let _ = write!(text, " and ({})", states.join(" or "));
+        }
+        if !self.ids.is_empty() {
+            let rows = unfold(dialect, JOB_ID).replace("$1", "$2");
+            let _ = write!(text, " and id in (select r.job_id from {rows})");
+        } else {
+            text.push_str(" and $2 = $2");
+        }
+        text.push_str(if self.before.is_some() {
+            " and id < $3"
+        } else {
+            " and $3 = $3"
+        });
+        let _ = write!(text, " and lower(coalesce({}, '')) like $4 escape '\\'", words.result);
+        text
+    }
+
+    fn queues(&self) -> Result<String> {
+        #[derive(Serialize)]
+        struct QueueRow {
+            queue: Queue,
+        }
+        let all = match &self.queue {
+            Some(queue) => std::slice::from_ref(queue),
+            None => Queue::ALL,
+        };
+        to_json(&all.iter().map(|&queue| QueueRow { queue }).collect::<Vec<_>>())
+    }
+
+    /// Ids sort by the time that they were made; those of `before` and later are left out.
+    fn limit_id(&self) -> String {
+        let before = self.before.unwrap_or_default();
+        Ulid::from_parts(before.timestamp_millis().unsigned_abs(), 0).to_string()
+    }
+
+    fn error_pattern(&self) -> String {
+        let words = self.error.as_deref().unwrap_or_default().to_lowercase();
+        let escaped = words.replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_");
+        format!("%{escaped}%")
+    }
+}
+
+/// Runs one body with a filter's parameters bound.
+macro_rules! filtered {
+    ($tx:expr, $filter:expr, $query:expr, |$bound:ident, $conn:ident| $body:expr) => {{
+        let (queues, ids) = ($filter.queues()?, job_ids(&$filter.ids)?);
+        let (limit, pattern) = ($filter.limit_id(), $filter.error_pattern());
+        on_conn!($tx, |$conn| {
+            let $bound = $query.bind(queues).bind(ids).bind(limit).bind(pattern);
+            $body
+        })
+    }};
+}
+
+impl Tx {
+    /// Jobs, newest first.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn jobs(&mut self, filter: &JobFilter, limit: u32) -> Result<Vec<JobView>> {
+        let words = words(self.dialect());
+        let states: Vec<String> = JobState::ALL
+            .iter()
+            .map(|&state| format!("when {} then '{state}'", is_in(state, words.now)))
+            .collect();
+        let text = format!(
+            "select id, job_type, job, case {} else 'done' end as state, attempts, {} as due, {} as ended, lock_by,
+                 {} as result
+             from {} where {} order by id desc limit {limit}",
+            states.join(" "),
+            (words.seconds)("run_at"),
+            (words.seconds)("done_at"),
+            words.result,
+            words.table,
+            filter.conditions(self.dialect()),
+        );
+        let rows: Vec<Row> = filtered!(self, filter, sqlx::query_as(sql(text)), |query, conn| query
+            .fetch_all(conn)
+            .await)?;
+        Ok(rows.into_iter().map(JobView::from).collect())
+    }
+
+    /// How many jobs there are of each queue.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn count_jobs(&mut self, filter: &JobFilter) -> Result<Vec<(String, i64)>> {
+        let text = format!(
+            "select job_type, count(*) from {} where {} group by job_type order by job_type",
+            words(self.dialect()).table,
+            filter.conditions(self.dialect()),
+        );
+        Ok(filtered!(self, filter, sqlx::query_as(sql(text)), |query, conn| query
+            .fetch_all(conn)
+            .await)?)
+    }
+
+    /// The ids of jobs, oldest first.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn job_ids(&mut self, filter: &JobFilter) -> Result<Vec<String>> {
+        let text = format!(
+            "select id from {} where {} order by id",
+            words(self.dialect()).table,
+            filter.conditions(self.dialect()),
+        );
+        Ok(filtered!(
+            self,
+            filter,
+            sqlx::query_scalar(sql(text)),
+            |query, conn| query.fetch_all(conn).await
+        )?)
+    }
+
+    /// Gives jobs that are dead or wait for their next attempt to the workers at once, with all their attempts before
+    /// them; a mail that was given up is wanted again. Returns the ids of those that were.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn retry_jobs(&mut self, ids: &[String]) -> Result<Vec<String>> {
+        let retried = self
+            .change_jobs(ids, &[JobState::Dead, JobState::Scheduled], |words| {
+                format!(
+                    "status = 'Pending', attempts = 0, run_at = {}, lock_by = null, lock_at = null, done_at = null",
+                    words.now
+                )
+            })
+            .await?;
+        self.move_deliveries(&retried, "failed", "queued").await?;
+        for queue in Queue::ALL {
+            self.enqueued.push(*queue);
+        }
+        Ok(retried.into_iter().map(|job| job.id).collect())
+    }
+
+    /// Ends jobs that no worker holds; the mails among them are no longer wanted. Returns the ids of those that were.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn cancel_jobs(&mut self, ids: &[String]) -> Result<Vec<String>> {
+        let open = [JobState::Waiting, JobState::Scheduled];
+        let cancelled = self
+            .change_jobs(ids, &open, |words| {
+                format!(
+                    "status = 'Done', done_at = {}, last_result = '{{\"Err\": \"cancelled by hand\"}}'",
+                    words.now
+                )
+            })
+            .await?;
+        self.move_deliveries(&cancelled, "queued", "suppressed").await?;
+        Ok(cancelled.into_iter().map(|job| job.id).collect())
+    }
+
+    async fn change_jobs(
+        &mut self,
+        ids: &[String],
+        states: &[JobState],
+        set: impl Fn(&Words) -> String,
+    ) -> Result<Vec<Changed>> {
+        let words = words(self.dialect());
+        let states: Vec<String> = states.iter().map(|&state| is_in(state, words.now)).collect();
+        let text = format!(
+            "update {} set {} where id in (select r.job_id from {}) and ({}) returning id, job",
+            words.table,
+            set(&words),
+            unfold(self.dialect(), JOB_ID),
+            states.join(" or "),
+        );
+        let ids = job_ids(ids)?;
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(ids)
+            .fetch_all(conn)
+            .await)?)
+    }
+
+    /// The deliveries that these jobs carry, if they stand at `from`.
+    async fn move_deliveries(&mut self, jobs: &[Changed], from: &str, to: &str) -> Result<()> {
+        let deliveries: Vec<Uuid> = jobs.iter().filter_map(Changed::delivery).collect();
+        if deliveries.is_empty() {
+            return Ok(());
+        }
+        let text = format!(
+            "update usher_deliveries set status = '{to}'
+             where status = '{from}' and id in (select r.invite_id from {})",
+            unfold(self.dialect(), INVITE_ID)
+        );
+        let ids = invite_ids(&deliveries)?;
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(ids)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        Ok(())
+    }
+
+    /// Deletes jobs that are dead or done, and what is known of their attempts; returns how many.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn purge_jobs(&mut self, ids: &[String]) -> Result<u64> {
+        let words = words(self.dialect());
+        let rows = unfold(self.dialect(), JOB_ID);
+        let jobs = format!(
+            "delete from {} where id in (select r.job_id from {rows}) and ({} or {})",
+            words.table,
+            is_in(JobState::Dead, words.now),
+            is_in(JobState::Done, words.now),
+        );
+        let failures = format!(
+            "delete from usher_job_failures where job_id in (select r.job_id from {rows})
+               and not exists (select 1 from {} j where j.id = usher_job_failures.job_id)",
+            words.table
+        );
+        let ids = job_ids(ids)?;
+        let purged = on_conn!(self, |conn| sqlx::query(sql(jobs))
+            .bind(&ids)
+            .execute(conn)
+            .await?
+            .rows_affected());
+        on_conn!(self, |conn| sqlx::query(sql(failures))
+            .bind(ids)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        Ok(purged)
+    }
+
+    /// The failed attempts at one job, oldest first.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn failures_of_job(&mut self, job_id: &str) -> Result<Vec<FailedAttempt>> {
+        Ok(on_conn!(self, |conn| sqlx::query_as(
+            "select job_id, attempt, failed_at, error from usher_job_failures where job_id = $1
+             order by failed_at, attempt"
+        )
+        .bind(job_id)
+        .fetch_all(conn)
+        .await)?)
+    }
+
+    /// The failed attempts at all jobs about one event or delivery, oldest first.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn failures_about(&mut self, about: &str) -> Result<Vec<FailedAttempt>> {
+        Ok(on_conn!(self, |conn| sqlx::query_as(
+            "select job_id, attempt, failed_at, error from usher_job_failures where about = $1
+             order by failed_at, attempt"
+        )
+        .bind(about)
+        .fetch_all(conn)
+        .await)?)
+    }
+
+    /// Keeps a failed attempt, and moves the job's time if it is tried again: apalis has no durable back-off of its own;
+    /// its ack leaves that column alone and its fetch respects it (APALIS trap 6).
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn note_failure(&mut self, failure: &NewFailure<'_>) -> Result<()> {
+        let now = self.clock.now();
+        on_conn!(self, |conn| sqlx::query(
+            "insert into usher_job_failures (job_id, attempt, failed_at, error, about) values ($1, $2, $3, $4, $5)
+             on conflict do nothing"
+        )
+        .bind(failure.job_id)
+        .bind(i32::try_from(failure.attempt).unwrap_or(i32::MAX))
+        .bind(now)
+        .bind(failure.error)
+        .bind(failure.about)
+        .execute(conn)
+        .await
+        .map(drop))?;
+        match failure.again_at {
+            Some(until) => self.defer_job(failure.job_id, until).await,
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn defer_job(&mut self, job_id: &str, until: DateTime<Utc>) -> Result<()> {
+        match &mut self.conn {
+            Conn::Postgres(conn) => {
+                sqlx::query("update apalis.jobs set run_at = $2 where id = $1")
+                    .bind(job_id)
+                    .bind(until)
+                    .execute(&mut **conn)
+                    .await?;
+            }
+            Conn::Sqlite(conn) => {
+                sqlx::query("update Jobs set run_at = $2 where id = $1")
+                    .bind(job_id)
+                    .bind(until.timestamp())
+                    .execute(&mut **conn)
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An attempt that failed just now.
+#[derive(Debug, Clone, Copy)]
+pub struct NewFailure<'a> {
+    /// The job.
+    pub job_id: &'a str,
+    /// Which attempt it was, counted from 1.
+    pub attempt: u32,
+    /// What the job carries.
+    pub about: Option<&'a str>,
+    /// Why, without addresses.
+    pub error: &'a str,
+    /// When it is tried again; `None` if it is dead.
+    pub again_at: Option<DateTime<Utc>>,
+}
+
+#[derive(sqlx::FromRow)]
+struct Changed {
+    id: String,
+    job: Vec<u8>,
+}
+
+impl Changed {
+    fn delivery(&self) -> Option<Uuid> {
+        let payload: serde_json::Value = serde_json::from_slice(&self.job).ok()?;
+        payload["delivery_id"].as_str()?.parse().ok()
+    }
+}
+
+impl From<Row> for JobView {
+    fn from(row: Row) -> Self {
+        let born = Ulid::from_string(&row.id).ok();
+        Self {
+            state: row.state.parse().unwrap_or(JobState::Done),
+            payload: String::from_utf8_lossy(&row.job).into_owned(),
+            enqueued_at: born.and_then(|id| DateTime::from_timestamp_millis(i64::try_from(id.timestamp_ms()).ok()?)),
+            due_at: DateTime::from_timestamp(row.due, 0),
+            ended_at: row.ended.and_then(|at| DateTime::from_timestamp(at, 0)),
+            error: row.result.as_deref().and_then(error_of),
+            id: row.id,
+            queue: row.job_type,
+            attempts: row.attempts,
+            worker: row.lock_by,
+        }
+    }
+}
+
+/// What apalis keeps of an attempt: `{"Ok": …}` or `{"Err": "…"}`.
+fn error_of(result: &str) -> Option<String> {
+    let result: serde_json::Value = serde_json::from_str(result).ok()?;
+    result.get("Err")?.as_str().map(str::to_owned)
+}

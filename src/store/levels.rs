@@ -1,0 +1,137 @@
+//! What ops wants to know of the database from minute to minute. Cheap beside a million finished jobs: each question is
+//! answered by an index that holds unfinished or dead jobs only.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use sqlx::migrate::Migrator;
+
+use super::migrate::{TABLE, migrator};
+use super::rows::sql;
+use super::{Pool, Queue, Result, Store};
+use crate::metrics::QueueLevel;
+
+/// Jobs of one queue in one state.
+#[derive(sqlx::FromRow)]
+struct Count {
+    job_type: String,
+    state: String,
+    jobs: i64,
+    /// Seconds since the oldest of them was due.
+    age: f64,
+}
+
+/// A connection pool of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolLevel {
+    /// Its name.
+    pub pool: &'static str,
+    /// Connections that somebody uses.
+    pub in_use: usize,
+    /// Connections that wait.
+    pub idle: usize,
+}
+
+/// In the words of apalis's fetch, so that its partial indexes answer. A `Failed` job is one that waits for its next
+/// attempt; one that apalis will not run again is dead, whatever its status says.
+const POSTGRES: &str = "
+    select job_type, 'waiting' as state, count(*) as jobs,
+        greatest(extract(epoch from now() - min(run_at)), 0)::float8 as age
+    from apalis.jobs where (status = 'Pending' or (status = 'Failed' and attempts < max_attempts)) and run_at <= now()
+    group by job_type
+    union all select job_type, 'scheduled', count(*), 0
+    from apalis.jobs where (status = 'Pending' or (status = 'Failed' and attempts < max_attempts)) and run_at > now()
+    group by job_type
+    union all select job_type, 'running', count(*), 0
+    from apalis.jobs where status in ('Running', 'Queued') group by job_type
+    union all select job_type, 'dead', count(*), 0
+    from apalis.jobs where status = 'Killed' or (status = 'Failed' and attempts >= max_attempts) group by job_type";
+
+/// By queue and status, which is how SQLite's index is sorted; `$1` holds the queues' names.
+const SQLITE: &str = "
+    select job_type, 'waiting' as state, count(*) as jobs, max(unixepoch() - min(run_at), 0) + 0.0 as age
+    from Jobs where job_type in (select value from json_each($1)) and status in ('Pending', 'Failed')
+        and run_at <= unixepoch() and attempts < max_attempts group by job_type
+    union all select job_type, 'scheduled', count(*), 0.0
+    from Jobs where job_type in (select value from json_each($1)) and status in ('Pending', 'Failed')
+        and run_at > unixepoch() and attempts < max_attempts group by job_type
+    union all select job_type, 'running', count(*), 0.0
+    from Jobs where job_type in (select value from json_each($1)) and status in ('Running', 'Queued') group by job_type
+    union all select job_type, 'dead', count(*), 0.0
+    from Jobs where job_type in (select value from json_each($1))
+        and status in ('Killed', 'Failed') and (status = 'Killed' or attempts >= max_attempts) group by job_type";
+
+impl Store {
+    /// What is in each queue, finished jobs aside.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn queue_levels(&self) -> Result<Vec<QueueLevel>> {
+        let counts: Vec<Count> = match &self.pool {
+            Pool::Postgres(pool) => sqlx::query_as(POSTGRES).fetch_all(pool).await?,
+            Pool::Sqlite { reader, .. } => {
+                let queues = super::rows::to_json(Queue::ALL)?;
+                sqlx::query_as(SQLITE).bind(queues).fetch_all(reader).await?
+            }
+        };
+        let counts: HashMap<(&str, &str), &Count> = counts
+            .iter()
+            .map(|count| ((count.job_type.as_str(), count.state.as_str()), count))
+            .collect();
+        let level = |queue: Queue| {
+            let count = |state| counts.get(&(queue.as_str(), state));
+            let jobs = |state| count(state).map_or(0, |count| count.jobs.unsigned_abs());
+            QueueLevel {
+                queue: queue.as_str(),
+                waiting: jobs("waiting"),
+                scheduled: jobs("scheduled"),
+                running: jobs("running"),
+                dead: jobs("dead"),
+                oldest_age: count("waiting").map_or(0.0, |count| count.age),
+            }
+        };
+        Ok(Queue::ALL.iter().map(|&queue| level(queue)).collect())
+    }
+
+    /// How this process's connections are used.
+    #[must_use]
+    pub fn pool_levels(&self) -> Vec<PoolLevel> {
+        fn level<DB: sqlx::Database>(name: &'static str, pool: &sqlx::Pool<DB>) -> PoolLevel {
+            let (all, idle) = (pool.size() as usize, pool.num_idle());
+            PoolLevel {
+                pool: name,
+                in_use: all.saturating_sub(idle),
+                idle,
+            }
+        }
+        match &self.pool {
+            Pool::Postgres(pool) => vec![level("postgres", pool)],
+            Pool::Sqlite { writer, reader } => vec![level("sqlite_writer", writer), level("sqlite_reader", reader)],
+        }
+    }
+
+    /// What time it is at the database; `None` if that is this machine.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn database_time(&self) -> Result<Option<DateTime<Utc>>> {
+        match &self.pool {
+            Pool::Postgres(pool) => Ok(Some(sqlx::query_scalar("select now()").fetch_one(pool).await?)),
+            Pool::Sqlite { .. } => Ok(None),
+        }
+    }
+
+    /// Whether the schema is the one that this version wants, or a newer one.
+    ///
+    /// # Errors
+    /// [`super::StoreError`]; also where there is no schema at all.
+    pub async fn is_migrated(&self) -> Result<bool> {
+        let text = format!("select version from {TABLE} where success");
+        let applied: Vec<i64> = match &self.pool {
+            Pool::Postgres(pool) => sqlx::query_scalar(sql(text)).fetch_all(pool).await?,
+            Pool::Sqlite { reader, .. } => sqlx::query_scalar(sql(text)).fetch_all(reader).await?,
+        };
+        let wanted: Migrator = migrator(self.dialect());
+        Ok(wanted.iter().all(|migration| applied.contains(&migration.version)))
+    }
+}

@@ -1,0 +1,127 @@
+//! What is old is let go, a batch at a time: each is a short transaction that finds its rows by an index, so that the
+//! service beside it hardly notices.
+
+use chrono::{DateTime, Utc};
+use ulid::Ulid;
+use uuid::Uuid;
+
+use super::jobs::{is_in, words};
+use super::rows::sql;
+use super::{JobState, Result, Tx, on_conn};
+
+/// Where the next batch begins, and how many rows this one changed. `None` once there is nothing further.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// Rows that were let go.
+    pub rows: u64,
+    /// The last id that was looked at.
+    pub next: Option<String>,
+}
+
+impl Tx {
+    /// Deletes jobs in one state that were enqueued and ended before a time, with what is known of their attempts. Ids
+    /// sort by time, so the primary key leads straight to the oldest.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn drop_jobs(
+        &mut self,
+        state: JobState,
+        before: DateTime<Utc>,
+        after: &str,
+        limit: u32,
+    ) -> Result<Batch> {
+        let words = words(self.dialect());
+        let select = format!(
+            "select id from {} where id > $1 and id < $2 and {} and {} < $3 order by id limit {limit}",
+            words.table,
+            is_in(state, words.now),
+            (words.seconds)("coalesce(done_at, run_at)"),
+        );
+        let last = Ulid::from_parts(before.timestamp_millis().unsigned_abs(), 0).to_string();
+        let ids: Vec<String> = on_conn!(self, |conn| sqlx::query_scalar(sql(select))
+            .bind(after)
+            .bind(last)
+            .bind(before.timestamp())
+            .fetch_all(conn)
+            .await)?;
+        Ok(Batch {
+            rows: self.purge_jobs(&ids).await?,
+            next: ids.last().cloned().filter(|_| ids.len() == limit as usize),
+        })
+    }
+
+    /// Clears the payloads of events that were processed before a time; returns how many.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn clear_payloads(&mut self, before: DateTime<Utc>, limit: u32) -> Result<u64> {
+        self.up_to(
+            "update usher_events set payload = null where svix_id in (
+                 select svix_id from usher_events
+                 where processed_at is not null and payload is not null and processed_at < $1
+                 order by processed_at limit $2)",
+            before,
+            limit,
+        )
+        .await
+    }
+
+    /// Deletes events that were processed before a time and whose payload is cleared; returns how many.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn drop_events(&mut self, before: DateTime<Utc>, limit: u32) -> Result<u64> {
+        self.up_to(
+            "delete from usher_events where svix_id in (
+                 select svix_id from usher_events
+                 where processed_at is not null and payload is null and processed_at < $1
+                 order by processed_at limit $2)",
+            before,
+            limit,
+        )
+        .await
+    }
+
+    /// Deletes answers that were kept under idempotency keys since before a time; returns how many.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn drop_idempotency_keys(&mut self, before: DateTime<Utc>, limit: u32) -> Result<u64> {
+        self.up_to(
+            "delete from usher_idempotency_keys where (api_key, idempotency_key) in (
+                 select api_key, idempotency_key from usher_idempotency_keys
+                 where created_at < $1 order by created_at limit $2)",
+            before,
+            limit,
+        )
+        .await
+    }
+
+    async fn up_to(&mut self, text: &'static str, before: DateTime<Utc>, limit: u32) -> Result<u64> {
+        Ok(on_conn!(self, |conn| sqlx::query(text)
+            .bind(before)
+            .bind(i64::from(limit))
+            .execute(conn)
+            .await?
+            .rows_affected()))
+    }
+
+    /// Deletes mails that were queued before a time and are no longer to be sent. Their ids sort by time, too.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn drop_deliveries(&mut self, before: DateTime<Utc>, limit: u32) -> Result<u64> {
+        // The first id of that time: 48 bits of milliseconds.
+        let first = Uuid::from_u128(u128::from(before.timestamp_millis().unsigned_abs()) << 80);
+        Ok(on_conn!(self, |conn| sqlx::query(
+            "delete from usher_deliveries where id in (
+                 select id from usher_deliveries where id < $1 and status <> 'queued' order by id limit $2)"
+        )
+        .bind(first)
+        .bind(i64::from(limit))
+        .execute(conn)
+        .await?
+        .rows_affected()))
+    }
+}

@@ -1,0 +1,661 @@
+//! Watching usher and repairing it: metrics, health, and the commands that work beside a running service.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use chrono::TimeDelta;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message as _;
+use reqwest::Method;
+use serde_json::{Value, json};
+use usher::clerk::simulated::{SimulatedUser, event};
+use usher::clock::Clock;
+use uuid::Uuid;
+
+use crate::support::app::API_KEY;
+use crate::support::db::TestPool;
+use crate::support::process::{UsherProcess, eventually};
+use crate::support::smtp::{Behaviour, Phase, SmtpServer};
+use crate::support::{TestApp, TestDatabase, jobs, stories};
+
+/// usher as a process, its mail server and its database.
+struct Running {
+    usher: UsherProcess,
+    smtp: SmtpServer,
+    database: TestDatabase,
+}
+
+impl Running {
+    async fn start(database: TestDatabase) -> Self {
+        let smtp = SmtpServer::start().await;
+        let usher = UsherProcess::start(&database, &smtp.url()).await;
+        Self { usher, smtp, database }
+    }
+
+    async fn organization(&self) -> Uuid {
+        let id = Clock::System.new_id();
+        let path = format!("/v1/organizations/{id}");
+        self.usher.call(Method::PUT, &path, json!({ "name": "Acme" })).await;
+        id
+    }
+
+    async fn invite(&self, organization: Uuid, email: &str) -> String {
+        let body = json!({ "organization_id": organization, "email": email, "role": "member" });
+        let invite = self.usher.call(Method::POST, "/v1/invites", body).await;
+        invite["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Clerk tells that somebody with this address signed up.
+    async fn signed_up(&self, svix_id: &str, email: &str) {
+        let now = Clock::System.now();
+        let user = SimulatedUser::new(format!("user_{svix_id}"), email, now);
+        let told = event("user.created", user.to_json(), now);
+        assert!(self.usher.deliver(svix_id, &told).await);
+    }
+
+    async fn metrics(&self) -> Metrics {
+        let (status, page) = self.usher.ask("/metrics").await;
+        assert_eq!(status, 200);
+        Metrics::read(page)
+    }
+
+    /// The jobs that `usher jobs list` shows, as `queue state`.
+    async fn jobs(&self) -> Vec<String> {
+        let jobs = self.usher.json(&["jobs", "list", "--json"]).await;
+        let word = |job: &Value, name: &str| job[name].as_str().unwrap().to_owned();
+        let mut jobs: Vec<String> = jobs
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|job| format!("{} {}", word(job, "queue"), word(job, "state")))
+            .filter(|job| !job.starts_with("periodic"))
+            .collect();
+        jobs.sort();
+        jobs
+    }
+
+    async fn jobs_are(&self, expected: &[&str]) {
+        eventually(&format!("jobs are {expected:?}"), async || {
+            self.jobs().await == expected
+        })
+        .await;
+    }
+}
+
+/// A page of `/metrics`.
+struct Metrics {
+    page: String,
+    values: BTreeMap<(String, BTreeMap<String, String>), f64>,
+}
+
+impl Metrics {
+    fn read(page: String) -> Self {
+        let mut values = BTreeMap::new();
+        for line in page.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            let (name, labels) = series.trim_end_matches('}').split_once('{').unwrap_or((series, ""));
+            let labels = labels
+                .split(',')
+                .filter_map(|label| label.split_once('='))
+                .map(|(label, value)| (label.to_owned(), value.trim_matches('"').to_owned()))
+                .collect();
+            values.insert((name.to_owned(), labels), value.parse().unwrap());
+        }
+        Self { page, values }
+    }
+
+    #[track_caller]
+    fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let labels: BTreeMap<String, String> = labels
+            .iter()
+            .map(|(label, value)| ((*label).to_owned(), (*value).to_owned()))
+            .collect();
+        match self.values.get(&(name.to_owned(), labels.clone())) {
+            Some(value) => *value,
+            None => panic!("no {name}{labels:?} in:\n{}", self.page),
+        }
+    }
+}
+
+macro_rules! on_both {
+    ($(async fn $name:ident($running:ident) $body:block)+) => { $(
+        mod $name {
+            use super::*;
+            async fn told($running: &Running) $body
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn on_sqlite() {
+                told(&Running::start(TestDatabase::sqlite().await).await).await;
+            }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn on_postgres() {
+                told(&Running::start(TestDatabase::postgres().await).await).await;
+            }
+        }
+    )+ };
+}
+
+const REJECTED: Behaviour = Behaviour::Reply("550 5.1.1 no such user <grace@example.com>");
+const GREYLISTED: Behaviour = Behaviour::Reply("451 4.7.1 come again");
+
+on_both! {
+    async fn metrics_tell_what_happened_on_the_private_listener_only(running) {
+        let organization = running.organization().await;
+        running.invite(organization, "ada@example.com").await;
+        running.smtp.wait_for_mails(1).await;
+        running.signed_up("msg_1", "ada@example.com").await;
+        running.signed_up("msg_1", "ada@example.com").await;
+        let ignored = json!({ "type": "email.created", "data": {} });
+        assert!(!running.usher.deliver("msg_2", &ignored).await, "200, not 202");
+        assert_eq!(running.usher.send_raw(&[], "{}".to_owned()).await, 401);
+        running.smtp.next(1, Phase::Rcpt, REJECTED);
+        running.invite(organization, "grace@example.com").await;
+        running.jobs_are(&["send-invite-email dead"]).await;
+        running.smtp.next(1, Phase::Rcpt, GREYLISTED);
+        running.invite(organization, "alan@example.com").await;
+        running.jobs_are(&["send-invite-email dead", "send-invite-email scheduled"]).await;
+        let mut seen = running.metrics().await;
+        eventually("the queue is measured again", async || {
+            seen = running.metrics().await;
+            seen.value("usher_queue_depth", &[("queue", "send-invite-email"), ("state", "scheduled")]) == 1.0
+                && seen.value("usher_webhook_lag_seconds_count", &[]) == 1.0
+        })
+        .await;
+
+        let is = |name: &str, labels: &[(&str, &str)], value: f64| assert_eq!(seen.value(name, labels), value, "{name}{labels:?}");
+        let webhooks = |event_type, outcome, count| {
+            is("usher_webhooks_total", &[("type", event_type), ("outcome", outcome)], count);
+        };
+        webhooks("user.created", "queued", 1.0);
+        webhooks("user.created", "duplicate", 1.0);
+        webhooks("other", "ignored", 1.0);
+        webhooks("unknown", "bad_signature", 1.0);
+        webhooks("session.created", "queued", 0.0);
+        is("usher_webhook_duration_seconds_count", &[], 4.0);
+        let mails = [("queue", "send-invite-email")];
+        for (outcome, count) in [("done", 1.0), ("dead", 1.0), ("retried", 1.0)] {
+            is("usher_jobs_total", &[mails[0], ("outcome", outcome)], count);
+        }
+        is("usher_job_duration_seconds_count", &mails, 3.0);
+        is("usher_job_wait_seconds_count", &mails, 3.0);
+        assert!(seen.value("usher_job_wait_seconds_sum", &mails) < 60.0, "since it was due");
+        is("usher_dead_jobs", &mails, 1.0);
+        is("usher_dead_jobs", &[("queue", "process-clerk-event")], 0.0);
+        is("usher_queue_depth", &[mails[0], ("state", "waiting")], 0.0);
+        is("usher_queue_oldest_job_age_seconds", &mails, 0.0);
+        for (outcome, count) in [("sent", 1.0), ("rejected", 1.0), ("deferred", 1.0), ("account_refused", 0.0)] {
+            is("usher_emails_total", &[("template", "organization_invite"), ("outcome", outcome)], count);
+        }
+        for (event, count) in [("created", 3.0), ("accepted", 1.0), ("declined", 0.0)] {
+            is("usher_invites_total", &[("event", event)], count);
+        }
+        is("usher_workers_alive", &mails, 1.0);
+        is("usher_database_up", &[], 1.0);
+        is("usher_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+        assert!(seen.page.contains("usher_database_connections{pool=\""));
+        assert!(seen.value("process_resident_memory_bytes", &[]) > 0.0);
+        for (name, _) in seen.values.keys() {
+            let family = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+            let help = |name: &str| seen.page.contains(&format!("# HELP {name} "));
+            assert!(help(name) || help(family), "{name} has no explanation");
+        }
+        assert!(!seen.page.contains('@'), "no addresses");
+
+        let public = reqwest::get(format!("{}/metrics", running.usher.address)).await.unwrap();
+        assert_eq!(public.status(), 404);
+    }
+
+    async fn a_waiting_job_is_measured_by_its_age(running) {
+        let (table, payload, hour_ago) = match running.database.pool {
+            TestPool::Postgres(_) => ("apalis.jobs", "convert_to('{}', 'UTF8')", "now() - interval '1 hour'"),
+            TestPool::Sqlite(_) => ("Jobs", "cast('{}' as blob)", "unixepoch() - 3600"),
+        };
+        // Held by nobody whom anybody hears of: it stays as it is.
+        running.database.pool.execute(&format!(
+            "insert into {table} (id, job_type, job, max_attempts, run_at, priority, status, attempts)
+             values ('01JDABCDEFGHJKMNPQRSTVWXYZ', 'unknown-to-this-version', {payload}, 60, {hour_ago}, 0, 'Pending', 0),
+                    ('01JDABCDEFGHJKMNPQRSTVWXY1', 'send-invite-email', {payload}, 60, {hour_ago}, 0, 'Running', 0)"
+        )).await;
+        let running_jobs = [("queue", "send-invite-email"), ("state", "running")];
+        eventually("the queue is measured again", async || {
+            running.metrics().await.value("usher_queue_depth", &running_jobs) == 1.0
+        })
+        .await;
+        let page = running.metrics().await.page;
+        assert!(!page.contains("unknown-to-this-version"), "labels come from the code");
+    }
+
+    async fn health_names_each_check_and_what_is_wrong(running) {
+        let (status, body) = running.usher.ask("/readyz").await;
+        assert_eq!(status, 200, "{body}");
+        let body: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(body, json!({ "status": "ok", "checks": { "database": "ok", "migrations": "ok", "workers": "ok" } }));
+        running.database.pool.execute("delete from usher_migrations where version = 8").await;
+        let (status, body) = running.usher.ask("/readyz").await;
+        assert_eq!(status, 503);
+        let body: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(body["checks"], json!({ "database": "ok", "migrations": "failing", "workers": "ok" }));
+        assert!(body["problems"][0].as_str().unwrap().ends_with("run: usher migrate"), "{body}");
+        assert_eq!(running.usher.ask("/livez").await.0, 200);
+    }
+
+    async fn a_dead_mail_keeps_its_history_and_is_sent_after_a_retry(running) {
+        let organization = running.organization().await;
+        running.smtp.next(1, Phase::Rcpt, REJECTED);
+        let invite = running.invite(organization, "grace@example.com").await;
+        running.jobs_are(&["send-invite-email dead"]).await;
+
+        let list = running.usher.json(&["jobs", "list", "--state", "dead", "--error", "NO SUCH user", "--json"]).await;
+        let id = list[0]["id"].as_str().unwrap();
+        let shown = running.usher.well(&["jobs", "show", id]).await;
+        assert!(shown.contains("state       dead"), "{shown}");
+        assert!(shown.contains("550 5.1.1 no such user"), "{shown}");
+        assert!(!shown.contains("grace@example.com"), "addresses are masked: {shown}");
+        let shown = running.usher.json(&["jobs", "show", id, "--json"]).await;
+        assert_eq!(shown["failed_attempts"].as_array().unwrap().len(), 1, "{shown}");
+
+        for wrong in [&["jobs", "retry"][..], &["jobs", "retry", "--queue", "nonsense"], &["jobs", "cancel", id], &["jobs", "show", "x"]] {
+            assert!(!running.usher.usher(wrong).await.0, "{wrong:?}");
+        }
+        let (well, said) = running.usher.usher(&["jobs", "retry", "--queue", "send-invite-email"]).await;
+        assert!(!well && said.contains("1 job: 1 send-invite-email") && said.contains("--yes"), "{said}");
+        assert!(running.smtp.mails().is_empty(), "not before it is confirmed");
+        let said = running.usher.well(&["jobs", "retry", "--queue", "send-invite-email", "--yes"]).await;
+        assert!(said.contains("1 job queued again."), "{said}");
+        running.smtp.wait_for_mails(1).await;
+        running.jobs_are(&[]).await;
+
+        let story = running.usher.well(&["invites", "show", &invite]).await;
+        let facts = ["created", "mail 1 to grace@example.com: queued", "attempt 1 failed: rejected: ", "sent, Message-ID"];
+        let mut rest = story.as_str();
+        for fact in facts {
+            let found = rest.find(fact).unwrap_or_else(|| panic!("no “{fact}” in its place:\n{story}"));
+            rest = &rest[found..];
+        }
+    }
+
+    async fn jobs_that_wait_are_cancelled_and_dead_ones_purged(running) {
+        let organization = running.organization().await;
+        running.smtp.at(Phase::Rcpt, GREYLISTED);
+        running.invite(organization, "alan@example.com").await;
+        running.jobs_are(&["send-invite-email scheduled"]).await;
+        let said = running.usher.well(&["jobs", "cancel", "--state", "scheduled", "--yes"]).await;
+        assert!(said.contains("1 job cancelled."), "{said}");
+        running.jobs_are(&[]).await;
+        let list = running.usher.json(&["invites", "list", "--email", "alan@example.com", "--json"]).await;
+        assert_eq!(list[0]["mail"], "suppressed");
+
+        running.smtp.at(Phase::Rcpt, REJECTED);
+        running.invite(organization, "grace@example.com").await;
+        running.jobs_are(&["send-invite-email dead"]).await;
+        let (well, _) = running.usher.usher(&["jobs", "purge", "--state", "waiting", "--yes"]).await;
+        assert!(!well, "what is still to be done is not deleted");
+        running.usher.well(&["jobs", "purge", "--state", "dead", "--yes"]).await;
+        running.jobs_are(&[]).await;
+        assert_eq!(running.database.pool.count("usher_job_failures").await, 1, "the cancelled one's");
+    }
+
+    async fn an_invite_tells_its_whole_story_with_what_caused_it(running) {
+        let organization = running.organization().await.to_string();
+        let said = running.usher.well(&["invite", "ada@example.com", "--organization", &organization, "--role", "member"]).await;
+        let invite = said.split_whitespace().last().unwrap();
+        running.smtp.wait_for_mails(1).await;
+        running.signed_up("msg_7", "ada@example.com").await;
+        eventually("she is in", async || {
+            running.usher.json(&["invites", "show", invite, "--json"]).await["invite"]["status"] == "accepted"
+        })
+        .await;
+        let told = running.usher.json(&["invites", "show", invite, "--json"]).await;
+        let story = told["story"].as_array().unwrap();
+        let accepted = story.iter().find(|fact| fact["what"] == "accepted").unwrap();
+        assert_eq!(accepted["cause"], "msg_7");
+        let list = running.usher.well(&["invites", "list", "--organization", &organization, "--status", "accepted"]).await;
+        assert!(list.contains("ada@example.com") && list.contains("Acme"), "{list}");
+        let (well, said) = running.usher.usher(&["invite", "ada@example.com", "--organization", &organization, "--role", "member"]).await;
+        assert!(!well && said.contains("is in already"), "{said}");
+    }
+
+    async fn the_inbox_is_looked_at_and_failed_events_are_replayed(running) {
+        running.signed_up("msg_1", "ada@example.com").await;
+        let broken = json!({ "type": "user.created", "data": { "id": "user_1" } });
+        assert!(running.usher.deliver("msg_2", &broken).await);
+        let failed = async || running.usher.json(&["webhooks", "list", "--state", "failed", "--json"]).await;
+        eventually("it has failed", async || failed().await[0]["svix_id"] == "msg_2").await;
+        let list = running.usher.well(&["webhooks", "list", "--type", "user.created"]).await;
+        assert!(list.contains("msg_1") && list.contains("msg_2") && list.contains("failed"), "{list}");
+        let shown = running.usher.well(&["webhooks", "show", "msg_1"]).await;
+        assert!(!shown.contains("ada@example.com"), "only when asked for: {shown}");
+        let shown = running.usher.well(&["webhooks", "show", "msg_1", "--payload"]).await;
+        assert!(shown.contains("ada@example.com"), "{shown}");
+        running.usher.well(&["webhooks", "replay", "msg_2"]).await;
+        eventually("it has failed again", async || {
+            let shown = running.usher.json(&["webhooks", "show", "msg_2", "--json"]).await;
+            shown["failed_attempts"].as_array().unwrap().len() == 2
+        })
+        .await;
+        running.usher.well(&["webhooks", "replay", "--failed", "--yes"]).await;
+        assert!(!running.usher.usher(&["webhooks", "replay", "msg_1"]).await.0, "done is done");
+        assert!(!running.usher.usher(&["webhooks", "show", "msg_9"]).await.0);
+    }
+}
+
+stories! {
+    async fn what_is_old_is_let_go_each_kind_at_its_own_age(app) {
+        let acme = app.organization("Acme").await;
+        let body = json!({ "organization_id": acme, "email": "ada@example.com", "role": "member" });
+        let mut request = crate::support::app::request(Method::POST, "/v1/invites", Some(API_KEY), Some(body));
+        request.headers_mut().insert("idempotency-key", "once".parse().unwrap());
+        app.send(request).await.expect(201);
+        app.clerk().user_created("ada@example.com").await;
+        app.smtp.next(1, Phase::Rcpt, REJECTED);
+        app.invite_to_organization(acme, "grace@example.com", "member").await;
+        app.run_jobs().await;
+        let rows = async || {
+            let table = jobs::table(&app.pool);
+            let of_mails = "job_type <> 'periodic'";
+            [
+                app.pool.count("usher_events where payload is not null").await,
+                app.pool.count("usher_events").await,
+                app.pool.count(&format!("{table} where status = 'Done' and {of_mails}")).await,
+                app.pool.count(&format!("{table} where status = 'Killed'")).await,
+                app.pool.count("usher_job_failures").await,
+                app.pool.count("usher_deliveries").await,
+                app.pool.count("usher_idempotency_keys").await,
+            ]
+        };
+        for (days, expected, what) in [
+            (0, [1, 1, 2, 1, 1, 2, 1], "fresh"),
+            (1, [1, 1, 2, 1, 1, 2, 1], "nothing is old after a day"),
+            (2, [1, 1, 2, 1, 1, 2, 0], "the answer under its key"),
+            (5, [0, 1, 0, 1, 1, 2, 0], "after a week: payloads, and jobs that are done"),
+            (83, [0, 0, 0, 0, 0, 2, 0], "after three months: events and dead jobs"),
+            (280, [0, 0, 0, 0, 0, 0, 0], "after a year: the records of mails"),
+        ] {
+            app.clock.advance(TimeDelta::days(days));
+            app.run_schedules().await;
+            assert_eq!(rows().await, expected, "{what}");
+        }
+        assert_eq!(app.members(acme).await, ["ada@example.com member"], "what is the app's is never let go");
+    }
+}
+
+on_both! {
+    async fn everything_is_checked_before_a_start_and_a_failure_ends_with_1(running) {
+        let said = running.usher.well(&["check"]).await;
+        for line in [
+            "ok    configuration  production",
+            "ok    templates ",
+            "ok    database ",
+            "ok    schema         up to date",
+            "ok    mail server    connected and logged in",
+            "ok    sender         Acme <no-reply@acme.example>",
+            "ok    session keys   CLERK_JWT_KEY is a key",
+            "-     Clerk's API ",
+        ] {
+            assert!(said.contains(line), "no “{line}” in:\n{said}");
+        }
+        running.smtp.at(Phase::MailFrom, Behaviour::Reply("550 5.7.1 sender not yours"));
+        running.database.pool.execute("delete from usher_migrations where version = 8").await;
+        let (well, said) = running.usher.usher(&["check"]).await;
+        assert!(!well && said.contains("one check failed"), "{said}");
+        assert!(said.contains("FAIL  sender         MAIL_FROM: ") && said.contains("sender not yours"), "{said}");
+        assert!(said.contains("warn  schema "), "{said}");
+        running.smtp.at(Phase::Greeting, Behaviour::Drop);
+        let (_, said) = running.usher.usher(&["check", "--app-name", "x", "--mail-from", "nobody"]).await;
+        assert!(said.contains("FAIL  configuration  MAIL_FROM"), "{said}");
+        let (_, said) = running.usher.usher(&["check"]).await;
+        assert!(said.contains("FAIL  mail server    SMTP_URL: "), "{said}");
+    }
+
+    async fn the_runbook_s_commands_run_as_written(running) {
+        let organization = running.organization().await;
+        running.smtp.next(1, Phase::Rcpt, REJECTED);
+        let invite = running.invite(organization, "grace@example.com").await;
+        running.jobs_are(&["send-invite-email dead"]).await;
+        let broken = json!({ "type": "user.created", "data": { "id": "user_1" } });
+        assert!(running.usher.deliver("msg_1", &broken).await);
+        let job = running.usher.json(&["jobs", "list", "--json"]).await[0]["id"].as_str().unwrap().to_owned();
+        let mut commands = 0;
+        for line in runbook().lines().filter(|line| line.starts_with("usher ")) {
+            let line = line
+                .replace("$JOB", &job)
+                .replace("$EVENT", "msg_1")
+                .replace("$INVITE", &invite)
+                .replace("$ADDRESS", "grace@example.com");
+            let words: Vec<String> = line.split(' ').skip(1).map(|word| word.trim_matches('"').to_owned()).collect();
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            let (well, said) = running.usher.usher(&words).await;
+            assert!(well || said.contains("no job that can be"), "{line}: {said}");
+            commands += 1;
+        }
+        assert!(commands > 20, "{commands}");
+    }
+
+    async fn rules_and_dashboard_name_metrics_that_there_are(running) {
+        running.signed_up("msg_1", "ada@example.com").await;
+        let organization = running.organization().await;
+        running.invite(organization, "grace@example.com").await;
+        running.smtp.wait_for_mails(1).await;
+        running.jobs_are(&[]).await;
+        let page = running.metrics().await.page;
+        for file in ["prometheus/alerts.yml", "grafana/usher.json"] {
+            let text = read(&format!("ops/{file}"));
+            let is_of_a_name = |c: char| c.is_ascii_lowercase() || c == '_';
+            let names: BTreeSet<&str> = text
+                .split(|c: char| !is_of_a_name(c))
+                .filter(|word| word.starts_with("usher_") || word.starts_with("process_"))
+                .collect();
+            assert!(names.len() > 5, "{file}: {names:?}");
+            for name in names {
+                assert!(page.contains(&format!("\n{name}")), "{file} names {name}, which there is not in:\n{page}");
+            }
+        }
+        for name in page.lines().filter_map(|line| line.strip_prefix("# TYPE usher_")) {
+            let name = format!("`usher_{}`", name.split(' ').next().unwrap());
+            assert!(runbook().contains(&name), "docs/operations.md says nothing of {name}");
+        }
+    }
+}
+
+#[test]
+fn every_alert_has_its_page_in_the_runbook() {
+    let rules = read("ops/prometheus/alerts.yml");
+    let alerts: Vec<&str> = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "))
+        .collect();
+    let runbook = runbook();
+    let alerts_part = runbook.split_once("## Alerts").unwrap().1;
+    let pages: Vec<&str> = alerts_part
+        .lines()
+        .filter_map(|line| line.strip_prefix("### "))
+        .collect();
+    assert_eq!(alerts, pages);
+    for alert in alerts {
+        let link = format!("runbook: docs/operations.md#{}", alert.to_lowercase());
+        assert!(rules.contains(&link), "{link}");
+    }
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+fn runbook() -> String {
+    read("docs/operations.md")
+}
+
+/// A collector of traces: takes OTLP over HTTP, and remembers every span.
+struct Collector {
+    url: String,
+    spans: Arc<Mutex<Vec<Span>>>,
+}
+
+impl Collector {
+    async fn start() -> Self {
+        let spans = Arc::<Mutex<Vec<Span>>>::default();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let kept = Arc::clone(&spans);
+        let take = async move |body: axum::body::Bytes| {
+            let request = ExportTraceServiceRequest::decode(body).expect("OTLP");
+            let resources = request.resource_spans.into_iter();
+            let new = resources
+                .flat_map(|resource| resource.scope_spans)
+                .flat_map(|scope| scope.spans);
+            kept.lock().unwrap().extend(new);
+        };
+        let router = axum::Router::new().route("/v1/traces", axum::routing::post(take));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { url, spans }
+    }
+
+    /// The names of the spans whose attribute `name` is `value`, with their traces.
+    fn traces_with(&self, name: &str, value: &str) -> BTreeMap<String, Vec<u8>> {
+        let spans = self.spans.lock().unwrap();
+        let has = |span: &&Span| {
+            span.attributes
+                .iter()
+                .any(|attribute| attribute.key == name && format!("{:?}", attribute.value).contains(value))
+        };
+        spans
+            .iter()
+            .filter(has)
+            .map(|span| (span.name.clone(), span.trace_id.clone()))
+            .collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_cause_joins_a_webhook_its_jobs_and_its_mails_in_log_and_traces() {
+    let (collector, smtp) = (Collector::start().await, SmtpServer::start().await);
+    let database = TestDatabase::sqlite().await;
+    let settings = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url.as_str()),
+        ("OTEL_BSP_SCHEDULE_DELAY", "100"),
+    ];
+    let usher = UsherProcess::start_with(&database, &smtp.url(), &settings).await;
+    let running = Running { usher, smtp, database };
+    let organization = running.organization().await;
+    let body = json!({ "organization_id": organization, "email": "ada@example.com", "role": "owner" });
+    running.usher.call(Method::POST, "/v1/invites", body).await;
+    running.signed_up("msg_ada", "ada@example.com").await;
+    running.jobs_are(&[]).await;
+    let body = json!({
+        "organization_id": organization, "email": "grace@example.com", "role": "member", "invited_by": "user_msg_ada",
+    });
+    running.usher.call(Method::POST, "/v1/invites", body).await;
+    running.signed_up("msg_grace", "grace@example.com").await;
+    eventually("the inviter is told", async || {
+        let mails = running.smtp.mails();
+        mails
+            .iter()
+            .any(|mail| mail.to == ["ada@example.com"] && mail.text().contains("grace@example.com"))
+    })
+    .await;
+
+    eventually("the spans have arrived", async || {
+        collector.traces_with("cause", "msg_grace").contains_key("job")
+            && collector.traces_with("svix.id", "msg_grace").contains_key("webhook")
+            && collector
+                .traces_with("job.queue", "send-accepted-notice")
+                .contains_key("job")
+    })
+    .await;
+    let webhook = collector.traces_with("svix.id", "msg_grace")["webhook"].clone();
+    assert_eq!(collector.traces_with("cause", "msg_grace")["job"], webhook);
+    assert_eq!(
+        collector.traces_with("job.queue", "send-accepted-notice")["job"],
+        webhook
+    );
+    assert_ne!(collector.traces_with("svix.id", "msg_ada")["webhook"], webhook);
+
+    let log = running.usher.log().join("\n");
+    let sent = log
+        .lines()
+        .filter(|line| line.contains("mail sent") && line.contains("msg_grace"));
+    assert_eq!(sent.count(), 1, "the notice, and not the invite:\n{log}");
+    for private in ["ada@example.com", "grace@example.com", API_KEY] {
+        assert!(!log.contains(private), "{private} in:\n{log}");
+    }
+}
+
+/// For the figures in docs/operations.md: `cargo nextest run --run-ignored only -E 'test(a_million)' --no-capture`.
+mod a_million_finished_rows_are_scraped_and_let_go_gently {
+    use std::time::Instant;
+
+    use usher::store::JobState;
+
+    use super::*;
+
+    async fn measured(app: &TestApp, name: &str) {
+        let table = jobs::table(&app.pool);
+        let fill = match app.pool {
+            TestPool::Postgres(_) => [
+                format!(
+                    "insert into {table} (id, job_type, job, status, attempts, max_attempts, run_at, done_at, priority)
+                     select '01A' || lpad(n::text, 23, '0'), 'process-clerk-event',
+                         convert_to('{{\"svix_id\":\"msg_' || n || '\"}}', 'UTF8'), 'Done', 1, 2147483647,
+                         to_timestamp(1000000000), to_timestamp(1000000000), 0
+                     from generate_series(1, 1000000) n"
+                ),
+                "insert into usher_events (svix_id, event_type, payload, received_at, processed_at, outcome)
+                 select 'msg_' || n, 'user.created', repeat('x', 2000), to_timestamp(1000000000 + n),
+                     to_timestamp(1000000000 + n), 'matched' from generate_series(1, 1000000) n"
+                    .to_owned(),
+                "analyze".to_owned(),
+            ],
+            TestPool::Sqlite(_) => [
+                format!(
+                    "with recursive s(n) as (select 1 union all select n + 1 from s where n < 1000000)
+                     insert into {table} (id, job_type, job, status, attempts, max_attempts, run_at, done_at, priority,
+                         metadata)
+                     select '01A' || printf('%023d', n), 'process-clerk-event',
+                         cast('{{\"svix_id\":\"msg_' || n || '\"}}' as blob), 'Done', 1, 2147483647,
+                         1000000000, 1000000000, 0, '{{}}' from s"
+                ),
+                "with recursive s(n) as (select 1 union all select n + 1 from s where n < 1000000)
+                 insert into usher_events (svix_id, event_type, payload, received_at, processed_at, outcome)
+                 select 'msg_' || n, 'user.created', replace(hex(zeroblob(1000)), '0', 'x'), t, t, 'matched'
+                 from (select n, strftime('%Y-%m-%dT%H:%M:%S+00:00', 1000000000 + n, 'unixepoch') as t from s)"
+                    .to_owned(),
+                "select 1".to_owned(),
+            ],
+        };
+        for text in fill {
+            app.pool.execute(&text).await;
+        }
+        let started = Instant::now();
+        app.app.store.queue_levels().await.unwrap();
+        println!("{name}: the queue's gauges {:?}", started.elapsed());
+        let before = app.now() - TimeDelta::days(7);
+        let mut batches = Vec::new();
+        let mut after = String::new();
+        for _ in 0..100 {
+            let started = Instant::now();
+            let mut tx = app.app.store.begin().await.unwrap();
+            let batch = tx.drop_jobs(JobState::Done, before, &after, 500).await.unwrap();
+            tx.clear_payloads(before, 500).await.unwrap();
+            tx.commit().await.unwrap();
+            batches.push(started.elapsed());
+            after = batch.next.expect("more");
+        }
+        batches.sort();
+        println!(
+            "{name}: 500 jobs and 500 payloads p50 {:?}, slowest of 100 {:?}",
+            batches[50], batches[99]
+        );
+    }
+
+    #[tokio::test]
+    #[ignore = "a measurement, of a minute or two"]
+    async fn on_sqlite() {
+        measured(&TestApp::start(TestDatabase::sqlite().await).await, "SQLite").await;
+    }
+
+    #[tokio::test]
+    #[ignore = "a measurement, of a minute or two"]
+    async fn on_postgres() {
+        measured(&TestApp::start(TestDatabase::postgres().await).await, "Postgres").await;
+    }
+}
