@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::api_key::{ApiKey, hex};
 use crate::clerk::DevSigner;
-use crate::invites::limits::{DEFAULT_TTL, MAX_TTL};
+use crate::invites::limits::{DEFAULT_TTL, MAX_TTL, MailCaps};
 use crate::invites::matching::AutoAccept;
 use crate::invites::reminders::Reminders;
 use crate::invites::roles::{Ladder, Roles};
@@ -287,10 +287,8 @@ pub struct Config {
     pub invite_ttl: TimeDelta,
     /// When invites are called to mind.
     pub invite_reminders: Reminders,
-    /// Invite mails that an inviter may ask for on a day; `None` for any number.
-    pub mail_cap_inviter: Option<NonZeroU32>,
-    /// Invite mails that may be asked for on a day into an organization; `None` for any number.
-    pub mail_cap_organization: Option<NonZeroU32>,
+    /// How many invite mails may be asked for on a day.
+    pub mail_caps: MailCaps,
     /// Both ladders of roles.
     pub roles: Roles,
     /// Where an app on the same Postgres keeps Clerk's user ids.
@@ -325,6 +323,7 @@ impl Config {
         Rules {
             roles: self.roles.clone(),
             invite_ttl: self.invite_ttl,
+            mail_caps: self.mail_caps,
             identities: self.identities.clone(),
         }
     }
@@ -386,8 +385,8 @@ impl Config {
             ("AUTO_ACCEPT", self.auto_accept.as_str().to_owned()),
             ("INVITE_TTL", shown_age(self.invite_ttl)),
             ("INVITE_REMINDERS", self.invite_reminders.to_string()),
-            ("MAIL_CAP_INVITER", shown_number(self.mail_cap_inviter)),
-            ("MAIL_CAP_ORGANIZATION", shown_number(self.mail_cap_organization)),
+            ("MAIL_CAP_INVITER", shown_number(self.mail_caps.inviter)),
+            ("MAIL_CAP_ORGANIZATION", shown_number(self.mail_caps.organization)),
             ("ORGANIZATION_ROLES", self.roles.organization.to_string()),
             ("PROJECT_ROLES", self.roles.project.to_string()),
             ("USHER_IDENTITIES", self.identities.place().to_owned()),
@@ -665,7 +664,7 @@ impl Settings {
                 .map_err(|_| wrong("USHER_TRUSTED_PROXIES", "must be a number such as 0 or 1"))?,
             token_key: self.token_key(dev.as_ref())?,
             mail_route: self.mail_route(environment, var)?,
-            smtp_rate: number_or_off("SMTP_RATE", self.smtp_rate.as_deref(), "off")?,
+            smtp_rate: number_or_off("SMTP_RATE", self.smtp_rate.as_deref(), None)?,
             mail_from: self.mail_from(environment)?,
             mail_reply_to: self.mail_reply_to.clone(),
             mail_unsubscribe: self.mail_unsubscribe.clone(),
@@ -675,12 +674,7 @@ impl Settings {
             auto_accept: parsed("AUTO_ACCEPT", self.auto_accept.as_deref())?,
             invite_ttl: self.invite_ttl()?,
             invite_reminders: self.invite_reminders()?,
-            mail_cap_inviter: number_or_off("MAIL_CAP_INVITER", self.mail_cap_inviter.as_deref(), "2000")?,
-            mail_cap_organization: number_or_off(
-                "MAIL_CAP_ORGANIZATION",
-                self.mail_cap_organization.as_deref(),
-                "10000",
-            )?,
+            mail_caps: self.mail_caps()?,
             roles: self.roles()?,
             identities: self.identities()?,
             templates_dir: self.templates_dir.clone(),
@@ -877,6 +871,15 @@ impl Settings {
         }
     }
 
+    fn mail_caps(&self) -> Result<MailCaps, ConfigError> {
+        let default = MailCaps::default();
+        let organization = self.mail_cap_organization.as_deref();
+        Ok(MailCaps {
+            inviter: number_or_off("MAIL_CAP_INVITER", self.mail_cap_inviter.as_deref(), default.inviter)?,
+            organization: number_or_off("MAIL_CAP_ORGANIZATION", organization, default.organization)?,
+        })
+    }
+
     fn identities(&self) -> Result<Identities, ConfigError> {
         match self.usher_identities.as_deref() {
             None | Some(Identities::EXTERNAL_ID) => Ok(Identities::ExternalId),
@@ -950,11 +953,12 @@ fn rate_limit(variable: &'static str, given: Option<&str>, default: &str) -> Res
 fn number_or_off(
     variable: &'static str,
     given: Option<&str>,
-    default: &str,
+    default: Option<NonZeroU32>,
 ) -> Result<Option<NonZeroU32>, ConfigError> {
-    match given.unwrap_or(default) {
-        "off" => Ok(None),
-        text => match text.parse::<NonZeroU32>() {
+    match given {
+        None => Ok(default),
+        Some("off") => Ok(None),
+        Some(text) => match text.parse::<NonZeroU32>() {
             // What is counted up to it must fit a column.
             Ok(number) if i32::try_from(number.get()).is_ok() => Ok(Some(number)),
             _ => Err(wrong(variable, "must be a number from 1 on, or off")),

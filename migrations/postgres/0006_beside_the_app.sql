@@ -10,6 +10,8 @@ create table usher_settings (
     max_message integer not null,
     resend_cool_down interval not null,
     resend_daily_cap integer not null,
+    mail_cap_inviter bigint,
+    mail_cap_organization bigint,
     identity_provider text,
     identity_issuer text,
     unique_emails text not null check (unique_emails in ('no', 'live', 'all')),
@@ -24,6 +26,8 @@ comment on column usher_settings.max_invite_ttl is 'The longest that an invite m
 comment on column usher_settings.max_message is 'The most characters that a message may have.';
 comment on column usher_settings.resend_cool_down is 'The least time between two mails for one invite.';
 comment on column usher_settings.resend_daily_cap is 'The most mails for one invite in 24 hours.';
+comment on column usher_settings.mail_cap_inviter is 'MAIL_CAP_INVITER; null for no limit.';
+comment on column usher_settings.mail_cap_organization is 'MAIL_CAP_ORGANIZATION; null for no limit.';
 comment on column usher_settings.identity_provider is 'What admin_identities.provider says of Clerk users; null where identities are in admins.external_id.';
 comment on column usher_settings.identity_issuer is 'What admin_identities.issuer says of Clerk users.';
 comment on column usher_settings.unique_emails is 'Whether the app lets an admins.email be there once only: no, among the live, or among all.';

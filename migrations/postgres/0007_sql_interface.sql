@@ -68,6 +68,32 @@ create function usher_new_id() returns uuid language sql volatile as $$
 $$;
 comment on function usher_new_id is 'A fresh UUIDv7: sorted by time.';
 
+-- The rows stay locked until the transaction ends, so no cap is passed; a refusal takes the counting back with it.
+create function usher_reserve_mail(inviter uuid, organization uuid, asked_at timestamptz) returns void language plpgsql as $$
+declare
+    beyond boolean;
+begin
+    with capped as (
+        select cap.scope, cap.subject, cap.most from usher_settings s cross join lateral (values
+            ('inviter', inviter, s.mail_cap_inviter),
+            ('organization', organization, s.mail_cap_organization)) as cap (scope, subject, most)
+        where cap.subject is not null and cap.most is not null
+    ), counted as (
+        -- In one order for everybody.
+        insert into usher_mail_counts as c (scope, subject, day, mails)
+        select scope, subject, to_char(asked_at, 'YYYY-MM-DD'), 1 from capped order by scope
+        on conflict (scope, subject, day) do update set mails = c.mails + 1
+        returning scope, mails
+    )
+    select bool_or(counted.mails > capped.most) into beyond from counted join capped using (scope);
+    if beyond then
+        perform usher_refuse(429, 'daily_mail_cap', 'no invite mails are left today',
+            hint => 'Come again after midnight UTC.');
+    end if;
+end
+$$;
+comment on function usher_reserve_mail is 'Counts a mail, and refuses it beyond the daily caps.';
+
 -- The delivery and its job, picked up after the commit.
 create function usher_queue_invite_email(invite invites) returns uuid language plpgsql as $$
 declare
@@ -217,6 +243,7 @@ begin
             'the address''s owner is a member already, with this role or a higher one');
     end if;
 
+    perform usher_reserve_mail(inviter, home, asked_at);
     insert into invites as i (id, kind, organization_id, project_id, email, email_key, role, status, acceptance, invited_by,
         locale, message, invited_at, expires_at, created_at, updated_at)
     values (new_id, case when project is null then 'organization' else 'project' end, home, project, usher_trimmed(asked),
@@ -264,6 +291,10 @@ begin
         perform usher_refuse(429, 'resend_too_soon', 'the address was written to only recently',
             hint => 'usher_invite queues the mail by itself.');
     end if;
+    perform usher_reserve_mail(saved.invited_by,
+        coalesce((select p.organization_id from projects p where p.id = saved.project_id), saved.organization_id), asked_at);
+    -- Whoever resends vouches for the address.
+    delete from usher_suppressions s where s.email_key = saved.email_key;
     return usher_queue_invite_email(saved);
 end
 $$;
@@ -278,8 +309,8 @@ begin
     for mine in
         select p.oid::regprocedure from pg_proc p
         where p.pronamespace = (select oid from pg_namespace where nspname = current_schema()) and p.proname in ('usher_refuse', 'usher_refuse_field',
-            'usher_trimmed', 'usher_email_key', 'usher_new_id', 'usher_queue_invite_email', 'usher_invite',
-            'usher_enqueue_invite_email')
+            'usher_trimmed', 'usher_email_key', 'usher_new_id', 'usher_reserve_mail', 'usher_queue_invite_email',
+            'usher_invite', 'usher_enqueue_invite_email')
     loop
         execute format('alter function %s set search_path = pg_catalog, %I, pg_temp', mine, current_schema());
         execute format('alter function %s set timezone = ''UTC''', mine);

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::Api;
 use super::auth::AppClient;
 use super::body::{Fields, Id, uuid};
-use super::invites::{email, invite_json, inviter, mail_caps, seconds_of, too_many_mails};
+use super::invites::{email, invite_json, inviter, seconds_of, too_many_mails};
 use super::view::InviteJson;
 use super::{example, tag};
 use crate::flows::{WantedMail, reserve_mails};
@@ -203,7 +203,7 @@ pub(super) async fn resend(
         inviter: invite.invited_by,
         organization: home.organization_id(),
     };
-    if reserve_mails(&mut tx, &[wanted], mail_caps(&api.app.config)).await? != [true] {
+    if reserve_mails(&mut tx, &[wanted], api.app.config.mail_caps).await? != [true] {
         return Err(too_many_mails(now));
     }
     // Whoever resends vouches for the address.

@@ -20,7 +20,7 @@ use super::idempotency::{IdempotencyKey, Kept};
 use super::view::InviteJson;
 use super::{example, tag};
 use crate::config::{Config, parse_duration};
-use crate::flows::{self, Invitation, Invited, Inviter, MailCaps, Refusal, Target, caps_reset_at};
+use crate::flows::{self, Invitation, Invited, Inviter, Refusal, Target, caps_reset_at};
 use crate::invites::Acceptance;
 use crate::invites::email::EmailAddress;
 use crate::invites::limits::{MAX_MESSAGE, MAX_TTL};
@@ -148,7 +148,7 @@ pub(super) async fn create(
         &mut tx,
         std::slice::from_ref(&invitation),
         &config.roles,
-        mail_caps(config),
+        config.mail_caps,
         client.organizations(),
     )
     .await?;
@@ -220,8 +220,7 @@ pub(super) async fn batch(
         .map(|item| invitation(Fields::of(item)?, config))
         .collect();
     let good: Vec<Invitation> = read.iter().filter_map(|item| item.as_ref().ok().cloned()).collect();
-    let caps = mail_caps(config);
-    let answers = flows::invite(&mut tx, &good, &config.roles, caps, client.organizations()).await?;
+    let answers = flows::invite(&mut tx, &good, &config.roles, config.mail_caps, client.organizations()).await?;
     let now = tx.now();
     let ids: Vec<Uuid> = answers.iter().flatten().map(|invited| invited.invite.id).collect();
     let views = views_by_id(&mut tx, &ids).await?;
@@ -425,14 +424,6 @@ fn refused(refusal: Refusal, invitation: &Invitation, config: &Config, now: Date
         Refusal::RoleAboveInviter => Code::RoleAboveInviter.into(),
         Refusal::TooManyMails => too_many_mails(now),
         Refusal::AlreadyMember => Code::AlreadyMember.into(),
-    }
-}
-
-/// The daily caps as configured.
-pub(super) fn mail_caps(config: &Config) -> MailCaps {
-    MailCaps {
-        inviter: config.mail_cap_inviter,
-        organization: config.mail_cap_organization,
     }
 }
 

@@ -5,8 +5,9 @@ use std::collections::{HashMap, HashSet};
 use chrono::TimeDelta;
 use uuid::Uuid;
 
-use super::mail_caps::{MailCaps, WantedMail, reserve_mails};
+use super::mail_caps::{WantedMail, reserve_mails};
 use crate::invites::email::{EmailAddress, EmailKey};
+use crate::invites::limits::MailCaps;
 use crate::invites::roles::{Held, Roles};
 use crate::invites::{Acceptance, Invite};
 use crate::store::{DeliveryKind, Membership, NewDelivery, NewInvite, PersonRef, Place, StoreError, Tx};

@@ -1,30 +1,12 @@
 //! How many invite mails may be asked for on a day: by one inviter, and into one organization.
 
 use std::collections::HashMap;
-use std::num::NonZeroU32;
 
 use chrono::{DateTime, NaiveTime, TimeDelta, Utc};
 use uuid::Uuid;
 
+use crate::invites::limits::MailCaps;
 use crate::store::{CountScope, MailCount, StoreError, Tx};
-
-/// Mails on a day in UTC; `None` for any number.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct MailCaps {
-    /// Of one inviter.
-    pub inviter: Option<NonZeroU32>,
-    /// Into one organization and its projects.
-    pub organization: Option<NonZeroU32>,
-}
-
-impl MailCaps {
-    fn of_scope(self, scope: CountScope) -> Option<NonZeroU32> {
-        match scope {
-            CountScope::Inviter => self.inviter,
-            CountScope::Organization => self.organization,
-        }
-    }
-}
 
 /// A mail that is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +33,11 @@ impl WantedMail {
 /// [`StoreError`].
 pub async fn reserve_mails(tx: &mut Tx, wanted: &[WantedMail], caps: MailCaps) -> Result<Vec<bool>, StoreError> {
     let day = tx.now().date_naive();
-    let capped = |mail: &WantedMail| mail.subjects().filter(|(scope, _)| caps.of_scope(*scope).is_some());
+    let cap_of = |scope| match scope {
+        CountScope::Inviter => caps.inviter,
+        CountScope::Organization => caps.organization,
+    };
+    let capped = |mail: &WantedMail| mail.subjects().filter(|(scope, _)| cap_of(*scope).is_some());
     let mut demand: HashMap<(CountScope, Uuid), i32> = HashMap::new();
     for subject in wanted.iter().flat_map(capped) {
         *demand.entry(subject).or_default() += 1;
@@ -61,7 +47,7 @@ pub async fn reserve_mails(tx: &mut Tx, wanted: &[WantedMail], caps: MailCaps) -
     for total in tx.count_mails(day, &counts).await? {
         let subject = (total.scope, total.subject);
         let before = i64::from(total.mails) - i64::from(demand.get(&subject).copied().unwrap_or(0));
-        let cap = caps.of_scope(total.scope).map_or(i64::MAX, |cap| i64::from(cap.get()));
+        let cap = cap_of(total.scope).map_or(i64::MAX, |cap| i64::from(cap.get()));
         room.insert(subject, cap - before);
     }
     let mut granted = Vec::with_capacity(wanted.len());

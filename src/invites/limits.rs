@@ -1,5 +1,7 @@
 //! How long, how much, how often: what holds for invites wherever they come from.
 
+use std::num::NonZeroU32;
+
 use chrono::TimeDelta;
 
 /// How long an invite lives where nobody says otherwise.
@@ -12,3 +14,21 @@ pub const MAX_MESSAGE: u16 = 10_000;
 pub const COOL_DOWN: TimeDelta = TimeDelta::minutes(5);
 /// Mails for one invite in 24 hours.
 pub const DAILY_CAP: u16 = 10;
+
+/// How many invite mails may be asked for on a day in UTC; `None` for any number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MailCaps {
+    /// By one inviter.
+    pub inviter: Option<NonZeroU32>,
+    /// Into one organization and its projects.
+    pub organization: Option<NonZeroU32>,
+}
+
+impl Default for MailCaps {
+    fn default() -> Self {
+        Self {
+            inviter: NonZeroU32::new(2_000),
+            organization: NonZeroU32::new(10_000),
+        }
+    }
+}

@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 use sqlx::PgConnection;
 use sqlx::postgres::types::PgInterval;
 
-use crate::invites::limits::{COOL_DOWN, DAILY_CAP, DEFAULT_TTL, MAX_MESSAGE, MAX_TTL};
+use crate::invites::limits::{COOL_DOWN, DAILY_CAP, DEFAULT_TTL, MAX_MESSAGE, MAX_TTL, MailCaps};
 use crate::invites::roles::Roles;
 
 /// What the database needs to know of the configuration.
@@ -14,6 +14,8 @@ pub struct Rules {
     pub roles: Roles,
     /// How long an invite is valid where nobody says otherwise.
     pub invite_ttl: TimeDelta,
+    /// How many invite mails may be asked for on a day.
+    pub mail_caps: MailCaps,
     /// Where the app keeps Clerk's user ids.
     pub identities: Identities,
 }
@@ -23,6 +25,7 @@ impl Default for Rules {
         Self {
             roles: Roles::default(),
             invite_ttl: DEFAULT_TTL,
+            mail_caps: MailCaps::default(),
             identities: Identities::default(),
         }
     }
@@ -109,13 +112,15 @@ impl Rules {
         };
         sqlx::query(
             "insert into usher_settings as s (organization_roles, project_roles, invite_ttl, max_invite_ttl, max_message,
-                 resend_cool_down, resend_daily_cap, identity_provider, identity_issuer, unique_emails)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+                 resend_cool_down, resend_daily_cap, mail_cap_inviter, mail_cap_organization, identity_provider,
+                 identity_issuer, unique_emails)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
              on conflict (only_row) do update set
                  organization_roles = excluded.organization_roles, project_roles = excluded.project_roles,
                  invite_ttl = excluded.invite_ttl, max_invite_ttl = excluded.max_invite_ttl,
                  max_message = excluded.max_message, resend_cool_down = excluded.resend_cool_down,
-                 resend_daily_cap = excluded.resend_daily_cap, identity_provider = excluded.identity_provider,
+                 resend_daily_cap = excluded.resend_daily_cap, mail_cap_inviter = excluded.mail_cap_inviter,
+                 mail_cap_organization = excluded.mail_cap_organization, identity_provider = excluded.identity_provider,
                  identity_issuer = excluded.identity_issuer, unique_emails = excluded.unique_emails
              where s is distinct from excluded",
         )
@@ -126,6 +131,8 @@ impl Rules {
         .bind(i32::from(MAX_MESSAGE))
         .bind(interval(COOL_DOWN))
         .bind(i32::from(DAILY_CAP))
+        .bind(self.mail_caps.inviter.map(|cap| i64::from(cap.get())))
+        .bind(self.mail_caps.organization.map(|cap| i64::from(cap.get())))
         .bind(provider)
         .bind(issuer)
         .bind(unique_emails.as_str())

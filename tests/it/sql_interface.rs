@@ -2,6 +2,7 @@
 
 use axum::http::Method;
 use chrono::{DateTime, TimeDelta, Utc};
+use futures::future::join_all;
 use serde_json::{Value, json};
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use sqlx::{Connection as _, PgConnection, PgPool, Postgres, Transaction};
@@ -13,6 +14,16 @@ use crate::support::{TestApp, TestDatabase};
 
 async fn start() -> TestApp {
     TestApp::start(TestDatabase::postgres().await).await
+}
+
+async fn start_with_caps(inviter: &str, organization: &str) -> TestApp {
+    let app = TestApp::start_with(TestDatabase::postgres().await, |settings| {
+        settings.mail_cap_inviter = Some(inviter.to_owned());
+        settings.mail_cap_organization = Some(organization.to_owned());
+    })
+    .await;
+    app.app.store.migrate(&app.app.config.rules()).await.unwrap();
+    app
 }
 
 /// `usher_invite` with the fields of a create request.
@@ -61,7 +72,7 @@ fn refused_by_api(answer: &crate::support::app::Answer) -> Value {
     json!({ "status": problem["status"], "code": problem["code"], "field": problem["errors"][0]["field"] })
 }
 
-/// All that an invitation leaves behind, without what differs each time.
+/// All that an invitation leaves behind at the invite, without what differs each time.
 async fn traces(conn: &mut PgConnection, id: Uuid, is_new: bool) -> Value {
     let invite: Value = sqlx::query_scalar(
         "select to_jsonb(i) - '{id,invited_at,expires_at,created_at,updated_at}'::text[] || jsonb_build_object(
@@ -73,6 +84,11 @@ async fn traces(conn: &mut PgConnection, id: Uuid, is_new: bool) -> Value {
     .fetch_one(&mut *conn)
     .await
     .unwrap();
+    json!({ "is_new": is_new, "invite": invite, "mail": newest_mail(conn, id).await })
+}
+
+/// The delivery and its job.
+async fn newest_mail(conn: &mut PgConnection, id: Uuid) -> Value {
     let delivery: Value = sqlx::query_scalar(
         "select to_jsonb(d) - '{id,invite_id,queued_at,message_id}'::text[]
              || jsonb_build_object('message_id', replace(message_id, d.id::text, 'id'))
@@ -93,26 +109,72 @@ async fn traces(conn: &mut PgConnection, id: Uuid, is_new: bool) -> Value {
     .fetch_one(conn)
     .await
     .unwrap();
-    json!({ "is_new": is_new, "invite": invite, "delivery": delivery, "job": job })
+    json!({ "delivery": delivery, "job": job })
+}
+
+/// What is kept of inviters, organizations and addresses, whether somebody was invited or not.
+async fn kept(conn: &mut PgConnection, now: DateTime<Utc>) -> Value {
+    sqlx::query_scalar(
+        "select jsonb_build_object(
+             'counts', (select jsonb_agg(to_jsonb(c) - 'day' order by scope, subject) from usher_mail_counts c where day = $1),
+             'suppressions', (select jsonb_agg(email_key order by email_key) from usher_suppressions))",
+    )
+    .bind(now.date_naive().to_string())
+    .fetch_one(conn)
+    .await
+    .unwrap()
+}
+
+async fn database_time(conn: &mut PgConnection) -> DateTime<Utc> {
+    sqlx::query_scalar("select clock_timestamp()")
+        .fetch_one(conn)
+        .await
+        .unwrap()
+}
+
+/// The two clocks may be on two days: what was counted on the one's counts on the other's, too.
+async fn carry_counts(conn: &mut PgConnection, from: DateTime<Utc>, to: DateTime<Utc>) {
+    let (from, to) = (from.date_naive().to_string(), to.date_naive().to_string());
+    sqlx::query("delete from usher_mail_counts where day <> $1")
+        .bind(&from)
+        .execute(&mut *conn)
+        .await
+        .unwrap();
+    sqlx::query("update usher_mail_counts set day = $1")
+        .bind(&to)
+        .execute(conn)
+        .await
+        .unwrap();
 }
 
 /// Does it in SQL, takes it back, and does it by the API: the same must come of it.
 async fn compare(app: &TestApp, body: Value) -> Value {
     app.clock.advance(TimeDelta::seconds(1));
     let mut tx: Transaction<'_, Postgres> = app.pool.pg().begin().await.unwrap();
-    let by_sql = match sql_invite(&mut tx, &body).await {
-        Ok((id, is_new)) => traces(&mut tx, id, is_new).await,
-        Err(error) => refused(error),
+    let now = database_time(&mut tx).await;
+    carry_counts(&mut tx, app.now(), now).await;
+    let mut attempt = tx.begin().await.unwrap();
+    let mut by_sql = match sql_invite(&mut attempt, &body).await {
+        Ok((id, is_new)) => {
+            attempt.commit().await.unwrap();
+            traces(&mut tx, id, is_new).await
+        }
+        Err(error) => {
+            attempt.rollback().await.unwrap();
+            refused(error)
+        }
     };
+    by_sql["kept"] = kept(&mut tx, now).await;
     tx.rollback().await.unwrap();
     let answer = app.post("/v1/invites", body.clone()).await;
-    let by_api = if answer.status.is_success() {
+    let mut conn = app.pool.pg().acquire().await.unwrap();
+    let mut by_api = if answer.status.is_success() {
         let id = answer.json()["id"].as_str().unwrap().parse().unwrap();
-        let mut conn = app.pool.pg().acquire().await.unwrap();
         traces(&mut conn, id, answer.status == 201).await
     } else {
         refused_by_api(&answer)
     };
+    by_api["kept"] = kept(&mut conn, app.now()).await;
     assert_eq!(by_sql, by_api, "{body:#}");
     by_api
 }
@@ -377,96 +439,266 @@ async fn addresses_are_compared_by_the_same_key_in_sql() {
 }
 
 #[tokio::test]
-async fn sql_and_api_agree_on_sending_again() {
-    let app = start().await;
-    let acme = app.organization("Acme").await;
-    let id = app.invite_to_organization(acme, "bob@example.com", "member").await;
-    let pool = app.pool.pg();
-    // The two clocks differ, so each case says how old the mails and the invite are by the clock that is asked.
-    let set_up = async |conn: &mut PgConnection, now: DateTime<Utc>, mails: &[i64], expires: i64, status: &str| {
-        sqlx::query("delete from usher_deliveries")
-            .execute(&mut *conn)
-            .await
-            .unwrap();
-        for (n, minutes) in mails.iter().enumerate() {
-            sqlx::query(
-                "insert into usher_deliveries (id, invite_id, kind, generation, to_email, status, message_id, queued_at)
-                 select gen_random_uuid(), id, 'invite', $1, email, 'sent', 'x', $2 - make_interval(secs => $3) from invites",
-            )
-            .bind(i32::try_from(n).unwrap())
-            .bind(now)
-            .bind(minutes.wrapping_mul(60) as f64)
-            .execute(&mut *conn)
-            .await
-            .unwrap();
+async fn sql_and_api_agree_on_the_daily_caps() {
+    let (ok, no) = ("invited", "daily_mail_cap");
+    // The owner's own invite is the first mail into the organization.
+    let cases: &[(&str, &str, [&str; 7])] = &[
+        ("off", "off", [ok, ok, ok, ok, ok, ok, ok]),
+        ("3", "off", [ok, ok, ok, ok, ok, ok, no]),
+        ("off", "4", [ok, ok, ok, no, no, ok, no]),
+        ("1", "4", [ok, no, ok, no, ok, ok, no]),
+    ];
+    for (inviter, organization, expected) in cases {
+        let app = start_with_caps(inviter, organization).await;
+        let acme = app.organization("Acme").await;
+        let apollo = app.project(acme, "Apollo").await;
+        let zeta = app.organization("Zeta").await;
+        let owner = app.person("owner@example.com", Some((acme, "owner"))).await;
+        app.pool
+            .execute("insert into usher_suppressions (email_key, reason, suppressed_at) values ('a@example.com', 'gone', now())")
+            .await;
+        let bodies = [
+            json!({ "organization_id": acme, "email": "a@example.com", "role": "member", "invited_by": owner.id }),
+            json!({ "project_id": apollo, "email": "b@example.com", "role": "client", "invited_by": owner.id }),
+            json!({ "project_id": apollo, "email": "c@example.com", "role": "client" }),
+            json!({ "organization_id": acme, "email": "a@example.com", "role": "member", "invited_by": owner.id }),
+            json!({ "project_id": apollo, "email": "d@example.com", "role": "client" }),
+            json!({ "organization_id": zeta, "email": "e@example.com", "role": "member" }),
+            json!({ "organization_id": acme, "email": "f@example.com", "role": "admin", "invited_by": owner.id }),
+        ];
+        for (n, body) in bodies.into_iter().enumerate() {
+            let verdict = compare(&app, body).await;
+            let name = verdict["code"].as_str().unwrap_or(ok);
+            assert_eq!(name, expected[n], "caps {inviter} and {organization}, invitation {n}");
         }
+        app.run_jobs().await;
+        app.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn a_daily_cap_holds_for_transactions_that_meet() {
+    let app = start_with_caps("off", "3").await;
+    let acme = app.organization("Acme").await;
+    let pool = app.pool.pg();
+    let invite = async |n: u32| {
+        let mut tx = pool.begin().await.unwrap();
+        let body = json!({ "organization_id": acme, "email": format!("p{n}@example.com"), "role": "member" });
+        let answer = sql_invite(&mut tx, &body).await;
+        (tx, answer)
+    };
+    let is_waited_for = async || {
+        while app
+            .pool
+            .count("pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'")
+            .await
+            == 0
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    let (first, _) = invite(0).await;
+    first.commit().await.unwrap();
+    let (second, _) = invite(1).await;
+    second.commit().await.unwrap();
+
+    // Whoever takes the last one back leaves it to who waits.
+    let (last, _) = invite(2).await;
+    let ((waiting, answer), ()) = tokio::join!(invite(3), async {
+        is_waited_for().await;
+        last.rollback().await.unwrap();
+    });
+    answer.expect("the last one");
+    // Whoever keeps it doesn't.
+    let ((_, answer), ()) = tokio::join!(invite(4), async {
+        is_waited_for().await;
+        waiting.commit().await.unwrap();
+    });
+    let refusal = answer.unwrap_err();
+    let hint = refusal
+        .as_database_error()
+        .unwrap()
+        .downcast_ref::<sqlx::postgres::PgDatabaseError>()
+        .hint();
+    assert_eq!(hint, Some("Come again after midnight UTC."));
+    assert_eq!(
+        refused(refusal),
+        json!({ "status": 429, "code": "daily_mail_cap", "field": null })
+    );
+
+    app.pool.execute("update usher_mail_counts set mails = 0").await;
+    let at_once = join_all((10..18).map(async |n| {
+        let (tx, answer) = invite(n).await;
+        match answer {
+            Ok(_) => tx.commit().await.is_ok(),
+            Err(_) => false,
+        }
+    }))
+    .await;
+    assert_eq!(
+        at_once.iter().filter(|&&went_out| went_out).count(),
+        3,
+        "of eight at once"
+    );
+    assert_eq!(app.pool.count("invites").await, 6);
+    assert_eq!(app.pool.count("usher_mail_counts where mails = 3").await, 1);
+    app.run_jobs().await;
+    app.finish().await;
+}
+
+/// An open invite's past, by the clock that will be asked.
+struct Past<'a> {
+    mails_minutes_ago: &'a [i32],
+    expires_in_minutes: i32,
+    status: &'a str,
+    asked_by_inviter: i32,
+    asked_into_organization: i32,
+}
+
+impl Past<'_> {
+    async fn set_up(&self, conn: &mut PgConnection, now: DateTime<Utc>) {
+        sqlx::raw_sql(
+            "delete from usher_deliveries; delete from usher_mail_counts;
+             insert into usher_suppressions (email_key, reason, suppressed_at)
+             values ('bob@example.com', 'gone', now()), ('eve@example.com', 'gone', now()) on conflict do nothing",
+        )
+        .execute(&mut *conn)
+        .await
+        .unwrap();
+        sqlx::query(
+            "insert into usher_deliveries (id, invite_id, kind, generation, to_email, status, message_id, queued_at)
+             select gen_random_uuid(), i.id, 'invite', n, email, 'sent', 'x', $1 - make_interval(mins => minutes)
+             from invites i, unnest($2::integer[]) with ordinality as m (minutes, n) where i.email_key = 'bob@example.com'",
+        )
+        .bind(now)
+        .bind(self.mails_minutes_ago)
+        .execute(&mut *conn)
+        .await
+        .unwrap();
+        sqlx::query(
+            "insert into usher_mail_counts (scope, subject, day, mails)
+             select 'inviter', invited_by, $1, $2 from invites where email_key = 'bob@example.com'
+             union all select 'organization', organization_id, $1, $3 from projects",
+        )
+        .bind(now.date_naive().to_string())
+        .bind(self.asked_by_inviter)
+        .bind(self.asked_into_organization)
+        .execute(&mut *conn)
+        .await
+        .unwrap();
         sqlx::query(
             "update invites set status = $1, expires_at = $2 + make_interval(mins => $3),
-                 accepted_at = case $1 when 'accepted' then $2 end, accepted_by = case $1 when 'accepted' then id end",
+                 accepted_at = case $1 when 'accepted' then $2 end, accepted_by = case $1 when 'accepted' then id end
+             where email_key = 'bob@example.com'",
         )
-        .bind(status)
+        .bind(self.status)
         .bind(now)
-        .bind(i32::try_from(expires).unwrap())
+        .bind(self.expires_in_minutes)
         .execute(conn)
         .await
         .unwrap();
-    };
+    }
+}
+
+/// What sending again leaves behind at the invite.
+async fn traces_of_sending_again(conn: &mut PgConnection, id: Uuid, now: DateTime<Utc>) -> Value {
+    let invite: Value = sqlx::query_scalar(
+        "select to_jsonb(i) - '{updated_at,expires_at}'::text[] || jsonb_build_object(
+             'left', round(extract(epoch from i.expires_at - $1) / 60),
+             'mails', (select count(*) from usher_deliveries where status = 'queued'))
+         from invites i where id = $2",
+    )
+    .bind(now)
+    .bind(id)
+    .fetch_one(&mut *conn)
+    .await
+    .unwrap();
+    json!({ "invite": invite, "mail": newest_mail(conn, id).await })
+}
+
+#[tokio::test]
+async fn sql_and_api_agree_on_sending_again() {
+    let app = start_with_caps("3", "5").await;
+    let acme = app.organization("Acme").await;
+    let apollo = app.project(acme, "Apollo").await;
+    let owner = app.person("owner@example.com", Some((acme, "owner"))).await;
+    let body = json!({ "project_id": apollo, "email": "bob@example.com", "role": "client", "invited_by": owner.id });
+    let id: Uuid = app.invite(body).await.parse().unwrap();
+    // The project has moved since: its mails are counted where it is now.
+    let zeta = app.organization("Zeta").await;
+    app.pool
+        .execute(&format!("update projects set organization_id = '{zeta}'"))
+        .await;
+    let pool = app.pool.pg();
     let day = 24 * 60;
-    let cases: &[(&[i64], i64, &str)] = &[
-        (&[], 60, "pending"),
-        (&[4], 60, "pending"),
-        (&[6], 60, "pending"),
-        (&[6, 7, 8, 9, 10, 11, 12, 13, 14], 60, "pending"),
-        (&[6, 7, 8, 9, 10, 11, 12, 13, 14, 15], 60, "pending"),
-        (&[6, 7, 8, 9, 10, 11, 12, 13, 14, day + 1], 60, "pending"),
-        (&[6], -60, "pending"),
-        (&[6], -60, "expired"),
-        (&[6], 60, "accepted"),
-        (&[6], 60, "declined"),
-        (&[6], 60, "revoked"),
+    let ten = [6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+    let an_eleventh_day = [6, 7, 8, 9, 10, 11, 12, 13, 14, day + 1];
+    let cases: &[(&[i32], i32, &str, i32, i32, &str)] = &[
+        (&[], 60, "pending", 0, 0, ""),
+        (&[4], 60, "pending", 0, 0, "resend_too_soon"),
+        (&[6], 60, "pending", 2, 4, ""),
+        (&[6], 60, "pending", 3, 0, "daily_mail_cap"),
+        (&[6], 60, "pending", 0, 5, "daily_mail_cap"),
+        (&[4], 60, "pending", 4, 6, "resend_too_soon"),
+        (&ten[..9], 60, "pending", 0, 0, ""),
+        (&ten, 60, "pending", 0, 0, "resend_too_soon"),
+        (&an_eleventh_day, 60, "pending", 0, 0, ""),
+        (&[6], -60, "pending", 0, 0, ""),
+        (&[6], -60, "expired", 0, 0, ""),
+        (&[6], -60, "expired", 0, 5, "daily_mail_cap"),
+        (&[6], 60, "accepted", 3, 0, "invite_accepted"),
+        (&[6], 60, "declined", 0, 0, "invite_declined"),
+        (&[6], 60, "revoked", 0, 0, "invite_revoked"),
     ];
-    for &(mails, expires, status) in cases {
-        let mut tx = pool.begin().await.unwrap();
-        let db_now: DateTime<Utc> = sqlx::query_scalar("select clock_timestamp()")
-            .fetch_one(&mut *tx)
-            .await
-            .unwrap();
-        set_up(&mut tx, db_now, mails, expires, status).await;
-        let sent = sqlx::query("select usher_enqueue_invite_email($1)")
-            .bind(id.parse::<Uuid>().unwrap())
-            .execute(&mut *tx)
-            .await;
-        let after = "select to_jsonb(i) - 'updated_at' - 'expires_at' || jsonb_build_object('left', round(extract(epoch from
-                 i.expires_at - $1) / 60)) || jsonb_build_object('mails', (select count(*) from usher_deliveries where status = 'queued'))
-             from invites i";
-        let by_sql: Value = match sent {
-            Ok(_) => sqlx::query_scalar(after)
-                .bind(db_now)
-                .fetch_one(&mut *tx)
-                .await
-                .unwrap(),
-            Err(error) => refused(error),
+    for &(mails_minutes_ago, expires_in_minutes, status, asked_by_inviter, asked_into_organization, expected) in cases {
+        let past = Past {
+            mails_minutes_ago,
+            expires_in_minutes,
+            status,
+            asked_by_inviter,
+            asked_into_organization,
         };
+        let mut tx = pool.begin().await.unwrap();
+        let now = database_time(&mut tx).await;
+        past.set_up(&mut tx, now).await;
+        let mut attempt = tx.begin().await.unwrap();
+        let sent = sqlx::query("select usher_enqueue_invite_email($1)")
+            .bind(id)
+            .execute(&mut *attempt)
+            .await;
+        let mut by_sql = match sent {
+            Ok(_) => {
+                attempt.commit().await.unwrap();
+                traces_of_sending_again(&mut tx, id, now).await
+            }
+            Err(error) => {
+                attempt.rollback().await.unwrap();
+                refused(error)
+            }
+        };
+        by_sql["kept"] = kept(&mut tx, now).await;
         tx.rollback().await.unwrap();
 
         let mut conn = pool.acquire().await.unwrap();
-        set_up(&mut conn, app.now(), mails, expires, status).await;
+        past.set_up(&mut conn, app.now()).await;
         let answer = app.call(Method::POST, &format!("/v1/invites/{id}/resend"), None).await;
-        let by_api: Value = if answer.status.is_success() {
-            sqlx::query_scalar(after)
-                .bind(app.now())
-                .fetch_one(&mut *conn)
-                .await
-                .unwrap()
+        let mut by_api = if answer.status.is_success() {
+            traces_of_sending_again(&mut conn, id, app.now()).await
         } else {
             refused_by_api(&answer)
         };
-        let moment = |mut value: Value| {
-            // When it was accepted is by the one clock or the other.
-            value["accepted_at"] = json!(!value["accepted_at"].is_null());
-            value
+        by_api["kept"] = kept(&mut conn, app.now()).await;
+        assert_eq!(by_sql, by_api, "{mails_minutes_ago:?} {expires_in_minutes} {status}");
+        assert_eq!(by_api["code"].as_str().unwrap_or_default(), expected);
+        let suppressed = if expected.is_empty() {
+            json!(["eve@example.com"])
+        } else {
+            json!(["bob@example.com", "eve@example.com"])
         };
-        assert_eq!(moment(by_sql), moment(by_api), "{mails:?} {expires} {status}");
+        assert_eq!(
+            by_api["kept"]["suppressions"], suppressed,
+            "whoever resends vouches for the address"
+        );
     }
     let unknown = sqlx::query("select usher_enqueue_invite_email(gen_random_uuid())")
         .execute(pool)

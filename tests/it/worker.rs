@@ -237,7 +237,7 @@ async fn invite(running: &Running, email: &str) {
         &mut tx,
         &[invitation],
         &running.app.config.roles,
-        flows::MailCaps::default(),
+        running.app.config.mail_caps,
         None,
     )
     .await
