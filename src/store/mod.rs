@@ -15,8 +15,8 @@ pub mod queue;
 mod rows;
 mod schedules;
 mod sessions;
-mod suppressions;
 mod settings;
+mod suppressions;
 
 use std::time::Duration;
 
