@@ -925,7 +925,10 @@ impl Settings {
 #[must_use]
 pub fn parse_duration(text: &str) -> Option<TimeDelta> {
     let unit = text.chars().last()?;
-    let number: i64 = text[..text.len() - unit.len_utf8()].parse().ok().filter(|&n| n > 0)?;
+    let digits = text
+        .strip_suffix(unit)
+        .filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))?;
+    let number: i64 = digits.parse().ok().filter(|&n| n > 0)?;
     match unit {
         'm' => TimeDelta::try_minutes(number),
         'h' => TimeDelta::try_hours(number),

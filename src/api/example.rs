@@ -6,6 +6,7 @@ const ACME: &str = "11111111-1111-4111-8111-111111111111";
 const APOLLO: &str = "22222222-2222-4222-8222-222222222222";
 const GRACE: &str = "0199d3a8-7c00-7000-8000-000000000001";
 const INVITE: &str = "0199d3a8-7c00-7000-8000-000000000003";
+const MESSAGE_ID: &str = "0199d3a8-7c00-7000-8000-000000000004@usher";
 const MADE: &str = "2026-11-22T09:30:00.000000Z";
 const LATER: &str = "2026-11-22T10:15:00.000000Z";
 const EXPIRY: &str = "2026-11-29T09:30:00.000000Z";
@@ -72,7 +73,9 @@ pub(super) fn new_invite() -> Value {
         "email": "ada@example.com", "role": "member", "status": "pending", "acceptance": "default",
         "invited_by": { "id": GRACE, "name": "Grace Hopper", "email": "grace@example.com" },
         "expires_at": EXPIRY, "flagged": false, "created_at": MADE, "updated_at": MADE,
-        "delivery": { "status": "queued", "attempts": 0 },
+        "delivery": {
+            "kind": "invite", "status": "queued", "attempts": 0, "message_id": MESSAGE_ID, "queued_at": MADE,
+        },
     })
 }
 
@@ -80,7 +83,10 @@ pub(super) fn new_invite() -> Value {
 pub(super) fn invite() -> Value {
     with(
         new_invite(),
-        json!({ "delivery": { "status": "sent", "attempts": 1, "sent_at": MADE } }),
+        json!({ "delivery": {
+            "kind": "invite", "status": "sent", "attempts": 1, "message_id": MESSAGE_ID, "queued_at": MADE,
+            "sent_at": MADE,
+        }}),
     )
 }
 

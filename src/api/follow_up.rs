@@ -174,7 +174,8 @@ fn read_cursor(value: Value) -> Result<(DateTime<Utc>, Uuid), String> {
 /// Send an invite's mail again
 ///
 /// The same link once more; an expired invite is renewed. Five minutes must lie between two mails, and a day has at most
-/// ten: `Retry-After` says how long to wait.
+/// ten, and the daily caps of inviting hold here, too: `Retry-After` says how long to wait. An address that mails bounced
+/// from is written to again.
 #[utoipa::path(
     post, path = "/v1/invites/{id}/resend", tag = tag::INVITES, operation_id = "resendInvite",
     params(("id" = Uuid, Path, description = "The invite's id", example = example::invite_id)),

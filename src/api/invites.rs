@@ -54,7 +54,7 @@ pub(super) struct CreateInvite {
     #[schema(pattern = "^([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|user_[A-Za-z0-9_]{1,59})$")]
     invited_by: Option<String>,
     /// How long the invite is valid: a number of minutes, hours or days, at most 30 days. Default: `INVITE_TTL`.
-    #[schema(example = "7d", pattern = "^[0-9]+[mhd]$")]
+    #[schema(example = "7d", pattern = "^0*[1-9][0-9]*[mhd]$")]
     expires_in: Option<String>,
     /// Whether its person is let in or asked. Default: `default`.
     acceptance: Option<Acceptance>,
@@ -100,7 +100,7 @@ enum BatchResult {
         /// The problem's status.
         #[schema(minimum = 400, maximum = 599)]
         status: u16,
-        /// Why.
+        /// Why, with a code that `POST /v1/invites` has, such as `already_member` or `daily_mail_cap`.
         problem: Problem,
     },
 }
@@ -110,6 +110,9 @@ enum BatchResult {
 /// The invite, its mail and the job that sends it are stored together, or not at all. Inviting an address again that has
 /// an open or expired invite into the same place makes that one fresh: role, inviter and expiry are the new ones, and
 /// the old link is void.
+///
+/// The mails of a day (UTC) are counted per inviter and per organization: beyond `MAIL_CAP_INVITER` or
+/// `MAIL_CAP_ORGANIZATION` nothing is stored, and `Retry-After` says when the next day begins.
 #[utoipa::path(
     post, path = "/v1/invites", tag = tag::INVITES, operation_id = "createInvite",
     params(IdempotencyKey),
@@ -189,7 +192,8 @@ fn with_location(kept: Kept) -> Response {
 /// Invite many addresses
 ///
 /// Up to 500, in few round trips and one transaction. Each item gets the answer that it would have got on its own, in
-/// order; a bad one spoils no other.
+/// order; a bad one spoils no other. Where a daily cap leaves room for some of them only, the first ones have it, and each
+/// of the others gets 429 `daily_mail_cap`.
 #[utoipa::path(
     post, path = "/v1/invites/batch", tag = tag::INVITES, operation_id = "createInvites",
     params(IdempotencyKey),

@@ -96,6 +96,7 @@ stories! {
                         "acceptance": "maybe", "locale": "d e", "message": "\u{0}", "colour": "red" }),
                 vec!["expires_in", "acceptance", "locale", "message", "colour"],
             ),
+            (json!({ "organization_id": acme, "email": "a@b.example", "role": "member", "expires_in": "+5d" }), vec!["expires_in"]),
         ] {
             assert_eq!(app.post("/v1/invites", body.clone()).await.wrong_fields(), fields, "{body}");
         }

@@ -98,6 +98,7 @@ fn a_wrong_or_missing_setting_stops_the_start_with_its_name() {
         ("AUTO_ACCEPT", |s| s.auto_accept = Some("sometimes".into())),
         ("INVITE_TTL", |s| s.invite_ttl = Some("a week".into())),
         ("INVITE_TTL", |s| s.invite_ttl = Some("31d".into())),
+        ("INVITE_TTL", |s| s.invite_ttl = Some("+5d".into())),
         ("ORGANIZATION_ROLES", |s| s.organization_roles = Some("a,a".into())),
         ("PROJECT_ROLES", |s| s.project_roles = Some("A B".into())),
     ];
