@@ -283,7 +283,8 @@ impl Tx {
     }
 
     /// Gives jobs that are dead or wait for their next attempt to the workers at once, with all their attempts before
-    /// them; a mail that was given up is wanted again. Returns the ids of those that were.
+    /// them; a mail that was given up is wanted again, and
+    /// its address is no longer suppressed. Returns the ids of those that were.
     ///
     /// # Errors
     /// [`super::StoreError`].
@@ -296,7 +297,8 @@ impl Tx {
                 )
             })
             .await?;
-        self.move_deliveries(&retried, "failed", "queued").await?;
+        self.move_deliveries(&retried, "failed", "status = 'queued', attempts = 0").await?;
+        self.release_addresses_of(&retried).await?;
         for queue in Queue::ALL {
             self.enqueued.push(*queue);
         }
@@ -317,7 +319,7 @@ impl Tx {
                 )
             })
             .await?;
-        self.move_deliveries(&cancelled, "queued", "suppressed").await?;
+        self.move_deliveries(&cancelled, "queued", "status = 'suppressed'").await?;
         Ok(cancelled.into_iter().map(|job| job.id).collect())
     }
 
@@ -344,14 +346,39 @@ impl Tx {
     }
 
     /// The deliveries that these jobs carry, if they stand at `from`.
-    async fn move_deliveries(&mut self, jobs: &[Changed], from: &str, to: &str) -> Result<()> {
+    async fn move_deliveries(&mut self, jobs: &[Changed], from: &str, set: &str) -> Result<()> {
         let deliveries: Vec<Uuid> = jobs.iter().filter_map(Changed::delivery).collect();
         if deliveries.is_empty() {
             return Ok(());
         }
         let text = format!(
-            "update usher_deliveries set status = '{to}'
+            "update usher_deliveries set {set}
              where status = '{from}' and id in (select r.invite_id from {})",
+            unfold(self.dialect(), INVITE_ID)
+        );
+        let ids = invite_ids(&deliveries)?;
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(ids)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        Ok(())
+    }
+
+    /// Whoever retries a mail wants it sent, as somebody who sends it again does.
+    async fn release_addresses_of(&mut self, jobs: &[Changed]) -> Result<()> {
+        let deliveries: Vec<Uuid> = jobs.iter().filter_map(Changed::delivery).collect();
+        if deliveries.is_empty() {
+            return Ok(());
+        }
+        let text = format!(
+            "delete from usher_suppressions where email_key in (
+                 select case d.kind
+                     when 'accepted_notice' then (select x.email_key from usher_addresses x
+                         where x.admin_id = i.invited_by and x.email = d.to_email limit 1)
+                     else i.email_key end
+                 from usher_deliveries d join invites i on i.id = d.invite_id
+                 where d.id in (select r.invite_id from {}))",
             unfold(self.dialect(), INVITE_ID)
         );
         let ids = invite_ids(&deliveries)?;

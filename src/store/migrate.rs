@@ -23,9 +23,12 @@ pub enum MigrationError {
     /// usher's tables.
     #[error("usher's tables could not be migrated: {0}")]
     Usher(#[source] MigrateError),
+    /// Nothing can be written.
+    #[error("the database can't be changed; see that its file, folder and disk can be written to: {0}")]
+    ReadOnly(#[source] sqlx::Error),
     /// Everything else that was asked of the database.
     #[error("the database failed: {0}")]
-    Database(#[from] sqlx::Error),
+    Database(#[source] sqlx::Error),
     /// The database is not one that this usher can work with.
     #[error("this database can't be used: {0}")]
     Unfit(Unfit),
@@ -76,6 +79,16 @@ pub enum Unfit {
     App(Vec<String>),
 }
 
+impl From<sqlx::Error> for MigrationError {
+    fn from(error: sqlx::Error) -> Self {
+        if StoreError::is_read_only_file(&error) {
+            Self::ReadOnly(error)
+        } else {
+            Self::Database(error)
+        }
+    }
+}
+
 impl From<Unfit> for MigrationError {
     fn from(unfit: Unfit) -> Self {
         Self::Unfit(unfit)
@@ -86,8 +99,7 @@ impl MigrationError {
     /// Whether it may work a little later, because the database is away.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
-        self.sql()
-            .is_some_and(|error| StoreError::is_temporary_sql(error) && !StoreError::is_read_only_file(error))
+        self.sql().is_some_and(StoreError::is_temporary_sql)
     }
 
     fn sql(&self) -> Option<&sqlx::Error> {
@@ -97,7 +109,7 @@ impl MigrationError {
                 _ => None,
             },
             Self::Database(error) => Some(error),
-            Self::Unfit(_) => None,
+            Self::ReadOnly(_) | Self::Unfit(_) => None,
         }
     }
 }
