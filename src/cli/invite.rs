@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::report;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::flows::{self, Invitation, MailCaps, Refusal, Target};
+use crate::flows::{self, Invitation, Refusal, Target};
 use crate::invites::Acceptance;
 use crate::invites::email::EmailAddress;
 use crate::invites::limits::MAX_TTL;
@@ -73,10 +73,7 @@ impl InviteSomebody {
         };
         let store = Store::open(config.database_url.expose(), Clock::System).await?;
         let mut tx = store.begin().await?;
-        let caps = MailCaps {
-            inviter: config.mail_cap_inviter,
-            organization: config.mail_cap_organization,
-        };
+        let caps = config.mail_caps;
         let answers = flows::invite(&mut tx, std::slice::from_ref(&invitation), &config.roles, caps, None).await?;
         let invited = match answers.into_iter().next() {
             Some(Ok(invited)) => invited,
