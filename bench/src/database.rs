@@ -14,6 +14,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 use usher::clock::Clock;
 use usher::store::{Rules, Store};
 
+use crate::growth::Size;
 use crate::webhooks;
 
 /// Which database.
@@ -157,6 +158,84 @@ impl Connection {
                 format!("SQLite {version}")
             }
         })
+    }
+
+    /// Puts a past into an empty database: organizations numbered from 1, which share the invites, and a queue.
+    pub async fn fill(&mut self, size: Size) -> anyhow::Result<()> {
+        for text in self.past(size) {
+            let text = AssertSqlSafe(text);
+            on!(self, |conn| sqlx::raw_sql(text).execute(conn).await.map(drop))?;
+        }
+        Ok(())
+    }
+
+    fn past(&self, size: Size) -> Vec<String> {
+        let Size {
+            organizations,
+            invites,
+            finished_jobs,
+            pending_jobs,
+        } = size;
+        let (id, numbers, time, jobs, moment) = match self {
+            Self::Postgres(_) => (
+                "lpad(to_hex({n}), 32, '0')::uuid",
+                "generate_series(1, {count}) as numbers (n)",
+                "(now() + {seconds} * interval '1 second')",
+                "apalis.jobs (job, id, job_type, max_attempts, priority, status, attempts, run_at, done_at)
+                 select '{}'::bytea",
+                "now() + {seconds} * interval '1 second'",
+            ),
+            Self::Sqlite(_) => (
+                "unhex(printf('%032x', {n}))",
+                "(with recursive numbers (n) as (select 1 union all select n + 1 from numbers where n < {count})
+                  select n from numbers)",
+                "strftime('%Y-%m-%dT%H:%M:%S+00:00', 'now', ({seconds}) || ' seconds')",
+                "Jobs (job, id, job_type, max_attempts, priority, status, attempts, run_at, done_at)
+                 select cast('{}' as blob)",
+                "unixepoch() + {seconds}",
+            ),
+        };
+        let id = |n: &str| id.replace("{n}", n);
+        let numbers = |count: u32| numbers.replace("{count}", &count.to_string());
+        let time = |seconds: &str| time.replace("{seconds}", seconds);
+        let moment = |seconds: &str| moment.replace("{seconds}", seconds);
+        let accepted = |value: &str| format!("case when n / {organizations} % 10 < 4 then {value} end");
+        let mut texts = vec![
+            format!(
+                "insert into organizations (id, name, created_at, updated_at)
+                 select {}, 'Organization ' || n, {now}, {now} from {}",
+                id("n"),
+                numbers(organizations),
+                now = time("0"),
+            ),
+            format!(
+                "insert into invites (id, kind, organization_id, email, email_key, role, status, acceptance, accepted_by,
+                     accepted_at, invited_at, expires_at, created_at, updated_at)
+                 select {}, 'organization', {}, email, email, 'member', {}, 'default', {}, {}, at, {}, at, at
+                 from (select n, 'earlier.' || n || '@example.com' as email, {} as at from {}) as some",
+                id("n + 100000000"),
+                id(&format!("n % {organizations} + 1")),
+                format_args!("coalesce({}, 'pending')", accepted("'accepted'")),
+                accepted(&id("n")),
+                accepted(&time("-60")),
+                time("86400"),
+                time("-n"),
+                numbers(invites),
+            ),
+            format!(
+                "insert into {jobs}, 'finished-' || n, 'process-clerk-event', 60, 0, 'Done', 1, {at}, {at} from {}",
+                numbers(finished_jobs.max(1)),
+                at = moment("-n"),
+            ),
+            format!(
+                "insert into {jobs}, 'pending-' || n, 'process-clerk-event', 60, 0, 'Pending', 0, {}, null from {}",
+                moment("86400 + n"),
+                numbers(pending_jobs.max(1)),
+            ),
+        ];
+        // As after a night: the planner knows the tables.
+        texts.push("analyze".to_owned());
+        texts
     }
 
     /// How many rows there are in a table, with a condition if need be.

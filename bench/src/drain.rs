@@ -22,7 +22,7 @@ use crate::webhooks::{self, Webhooks};
 /// Between two looks at the backlog.
 const LOOK: Duration = Duration::from_millis(50);
 /// A backlog that takes longer is stuck.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A backlog of users who were all invited into one organization, worked off by one worker.
 #[derive(Serialize)]
@@ -42,7 +42,7 @@ pub struct Drain {
 pub async fn measure(bench: &Bench, kind: Kind, events: usize) -> anyhow::Result<Drain> {
     let database = Database::create(kind, &bench.home).await?;
     invite(&database, events).await?;
-    let receiver = Service::start(&bench.program, "api", &database, &bench.home.folder).await?;
+    let receiver = Service::start(bench, "api", &database).await?;
     let plan = Plan {
         connections: 32,
         warm_up: Duration::ZERO,
@@ -55,7 +55,7 @@ pub async fn measure(bench: &Bench, kind: Kind, events: usize) -> anyhow::Result
     let mut connection = database.connect().await?;
     ensure!(connection.count("usher_events where processed_at is null").await? == events);
 
-    let worker = Service::start(&bench.program, "worker", &database, &bench.home.folder).await?;
+    let worker = Service::start(bench, "worker", &database).await?;
     let (ready, ready_at) = (Instant::now(), Clock::System.now());
     let cpu = worker.cpu()?;
     wait_for_none(&mut connection, "usher_events where processed_at is null").await?;
@@ -89,7 +89,7 @@ pub async fn measure(bench: &Bench, kind: Kind, events: usize) -> anyhow::Result
     })
 }
 
-async fn wait_for_none(connection: &mut crate::database::Connection, rows: &str) -> anyhow::Result<()> {
+pub async fn wait_for_none(connection: &mut crate::database::Connection, rows: &str) -> anyhow::Result<()> {
     let since = Instant::now();
     loop {
         let left = connection.count(rows).await?;
@@ -133,7 +133,7 @@ async fn invite(database: &Database, count: usize) -> anyhow::Result<()> {
 pub async fn latency(bench: &Bench, kind: Kind, events: usize) -> anyhow::Result<Latencies> {
     let database = Database::create(kind, &bench.home).await?;
     let webhooks = Webhooks::sign(events)?;
-    let service = Service::start(&bench.program, "all", &database, &bench.home.folder).await?;
+    let service = Service::start(bench, "all", &database).await?;
     let mut connection = database.connect().await?;
     let mut http = Connection::open(service.public).await?;
     let mut request = webhooks.blank();

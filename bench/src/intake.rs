@@ -47,7 +47,7 @@ pub async fn measure(
 ) -> anyhow::Result<Intake> {
     let database = Database::create(kind, &bench.home).await?;
     let webhooks = Rc::new(Webhooks::sign(bench.webhooks(connections, rate))?);
-    let service = Service::start(&bench.program, role, &database, &bench.home.folder).await?;
+    let service = Service::start(bench, role, &database).await?;
     let memory_idle_mb = service.memory_mb()?;
 
     let (service_cpu, load_cpu) = (service.cpu()?, own_cpu()?);
@@ -101,7 +101,7 @@ pub async fn first_answer(bench: &Bench, kind: Kind) -> anyhow::Result<Duration>
     let webhooks = Webhooks::sign(STARTS)?;
     let mut times = Vec::with_capacity(STARTS);
     for number in 0..STARTS {
-        let mut service = Service::spawn(&bench.program, "all", &database, &bench.home.folder)?;
+        let mut service = Service::spawn(bench, "all", &database)?;
         times.push(service.first_answer(&webhooks, number).await?);
         service.stop().await?;
     }

@@ -174,7 +174,8 @@ impl Connection {
         }
     }
 
-    fn last_answer(&self) -> String {
+    /// What the last call was answered, head and body.
+    pub fn last_answer(&self) -> String {
         String::from_utf8_lossy(&self.answer).into_owned()
     }
 }

@@ -5,10 +5,14 @@
 
 mod database;
 mod drain;
+mod growth;
 mod intake;
 mod load;
+mod mails;
 mod report;
 mod service;
+mod sink;
+mod soak;
 mod webhooks;
 mod yardstick;
 
@@ -18,7 +22,9 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 
 use database::{Database, Home, Kind};
+use growth::Size;
 use report::{Measure, Report};
+use sink::Sink;
 
 /// Measures the running usher.
 #[derive(Parser)]
@@ -38,6 +44,12 @@ struct Options {
     /// Events in the backlog that is drained.
     #[arg(long, default_value_t = 10_000)]
     events: usize,
+    /// Mails in the backlog that is sent.
+    #[arg(long, default_value_t = 5_000)]
+    mails: usize,
+    /// Minutes of steady load at 1000 events a second, to see whether memory creeps; nothing else is then measured.
+    #[arg(long, value_name = "MINUTES")]
+    soak: Option<f64>,
     /// Only these measures.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
@@ -75,12 +87,22 @@ enum Part {
     Drain,
     /// Single events on an idle service.
     Effect,
+    /// A backlog of mails sent by `--role worker`.
+    Mails,
+    /// What a killed process held, done by another.
+    Kill,
+    /// The same on a small and on a full database.
+    Growth,
 }
+
+/// Events a second of the soak.
+const SOAK_RATE: u32 = 1000;
 
 /// What every measure is given.
 pub struct Bench {
     program: PathBuf,
     home: Home,
+    sink: Sink,
     warm_up: Duration,
     time: Duration,
 }
@@ -101,15 +123,18 @@ async fn main() -> anyhow::Result<()> {
             postgres: options.postgres.clone(),
         },
         program,
+        sink: Sink::start()?,
         warm_up: Duration::from_secs_f64((seconds / 5.0).min(2.0)),
         time: Duration::from_secs_f64(seconds),
     };
     let mut report = Report::begin()?;
-    if options.wants(Part::Yardstick) {
+    if options.wants(Part::Yardstick) && options.soak.is_none() {
         for &connections in &options.connections {
             let latencies = yardstick::responder(&bench, connections).await?;
             report.add(Measure::Responder { connections, latencies });
         }
+        let latencies = mails::sink_alone(&bench, options.mails()).await?;
+        report.add(Measure::Sink { latencies });
     }
     for database in options.databases() {
         measure(&bench, &options, database, &mut report).await?;
@@ -132,6 +157,10 @@ async fn measure(bench: &Bench, options: &Options, database: Kind, report: &mut 
     let version = empty.connect().await?.version().await?;
     empty.remove().await?;
     report.add(Measure::Database { database, version });
+    if let Some(minutes) = options.soak {
+        report.add(Measure::Soak(soak::measure(bench, database, SOAK_RATE, minutes).await?));
+        return Ok(());
+    }
     if options.wants(Part::Yardstick) {
         let latencies = yardstick::durable_inserts(bench, database).await?;
         report.add(Measure::DurableInserts { database, latencies });
@@ -161,12 +190,33 @@ async fn measure(bench: &Bench, options: &Options, database: Kind, report: &mut 
         let latencies = drain::latency(bench, database, singles).await?;
         report.add(Measure::Effect { database, latencies });
     }
+    if options.wants(Part::Mails) {
+        report.add(Measure::Mails(mails::measure(bench, database, options.mails()).await?));
+    }
+    if options.wants(Part::Kill) && !options.quick {
+        let seconds = mails::after_a_kill(bench, database).await?.as_secs_f64();
+        report.add(Measure::Kill { database, seconds });
+    }
+    if options.wants(Part::Growth) {
+        let sizes = if options.quick {
+            &[Size::SMALL][..]
+        } else {
+            &[Size::SMALL, Size::LARGE]
+        };
+        for &size in sizes {
+            report.add(Measure::Growth(growth::measure(bench, database, size, events).await?));
+        }
+    }
     Ok(())
 }
 
 impl Options {
     fn wants(&self, part: Part) -> bool {
         self.only.is_empty() || self.only.contains(&part)
+    }
+
+    fn mails(&self) -> usize {
+        if self.quick { 200 } else { self.mails }
     }
 
     fn databases(&self) -> Vec<Kind> {

@@ -9,8 +9,11 @@ use usher::clock::Clock;
 
 use crate::database::Kind;
 use crate::drain::Drain;
+use crate::growth::Growth;
 use crate::intake::Intake;
 use crate::load::Latencies;
+use crate::mails::Mails;
+use crate::soak::Soak;
 
 /// Everything that was measured, in the order in which it was.
 #[derive(Serialize)]
@@ -43,6 +46,10 @@ pub enum Measure {
         #[serde(flatten)]
         latencies: Latencies,
     },
+    Sink {
+        #[serde(flatten)]
+        latencies: Latencies,
+    },
     DurableInserts {
         database: Kind,
         #[serde(flatten)]
@@ -59,6 +66,13 @@ pub enum Measure {
         #[serde(flatten)]
         latencies: Latencies,
     },
+    Mails(Mails),
+    Kill {
+        database: Kind,
+        seconds: f64,
+    },
+    Growth(Growth),
+    Soak(Soak),
 }
 
 impl Machine {
@@ -123,6 +137,7 @@ impl Measure {
                     "",
                 );
             }
+            Self::Sink { latencies } => row("yardstick: the mail sink alone, 4 conn.", latencies, ""),
             Self::DurableInserts { latencies, .. } => row("yardstick: durable inserts, one by one", latencies, ""),
             Self::FirstAnswer { ms, .. } => println!("start to first 202: {ms:.0} ms"),
             Self::Intake(intake) => {
@@ -148,7 +163,36 @@ impl Measure {
                 drain.memory_mb
             ),
             Self::Effect { latencies, .. } => row("from 202 to its effect, idle, role all", latencies, ""),
+            Self::Mails(mails) => println!(
+                "{:<44}{:>11.0}   cpu/mail {:.0} µs, memory {:.0} MB",
+                format!("{} mails", mails.mails),
+                mails.per_second,
+                mails.worker_cpu_us,
+                mails.memory_mb
+            ),
+            Self::Kill { seconds, .. } => println!("what a killed process held was done after {seconds:.1} s"),
+            Self::Growth(growth) => growth.print(),
+            Self::Soak(soak) => {
+                let memory: Vec<_> = soak.memory_mb.iter().map(|mb| format!("{mb:.0}")).collect();
+                let what = format!("soak at {}/s, {} events", soak.rate, soak.events);
+                row(&what, &soak.latencies, &format!("  memory {} MB", memory.join(" ")));
+            }
         }
+    }
+}
+
+impl Growth {
+    fn print(&self) {
+        let Self { before, .. } = self;
+        println!(
+            "after {} invites, {} finished and {} pending jobs, {} organizations:",
+            before.invites, before.finished_jobs, before.pending_jobs, before.organizations
+        );
+        row("  intake, role api, 32 conn.", &self.intake, "");
+        println!("{:<44}{:>11.0}", "  drain", self.drain_per_second);
+        row("  a person's banner", &self.banner, "");
+        row("  a page of an organization's invites", &self.list, "");
+        row("  the metrics", &self.metrics, "");
     }
 }
 

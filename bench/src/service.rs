@@ -1,7 +1,7 @@
 //! The service as a process of its own, with production's settings.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep};
 
+use crate::Bench;
 use crate::database::Database;
 use crate::load::Connection;
 use crate::webhooks::{SIGNING_SECRET, Webhooks};
@@ -17,6 +18,9 @@ use crate::webhooks::{SIGNING_SECRET, Webhooks};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks; the timer knows no shorter time.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// What the service takes for the app's key.
+pub const API_KEY: &str = "bench-bench-bench-bench-bench-bench";
 
 /// The `usher` program that was built beside this one.
 pub fn program() -> anyhow::Result<PathBuf> {
@@ -36,15 +40,16 @@ pub struct Service {
     started: Instant,
     /// Where webhooks go.
     pub public: SocketAddr,
-    private: SocketAddr,
+    /// Where metrics are read.
+    pub private: SocketAddr,
 }
 
 impl Service {
     /// Starts it and does not wait.
-    pub fn spawn(program: &Path, role: &str, database: &Database, folder: &Path) -> anyhow::Result<Self> {
+    pub fn spawn(bench: &Bench, role: &str, database: &Database) -> anyhow::Result<Self> {
         let (public, private) = (free_address()?, free_address()?);
-        let log = folder.join(format!("usher-{}.log", public.port()));
-        let child = Command::new(program)
+        let log = bench.home.folder.join(format!("usher-{}.log", public.port()));
+        let child = Command::new(&bench.program)
             .args(["serve", "--role", role])
             .env_clear()
             .envs([
@@ -53,10 +58,11 @@ impl Service {
                 ("USHER_LISTEN", &public.to_string()),
                 ("USHER_ADMIN_LISTEN", &private.to_string()),
                 ("CLERK_WEBHOOK_SIGNING_SECRET", SIGNING_SECRET),
-                ("USHER_API_KEYS", "bench-bench-bench-bench-bench-bench"),
+                ("USHER_API_KEYS", API_KEY),
+                // One program asks for all.
+                ("USHER_RATE_LIMIT", "off"),
                 ("USHER_TOKEN_KEY", "bench-bench-bench-bench-bench-bench"),
-                // Nobody is there: no invite of ours has a mail.
-                ("SMTP_URL", "smtp://127.0.0.1:9"),
+                ("SMTP_URL", &format!("smtp://{}", bench.sink.address)),
                 ("MAIL_FROM", "bench <bench@example.com>"),
                 ("INVITE_URL", "https://app.example.com/invite#{token}"),
                 ("LOG_FORMAT", "json"),
@@ -77,8 +83,8 @@ impl Service {
     }
 
     /// Starts it and waits until it is ready.
-    pub async fn start(program: &Path, role: &str, database: &Database, folder: &Path) -> anyhow::Result<Self> {
-        let mut service = Self::spawn(program, role, database, folder)?;
+    pub async fn start(bench: &Bench, role: &str, database: &Database) -> anyhow::Result<Self> {
+        let mut service = Self::spawn(bench, role, database)?;
         service.ready().await?;
         Ok(service)
     }

@@ -28,6 +28,7 @@ type Signature = [u8; SIGNATURE.len()];
 
 /// Webhooks numbered from 0, each with an id, a user and an address of its own.
 pub struct Webhooks {
+    first: usize,
     text: Vec<u8>,
     numbers: Vec<usize>,
     signature: usize,
@@ -37,6 +38,11 @@ pub struct Webhooks {
 impl Webhooks {
     /// Makes and signs `count` of them on all cores. They are valid for five minutes.
     pub fn sign(count: usize) -> anyhow::Result<Self> {
+        Self::sign_from(0, count)
+    }
+
+    /// Those that follow the first `first`.
+    pub fn sign_from(first: usize, count: usize) -> anyhow::Result<Self> {
         let timestamp = Clock::System.now().timestamp();
         let (text, body) = text(timestamp)?;
         let numbers = places(&text, NUMBER);
@@ -44,6 +50,7 @@ impl Webhooks {
         let sign_some = |some: Range<usize>| -> anyhow::Result<Vec<Signature>> {
             let mut text = text.clone();
             some.map(|number| {
+                let number = first + number;
                 write_number(&mut text, &numbers, number);
                 let signature = sign(SIGNING_SECRET, &svix_id(number), timestamp, &text[body..])?;
                 Ok(signature.as_bytes().try_into()?)
@@ -66,6 +73,7 @@ impl Webhooks {
             anyhow::Ok(signatures)
         })?;
         Ok(Self {
+            first,
             text,
             numbers,
             signature,
@@ -83,9 +91,9 @@ impl Webhooks {
         self.text.clone()
     }
 
-    /// Turns a request into number `number`.
+    /// Turns a request into the one at `number` of these.
     pub fn fill(&self, request: &mut [u8], number: usize) {
-        write_number(request, &self.numbers, number);
+        write_number(request, &self.numbers, self.first + number);
         request[self.signature..][..SIGNATURE.len()].copy_from_slice(&self.signatures[number]);
     }
 }
@@ -98,6 +106,11 @@ pub fn svix_id(number: usize) -> String {
 /// The address of its user.
 pub fn email(number: usize) -> String {
     format!("person.{number:08}@example.com")
+}
+
+/// The user that it tells of.
+pub fn user_id(number: usize) -> String {
+    format!("user_bench_{number:08}")
 }
 
 /// A body as it is stored, for the yardsticks.

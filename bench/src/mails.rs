@@ -1,0 +1,166 @@
+//! How fast queued invites become mails, and how soon what a killed process held is done by another.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use anyhow::ensure;
+use chrono::TimeDelta;
+use serde::Serialize;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+use usher::clock::Clock;
+use usher::flows::{self, Invitation, Target};
+use usher::invites::Acceptance;
+use usher::invites::email::EmailAddress;
+use usher::invites::roles::Roles;
+use usher::store::Store;
+
+use crate::Bench;
+use crate::database::{Database, Kind};
+use crate::drain::{PATIENCE, wait_for_none};
+use crate::load::Latencies;
+use crate::service::{LOOK_AGAIN, Service};
+use crate::webhooks;
+
+/// A backlog of invites, each mailed by one worker.
+#[derive(Serialize)]
+pub struct Mails {
+    pub database: Kind,
+    pub mails: usize,
+    /// From the worker's readiness to the last mail.
+    pub seconds: f64,
+    pub per_second: f64,
+    pub worker_cpu_us: f64,
+    pub memory_mb: f64,
+}
+
+/// Invites everybody with no worker about, then starts one, and checks that everybody got one mail.
+pub async fn measure(bench: &Bench, kind: Kind, mails: usize) -> anyhow::Result<Mails> {
+    let database = Database::create(kind, &bench.home).await?;
+    invite(&database, mails).await?;
+    bench.sink.take();
+    let worker = Service::start(bench, "worker", &database).await?;
+    let (ready, cpu) = (Instant::now(), worker.cpu()?);
+    while bench.sink.count() < mails {
+        ensure!(ready.elapsed() < PATIENCE, "only {} mails came", bench.sink.count());
+        sleep(Duration::from_millis(10)).await;
+    }
+    let mut connection = database.connect().await?;
+    let open_jobs = format!("{} where status <> 'Done'", database.jobs());
+    wait_for_none(&mut connection, &open_jobs).await?;
+    let worker_cpu_us = (worker.cpu()? - cpu).as_secs_f64() * 1e6 / mails as f64;
+    let memory_mb = worker.memory_mb()?;
+    worker.stop().await?;
+
+    let taken = bench.sink.take();
+    let recipients: HashSet<_> = taken.iter().map(|mail| &mail.recipient).collect();
+    ensure!(
+        taken.len() == mails && recipients.len() == mails,
+        "some got no mail, or two"
+    );
+    ensure!(connection.count("usher_deliveries where status = 'sent'").await? == mails);
+    let last = taken.iter().map(|mail| mail.at).max().unwrap_or(ready);
+    drop(connection);
+    database.remove().await?;
+    let seconds = (last - ready).as_secs_f64();
+    Ok(Mails {
+        database: kind,
+        mails,
+        seconds,
+        per_second: mails as f64 / seconds,
+        worker_cpu_us,
+        memory_mb,
+    })
+}
+
+/// How long after the end of a process that was killed over a mail another one has sent it.
+pub async fn after_a_kill(bench: &Bench, kind: Kind) -> anyhow::Result<Duration> {
+    let database = Database::create(kind, &bench.home).await?;
+    invite(&database, 1).await?;
+    bench.sink.take();
+    bench.sink.set_silent(true);
+    let killed = Service::start(bench, "worker", &database).await?;
+    let started = Instant::now();
+    while !bench.sink.has_left_one_unanswered() {
+        ensure!(started.elapsed() < PATIENCE, "no mail came");
+        sleep(LOOK_AGAIN).await;
+    }
+    bench.sink.set_silent(false);
+    let other = Service::start(bench, "worker", &database).await?;
+    drop(killed);
+    let dropped = Instant::now();
+    while bench.sink.count() == 0 {
+        ensure!(dropped.elapsed() < PATIENCE, "nobody sent it");
+        sleep(LOOK_AGAIN).await;
+    }
+    let time = dropped.elapsed();
+    bench.sink.take();
+    other.stop().await?;
+    database.remove().await?;
+    Ok(time)
+}
+
+/// The sink alone: the same conversation over as many connections as usher keeps, without anything behind it.
+pub async fn sink_alone(bench: &Bench, mails: usize) -> anyhow::Result<Latencies> {
+    const CONNECTIONS: usize = 4;
+    let content = format!("{}\r\n.\r\n", "A line of a mail as long as most.\r\n".repeat(200));
+    let mut histogram = hdrhistogram::Histogram::new(3)?;
+    let start = Instant::now();
+    let senders = (0..CONNECTIONS).map(async |_| {
+        let mut stream = TcpStream::connect(bench.sink.address).await?;
+        stream.set_nodelay(true)?;
+        let mut answer = vec![0; 4096];
+        ensure!(stream.read(&mut answer).await? > 0);
+        let mut times = Vec::with_capacity(mails / CONNECTIONS);
+        for _ in 0..mails / CONNECTIONS {
+            let begin = Instant::now();
+            for said in [
+                "MAIL FROM:<a@example.com>\r\n",
+                "RCPT TO:<b@example.com>\r\n",
+                "DATA\r\n",
+                &content,
+            ] {
+                stream.write_all(said.as_bytes()).await?;
+                ensure!(stream.read(&mut answer).await? > 0);
+            }
+            times.push(begin.elapsed());
+        }
+        anyhow::Ok(times)
+    });
+    for times in futures::future::try_join_all(senders).await? {
+        for time in times {
+            histogram.record(u64::try_from(time.as_micros())?)?;
+        }
+    }
+    let time = start.elapsed();
+    bench.sink.take();
+    Ok(Latencies::of(&histogram, time))
+}
+
+/// Invites everybody into one organization, each with a mail to be sent.
+async fn invite(database: &Database, count: usize) -> anyhow::Result<()> {
+    let store = Store::open(&database.url, Clock::System).await?;
+    let mut tx = store.begin().await?;
+    let organization = tx.put_organization(tx.new_id(), "Bench").await?;
+    let invitations = (0..count).map(|number| {
+        Ok(Invitation {
+            target: Target::Organization(organization.id),
+            email: EmailAddress::parse(&webhooks::email(number))?,
+            role: "member".to_owned(),
+            invited_by: None,
+            expires_in: TimeDelta::days(7),
+            acceptance: Acceptance::Default,
+            locale: None,
+            message: None,
+        })
+    });
+    let invitations = invitations.collect::<anyhow::Result<Vec<_>>>()?;
+    for some in invitations.chunks(500) {
+        let answers = flows::invite(&mut tx, some, &Roles::default(), None).await?;
+        ensure!(answers.iter().all(Result::is_ok), "an invitation was refused");
+    }
+    tx.commit().await?;
+    store.close().await;
+    Ok(())
+}
