@@ -13,6 +13,7 @@ use usher::clock::Clock;
 use usher::flows::{self, Invitation, Target};
 use usher::invites::Acceptance;
 use usher::invites::email::EmailAddress;
+use usher::invites::limits::MailCaps;
 use usher::invites::roles::Roles;
 use usher::store::Store;
 
@@ -22,6 +23,11 @@ use crate::drain::{PATIENCE, wait_for_none};
 use crate::load::Latencies;
 use crate::service::{LOOK_AGAIN, Service};
 use crate::webhooks;
+
+const NO_CAPS: MailCaps = MailCaps {
+    inviter: None,
+    organization: None,
+};
 
 /// A backlog of invites, each mailed by one worker.
 #[derive(Serialize)]
@@ -157,7 +163,7 @@ async fn invite(database: &Database, count: usize) -> anyhow::Result<()> {
     });
     let invitations = invitations.collect::<anyhow::Result<Vec<_>>>()?;
     for some in invitations.chunks(500) {
-        let answers = flows::invite(&mut tx, some, &Roles::default(), None).await?;
+        let answers = flows::invite(&mut tx, some, &Roles::default(), NO_CAPS, None).await?;
         ensure!(answers.iter().all(Result::is_ok), "an invitation was refused");
     }
     tx.commit().await?;

@@ -297,7 +297,8 @@ impl Tx {
                 )
             })
             .await?;
-        self.move_deliveries(&retried, "failed", "status = 'queued', attempts = 0").await?;
+        self.move_deliveries(&retried, "failed", "status = 'queued', attempts = 0")
+            .await?;
         self.release_addresses_of(&retried).await?;
         for queue in Queue::ALL {
             self.enqueued.push(*queue);
@@ -319,7 +320,8 @@ impl Tx {
                 )
             })
             .await?;
-        self.move_deliveries(&cancelled, "queued", "status = 'suppressed'").await?;
+        self.move_deliveries(&cancelled, "queued", "status = 'suppressed'")
+            .await?;
         Ok(cancelled.into_iter().map(|job| job.id).collect())
     }
 
