@@ -546,13 +546,24 @@ async fn a_daily_cap_holds_for_transactions_that_meet() {
     app.finish().await;
 }
 
-/// An open invite's past, by the clock that will be asked.
+/// An invite's past, by the clock that will be asked.
+#[derive(Debug)]
 struct Past<'a> {
     mails_minutes_ago: &'a [i32],
     expires_in_minutes: i32,
     status: &'a str,
     asked_by_inviter: i32,
     asked_into_organization: i32,
+}
+
+fn past<'a>(mails: &'a [i32], expires: i32, status: &'a str, by_inviter: i32, into_organization: i32) -> Past<'a> {
+    Past {
+        mails_minutes_ago: mails,
+        expires_in_minutes: expires,
+        status,
+        asked_by_inviter: by_inviter,
+        asked_into_organization: into_organization,
+    }
 }
 
 impl Past<'_> {
@@ -633,31 +644,24 @@ async fn sql_and_api_agree_on_sending_again() {
     let day = 24 * 60;
     let ten = [6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
     let an_eleventh_day = [6, 7, 8, 9, 10, 11, 12, 13, 14, day + 1];
-    let cases: &[(&[i32], i32, &str, i32, i32, &str)] = &[
-        (&[], 60, "pending", 0, 0, ""),
-        (&[4], 60, "pending", 0, 0, "resend_too_soon"),
-        (&[6], 60, "pending", 2, 4, ""),
-        (&[6], 60, "pending", 3, 0, "daily_mail_cap"),
-        (&[6], 60, "pending", 0, 5, "daily_mail_cap"),
-        (&[4], 60, "pending", 4, 6, "resend_too_soon"),
-        (&ten[..9], 60, "pending", 0, 0, ""),
-        (&ten, 60, "pending", 0, 0, "resend_too_soon"),
-        (&an_eleventh_day, 60, "pending", 0, 0, ""),
-        (&[6], -60, "pending", 0, 0, ""),
-        (&[6], -60, "expired", 0, 0, ""),
-        (&[6], -60, "expired", 0, 5, "daily_mail_cap"),
-        (&[6], 60, "accepted", 3, 0, "invite_accepted"),
-        (&[6], 60, "declined", 0, 0, "invite_declined"),
-        (&[6], 60, "revoked", 0, 0, "invite_revoked"),
+    let cases = [
+        (past(&[], 60, "pending", 0, 0), ""),
+        (past(&[4], 60, "pending", 0, 0), "resend_too_soon"),
+        (past(&[6], 60, "pending", 2, 4), ""),
+        (past(&[6], 60, "pending", 3, 0), "daily_mail_cap"),
+        (past(&[6], 60, "pending", 0, 5), "daily_mail_cap"),
+        (past(&[4], 60, "pending", 4, 6), "resend_too_soon"),
+        (past(&ten[..9], 60, "pending", 0, 0), ""),
+        (past(&ten, 60, "pending", 0, 0), "resend_too_soon"),
+        (past(&an_eleventh_day, 60, "pending", 0, 0), ""),
+        (past(&[6], -60, "pending", 0, 0), ""),
+        (past(&[6], -60, "expired", 0, 0), ""),
+        (past(&[6], -60, "expired", 0, 5), "daily_mail_cap"),
+        (past(&[6], 60, "accepted", 3, 0), "invite_accepted"),
+        (past(&[6], 60, "declined", 0, 0), "invite_declined"),
+        (past(&[6], 60, "revoked", 0, 0), "invite_revoked"),
     ];
-    for &(mails_minutes_ago, expires_in_minutes, status, asked_by_inviter, asked_into_organization, expected) in cases {
-        let past = Past {
-            mails_minutes_ago,
-            expires_in_minutes,
-            status,
-            asked_by_inviter,
-            asked_into_organization,
-        };
+    for (past, expected) in cases {
         let mut tx = pool.begin().await.unwrap();
         let now = database_time(&mut tx).await;
         past.set_up(&mut tx, now).await;
@@ -688,7 +692,7 @@ async fn sql_and_api_agree_on_sending_again() {
             refused_by_api(&answer)
         };
         by_api["kept"] = kept(&mut conn, app.now()).await;
-        assert_eq!(by_sql, by_api, "{mails_minutes_ago:?} {expires_in_minutes} {status}");
+        assert_eq!(by_sql, by_api, "{past:?}");
         assert_eq!(by_api["code"].as_str().unwrap_or_default(), expected);
         let suppressed = if expected.is_empty() {
             json!(["eve@example.com"])
