@@ -157,7 +157,8 @@ impl Service {
         if let Some(address) = self.address() {
             tracing::info!("serving on http://{address}");
         }
-        tracing::info!("health on http://{}/readyz, metrics on /metrics", self.admin_address());
+        tracing::info!("health on http://{}/readyz", self.admin_address());
+        tracing::info!("metrics on http://{}/metrics", self.admin_address());
         if self.app.config.environment == Environment::Development {
             eprintln!("{DEVELOPMENT}");
         }
