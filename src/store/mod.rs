@@ -31,6 +31,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool, SqliteConnection, SqlitePool};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::clock::Clock;
@@ -435,9 +436,17 @@ async fn open_sqlite(url: &str) -> Result<Pool> {
         .idle_timeout(None)
         .max_lifetime(None)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        .before_acquire(is_outside_of_transactions)
-        .connect_with(options.clone())
-        .await?;
+        .before_acquire(is_outside_of_transactions);
+    let since = Instant::now();
+    let writer = loop {
+        match writer.clone().connect_with(options.clone()).await {
+            // SQLite's own patience does not cover the change of a new file to WAL, which another process is about to make.
+            Err(error) if StoreError::is_temporary_sql(&error) && since.elapsed() < BUSY_TIMEOUT => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            opened => break opened?,
+        }
+    };
     let reader = SqlitePoolOptions::new()
         .max_connections(4)
         .acquire_timeout(ACQUIRE_TIMEOUT)

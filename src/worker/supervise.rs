@@ -131,7 +131,9 @@ pub(super) async fn supervise<J: Job>(with: Supervised) {
             return;
         };
         with.tasks.spawn(fall_silent(with.clone(), name, attempts));
-        if J::IS_MAIL && with.context.gate.is_closed() {
+        // It ended well, so the gate had closed, whether or not it is open again by now.
+        if J::IS_MAIL && matches!(ended, Ok(Ok(()))) {
+            with.soft.run_until_cancelled(tokio::time::sleep(RESTART.0)).await;
             continue;
         }
         let why = match ended {
