@@ -94,8 +94,8 @@ end
 $$;
 comment on function usher_reserve_mail is 'Counts a mail, and refuses it beyond the daily caps.';
 
--- The delivery and its job, picked up after the commit.
-create function usher_queue_invite_email(invite invites) returns uuid language plpgsql as $$
+-- The delivery and its job, picked up after the commit, and what they are for.
+create function usher_queue_invite_email(invite invites, event text) returns uuid language plpgsql as $$
 declare
     delivery uuid := usher_new_id();
 begin
@@ -107,6 +107,8 @@ begin
     insert into apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority)
     values (apalis.generate_ulid(), 'send-invite-email',
         convert_to(json_build_object('delivery_id', delivery)::text, 'UTF8'), 'Pending', 0, 2147483647, now(), 0);
+    insert into usher_invite_history (id, invite_id, event, at)
+    values (usher_new_id(), invite.id, event, clock_timestamp());
     return delivery;
 end
 $$;
@@ -255,7 +257,7 @@ begin
         message = excluded.message, invited_at = excluded.invited_at, expires_at = excluded.expires_at,
         expired_at = null, dismissed_at = null, token_version = i.token_version + 1, updated_at = excluded.updated_at
     returning * into saved;
-    perform usher_queue_invite_email(saved);
+    perform usher_queue_invite_email(saved, case when saved.token_version = 1 then 'created' else 'refreshed' end);
     return query select saved.id, saved.id = new_id, saved.expires_at;
 end
 $$;
@@ -295,7 +297,7 @@ begin
         coalesce((select p.organization_id from projects p where p.id = saved.project_id), saved.organization_id), asked_at);
     -- Whoever resends vouches for the address.
     delete from usher_suppressions s where s.email_key = saved.email_key;
-    return usher_queue_invite_email(saved);
+    return usher_queue_invite_email(saved, 'resent');
 end
 $$;
 comment on function usher_enqueue_invite_email is 'Sends an open invite''s mail once more; an expired one is renewed.';

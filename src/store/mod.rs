@@ -441,7 +441,7 @@ async fn open_sqlite(url: &str) -> Result<Pool> {
     let writer = loop {
         match writer.clone().connect_with(options.clone()).await {
             // SQLite's own patience does not cover the change of a new file to WAL, which another process is about to make.
-            Err(error) if StoreError::is_temporary_sql(&error) && since.elapsed() < BUSY_TIMEOUT => {
+            Err(error) if is_busy(&error) && since.elapsed() < BUSY_TIMEOUT => {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             opened => break opened?,
@@ -453,6 +453,14 @@ async fn open_sqlite(url: &str) -> Result<Pool> {
         .before_acquire(is_outside_of_transactions)
         .connect_lazy_with(options.pragma("query_only", "on"));
     Ok(Pool::Sqlite { writer, reader })
+}
+
+/// Another process has the file locked.
+fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error
+        .as_database_error()
+        .and_then(|error| error.code()?.parse::<i32>().ok());
+    code.is_some_and(|code| matches!(code & 0xff, 5 | 6))
 }
 
 /// SQLite ends a transaction by itself where the disk is full or broken. sqlx goes on believing in it, and could never

@@ -87,7 +87,7 @@ async fn traces(conn: &mut PgConnection, id: Uuid, is_new: bool) -> Value {
     json!({ "is_new": is_new, "invite": invite, "mail": newest_mail(conn, id).await })
 }
 
-/// The delivery and its job.
+/// The delivery, its job, and what was noted of the invite; what it was traced by only the API knows.
 async fn newest_mail(conn: &mut PgConnection, id: Uuid) -> Value {
     let delivery: Value = sqlx::query_scalar(
         "select to_jsonb(d) - '{id,invite_id,queued_at,message_id}'::text[]
@@ -101,15 +101,21 @@ async fn newest_mail(conn: &mut PgConnection, id: Uuid) -> Value {
     let job: Value = sqlx::query_scalar(
         "select to_jsonb(j) - '{id,job,run_at}'::text[] || jsonb_build_object('due', run_at <= clock_timestamp(),
              'id_length', length(j.id),
-             'job', replace(convert_from(job, 'UTF8')::jsonb::text, d.id::text, 'id'))
+             'job', replace((convert_from(job, 'UTF8')::jsonb - 'cause')::text, d.id::text, 'id'))
          from apalis.jobs j join usher_deliveries d on convert_from(job, 'UTF8')::json ->> 'delivery_id' = d.id::text
          where d.invite_id = $1 order by d.generation desc limit 1",
     )
     .bind(id)
-    .fetch_one(conn)
+    .fetch_one(&mut *conn)
     .await
     .unwrap();
-    json!({ "delivery": delivery, "job": job })
+    let history: Vec<String> =
+        sqlx::query_scalar("select event from usher_invite_history where invite_id = $1 order by event")
+            .bind(id)
+            .fetch_all(conn)
+            .await
+            .unwrap();
+    json!({ "delivery": delivery, "job": job, "history": history })
 }
 
 /// What is kept of inviters, organizations and addresses, whether somebody was invited or not.
@@ -786,7 +792,7 @@ async fn a_role_that_may_only_call_the_two_functions_can_invite_and_nothing_else
         "select 1 from public.usher_settings",
         "select 1 from public.usher_addresses",
         "select 1 from apalis.jobs",
-        "select public.usher_queue_invite_email(null)",
+        "select public.usher_queue_invite_email(null, null)",
         "insert into public.organization_users (organization_id) values (null)",
     ] {
         let error = sqlx::query(forbidden).execute(&mut conn).await.unwrap_err();
