@@ -124,15 +124,16 @@ pub(super) async fn supervise<J: Job>(with: Supervised) {
             }
         };
         let ended = with.hard.run_until_cancelled(until_lost).await;
-        with.alive.set(J::QUEUE, false);
+        // Then the gate had closed, whether or not it is open again by now: no failure.
+        let waits_at_the_gate = J::IS_MAIL && matches!(ended, Some(Ok(Ok(()))));
+        with.alive.set(J::QUEUE, waits_at_the_gate);
         attempts.tasks.close();
         let Some(ended) = ended.filter(|_| !with.soft.is_cancelled()) else {
             attempts.tasks.wait().await;
             return;
         };
         with.tasks.spawn(fall_silent(with.clone(), name, attempts));
-        // It ended well, so the gate had closed, whether or not it is open again by now.
-        if J::IS_MAIL && matches!(ended, Ok(Ok(()))) {
+        if waits_at_the_gate {
             with.soft.run_until_cancelled(tokio::time::sleep(RESTART.0)).await;
             continue;
         }
