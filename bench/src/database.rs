@@ -197,8 +197,8 @@ impl Connection {
         };
         let id = |n: &str| id.replace("{n}", n);
         let numbers = |count: u32| numbers.replace("{count}", &count.to_string());
-        let time = |seconds: &str| time.replace("{seconds}", seconds);
-        let moment = |seconds: &str| moment.replace("{seconds}", seconds);
+        let time = |seconds: &str| time.replace("{seconds}", &format!("({seconds})"));
+        let moment = |seconds: &str| moment.replace("{seconds}", &format!("({seconds})"));
         let accepted = |value: &str| format!("case when n / {organizations} % 10 < 4 then {value} end");
         let mut texts = vec![
             format!(
@@ -212,7 +212,7 @@ impl Connection {
                 "insert into invites (id, kind, organization_id, email, email_key, role, status, acceptance, accepted_by,
                      accepted_at, invited_at, expires_at, created_at, updated_at)
                  select {}, 'organization', {}, email, email, 'member', {}, 'default', {}, {}, at, {}, at, at
-                 from (select n, 'earlier.' || n || '@example.com' as email, {} as at from {}) as some",
+                 from (select n, 'earlier.' || n || '@example.com' as email, {} as at from {}) as earlier",
                 id("n + 100000000"),
                 id(&format!("n % {organizations} + 1")),
                 format_args!("coalesce({}, 'pending')", accepted("'accepted'")),
