@@ -28,6 +28,7 @@ pub struct Size {
     pub invites: u32,
     pub finished_jobs: u32,
     pub pending_jobs: u32,
+    pub events: u32,
 }
 
 impl Size {
@@ -37,6 +38,7 @@ impl Size {
         invites: 1_000,
         finished_jobs: 0,
         pending_jobs: 0,
+        events: 0,
     };
     /// Some years.
     pub const LARGE: Self = Self {
@@ -44,6 +46,7 @@ impl Size {
         invites: 1_000_000,
         finished_jobs: 1_000_000,
         pending_jobs: 100_000,
+        events: 0,
     };
 }
 

@@ -10,6 +10,7 @@ mod intake;
 mod load;
 mod mails;
 mod report;
+mod retention;
 mod service;
 mod sink;
 mod soak;
@@ -93,6 +94,8 @@ enum Part {
     Kill,
     /// The same on a small and on a full database.
     Growth,
+    /// A long past that is let go.
+    Retention,
 }
 
 /// Events a second of the soak.
@@ -206,6 +209,10 @@ async fn measure(bench: &Bench, options: &Options, database: Kind, report: &mut 
         for &size in sizes {
             report.add(Measure::Growth(growth::measure(bench, database, size, events).await?));
         }
+    }
+    if options.wants(Part::Retention) {
+        let rows = if options.quick { 1_000 } else { 1_000_000 };
+        report.add(Measure::Retention(retention::measure(bench, database, rows).await?));
     }
     Ok(())
 }

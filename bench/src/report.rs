@@ -13,6 +13,7 @@ use crate::growth::Growth;
 use crate::intake::Intake;
 use crate::load::Latencies;
 use crate::mails::Mails;
+use crate::retention::Retention;
 use crate::soak::Soak;
 
 /// Everything that was measured, in the order in which it was.
@@ -72,6 +73,7 @@ pub enum Measure {
         seconds: f64,
     },
     Growth(Growth),
+    Retention(Retention),
     Soak(Soak),
 }
 
@@ -172,6 +174,11 @@ impl Measure {
             ),
             Self::Kill { seconds, .. } => println!("what a killed process held was done after {seconds:.1} s"),
             Self::Growth(growth) => growth.print(),
+            Self::Retention(retention) => {
+                let gauges = format!("  the queue's gauges {:.1} ms", retention.gauges_ms);
+                let what = format!("lets go of {} rows, by 500 and 500", retention.rows);
+                row(&what, &retention.batches, &gauges);
+            }
             Self::Soak(soak) => {
                 let memory: Vec<_> = soak.memory_mb.iter().map(|mb| format!("{mb:.0}")).collect();
                 let what = format!("soak at {}/s, {} events", soak.rate, soak.events);

@@ -349,40 +349,31 @@ impl Tx {
 
     /// The deliveries that these jobs carry, if they stand at `from`.
     async fn move_deliveries(&mut self, jobs: &[Changed], from: &str, set: &str) -> Result<()> {
-        let deliveries: Vec<Uuid> = jobs.iter().filter_map(Changed::delivery).collect();
-        if deliveries.is_empty() {
-            return Ok(());
-        }
-        let text = format!(
-            "update usher_deliveries set {set}
-             where status = '{from}' and id in (select r.invite_id from {})",
-            unfold(self.dialect(), INVITE_ID)
-        );
-        let ids = invite_ids(&deliveries)?;
-        on_conn!(self, |conn| sqlx::query(sql(text))
-            .bind(ids)
-            .execute(conn)
-            .await
-            .map(drop))?;
-        Ok(())
+        let these = format!("select r.invite_id from {}", unfold(self.dialect(), INVITE_ID));
+        let text = format!("update usher_deliveries set {set} where status = '{from}' and id in ({these})");
+        self.execute_for(jobs, text).await
     }
 
     /// Whoever retries a mail wants it sent, as somebody who sends it again does.
     async fn release_addresses_of(&mut self, jobs: &[Changed]) -> Result<()> {
-        let deliveries: Vec<Uuid> = jobs.iter().filter_map(Changed::delivery).collect();
-        if deliveries.is_empty() {
-            return Ok(());
-        }
+        let these = format!("select r.invite_id from {}", unfold(self.dialect(), INVITE_ID));
         let text = format!(
             "delete from usher_suppressions where email_key in (
                  select case d.kind
                      when 'accepted_notice' then (select x.email_key from usher_addresses x
                          where x.admin_id = i.invited_by and x.email = d.to_email limit 1)
                      else i.email_key end
-                 from usher_deliveries d join invites i on i.id = d.invite_id
-                 where d.id in (select r.invite_id from {}))",
-            unfold(self.dialect(), INVITE_ID)
+                 from usher_deliveries d join invites i on i.id = d.invite_id where d.id in ({these}))"
         );
+        self.execute_for(jobs, text).await
+    }
+
+    /// Executes a statement over the deliveries that these jobs carry.
+    async fn execute_for(&mut self, jobs: &[Changed], text: String) -> Result<()> {
+        let deliveries: Vec<Uuid> = jobs.iter().filter_map(Changed::delivery).collect();
+        if deliveries.is_empty() {
+            return Ok(());
+        }
         let ids = invite_ids(&deliveries)?;
         on_conn!(self, |conn| sqlx::query(sql(text))
             .bind(ids)

@@ -17,7 +17,7 @@ use crate::support::app::API_KEY;
 use crate::support::db::TestPool;
 use crate::support::process::{UsherProcess, eventually};
 use crate::support::smtp::{Behaviour, Phase, SmtpServer};
-use crate::support::{TestApp, TestDatabase, jobs, stories};
+use crate::support::{TestDatabase, jobs, stories};
 
 /// usher as a process, its mail server and its database.
 struct Running {
@@ -579,85 +579,5 @@ async fn one_cause_joins_a_webhook_its_jobs_and_its_mails_in_log_and_traces() {
     assert_eq!(sent.count(), 1, "the notice, and not the invite:\n{log}");
     for private in ["ada@example.com", "grace@example.com", API_KEY] {
         assert!(!log.contains(private), "{private} in:\n{log}");
-    }
-}
-
-/// For the figures in docs/operations.md: `cargo nextest run --run-ignored only -E 'test(a_million)' --no-capture`.
-mod a_million_finished_rows_are_scraped_and_let_go_gently {
-    use std::time::Instant;
-
-    use usher::store::JobState;
-
-    use super::*;
-
-    async fn measured(app: &TestApp, name: &str) {
-        let table = jobs::table(&app.pool);
-        let fill = match app.pool {
-            TestPool::Postgres(_) => [
-                format!(
-                    "insert into {table} (id, job_type, job, status, attempts, max_attempts, run_at, done_at, priority)
-                     select '01A' || lpad(n::text, 23, '0'), 'process-clerk-event',
-                         convert_to('{{\"svix_id\":\"msg_' || n || '\"}}', 'UTF8'), 'Done', 1, 2147483647,
-                         to_timestamp(1000000000), to_timestamp(1000000000), 0
-                     from generate_series(1, 1000000) n"
-                ),
-                "insert into usher_events (svix_id, event_type, payload, received_at, processed_at, outcome)
-                 select 'msg_' || n, 'user.created', repeat('x', 2000), to_timestamp(1000000000 + n),
-                     to_timestamp(1000000000 + n), 'matched' from generate_series(1, 1000000) n"
-                    .to_owned(),
-                "analyze".to_owned(),
-            ],
-            TestPool::Sqlite(_) => [
-                format!(
-                    "with recursive s(n) as (select 1 union all select n + 1 from s where n < 1000000)
-                     insert into {table} (id, job_type, job, status, attempts, max_attempts, run_at, done_at, priority,
-                         metadata)
-                     select '01A' || printf('%023d', n), 'process-clerk-event',
-                         cast('{{\"svix_id\":\"msg_' || n || '\"}}' as blob), 'Done', 1, 2147483647,
-                         1000000000, 1000000000, 0, '{{}}' from s"
-                ),
-                "with recursive s(n) as (select 1 union all select n + 1 from s where n < 1000000)
-                 insert into usher_events (svix_id, event_type, payload, received_at, processed_at, outcome)
-                 select 'msg_' || n, 'user.created', replace(hex(zeroblob(1000)), '0', 'x'), t, t, 'matched'
-                 from (select n, strftime('%Y-%m-%dT%H:%M:%S+00:00', 1000000000 + n, 'unixepoch') as t from s)"
-                    .to_owned(),
-                "select 1".to_owned(),
-            ],
-        };
-        for text in fill {
-            app.pool.execute(&text).await;
-        }
-        let started = Instant::now();
-        app.app.store.queue_levels().await.unwrap();
-        println!("{name}: the queue's gauges {:?}", started.elapsed());
-        let before = app.now() - TimeDelta::days(7);
-        let mut batches = Vec::new();
-        let mut after = String::new();
-        for _ in 0..100 {
-            let started = Instant::now();
-            let mut tx = app.app.store.begin().await.unwrap();
-            let batch = tx.drop_jobs(JobState::Done, before, &after, 500).await.unwrap();
-            tx.clear_payloads(before, 500).await.unwrap();
-            tx.commit().await.unwrap();
-            batches.push(started.elapsed());
-            after = batch.next.expect("more");
-        }
-        batches.sort();
-        println!(
-            "{name}: 500 jobs and 500 payloads p50 {:?}, slowest of 100 {:?}",
-            batches[50], batches[99]
-        );
-    }
-
-    #[tokio::test]
-    #[ignore = "a measurement, of a minute or two"]
-    async fn on_sqlite() {
-        measured(&TestApp::start(TestDatabase::sqlite().await).await, "SQLite").await;
-    }
-
-    #[tokio::test]
-    #[ignore = "a measurement, of a minute or two"]
-    async fn on_postgres() {
-        measured(&TestApp::start(TestDatabase::postgres().await).await, "Postgres").await;
     }
 }
