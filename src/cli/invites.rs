@@ -225,9 +225,11 @@ async fn mail_story(tx: &mut Tx, delivery: &DeliveryView) -> Result<Vec<Fact>, S
         facts.push(fact(failure.failed_at, what));
     }
     if let Some(sent_at) = delivery.sent_at {
+        let reply = delivery.reply.as_deref().map(|reply| format!(", answer {reply}"));
+        let reply = reply.unwrap_or_default();
         facts.push(fact(
             sent_at,
-            format!("{mail}: sent, Message-ID {}", delivery.message_id),
+            format!("{mail}: sent, Message-ID {}{reply}", delivery.message_id),
         ));
     }
     let last = facts.last().map_or(delivery.queued_at, |fact| fact.at);

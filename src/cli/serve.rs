@@ -115,7 +115,7 @@ impl Service {
             Role::Worker => None,
         };
         let workers = match role {
-            Role::Worker | Role::All => Some(Workers::start(&app, Concurrency::default())),
+            Role::Worker | Role::All => Some(Workers::start(&app, Concurrency::of(&app.config))),
             Role::Api => None,
         };
         let health = ops::router(app.store.clone(), workers.as_ref().map(Workers::alive), scrape);

@@ -1,17 +1,17 @@
 //! Calling invites to mind that nobody has answered.
 
-use crate::invites::reminders::Reminders;
+use crate::invites::reminders::{PLAN_AFTER, Reminders};
 use crate::store::{DeliveryKind, NewDelivery, ReminderPlan, StoreError, Tx};
 
-/// Plans the reminders of invites with a life that has none planned: new ones, those asked again, those renewed. Whoever
-/// made them need not know of reminders. Returns how many there were.
+/// Plans the reminders of invites with a life that has none planned: those made a while ago, those asked again, those
+/// renewed. Whoever made them need not know of reminders. Returns how many there were.
 ///
 /// # Errors
 /// [`StoreError`].
 pub async fn plan_reminders(tx: &mut Tx, reminders: &Reminders, limit: u32) -> Result<usize, StoreError> {
     let now = tx.now();
     let plans: Vec<ReminderPlan> = tx
-        .invites_without_plan(limit)
+        .invites_without_plan(now - PLAN_AFTER, limit)
         .await?
         .into_iter()
         .map(|invite| {

@@ -8,6 +8,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 /// No reminder comes sooner after the invite, and none so shortly before it expires.
 const GAP: TimeDelta = TimeDelta::hours(1);
 
+/// How old an invite is before its reminders are planned: soon enough for the first of them, and by then those who answer
+/// at once need none.
+pub const PLAN_AFTER: TimeDelta = TimeDelta::minutes(30);
+
 /// A part of the invite's life, more than none and less than all of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Fraction {

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use back_off::wait_after;
 pub use mail_gate::{MailGate, keep_mail_gate, look_after_mail};
@@ -58,6 +59,8 @@ pub struct Context {
     pub app: App,
     /// Whether mails may go out.
     pub gate: Arc<MailGate>,
+    /// Cancelled once no more work shall be begun.
+    pub stopping: CancellationToken,
     events: Arc<process_clerk_event::Events>,
     mails: Arc<outgoing::Mails>,
 }
@@ -68,6 +71,7 @@ impl Context {
     pub fn start(app: App) -> Self {
         Self {
             gate: Arc::default(),
+            stopping: CancellationToken::new(),
             events: Arc::new(process_clerk_event::Events::start(app.clone())),
             mails: Arc::new(outgoing::Mails::start(&app)),
             app,

@@ -1,10 +1,12 @@
-//! A mail's way out, whatever it says: loaded and noted in groups, sent one by one.
+//! A mail's way out, whatever it says: loaded and noted in groups, sent one by one when its turn comes.
 //!
 //! What a refusal means for a mail is decided in [`settle`], and whether a mail is still wanted in [`unwanted`].
 
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::back_off::wait_after;
@@ -14,7 +16,8 @@ use crate::batch::{Batcher, Group};
 use crate::invites::email::EmailAddress;
 use crate::invites::{Kind, Status, reminders};
 use crate::mail::{
-    AcceptedNotice, Mail as _, MessageIdentity, OrganizationInvite, ProjectInvite, Reminder, Rendered, SendError, Sent,
+    AcceptedNotice, MAX_CONNECTIONS, Mail as _, MessageIdentity, OrganizationInvite, ProjectInvite, Reminder, Rendered,
+    SendError, Sent,
 };
 use crate::metrics::{self, MailOutcome};
 use crate::store::{DeliveryKind, DeliveryNote, DeliveryStatus, Dialect, Queue, QueuedMail, StoreError};
@@ -24,6 +27,9 @@ const MOST: usize = 256;
 /// How often a mail's job may be started, tries or not: a start while all mails wait is none. Tries are counted on the
 /// delivery, up to [`Queue::MAX_ATTEMPTS`].
 pub(super) const MAX_STARTS: u32 = 10 * Queue::MAX_ATTEMPTS.unsigned_abs();
+/// Mostly spent in line behind other mails. Every step of a mail's own way has a limit of its own; to be cut off between
+/// its content and the server's yes would deliver it twice.
+pub(super) const TIME_LIMIT: Duration = Duration::from_secs(3600);
 /// How long each word with the database may take: a mail's own limit is made for mail servers.
 const DATABASE_LIMIT: Duration = Duration::from_secs(8);
 /// Between the tries to note that a mail is out.
@@ -36,10 +42,16 @@ const NOTE_AGAIN: [Duration; 4] = [
 /// How long a job stands back that was started while all mails wait.
 const STAND_BACK: TimeDelta = TimeDelta::seconds(30);
 
-/// Loads and notes mails in groups.
+/// Mails being written or sent: as many again as there are connections, so that these don't wait for words.
+const UNDER_WAY: usize = 2 * MAX_CONNECTIONS;
+/// What was read of a mail longer ago than this is read again before it goes out: its invite may have been answered.
+const FRESH: Duration = Duration::from_secs(2);
+
+/// Loads and notes mails in groups, and lets a few at a time go out.
 pub(super) struct Mails {
     loads: Batcher<Uuid, Option<QueuedMail>>,
     notes: Batcher<DeliveryNote, ()>,
+    turns: Semaphore,
 }
 
 impl Mails {
@@ -51,6 +63,7 @@ impl Mails {
         Self {
             loads: Batcher::start(lanes, MOST, Load(app.clone())),
             notes: Batcher::start(lanes, MOST, Note(app.clone())),
+            turns: Semaphore::new(UNDER_WAY),
         }
     }
 }
@@ -89,23 +102,52 @@ pub(super) async fn deliver(context: &Context, delivery_id: Uuid) -> Result<(), 
     if context.gate.is_closed() {
         return Err(stand_back(context));
     }
-    let Some((mail, rendered)) = prepare(context, delivery_id).await? else {
+    let loaded_at = Instant::now();
+    let Some(mut mail) = load(context, delivery_id).await? else {
         return Ok(());
     };
+    let turn = turn(context).await?;
+    if loaded_at.elapsed() > FRESH {
+        match load(context, delivery_id).await? {
+            Some(reloaded) => mail = reloaded,
+            None => return Ok(()),
+        }
+    }
+    let rendered = render(context, &mail).await?;
     let sent = send(context, &mail, &rendered).await;
+    drop(turn);
     settle(context, &mail, sent).await
+}
+
+/// Waits until few enough mails are under way. There is no point in beginning once the process shall stop or all mails
+/// have to wait.
+async fn turn(context: &Context) -> Result<SemaphorePermit<'_>, JobError> {
+    let turn = context
+        .stopping
+        .run_until_cancelled(context.mails.turns.acquire())
+        .await;
+    match turn {
+        Some(Ok(turn)) if !context.gate.is_closed() => Ok(turn),
+        Some(Ok(_)) => Err(stand_back(context)),
+        // Somebody else's at once.
+        Some(Err(_)) | None => Err(JobError::Wait {
+            until: context.app.clock.now(),
+        }),
+    }
 }
 
 /// Tries the account with a real mail while all others wait; whether the server takes mail from us. `None` if this mail
 /// was not to be sent after all.
 pub(super) async fn probe(context: &Context, delivery_id: Uuid) -> Result<Option<bool>, JobError> {
-    let (mail, rendered) = match prepare(context, delivery_id).await {
-        Ok(Some(prepared)) => prepared,
-        Ok(None) | Err(JobError::GiveUp(_)) => return Ok(None),
-        Err(error) => return Err(error),
+    let Some(mail) = load(context, delivery_id).await? else {
+        return Ok(None);
+    };
+    let rendered = match render(context, &mail).await {
+        Err(JobError::GiveUp(_)) => return Ok(None),
+        rendered => rendered?,
     };
     let sent = send(context, &mail, &rendered).await;
-    let is_taken = matches!(sent, Ok(()) | Err(SendError::Bounced(_) | SendError::Rejected(_)));
+    let is_taken = matches!(sent, Ok(_) | Err(SendError::Bounced(_) | SendError::Rejected(_)));
     match settle(context, &mail, sent).await {
         // Noted on the delivery; its job finds nothing left to do, or tries again when all do.
         Ok(()) | Err(JobError::GiveUp(_) | JobError::RetryAt { .. } | JobError::Wait { .. }) => Ok(Some(is_taken)),
@@ -119,23 +161,28 @@ pub(super) async fn gave_up(context: &Context, delivery_id: Uuid, why: &str) -> 
 }
 
 /// `None` if there is nothing left to send.
-async fn prepare(context: &Context, delivery_id: Uuid) -> Result<Option<(QueuedMail, Rendered)>, JobError> {
+async fn load(context: &Context, delivery_id: Uuid) -> Result<Option<QueuedMail>, JobError> {
     let loaded = context.mails.loads.submit(delivery_id).await;
     let Some(mail) = loaded.map_err(JobError::retry)? else {
         return Ok(None);
     };
-    if let Some(why) = unwanted(&mail, context.app.clock.now()) {
-        note(context, delivery_id, DeliveryStatus::Suppressed, false, &why).await?;
-        metrics::email(template(&mail), MailOutcome::Suppressed);
-        return Ok(None);
-    }
+    let Some(why) = unwanted(&mail, context.app.clock.now()) else {
+        return Ok(Some(mail));
+    };
+    note(context, delivery_id, DeliveryStatus::Suppressed, false, &why).await?;
+    metrics::email(template(&mail), MailOutcome::Suppressed);
+    Ok(None)
+}
+
+/// A mail that can't be written is given up.
+async fn render(context: &Context, mail: &QueuedMail) -> Result<Rendered, JobError> {
     let rendered = match mail.delivery_kind {
-        DeliveryKind::Invite | DeliveryKind::Reminder => send_invite_email::render(&context.app, &mail),
-        DeliveryKind::AcceptedNotice => send_accepted_notice::render(&context.app, &mail),
+        DeliveryKind::Invite | DeliveryKind::Reminder => send_invite_email::render(&context.app, mail),
+        DeliveryKind::AcceptedNotice => send_accepted_notice::render(&context.app, mail),
     };
     match rendered {
-        Ok(rendered) => Ok(Some((mail, rendered))),
-        Err(error) => give_up(context, delivery_id, error.to_string()).await.map(|()| None),
+        Ok(rendered) => Ok(rendered),
+        Err(error) => Err(give_up(context, mail.delivery_id, error.to_string()).await),
     }
 }
 
@@ -160,16 +207,17 @@ fn unwanted(mail: &QueuedMail, now: DateTime<Utc>) -> Option<String> {
 }
 
 /// A crash between the server's yes and our commit sends one more copy, recognisable by its `Message-ID`.
-async fn send(context: &Context, mail: &QueuedMail, rendered: &Rendered) -> Result<(), SendError> {
+async fn send(context: &Context, mail: &QueuedMail, rendered: &Rendered) -> Result<Sent, SendError> {
     let identity = MessageIdentity {
         message_id: mail.message_id.clone(),
         date: mail.queued_at,
     };
     let sent = context.app.mailer.send(&mail.to_email, &identity, rendered).await;
     metrics::email(template(mail), outcome(&sent));
-    let sent = sent?;
-    tracing::info!(delivery.id = %mail.delivery_id, "mail sent: {}", sent.description);
-    Ok(())
+    if let Ok(sent) = &sent {
+        tracing::info!(delivery.id = %mail.delivery_id, "mail sent: {}", sent.description);
+    }
+    sent
 }
 
 fn template(mail: &QueuedMail) -> &'static str {
@@ -191,11 +239,14 @@ fn outcome(sent: &Result<Sent, SendError>) -> MailOutcome {
 }
 
 /// What an attempt means for the mail, for the address, and for all mails.
-async fn settle(context: &Context, mail: &QueuedMail, sent: Result<(), SendError>) -> Result<(), JobError> {
+async fn settle(context: &Context, mail: &QueuedMail, sent: Result<Sent, SendError>) -> Result<(), JobError> {
     let id = mail.delivery_id;
-    let Err(error) = sent else {
-        context.gate.trust();
-        return note_sent(context, id).await;
+    let error = match sent {
+        Ok(sent) => {
+            context.gate.trust();
+            return note_sent(context, id, sent).await;
+        }
+        Err(error) => error,
     };
     let why = error.to_string();
     match error {
@@ -205,23 +256,24 @@ async fn settle(context: &Context, mail: &QueuedMail, sent: Result<(), SendError
         SendError::Bounced(_) => {
             context.gate.trust();
             suppress_address(context, mail, &why).await?;
-            give_up(context, id, why).await
+            Err(give_up(context, id, why).await)
         }
         SendError::Rejected(_) => {
             context.gate.trust();
-            give_up(context, id, why).await
+            Err(give_up(context, id, why).await)
         }
-        SendError::Unaddressable(_) => give_up(context, id, why).await,
+        SendError::Unaddressable(_) => Err(give_up(context, id, why).await),
     }
 }
 
 /// The mail is out: a database that is away for a moment is waited for, before a second copy is risked.
-async fn note_sent(context: &Context, delivery_id: Uuid) -> Result<(), JobError> {
+async fn note_sent(context: &Context, delivery_id: Uuid, sent: Sent) -> Result<(), JobError> {
     let sent = DeliveryNote {
         delivery_id,
         status: DeliveryStatus::Sent,
         counts: true,
         error: None,
+        reply: Some(sent.description),
     };
     for wait in NOTE_AGAIN {
         if context.mails.notes.submit(sent.clone()).await.is_ok() {
@@ -237,7 +289,7 @@ async fn note_sent(context: &Context, delivery_id: Uuid) -> Result<(), JobError>
 async fn later(context: &Context, mail: &QueuedMail, why: String) -> Result<(), JobError> {
     let attempt = mail.delivery_attempts.saturating_add(1);
     if attempt >= Queue::MAX_ATTEMPTS {
-        return give_up(context, mail.delivery_id, format!("{why}; no attempts are left")).await;
+        return Err(give_up(context, mail.delivery_id, format!("{why}; no attempts are left")).await);
     }
     note(context, mail.delivery_id, DeliveryStatus::Queued, true, &why).await?;
     let wait = wait_after(attempt.unsigned_abs(), rand::random());
@@ -270,9 +322,11 @@ async fn suppress_address(context: &Context, mail: &QueuedMail, why: &str) -> Re
     tx.commit().await.map_err(JobError::retry)
 }
 
-async fn give_up(context: &Context, delivery_id: Uuid, why: String) -> Result<(), JobError> {
-    gave_up(context, delivery_id, &why).await?;
-    Err(JobError::GiveUp(why))
+async fn give_up(context: &Context, delivery_id: Uuid, why: String) -> JobError {
+    match gave_up(context, delivery_id, &why).await {
+        Ok(()) => JobError::GiveUp(why),
+        Err(error) => error,
+    }
 }
 
 async fn note(
@@ -287,6 +341,7 @@ async fn note(
         status,
         counts,
         error: Some(why.to_owned()),
+        reply: None,
     };
     context.mails.notes.submit(note).await.map_err(JobError::retry)
 }

@@ -20,8 +20,7 @@ pub struct SendAcceptedNotice {
 
 impl Job for SendAcceptedNotice {
     const QUEUE: Queue = Queue::SendAcceptedNotice;
-    const TIME_LIMIT: Duration = Duration::from_secs(120);
-
+    const TIME_LIMIT: Duration = outgoing::TIME_LIMIT;
     const MAX_STARTS: u32 = outgoing::MAX_STARTS;
     const IS_MAIL: bool = true;
 

@@ -20,9 +20,7 @@ pub struct SendInviteEmail {
 
 impl Job for SendInviteEmail {
     const QUEUE: Queue = Queue::SendInviteEmail;
-    /// The mail server has a minute after the content; giving up there would deliver twice.
-    const TIME_LIMIT: Duration = Duration::from_secs(120);
-
+    const TIME_LIMIT: Duration = outgoing::TIME_LIMIT;
     const MAX_STARTS: u32 = outgoing::MAX_STARTS;
     const IS_MAIL: bool = true;
 

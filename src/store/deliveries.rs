@@ -92,6 +92,8 @@ pub struct DeliveryNote {
     pub counts: bool,
     /// Why it is not sent.
     pub error: Option<String>,
+    /// What the mail server said when it took it.
+    pub reply: Option<String>,
 }
 
 /// A mail as a person looks at it.
@@ -113,6 +115,8 @@ pub struct DeliveryView {
     pub attempts: i32,
     /// The last refusal.
     pub last_error: Option<String>,
+    /// What the mail server said when it took it.
+    pub reply: Option<String>,
     /// The `Message-ID`.
     pub message_id: String,
     /// When it was asked for.
@@ -176,6 +180,7 @@ struct NoteRow<'a> {
     status: DeliveryStatus,
     counted: i32,
     error: Option<&'a str>,
+    reply: Option<&'a str>,
 }
 
 impl Tx {
@@ -261,7 +266,8 @@ impl Tx {
     /// [`super::StoreError`].
     pub async fn deliveries_of(&mut self, invite_id: Uuid) -> Result<Vec<DeliveryView>> {
         Ok(on_conn!(self, |conn| sqlx::query_as(
-            "select id, kind, generation, to_email, status, attempts, last_error, message_id, queued_at, sent_at
+            "select id, kind, generation, to_email, status, attempts, last_error, reply, message_id, queued_at,
+                 sent_at
              from usher_deliveries where invite_id = $1 order by queued_at, id"
         )
         .bind(invite_id)
@@ -337,13 +343,14 @@ impl Tx {
                 ("status", Type::Text),
                 ("counted", Type::Int),
                 ("error", Type::Text),
+                ("reply", Type::Text),
             ],
         );
         let ids = format!("select r.delivery_id from {source}");
         let and_these = and_among(self.dialect(), "usher_deliveries.id", &ids);
         let text = format!(
             "update usher_deliveries
-             set status = r.status, attempts = attempts + r.counted, last_error = r.error,
+             set status = r.status, attempts = attempts + r.counted, last_error = r.error, reply = r.reply,
                  sent_at = case r.status when 'sent' then $2 end,
                  attempted_at = case r.status when 'suppressed' then attempted_at else $2 end
              from {source}
@@ -356,6 +363,7 @@ impl Tx {
                 status: note.status,
                 counted: note.counts.into(),
                 error: note.error.as_deref(),
+                reply: note.reply.as_deref(),
             })
             .collect();
         // In one order for everybody.

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::people::admin_ids;
+use super::people::{EMAIL_KEY, EmailKeyRow};
 use super::rows::{Time, Type, among, and_among, sql, to_json, unfold};
 use super::{DeliveryKind, DeliveryStatus, Result, Tx, on_conn};
 use crate::invites::email::{EmailAddress, EmailKey};
@@ -37,10 +37,9 @@ pub struct NewInvite {
 }
 
 /// An open invite and the person whose verified address it names.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Debug, Clone)]
 pub struct Waiting {
     /// The invite.
-    #[sqlx(flatten)]
     pub invite: Invite,
     /// The person.
     pub admin_id: Uuid,
@@ -54,6 +53,14 @@ impl Waiting {
     pub fn is_dismissed(&self) -> bool {
         self.invite.dismissed_at.is_some() && self.invite.flagged_for == Some(self.admin_id)
     }
+}
+
+/// An open invite and where it leads.
+#[derive(sqlx::FromRow)]
+struct Open {
+    #[sqlx(flatten)]
+    invite: Invite,
+    home_id: Uuid,
 }
 
 /// An invite with what people want to see of it.
@@ -255,11 +262,6 @@ struct NewRow<'a> {
 }
 
 #[derive(Serialize)]
-struct KeyRow<'a> {
-    email_key: &'a str,
-}
-
-#[derive(Serialize)]
 struct PairRow {
     invite_id: Uuid,
     person_id: Uuid,
@@ -376,27 +378,45 @@ impl Tx {
     /// # Errors
     /// [`super::StoreError`].
     pub async fn waiting_for(&mut self, admins: &[Uuid]) -> Result<Vec<Waiting>> {
-        if admins.is_empty() {
+        // Joined here: Postgres, where it has no statistics yet, would look through all addresses for each invite.
+        let owners = self.verified_addresses(admins).await?;
+        let invites = self.open_invites_to(owners.keys()).await?;
+        let waiting = |Open { invite, home_id }: Open| {
+            let owners = owners.get(invite.email_key.as_str()).into_iter().flatten();
+            let waiting = owners.map(move |&admin_id| Waiting {
+                invite: invite.clone(),
+                admin_id,
+                home_id,
+            });
+            waiting.collect::<Vec<_>>()
+        };
+        Ok(invites.into_iter().flat_map(waiting).collect())
+    }
+
+    async fn open_invites_to(&mut self, email_keys: impl Iterator<Item = &String>) -> Result<Vec<Open>> {
+        let keys: Vec<_> = email_keys.map(|email_key| EmailKeyRow { email_key }).collect();
+        if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
-        let theirs = among(self.dialect(), "a.admin_id", &format!("select r.admin_id from {rows}"));
-        let keys = format!("select a.email_key from usher_addresses a where a.verified and {theirs}");
-        let and_addressed = and_among(self.dialect(), "i.email_key", &keys);
+        let rows = unfold(self.dialect(), EMAIL_KEY);
+        let addressed = among(
+            self.dialect(),
+            "i.email_key",
+            &format!("select r.email_key from {rows}"),
+        );
         let text = format!(
-            "select {INVITE_OF_I}, a.admin_id, o.id as home_id
-             from usher_addresses a
-             join invites i on i.email_key = a.email_key and i.status = 'pending' and i.expires_at > $2
+            "select {INVITE_OF_I}, o.id as home_id
+             from invites i
              left join projects p on p.id = i.project_id
              join organizations o on o.id = coalesce(p.organization_id, i.organization_id) and o.deleted_at is null
-             join admins person on person.id = a.admin_id and person.deleted_at is null
-             where a.verified and {theirs} {and_addressed} and (i.project_id is null or p.deleted_at is null)
+             where i.status = 'pending' and i.expires_at > $2 and {addressed}
+               and (i.project_id is null or p.deleted_at is null)
              order by i.created_at, i.id"
         );
-        let admins = admin_ids(admins)?;
+        let keys = to_json(&keys)?;
         let now = self.clock.now();
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
-            .bind(admins)
+            .bind(keys)
             .bind(now)
             .fetch_all(conn)
             .await)?)
@@ -569,19 +589,22 @@ impl Tx {
         Ok(expired.len() as u64)
     }
 
-    /// Open invites with a life that no reminders are planned for yet.
+    /// Open invites with a life that no reminders are planned for yet; of those in their first one, only the ones made
+    /// before a time.
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn invites_without_plan(&mut self, limit: u32) -> Result<Vec<Unplanned>> {
+    pub async fn invites_without_plan(&mut self, made_before: DateTime<Utc>, limit: u32) -> Result<Vec<Unplanned>> {
         let now = self.clock.now();
         Ok(on_conn!(self, |conn| sqlx::query_as(
             "select id, invited_at, expires_at, reminders_until is null as is_first_life from invites
-             where status = 'pending' and (reminders_until is null or reminders_until <> expires_at) and expires_at > $2
+             where status = 'pending' and (reminders_until is null or reminders_until <> expires_at)
+               and (reminders_until is not null or invited_at < $3) and expires_at > $2
              order by id limit $1"
         )
         .bind(i64::from(limit))
         .bind(now)
+        .bind(made_before)
         .fetch_all(conn)
         .await)?)
     }
@@ -680,11 +703,11 @@ impl Tx {
     pub async fn waiting_at(&mut self, keys: &[&EmailKey]) -> Result<Vec<Uuid>> {
         let keys: Vec<_> = keys
             .iter()
-            .map(|key| KeyRow {
+            .map(|key| EmailKeyRow {
                 email_key: key.as_str(),
             })
             .collect();
-        let rows = unfold(self.dialect(), &[("email_key", Type::Text)]);
+        let rows = unfold(self.dialect(), EMAIL_KEY);
         let text = format!(
             "select i.id from invites i
              left join projects p on p.id = i.project_id

@@ -122,9 +122,11 @@ struct RefRow<'a> {
 }
 
 #[derive(Serialize)]
-struct KeyRow<'a> {
-    email_key: &'a str,
+pub(super) struct EmailKeyRow<'a> {
+    pub email_key: &'a str,
 }
+
+pub(super) const EMAIL_KEY: &[(&str, Type)] = &[("email_key", Type::Text)];
 
 #[derive(Serialize)]
 struct UserId<'a> {
@@ -293,8 +295,8 @@ impl Tx {
         if spellings.is_empty() {
             return Ok(HashMap::new());
         }
-        let spellings: Vec<_> = spellings.iter().map(|email_key| KeyRow { email_key }).collect();
-        let rows = unfold(self.dialect(), &[("email_key", Type::Text)]);
+        let spellings: Vec<_> = spellings.iter().map(|email_key| EmailKeyRow { email_key }).collect();
+        let rows = unfold(self.dialect(), EMAIL_KEY);
         let theirs = among(
             self.dialect(),
             "lower(trim(email))",
@@ -453,6 +455,30 @@ impl Tx {
         self.find_people(clerk_user_ids, lock).await
     }
 
+    /// The verified addresses of those of these people who are there, by what they are compared by, and whose they are.
+    pub(super) async fn verified_addresses(&mut self, admins: &[Uuid]) -> Result<HashMap<String, Vec<Uuid>>> {
+        if admins.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
+        let theirs = among(self.dialect(), "a.admin_id", &format!("select r.admin_id from {rows}"));
+        let text = format!(
+            "select a.email_key, a.admin_id from usher_addresses a
+             join admins person on person.id = a.admin_id and person.deleted_at is null
+             where a.verified and {theirs}"
+        );
+        let admins = admin_ids(admins)?;
+        let found: Vec<(String, Uuid)> = on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(admins)
+            .fetch_all(conn)
+            .await)?;
+        let mut owners: HashMap<String, Vec<Uuid>> = HashMap::new();
+        for (email_key, admin_id) in found {
+            owners.entry(email_key).or_default().push(admin_id);
+        }
+        Ok(owners)
+    }
+
     /// The main addresses of those of these people who are there and have one.
     ///
     /// # Errors
@@ -517,7 +543,7 @@ impl Tx {
     pub async fn owners_of(&mut self, keys: &[&EmailKey]) -> Result<Vec<(EmailKey, Uuid)>> {
         let rows: Vec<_> = keys
             .iter()
-            .map(|key| KeyRow {
+            .map(|key| EmailKeyRow {
                 email_key: key.as_str(),
             })
             .collect();

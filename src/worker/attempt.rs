@@ -87,7 +87,9 @@ async fn run<J: Job>(job: &J, context: &Context, at: &At<'_>) -> Result<(), Fail
         Err(JobError::Retry(why)) => Err(later::<J>(context, at, why).await),
         Err(JobError::RetryAt { at: again_at, why }) => Err(later_at::<J>(context, at, again_at, why).await),
         Err(JobError::Wait { until }) => {
-            defer(context, at, until).await;
+            if until > context.app.clock.now() {
+                defer(context, at, until).await;
+            }
             Err(Failure::Later("it waits".to_owned()))
         }
         Err(JobError::GiveUp(why)) => Err(give_up(job, context, at, why).await),

@@ -9,6 +9,7 @@ mod poll;
 mod schedule;
 mod supervise;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ pub use schedule::tick;
 pub use supervise::Alive;
 
 use crate::app::App;
-use crate::config;
+use crate::config::{self, Config};
 use crate::jobs::{Context, Periodic, ProcessClerkEvent, SendAcceptedNotice, SendInviteEmail, keep_mail_gate};
 use heartbeat::Names;
 use supervise::{Supervised, supervise};
@@ -32,13 +33,36 @@ use supervise::{Supervised, supervise};
 pub struct Concurrency {
     /// Events from Clerk. They share transactions, so many at once are cheap.
     pub events: usize,
-    /// Mails, and notices.
+    /// Mails, and notices. They are loaded and noted in groups; only few of them go out at the same moment.
     pub mails: usize,
 }
 
 impl Default for Concurrency {
     fn default() -> Self {
-        Self { events: 512, mails: 16 }
+        Self {
+            events: 512,
+            mails: 512,
+        }
+    }
+}
+
+impl Concurrency {
+    /// Seconds of mails at `SMTP_RATE` that a process holds; the rest is left to other processes.
+    const AHEAD: usize = 10;
+
+    /// As it suits this configuration.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        let usual = Self::default();
+        let held = |rate: NonZeroU32| {
+            usize::try_from(rate.get())
+                .unwrap_or(usize::MAX)
+                .saturating_mul(Self::AHEAD)
+        };
+        Self {
+            mails: config.smtp_rate.map_or(usual.mails, |rate| held(rate).min(usual.mails)),
+            ..usual
+        }
     }
 }
 
@@ -69,17 +93,17 @@ impl Workers {
         let still = CancellationToken::new();
         // Not among the tasks that a stop waits for: it beats until the last of them has ended.
         let beat = heartbeat::beat(app.store.clone(), Arc::clone(&names), still.clone());
+        let context = Context::start(app.clone());
         let workers = Self {
             app: app.clone(),
             names,
             alive: Alive::default(),
             tasks: TaskTracker::new(),
-            soft: CancellationToken::new(),
+            soft: context.stopping.clone(),
             hard: CancellationToken::new(),
             heartbeat: AbortOnDropHandle::new(tokio::spawn(beat)),
             still,
         };
-        let context = Context::start(app.clone());
         workers.start_queues(&context, concurrency);
         workers.tasks.spawn(keep_mail_gate(context, workers.soft.clone()));
         let (store, soft) = (app.store.clone(), workers.soft.clone());

@@ -189,7 +189,10 @@ macro_rules! run_on {
             .queue(J::QUEUE.as_str())
             .batch_size($with.concurrency.div_ceil(2))
             .heartbeat_interval(INTERVAL)
-            .missed_heartbeats(MISSED as usize);
+            .missed_heartbeats(MISSED as usize)
+            // The fetch has locked the job. To write once more that it has begun tells nobody anything: a job is held or
+            // it is not.
+            .lock_tasks(false);
         let mut strategy = Strategy::new().apply(Tick::new(TICK));
         if let Some(signals) = $with.context.app.store.wake.subscribe(J::QUEUE) {
             strategy = strategy.apply(Signalled::new(signals));

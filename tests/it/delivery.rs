@@ -8,6 +8,7 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 use usher::clock::Clock;
+use usher::invites::reminders::PLAN_AFTER;
 use usher::jobs::look_after_mail;
 use usher::ops::Scrape;
 use usher::worker::{Concurrency, Workers};
@@ -271,6 +272,7 @@ stories! {
         for n in 0..20 {
             app.invite_to_organization(acme, &format!("person{n}@example.com"), "member").await;
         }
+        app.clock.advance(PLAN_AFTER + TimeDelta::seconds(1));
         app.run_schedules().await;
         app.clock.advance(TimeDelta::days(3));
         let remind = async || {
@@ -292,6 +294,7 @@ stories! {
         })).await;
         let (accepted, declined, revoked, again) =
             (invite("ada@example.com").await, invite("bob@example.com").await, invite("cy@example.com").await, invite("dee@example.com").await);
+        app.clock.advance(PLAN_AFTER + TimeDelta::seconds(1));
         app.run_schedules().await;
         let (ada, bob) = (app.person("ada@example.com", None).await, app.person("bob@example.com", None).await);
         app.clock.advance(TimeDelta::days(3));

@@ -306,7 +306,7 @@ stories! {
         tx.release_address(invite.email.key()).await.unwrap();
         assert_eq!(tx.queued_mails(&[second.delivery_id]).await.unwrap()[0].context.suppressed_for, None);
         let note = |mail: &QueuedMail, status, counts, error: Option<&str>| DeliveryNote {
-            delivery_id: mail.delivery_id, status, counts, error: error.map(str::to_owned),
+            delivery_id: mail.delivery_id, status, counts, error: error.map(str::to_owned), reply: None,
         };
         app.clock.advance(TimeDelta::seconds(1));
         tx.note_deliveries(&[
@@ -359,14 +359,16 @@ stories! {
         let (organization, _, _) = set_up(app, &mut tx).await;
         let invite = new_invite(&tx, organization, None, "ada@example.com");
         tx.save_invites(std::slice::from_ref(&invite)).await.unwrap();
-        let unplanned = tx.invites_without_plan(10).await.unwrap();
+        assert!(tx.invites_without_plan(app.now(), 10).await.unwrap().is_empty(), "too young");
+        let old_enough = app.now() + TimeDelta::days(9);
+        let unplanned = tx.invites_without_plan(old_enough, 10).await.unwrap();
         assert_eq!((unplanned.len(), unplanned[0].id, unplanned[0].is_first_life), (1, invite.id, true));
         let hour = TimeDelta::hours(1);
         let plan = |remind_at, is_due| ReminderPlan {
             invite_id: invite.id, from: unplanned[0].invited_at, expires_at: invite.expires_at, remind_at, is_due,
         };
         tx.plan_reminders(&[plan(Some(app.now() + hour), false)]).await.unwrap();
-        assert!(tx.invites_without_plan(10).await.unwrap().is_empty());
+        assert!(tx.invites_without_plan(old_enough, 10).await.unwrap().is_empty());
         assert!(tx.plan_reminders(&[plan(None, false)]).await.unwrap().is_empty(), "planned already");
         assert!(tx.invites_to_remind(10).await.unwrap().is_empty(), "not yet");
         app.clock.advance(hour);
@@ -377,7 +379,7 @@ stories! {
         app.clock.advance(TimeDelta::days(2));
         assert_eq!(tx.expire_invites(10).await.unwrap(), 1);
         tx.renew_invite(invite.id, app.now() + hour).await.unwrap().unwrap();
-        assert!(!tx.invites_without_plan(10).await.unwrap()[0].is_first_life);
+        assert!(!tx.invites_without_plan(app.now(), 10).await.unwrap()[0].is_first_life);
     }
 
     async fn mails_are_counted_by_day(app) {

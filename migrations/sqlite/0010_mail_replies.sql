@@ -1,0 +1,2 @@
+-- What the mail server said when it took the mail.
+alter table usher_deliveries add column reply text;
