@@ -258,6 +258,12 @@ impl Connection {
         Ok(usize::try_from(count)?)
     }
 
+    /// Whether there are any: cheaper to ask again and again than how many.
+    pub async fn are_there(&mut self, rows: &str) -> anyhow::Result<bool> {
+        let text = AssertSqlSafe(format!("select exists (select 1 from {rows})"));
+        Ok(on!(self, |conn| sqlx::query_scalar(text).fetch_one(conn).await)?)
+    }
+
     /// When the last event was processed.
     pub async fn last_processed(&mut self) -> anyhow::Result<DateTime<Utc>> {
         let text = "select processed_at from usher_events where processed_at is not null

@@ -97,14 +97,15 @@ pub async fn measure(bench: &Bench, kind: Kind, events: usize) -> anyhow::Result
 
 pub async fn wait_for_none(connection: &mut crate::database::Connection, rows: &str) -> anyhow::Result<()> {
     let since = Instant::now();
-    loop {
-        let left = connection.count(rows).await?;
-        if left == 0 {
-            return Ok(());
-        }
-        ensure!(since.elapsed() < PATIENCE, "still {left} {rows}");
+    while connection.are_there(rows).await? {
+        ensure!(
+            since.elapsed() < PATIENCE,
+            "still {} {rows}",
+            connection.count(rows).await?
+        );
         sleep(LOOK).await;
     }
+    Ok(())
 }
 
 /// Invites everybody into one organization, without mails.

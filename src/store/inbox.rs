@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::queue::UNCOUNTED;
-use super::rows::{Time, Type, sql, to_json, unfold};
+use super::rows::{Time, Type, of_rows, sql, to_json, unfold};
 use super::{Conn, Queue, Result, Tx, on_conn};
 use crate::names::named;
 
@@ -226,8 +226,8 @@ impl Tx {
         let rows = unfold(self.dialect(), &[("svix_id", Type::Text)]);
         let text = format!(
             "select svix_id, event_type, payload, received_at from usher_events
-             where processed_at is null and svix_id in (select r.svix_id from {rows})
-             order by received_at, svix_id"
+             where processed_at is null and {} order by received_at, svix_id",
+            of_rows(self.dialect(), "svix_id", "svix_id", &rows)
         );
         let ids = to_json(&ids)?;
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))

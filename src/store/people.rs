@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::rows::{Time, Type, among, sql, to_json, unfold};
+use super::rows::{Time, Type, among, and_among, of_rows, sql, to_json, unfold};
 use super::{Dialect, Result, Tx, on_conn};
 use crate::invites::email::{EmailAddress, EmailKey};
 use crate::invites::matching;
@@ -258,12 +258,17 @@ impl Tx {
             }
             Dialect::Sqlite => "r.email",
         };
+        let and_theirs = and_among(
+            self.dialect(),
+            "p.clerk_user_id",
+            &format!("select r.user_id from {source}"),
+        );
         let text = format!(
             "insert into admins
                  (id, external_id, email, first_name, last_name, image_url, created_at, updated_at)
              select p.admin_id, r.user_id, {email}, r.first_name, r.last_name, r.image_url, $2, $2
              from {source} join usher_people p on p.clerk_user_id = r.user_id
-                 and p.deleted_at is null and p.clerk_updated_at = r.updated_at
+                 and p.deleted_at is null and p.clerk_updated_at = r.updated_at {and_theirs}
              where true
              on conflict (id) do update set
                  external_id = excluded.external_id, updated_at = excluded.updated_at, {}",
@@ -297,11 +302,7 @@ impl Tx {
         }
         let spellings: Vec<_> = spellings.iter().map(|email_key| EmailKeyRow { email_key }).collect();
         let rows = unfold(self.dialect(), EMAIL_KEY);
-        let theirs = among(
-            self.dialect(),
-            "lower(trim(email))",
-            &format!("select r.email_key from {rows}"),
-        );
+        let theirs = of_rows(self.dialect(), "lower(trim(email))", "email_key", &rows);
         // Held until the link is committed: nobody else takes them meanwhile.
         let lock = match self.dialect() {
             Dialect::Postgres => "for update",
@@ -389,14 +390,19 @@ impl Tx {
     async fn take_from_former_owners(&mut self, addresses: String, source: &str) -> Result<()> {
         let text = format!(
             "update usher_addresses set verified = false
-             where verified and email_key in (select r.email_key from {source} where r.verified)
+             where verified and {}
                and exists (
                  select 1 from usher_addresses newer
                  join usher_people p on p.admin_id = newer.admin_id and p.deleted_at is null
                  join usher_people former on former.admin_id = usher_addresses.admin_id
                  where newer.email_key = usher_addresses.email_key and newer.verified
                    and newer.admin_id <> usher_addresses.admin_id
-                   and p.clerk_updated_at > former.clerk_updated_at)"
+                   and p.clerk_updated_at > former.clerk_updated_at)",
+            among(
+                self.dialect(),
+                "email_key",
+                &format!("select r.email_key from {source} where r.verified")
+            )
         );
         on_conn!(self, |conn| sqlx::query(sql(text))
             .bind(addresses)
@@ -408,7 +414,8 @@ impl Tx {
 
     async fn delete_addresses(&mut self, admins: &[Uuid]) -> Result<()> {
         let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
-        let text = format!("delete from usher_addresses where admin_id in (select r.admin_id from {rows})");
+        let theirs = of_rows(self.dialect(), "admin_id", "admin_id", &rows);
+        let text = format!("delete from usher_addresses where {theirs}");
         let admins = admin_ids(admins)?;
         on_conn!(self, |conn| sqlx::query(sql(text))
             .bind(admins)
@@ -432,8 +439,8 @@ impl Tx {
         }
         let ids: Vec<_> = clerk_user_ids.iter().map(|user_id| UserId { user_id }).collect();
         let rows = unfold(self.dialect(), &[("user_id", Type::Text)]);
-        let text =
-            format!("select {PERSON} from usher_people where clerk_user_id in (select r.user_id from {rows}) {lock}");
+        let named = of_rows(self.dialect(), "clerk_user_id", "user_id", &rows);
+        let text = format!("select {PERSON} from usher_people where {named} {lock}");
         let ids = to_json(&ids)?;
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(ids)
@@ -461,11 +468,12 @@ impl Tx {
             return Ok(HashMap::new());
         }
         let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
-        let theirs = among(self.dialect(), "a.admin_id", &format!("select r.admin_id from {rows}"));
+        // Each person is looked up by the address's row: as a join, Postgres might go through all people for each.
         let text = format!(
             "select a.email_key, a.admin_id from usher_addresses a
-             join admins person on person.id = a.admin_id and person.deleted_at is null
-             where a.verified and {theirs}"
+             where a.verified and {}
+               and (select person.deleted_at is null from admins person where person.id = a.admin_id)",
+            of_rows(self.dialect(), "a.admin_id", "admin_id", &rows)
         );
         let admins = admin_ids(admins)?;
         let found: Vec<(String, Uuid)> = on_conn!(self, |conn| sqlx::query_as(sql(text))
@@ -490,7 +498,8 @@ impl Tx {
         let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
         let text = format!(
             "select id, email from admins
-             where deleted_at is null and email is not null and id in (select r.admin_id from {rows})"
+             where deleted_at is null and email is not null and {}",
+            of_rows(self.dialect(), "id", "admin_id", &rows)
         );
         let admins = admin_ids(admins)?;
         let found: Vec<(Uuid, String)> = on_conn!(self, |conn| sqlx::query_as(sql(text))
@@ -550,7 +559,8 @@ impl Tx {
         let source = unfold(self.dialect(), &[("email_key", Type::Text)]);
         let text = format!(
             "select email_key, admin_id from usher_addresses
-             where verified and email_key in (select r.email_key from {source})"
+             where verified and {}",
+            of_rows(self.dialect(), "email_key", "email_key", &source)
         );
         let rows = to_json(&rows)?;
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))

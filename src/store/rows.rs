@@ -78,6 +78,11 @@ pub(super) fn among(dialect: Dialect, column: &str, select: &str) -> String {
     }
 }
 
+/// The condition that `column` is that of one of the `rows` (as [`unfold`] gives them).
+pub(super) fn of_rows(dialect: Dialect, column: &str, field: &str, rows: &str) -> String {
+    among(dialect, column, &format!("select r.{field} from {rows}"))
+}
+
 /// Says once more, for Postgres alone, what a join says already: its planner then takes the column's index even while
 /// it knows nothing of a table that was filled a moment ago. SQLite takes the index anyway.
 pub(super) fn and_among(dialect: Dialect, column: &str, select: &str) -> String {

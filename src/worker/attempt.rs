@@ -106,7 +106,8 @@ fn count<J: Job>(ended: &Result<(), Failure>, started: Instant) {
 }
 
 async fn guarded<J: Job>(job: &J, context: &Context) -> Result<(), JobError> {
-    let run = AssertUnwindSafe(job.run(context)).catch_unwind();
+    // Boxed, because everything around it would otherwise hold, and move, room for it twice over.
+    let run = AssertUnwindSafe(Box::pin(job.run(context))).catch_unwind();
     match tokio::time::timeout(J::TIME_LIMIT, run).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(_)) => Err(JobError::Retry("it panicked".to_owned())),
