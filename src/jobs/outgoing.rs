@@ -20,10 +20,12 @@ use crate::mail::{
     SendError, Sent,
 };
 use crate::metrics::{self, MailOutcome};
-use crate::store::{DeliveryKind, DeliveryNote, DeliveryStatus, Dialect, Queue, QueuedMail, StoreError};
+use crate::store::{DeliveryKind, DeliveryNote, DeliveryStatus, Queue, QueuedMail, StoreError};
 
 /// Mails in one statement at most.
 const MOST: usize = 256;
+/// Groups under way at once: with one, a group is as large as can be, and a statement for many costs as much as for one.
+const LANES: usize = 1;
 /// How often a mail's job may be started, tries or not: a start while all mails wait is none. Tries are counted on the
 /// delivery, up to [`Queue::MAX_ATTEMPTS`].
 pub(super) const MAX_STARTS: u32 = 10 * Queue::MAX_ATTEMPTS.unsigned_abs();
@@ -56,13 +58,9 @@ pub(super) struct Mails {
 
 impl Mails {
     pub(super) fn start(app: &App) -> Self {
-        let lanes = match app.store.dialect() {
-            Dialect::Postgres => 2,
-            Dialect::Sqlite => 1,
-        };
         Self {
-            loads: Batcher::start(lanes, MOST, Load(app.clone())),
-            notes: Batcher::start(lanes, MOST, Note(app.clone())),
+            loads: Batcher::start(LANES, MOST, Load(app.clone())),
+            notes: Batcher::start(LANES, MOST, Note(app.clone())),
             turns: Semaphore::new(UNDER_WAY),
         }
     }

@@ -6,6 +6,7 @@
 //! mail reads the answers to the last one and may go to its recipient.
 
 use std::{
+    borrow::Cow,
     fmt, mem,
     net::IpAddr,
     num::NonZeroU32,
@@ -392,7 +393,7 @@ fn broken_at(step: Step, failure: Failure) -> Broken {
 /// but it writes the last dot by itself, which the kernel holds back until the rest is acknowledged: 40 ms per mail.
 fn content(raw: &[u8]) -> String {
     // Headers and encoded bodies are text, and their lines end in CRLF.
-    let raw = String::from_utf8_lossy(raw);
+    let raw = str::from_utf8(raw).map_or_else(|_| String::from_utf8_lossy(raw), Cow::Borrowed);
     let mut content = raw.replace("\r\n.", "\r\n..");
     if raw.starts_with('.') {
         content.insert(0, '.');

@@ -47,18 +47,19 @@ const POSTGRES: &str = "
     union all select job_type, 'dead', count(*), 0
     from apalis.jobs where status = 'Killed' or (status = 'Failed' and attempts >= max_attempts) group by job_type";
 
-/// By queue and status, which is how SQLite's index is sorted; `$1` holds the queues' names.
+/// By queue and status, which is how SQLite's index is sorted, and in its words; `$1` holds the queues' names.
 const SQLITE: &str = "
     select job_type, 'waiting' as state, count(*) as jobs, max(unixepoch() - min(run_at), 0) + 0.0 as age
-    from Jobs where job_type in (select value from json_each($1)) and status in ('Pending', 'Failed')
-        and run_at <= unixepoch() and attempts < max_attempts group by job_type
+    from Jobs where status <> 'Done' and job_type in (select value from json_each($1))
+        and status in ('Pending', 'Failed') and run_at <= unixepoch() and attempts < max_attempts group by job_type
     union all select job_type, 'scheduled', count(*), 0.0
-    from Jobs where job_type in (select value from json_each($1)) and status in ('Pending', 'Failed')
-        and run_at > unixepoch() and attempts < max_attempts group by job_type
+    from Jobs where status <> 'Done' and job_type in (select value from json_each($1))
+        and status in ('Pending', 'Failed') and run_at > unixepoch() and attempts < max_attempts group by job_type
     union all select job_type, 'running', count(*), 0.0
-    from Jobs where job_type in (select value from json_each($1)) and status in ('Running', 'Queued') group by job_type
+    from Jobs where status <> 'Done' and job_type in (select value from json_each($1))
+        and status in ('Running', 'Queued') group by job_type
     union all select job_type, 'dead', count(*), 0.0
-    from Jobs where job_type in (select value from json_each($1))
+    from Jobs where status <> 'Done' and job_type in (select value from json_each($1))
         and status in ('Killed', 'Failed') and (status = 'Killed' or attempts >= max_attempts) group by job_type";
 
 impl Store {

@@ -256,9 +256,10 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the database is away.
     pub async fn begin(&self) -> Result<Tx> {
+        // Boxed, here and below: the future has room for a whole TLS handshake, and is otherwise part of every caller's.
         let conn = match &self.pool {
-            Pool::Postgres(pool) => Conn::Postgres(pool.begin().await?),
-            Pool::Sqlite { writer, .. } => Conn::Sqlite(writer.begin_with("begin immediate").await?),
+            Pool::Postgres(pool) => Conn::Postgres(Box::pin(pool.begin()).await?),
+            Pool::Sqlite { writer, .. } => Conn::Sqlite(Box::pin(writer.begin_with("begin immediate")).await?),
         };
         Ok(self.tx(conn))
     }
@@ -269,8 +270,8 @@ impl Store {
     /// [`StoreError`] when the database is away.
     pub async fn read(&self) -> Result<Tx> {
         let conn = match &self.pool {
-            Pool::Postgres(pool) => Conn::Postgres(pool.begin_with("begin read only").await?),
-            Pool::Sqlite { reader, .. } => Conn::Sqlite(reader.begin().await?),
+            Pool::Postgres(pool) => Conn::Postgres(Box::pin(pool.begin_with("begin read only")).await?),
+            Pool::Sqlite { reader, .. } => Conn::Sqlite(Box::pin(reader.begin()).await?),
         };
         Ok(self.tx(conn))
     }
@@ -429,7 +430,9 @@ async fn open_sqlite(url: &str) -> Result<Pool> {
         .foreign_keys(true)
         .busy_timeout(BUSY_TIMEOUT)
         // A new file's: of a usual event 4 KB would hold one, and waste the rest.
-        .page_size(8192);
+        .page_size(8192)
+        // A group's rows come over at once, not in turns between two threads.
+        .row_buffer_size(256);
     let writer = SqlitePoolOptions::new()
         .max_connections(1)
         .min_connections(1)

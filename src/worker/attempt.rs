@@ -55,7 +55,7 @@ pub async fn run_attempt<J: Job>(context: &Context, payload: &[u8], job_id: &str
         match job {
             Ok(job) => run::<J>(&job, context, &at).await,
             // serde's own words would quote the payload.
-            Err(_) => Err(dead::<J>(context, &at, "its payload can't be read".to_owned()).await),
+            Err(_) => Err(Box::pin(dead::<J>(context, &at, "its payload can't be read".to_owned())).await),
         }
     };
     let ended = telemetry::caused_by(cause.unwrap_or_else(|| job_id.to_owned()), span, attempt).await;
@@ -83,16 +83,24 @@ async fn run<J: Job>(job: &J, context: &Context, at: &At<'_>) -> Result<(), Fail
             tracing::debug!("{} is done", J::QUEUE);
             Ok(())
         }
-        Err(JobError::Retry(why)) if at.attempt >= J::MAX_STARTS => Err(give_up(job, context, at, why).await),
-        Err(JobError::Retry(why)) => Err(later::<J>(context, at, why).await),
-        Err(JobError::RetryAt { at: again_at, why }) => Err(later_at::<J>(context, at, again_at, why).await),
-        Err(JobError::Wait { until }) => {
+        // Boxed: the many that succeed carry no room for it.
+        Err(error) => Err(Box::pin(failed(job, context, at, error)).await),
+    }
+}
+
+/// What becomes of the job.
+async fn failed<J: Job>(job: &J, context: &Context, at: &At<'_>, error: JobError) -> Failure {
+    match error {
+        JobError::Retry(why) if at.attempt >= J::MAX_STARTS => give_up(job, context, at, why).await,
+        JobError::Retry(why) => later::<J>(context, at, why).await,
+        JobError::RetryAt { at: again_at, why } => later_at::<J>(context, at, again_at, why).await,
+        JobError::Wait { until } => {
             if until > context.app.clock.now() {
                 defer(context, at, until).await;
             }
-            Err(Failure::Later("it waits".to_owned()))
+            Failure::Later("it waits".to_owned())
         }
-        Err(JobError::GiveUp(why)) => Err(give_up(job, context, at, why).await),
+        JobError::GiveUp(why) => give_up(job, context, at, why).await,
     }
 }
 
