@@ -3,15 +3,20 @@ FROM rust:1.95-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends cmake && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
-RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
-    cargo build --locked --release --package usher && cp target/release/usher /usr/local/bin/usher
+# What usher depends on is kept for the next build. usher itself is compiled anew: cargo goes by the times of files, and a
+# checkout may be older than what the build of another one left. Builds at the same time take turns.
+RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
+    --mount=type=cache,target=/src/target,sharing=locked \
+    cargo clean --locked --release --package usher \
+    && cargo build --locked --release --package usher \
+    && cp target/release/usher /usr/local/bin/usher
 
 FROM debian:bookworm-slim
 # The root certificates for Clerk and the mail server, and curl for the health check.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates curl \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10001 --home-dir /var/lib/usher --create-home usher
+    && useradd --uid 10001 --home-dir /var/lib/usher --create-home --skel /dev/null --shell /usr/sbin/nologin usher
 COPY --from=build /usr/local/bin/usher /usr/local/bin/usher
 USER 10001
 WORKDIR /var/lib/usher

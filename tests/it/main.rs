@@ -26,6 +26,7 @@ mod limits;
 mod mail;
 mod matching;
 mod operations;
+mod ops_files;
 mod schedules;
 mod security;
 mod sql_interface;
