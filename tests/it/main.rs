@@ -31,6 +31,7 @@ mod security;
 mod sql_interface;
 mod store;
 mod templates;
+mod tls;
 mod unfit;
 mod webhooks;
 mod words;
