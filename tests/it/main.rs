@@ -13,6 +13,7 @@ mod api;
 mod attacks;
 mod backend;
 mod banner;
+mod check;
 mod cli;
 mod config;
 mod contract;
