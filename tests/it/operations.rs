@@ -720,6 +720,54 @@ fn every_alert_has_its_page_in_the_runbook() {
     }
 }
 
+/// One process takes, another works: each is ready for its part, and says what it can know.
+async fn an_api_and_a_worker_are_each_ready_for_their_part(database: TestDatabase) {
+    let smtp = SmtpServer::start().await;
+    let checks = async |usher: &UsherProcess| -> Value {
+        let (status, body) = usher.ask("/readyz").await;
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str::<Value>(&body).unwrap()["checks"].clone()
+    };
+    let usher = UsherProcess::start_role("api", &database, &smtp.url(), &[]).await;
+    let api = Running { usher, smtp, database };
+    let expected = json!({ "database": "ok", "migrations": "ok" });
+    assert_eq!(checks(&api.usher).await, expected, "workers are others' business");
+    let organization = api.organization().await;
+    api.invite(organization, "ada@example.com").await;
+    let waiting = [("queue", "send-invite-email"), ("state", "waiting")];
+    let mut seen = api.metrics().await;
+    eventually("the queue is measured again", async || {
+        seen = api.metrics().await;
+        seen.value("usher_queue_depth", &waiting) == 1.0
+    })
+    .await;
+    assert!(!seen.page.contains("usher_workers_alive{"), "{}", seen.page);
+    assert!(api.smtp.mails().is_empty());
+
+    let worker = UsherProcess::start_role("worker", &api.database, &api.smtp.url(), &[]).await;
+    api.smtp.wait_for_mails(1).await;
+    let expected = json!({ "database": "ok", "migrations": "ok", "workers": "ok" });
+    assert_eq!(checks(&worker).await, expected);
+    let alive = Metrics::read(worker.ask("/metrics").await.1);
+    for queue in usher::store::Queue::ALL {
+        assert_eq!(alive.value("usher_workers_alive", &[("queue", queue.as_str())]), 1.0);
+    }
+    assert_eq!(worker.address, worker.admin_address, "it says of no other");
+    assert_eq!(worker.ask("/v1/invites").await.0, 404);
+    assert!(worker.terminate().await);
+    assert!(api.usher.terminate().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_api_and_a_worker_are_each_ready_for_their_part_on_sqlite() {
+    an_api_and_a_worker_are_each_ready_for_their_part(TestDatabase::sqlite().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_api_and_a_worker_are_each_ready_for_their_part_on_postgres() {
+    an_api_and_a_worker_are_each_ready_for_their_part(TestDatabase::postgres().await).await;
+}
+
 fn read(path: &str) -> String {
     std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
