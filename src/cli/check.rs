@@ -6,11 +6,12 @@ use anyhow::bail;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::paint::{FAINT, colour, paint};
-use crate::app::App;
+use crate::app::{App, SetupError};
 use crate::clerk::BackendError;
 use crate::clerk::probe::{Probe, key_set_of, probe};
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, Environment, SessionKeySource, Settings};
+use crate::config::{Config, Environment, SessionKeySource, Settings};
+use crate::mail::MailSetupError;
 
 /// A clock that is further off is worth a word.
 const NOTICED: TimeDelta = TimeDelta::seconds(3);
@@ -51,20 +52,8 @@ impl Report {
 /// Checks everything that can be checked without changing anything or writing to anybody.
 pub(super) async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut report = Report::default();
-    let resolved: Result<Config, ConfigError> = settings.resolve();
-    let app = match resolved {
-        Ok(config) => {
-            report.line("configuration", &configuration(&config));
-            App::new(config, Clock::System).await.map_err(|error| error.to_string())
-        }
-        Err(error) => Err(error.to_string()),
-    };
-    let app = match app {
-        Ok(app) => app,
-        Err(why) => {
-            report.line("configuration", &Bad(why));
-            bail!("nothing else can be checked before that is right");
-        }
+    let Some(app) = set_up(settings, &mut report).await else {
+        bail!("nothing else can be checked before that is right");
     };
     // To set up the app, all templates were rendered with samples, and the sender was read.
     report.line("templates", &templates(&app));
@@ -88,6 +77,38 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<()> {
         1 => bail!("one check failed"),
         bad => bail!("{bad} checks failed"),
     }
+}
+
+/// The app, as `usher serve` has it; where there is none, the report says why.
+async fn set_up(settings: Settings, report: &mut Report) -> Option<App> {
+    let config = match settings.resolve() {
+        Ok(config) => config,
+        Err(error) => {
+            report.line("configuration", &Bad(error.to_string()));
+            return None;
+        }
+    };
+    let found = configuration(&config);
+    let error = match App::new(config, Clock::System).await {
+        Ok(app) => {
+            report.line("configuration", &found);
+            return Some(app);
+        }
+        Err(error) => error,
+    };
+    match &error {
+        SetupError::Mail(MailSetupError::Templates(errors)) => {
+            report.line("configuration", &found);
+            let all = match errors.0.len() {
+                0 | 1 => String::new(),
+                many => format!("; all {many}: usher templates check"),
+            };
+            let first = errors.0.first().map(ToString::to_string).unwrap_or_default();
+            report.line("templates", &Bad(format!("TEMPLATES_DIR: {first}{all}")));
+        }
+        _ => report.line("configuration", &Bad(error.to_string())),
+    }
+    None
 }
 
 fn configuration(config: &Config) -> Found {

@@ -61,6 +61,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// After so long Postgres gives up a transaction whose client says nothing, and with it the locks that it holds.
 const SILENCE: &str = "set idle_in_transaction_session_timeout = '15s'";
+/// How long a try waits for its turn among SQLite's writers.
+const TURN: Duration = Duration::from_secs(1);
 /// How long SQLite waits for another process's write.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -297,6 +299,25 @@ impl Store {
                 self.in_time(ANSWER_TIMEOUT, ask).await
             }
             Pool::Sqlite { reader, .. } => Ok(sqlx::query("select 1").execute(reader).await.map(drop)?),
+        }
+    }
+
+    /// Whether the database answers, and can be written to as far as that is known. Of a SQLite file whose disk is full,
+    /// reading shows nothing, so a little is written: `user_version`, a number that SQLite keeps for its users.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it can't.
+    pub async fn try_writing(&self) -> Result<()> {
+        self.ping().await?;
+        let Pool::Sqlite { writer, .. } = &self.pool else {
+            return Ok(());
+        };
+        let another = self.now().timestamp() & i64::from(i32::MAX);
+        let write = sqlx::query(sqlx::AssertSqlSafe(format!("pragma user_version = {another}"))).execute(writer);
+        match tokio::time::timeout(TURN, write).await {
+            Ok(Err(error)) if !is_busy(&error) => Err(error.into()),
+            // Whoever waits for another's write is not refused.
+            _ => Ok(()),
         }
     }
 

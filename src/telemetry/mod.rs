@@ -8,6 +8,7 @@ mod otlp;
 mod trace_id;
 
 use std::io::stderr;
+use std::panic::PanicHookInfo;
 
 use tracing::Span;
 use tracing_subscriber::prelude::*;
@@ -22,14 +23,15 @@ tokio::task_local! {
     static CAUSE: String;
 }
 
-/// Starts logging to standard error, and exporting where `OTEL_EXPORTER_OTLP_ENDPOINT` names a collector. apalis and sqlx
-/// are quiet unless asked: their messages repeat ours or show SQL.
+/// What is logged where nobody says otherwise. Others are quiet whose messages repeat ours or show SQL.
+const FILTER: &str = "info,sqlx=warn,apalis=warn,apalis_core=warn,rustls_platform_verifier=off";
+
+/// Starts logging to standard error, and exporting where `OTEL_EXPORTER_OTLP_ENDPOINT` names a collector.
 ///
 /// # Errors
 /// When the collector's address can't be used.
 pub fn init(format: LogFormat, filter: Option<&str>, collector: Option<&str>) -> anyhow::Result<Exporter> {
-    let filter = EnvFilter::try_new(filter.unwrap_or("info,sqlx=warn,apalis=warn,apalis_core=warn"))
-        .unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_new(filter.unwrap_or(FILTER)).unwrap_or_else(|_| EnvFilter::new(FILTER));
     let (exporter, spans) = Exporter::start(collector)?;
     let registry = tracing_subscriber::registry().with(filter).with(spans);
     // A second start, as in tests, keeps the first.
@@ -39,18 +41,16 @@ pub fn init(format: LogFormat, filter: Option<&str>, collector: Option<&str>) ->
             .with(fmt::layer().json().with_current_span(false).with_writer(stderr))
             .try_init(),
     };
-    log_panics();
+    std::panic::set_hook(Box::new(log_panic));
     Ok(exporter)
 }
 
-/// A panic is a line like any other, with the spans that it happened in: the job, the request.
-fn log_panics() {
-    std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        // Only texts from the code itself: a formatted message could hold anything.
-        let message = panic.payload().downcast_ref::<&str>().copied().unwrap_or("(formatted)");
-        tracing::error!(panic.place = place, "panicked at {place}: {message}");
-    }));
+/// The hook for panics: each is a line like any other, with the spans that it happened in: the job, the request.
+pub fn log_panic(panic: &PanicHookInfo<'_>) {
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    // Only texts from the code itself: a formatted message could hold anything.
+    let message = panic.payload().downcast_ref::<&str>().copied().unwrap_or("(formatted)");
+    tracing::error!(panic.place = place, "panicked at {place}: {message}");
 }
 
 /// What caused the work that is going on here, if it is known.

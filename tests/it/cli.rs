@@ -256,6 +256,34 @@ fn a_first_event_is_taken_a_repeated_one_known_and_a_forged_one_refused() {
     assert!(forged.contains(r#""code":"bad_signature""#), "{forged}");
 }
 
+#[tokio::test]
+async fn in_development_a_mail_is_a_file_that_the_log_names() {
+    let machine = Machine::fresh();
+    let usher = machine.serve();
+    let secrets = machine.dev_secrets();
+    let key = secrets["api_key"].as_str().unwrap();
+    let http = reqwest::Client::builder()
+        .no_proxy()
+        .tls_certs_only([])
+        .build()
+        .unwrap();
+    let organization = "11111111-1111-4111-8111-111111111111";
+    let call = async |request: reqwest::RequestBuilder, body: Value| {
+        let answer = request.bearer_auth(key).json(&body).send().await.unwrap();
+        assert_eq!(answer.status(), 201);
+    };
+    let url = format!("{}/v1/organizations/{organization}", usher.url);
+    call(http.put(url), serde_json::json!({ "name": "Acme" })).await;
+    let invite = serde_json::json!({ "organization_id": organization, "email": "ada@example.com", "role": "member" });
+    call(http.post(format!("{}/v1/invites", usher.url)), invite).await;
+    let line = usher.line_with("mail sent: ");
+    let (_, file) = line.split_once("mail sent: ").unwrap();
+    let file = file.split_whitespace().next().unwrap();
+    assert!(file.starts_with("var/outbox/") && file.ends_with(".eml"), "{line}");
+    let mail = fs::read_to_string(machine.path(file)).unwrap();
+    assert!(mail.contains("To: ada@example.com"), "{mail}");
+}
+
 #[test]
 fn an_event_signed_with_another_secret_ends_the_command_with_1_and_says_why() {
     let machine = Machine::fresh();

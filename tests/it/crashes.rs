@@ -222,12 +222,20 @@ async fn a_full_disk_is_told_and_gone_once_there_is_room() {
     let smtp = SmtpServer::start().await;
     let usher = UsherProcess::start(&database, &smtp.url()).await;
     assert!(usher.deliver("msg_1", &told(1)).await);
+    assert_eq!(usher.ask("/readyz").await.0, 200);
     usher.limit_files(Some(0)).await;
+    let (status, body) = usher.ask("/readyz").await;
+    assert_eq!(status, 503, "{body}");
+    let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(body["checks"]["database"], "failing");
+    let why = body["problems"][0].as_str().unwrap();
+    assert!(why.starts_with("database: the database failed: "), "{why}");
     for n in 2..20 {
         assert!(!usher.deliver(&format!("msg_{n}"), &told(n)).await);
         assert_eq!(usher.status_of_a_new_organization().await, 503);
     }
     usher.limit_files(None).await;
+    eventually("it is ready again", async || usher.ask("/readyz").await.0 == 200).await;
     for n in 2..20 {
         eventually("there is room again", async || {
             usher.deliver(&format!("msg_{n}"), &told(n)).await

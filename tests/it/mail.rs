@@ -23,7 +23,7 @@ fn config(transport: TransportConfig) -> MailConfig {
     }
 }
 
-fn mailer_to(url: impl Into<String>) -> Mailer {
+pub fn mailer_to(url: impl Into<String>) -> Mailer {
     Mailer::new(config(TransportConfig::Smtp { url: url.into() })).unwrap()
 }
 
@@ -31,14 +31,14 @@ fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_795_000_000 + seconds, 0).unwrap()
 }
 
-fn delivery(number: u32) -> MessageIdentity {
+pub fn delivery(number: u32) -> MessageIdentity {
     MessageIdentity {
         message_id: format!("delivery-{number}@usher.example"),
         date: at(number.into()),
     }
 }
 
-fn letter() -> Rendered {
+pub fn letter() -> Rendered {
     Rendered {
         language: "en".to_owned(),
         is_unsolicited: true,

@@ -14,7 +14,7 @@ use usher::clock::Clock;
 use uuid::Uuid;
 
 use crate::ops_files::rules_and_dashboard_fit;
-use crate::support::app::API_KEY;
+use crate::support::app::{API_KEY, SIGNING_SECRET};
 use crate::support::db::TestPool;
 use crate::support::process::{UsherProcess, eventually};
 use crate::support::smtp::{Behaviour, Phase, SmtpServer};
@@ -106,6 +106,19 @@ impl Metrics {
         Self { page, values }
     }
 
+    /// The names of the labels of each of usher's metrics.
+    fn labels(&self) -> BTreeMap<String, BTreeSet<String>> {
+        let mut all = BTreeMap::<String, BTreeSet<String>>::new();
+        for (name, labels) in self.values.keys().filter(|(name, _)| name.starts_with("usher_")) {
+            let family = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|end| name.strip_suffix(end));
+            let labels = labels.keys().filter(|label| *label != "le").cloned();
+            all.entry(family.unwrap_or(name).to_owned()).or_default().extend(labels);
+        }
+        all
+    }
+
     #[track_caller]
     fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let labels: BTreeMap<String, String> = labels
@@ -116,6 +129,39 @@ impl Metrics {
             Some(value) => *value,
             None => panic!("no {name}{labels:?} in:\n{}", self.page),
         }
+    }
+}
+
+/// The same, as the runbook's table of metrics has them.
+fn labels_in(runbook: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let quoted = |cell: &str| -> Vec<String> { cell.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
+    let (_, table) = runbook.split_once("| metric | labels |").unwrap();
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with("| `usher_"));
+    let cells = rows.map(|row| row.split('|').collect::<Vec<_>>());
+    cells
+        .flat_map(|cells| {
+            let labels: BTreeSet<String> = quoted(cells[2]).into_iter().collect();
+            quoted(cells[1]).into_iter().map(move |name| (name, labels.clone()))
+        })
+        .collect()
+}
+
+/// The headers of a request to the webhook that Clerk signed.
+fn signed(body: &str) -> Vec<(&'static str, String)> {
+    let now = Clock::System.now().timestamp();
+    let signature = usher::webhooks::sign(SIGNING_SECRET, "msg_raw", now, body.as_bytes()).unwrap();
+    vec![
+        ("svix-id", "msg_raw".to_owned()),
+        ("svix-timestamp", now.to_string()),
+        ("svix-signature", signature),
+    ]
+}
+
+/// For a job that is put straight into the queue: the table, an empty payload, and the time an hour ago.
+fn raw_job(pool: &TestPool) -> (&'static str, &'static str, &'static str) {
+    match pool {
+        TestPool::Postgres(_) => ("apalis.jobs", "convert_to('{}', 'UTF8')", "now() - interval '1 hour'"),
+        TestPool::Sqlite(_) => ("Jobs", "cast('{}' as blob)", "unixepoch() - 3600"),
     }
 }
 
@@ -149,6 +195,7 @@ on_both! {
         let ignored = json!({ "type": "email.created", "data": {} });
         assert!(!running.usher.deliver("msg_2", &ignored).await, "200, not 202");
         assert_eq!(running.usher.send_raw(&[], "{}".to_owned()).await, 401);
+        assert_eq!(running.usher.send_raw(&signed("{"), "{".to_owned()).await, 400);
         running.smtp.next(1, Phase::Rcpt, REJECTED);
         running.invite(organization, "grace@example.com").await;
         running.jobs_are(&["send-invite-email dead"]).await;
@@ -171,8 +218,11 @@ on_both! {
         webhooks("user.created", "duplicate", 1.0);
         webhooks("other", "ignored", 1.0);
         webhooks("unknown", "bad_signature", 1.0);
+        webhooks("unknown", "unreadable", 1.0);
+        webhooks("unknown", "too_large", 0.0);
+        webhooks("unknown", "store_away", 0.0);
         webhooks("session.created", "queued", 0.0);
-        is("usher_webhook_duration_seconds_count", &[], 4.0);
+        is("usher_webhook_duration_seconds_count", &[], 5.0);
         let mails = [("queue", "send-invite-email")];
         for (outcome, count) in [("done", 1.0), ("dead", 1.0), ("retried", 1.0)] {
             is("usher_jobs_total", &[mails[0], ("outcome", outcome)], count);
@@ -200,17 +250,45 @@ on_both! {
             let help = |name: &str| seen.page.contains(&format!("# HELP {name} "));
             assert!(help(name) || help(family), "{name} has no explanation");
         }
-        assert!(!seen.page.contains('@'), "no addresses");
+        for private in ["@", "example.com", "Acme", "msg_1", "user_msg", &organization.to_string()] {
+            assert!(!seen.page.contains(private), "{private} in:\n{}", seen.page);
+        }
+        assert_eq!(seen.labels(), labels_in(&runbook()), "docs/operations.md says which labels there are");
 
-        let public = reqwest::get(format!("{}/metrics", running.usher.address)).await.unwrap();
-        assert_eq!(public.status(), 404);
+        for path in ["/metrics", "/livez", "/readyz"] {
+            let public = reqwest::get(format!("{}{path}", running.usher.address)).await.unwrap();
+            assert_eq!(public.status(), 404, "{path}");
+            assert!(!public.text().await.unwrap().contains("usher_"), "{path}");
+        }
+        assert_eq!(running.usher.ask("/v1/invites").await.0, 404, "nor the other way round");
     }
 
-    async fn a_waiting_job_is_measured_by_its_age(running) {
-        let (table, payload, hour_ago) = match running.database.pool {
-            TestPool::Postgres(_) => ("apalis.jobs", "convert_to('{}', 'UTF8')", "now() - interval '1 hour'"),
-            TestPool::Sqlite(_) => ("Jobs", "cast('{}' as blob)", "unixepoch() - 3600"),
-        };
+    async fn mails_that_wait_for_the_account_are_measured_by_number_and_age(running) {
+        let organization = running.organization().await;
+        running.smtp.at(Phase::MailFrom, Behaviour::Reply("550 5.7.1 sender not yours"));
+        running.invite(organization, "ada@example.com").await;
+        eventually("all mails wait", async || running.database.pool.count("usher_mail_trouble").await == 1).await;
+        let (table, payload, hour_ago) = raw_job(&running.database.pool);
+        running.database.pool.execute(&format!(
+            "insert into {table} (id, job_type, job, max_attempts, run_at, priority, status, attempts)
+             values ('01JDABCDEFGHJKMNPQRSTVWXY2', 'send-invite-email', {payload}, 60, {hour_ago}, 0, 'Pending', 0)"
+        )).await;
+        let mails = ("queue", "send-invite-email");
+        let mut seen = running.metrics().await;
+        eventually("the queue is measured again", async || {
+            seen = running.metrics().await;
+            seen.value("usher_queue_depth", &[mails, ("state", "waiting")]) >= 1.0
+        })
+        .await;
+        let age = seen.value("usher_queue_oldest_job_age_seconds", &[mails]);
+        assert!((3600.0..3700.0).contains(&age), "{age}");
+        let refused = [("template", "organization_invite"), ("outcome", "account_refused")];
+        assert!(seen.value("usher_emails_total", &refused) >= 1.0, "{}", seen.page);
+        assert_eq!(seen.value("usher_workers_alive", &[mails]), 1.0, "waiting is no failure");
+    }
+
+    async fn only_queues_that_the_code_knows_are_measured(running) {
+        let (table, payload, hour_ago) = raw_job(&running.database.pool);
         // Held by nobody whom anybody hears of: it stays as it is.
         running.database.pool.execute(&format!(
             "insert into {table} (id, job_type, job, max_attempts, run_at, priority, status, attempts)
@@ -294,6 +372,169 @@ on_both! {
         running.usher.well(&["jobs", "purge", "--state", "dead", "--yes"]).await;
         running.jobs_are(&[]).await;
         assert_eq!(running.database.pool.count("usher_job_failures").await, 1, "the cancelled one's");
+    }
+
+    async fn jobs_are_found_and_changed_by_id_queue_state_age_and_error(running) {
+        let organization = running.organization().await;
+        let broken = json!({ "type": "user.created", "data": { "id": "user_1" } });
+        assert!(running.usher.deliver("msg_1", &broken).await);
+        running.smtp.next(1, Phase::Rcpt, GREYLISTED);
+        running.invite(organization, "grace@example.com").await;
+        running.jobs_are(&["process-clerk-event dead", "send-invite-email scheduled"]).await;
+        // Dead after two attempts with different words.
+        running.smtp.next(1, Phase::Rcpt, REJECTED);
+        running.usher.well(&["jobs", "retry", "--error", "come AGAIN", "--yes"]).await;
+        running.jobs_are(&["process-clerk-event dead", "send-invite-email dead"]).await;
+        running.smtp.at(Phase::Rcpt, GREYLISTED);
+        running.invite(organization, "alan@example.com").await;
+        running.signed_up("msg_2", "ada@example.com").await;
+        let (table, payload, hour_ago) = raw_job(&running.database.pool);
+        let old = "01JDABCDEFGHJKMNPQRSTVWXY3";
+        running.database.pool.execute(&format!(
+            "insert into {table} (id, job_type, job, max_attempts, run_at, priority, status, attempts)
+             values ('{old}', 'send-accepted-notice', {payload}, 60, {hour_ago}, 0, 'Killed', 1)"
+        )).await;
+        running.jobs_are(&[
+            "process-clerk-event dead", "send-accepted-notice dead", "send-invite-email dead", "send-invite-email scheduled",
+        ]).await;
+        let list = async |arguments: &[&str]| -> Vec<String> {
+            let jobs = running.usher.json(&[&["jobs", "list", "--json"], arguments].concat()).await;
+            let id = |job: &Value| job["id"].as_str().unwrap().to_owned();
+            let jobs = jobs.as_array().unwrap().iter();
+            jobs.filter(|job| job["queue"] != "periodic").map(id).collect()
+        };
+        let one = async |arguments: &[&str]| -> String {
+            let [id] = &list(arguments).await[..] else { panic!("not one of {arguments:?}") };
+            id.clone()
+        };
+        let mail = one(&["--queue", "send-invite-email", "--state", "dead"]).await;
+        let later = one(&["--state", "scheduled", "--queue", "send-invite-email"]).await;
+        let event = one(&["--queue", "process-clerk-event"]).await;
+        let done = one(&["--state", "done", "--queue", "process-clerk-event"]).await;
+        for (arguments, expected) in [
+            (&[mail.as_str(), &event][..], &[&mail, &event][..]),
+            (&[&done], &[&done]),
+            (&["--state", "waiting"], &[]),
+            (&["--state", "running"], &[]),
+            (&["--state", "dead"], &[&mail, &event, &old.to_owned()]),
+            (&["--older-than", "1h"], &[&old.to_owned()]),
+            (&["--older-than", "1h", "--queue", "send-invite-email"], &[]),
+            (&["--error", "NO such user"], &[&mail]),
+            (&["--error", "100%"], &[]),
+            (&["--error", "come again"], &[&later]),
+            (&["--limit", "1", "--queue", "send-invite-email"], &[&later]),
+        ] {
+            let found: BTreeSet<String> = list(arguments).await.into_iter().collect();
+            assert_eq!(found, expected.iter().map(|id| (*id).clone()).collect(), "{arguments:?}");
+        }
+        let table = running.usher.well(&["jobs", "list", "--state", "dead"]).await;
+        assert!(table.contains(&mail) && table.contains("550 5.1.1 no such user"), "{table}");
+
+        // A dead job keeps its error and its history.
+        let shown = running.usher.json(&["jobs", "show", &mail, "--json"]).await;
+        assert!(shown["job"]["error"].as_str().unwrap().contains("no such user"), "{shown}");
+        let history = shown["failed_attempts"].as_array().unwrap();
+        let errors: Vec<&str> = history.iter().map(|failure| failure["error"].as_str().unwrap()).collect();
+        assert!(matches!(errors[..], [first, last] if first.contains("451") && last.contains("550")), "{errors:?}");
+
+        // Many at once: first how many, and nothing before it is confirmed.
+        for (arguments, count) in [
+            (&["retry", "--state", "dead"][..], "3 jobs: 1 process-clerk-event, 1 send-accepted-notice, 1 send-invite-email"),
+            (&["cancel", "--queue", "send-invite-email"], "1 job: 1 send-invite-email"),
+            (&["purge", "--error", "no such user"], "1 job: 1 send-invite-email"),
+            (&["purge", "--older-than", "1h"], "1 job: 1 send-accepted-notice"),
+        ] {
+            let (well, said) = running.usher.usher(&[&["jobs"], arguments].concat()).await;
+            assert!(!well && said.contains(count) && said.contains("--yes"), "{arguments:?}: {said}");
+        }
+        assert_eq!(list(&[]).await.len(), 4, "nothing was changed");
+        let said = running.usher.well(&["jobs", "purge", "--older-than", "1h", "--yes"]).await;
+        assert!(said.contains("1 job deleted."), "{said}");
+        let said = running.usher.well(&["jobs", "purge", &mail, &event]).await;
+        assert!(said.contains("2 jobs deleted."), "whoever names them means them: {said}");
+        let said = running.usher.well(&["jobs", "cancel", &later]).await;
+        assert!(said.contains("1 job cancelled."), "{said}");
+        assert_eq!(list(&[]).await, [""; 0]);
+    }
+
+    async fn invites_and_events_are_found_by_each_of_their_filters(running) {
+        let (acme, zeta) = (running.organization().await, running.organization().await);
+        let project = Clock::System.new_id();
+        let body = json!({ "name": "Apollo", "organization_id": acme });
+        running.usher.call(Method::PUT, &format!("/v1/projects/{project}"), body).await;
+        let ada = running.invite(acme, "ada@example.com").await;
+        let grace = running.invite(zeta, "grace@example.com").await;
+        let body = json!({ "project_id": project, "email": "ada@example.com", "role": "editor" });
+        let apollo = running.usher.call(Method::POST, "/v1/invites", body).await["id"].as_str().unwrap().to_owned();
+        running.usher.call(Method::POST, &format!("/v1/invites/{grace}/revoke"), json!({})).await;
+        let (acme, zeta, project) = (acme.to_string(), zeta.to_string(), project.to_string());
+        for (arguments, expected) in [
+            (&[][..], &[&apollo, &grace, &ada][..]),
+            (&["--email", "ADA@example.com"], &[&apollo, &ada]),
+            (&["--status", "revoked"], &[&grace]),
+            (&["--organization", &acme], &[&apollo, &ada]),
+            (&["--organization", &zeta], &[&grace]),
+            (&["--project", &project], &[&apollo]),
+            (&["--project", &project, "--status", "revoked"], &[]),
+            (&["--limit", "1"], &[&apollo]),
+        ] {
+            let list = running.usher.json(&[&["invites", "list", "--json"], arguments].concat()).await;
+            let found: Vec<&str> = list.as_array().unwrap().iter().map(|line| line["id"].as_str().unwrap()).collect();
+            assert_eq!(found, expected, "{arguments:?}");
+        }
+        let unknown = Uuid::nil().to_string();
+        assert!(!running.usher.usher(&["invites", "show", &unknown]).await.0);
+
+        running.signed_up("msg_1", "ada@example.com").await;
+        let broken = json!({ "type": "user.updated", "data": { "id": "user_1" } });
+        assert!(running.usher.deliver("msg_2", &broken).await);
+        let events = async |arguments: &[&str]| -> Vec<String> {
+            let list = running.usher.json(&[&["webhooks", "list", "--json"], arguments].concat()).await;
+            let mut ids: Vec<String> =
+                list.as_array().unwrap().iter().map(|event| event["svix_id"].as_str().unwrap().to_owned()).collect();
+            ids.sort();
+            ids
+        };
+        eventually("one is processed and one has failed", async || {
+            events(&["--state", "processed"]).await == ["msg_1"] && events(&["--state", "failed"]).await == ["msg_2"]
+        })
+        .await;
+        for (arguments, expected) in [
+            (&[][..], &["msg_1", "msg_2"][..]),
+            (&["--state", "waiting"], &[]),
+            (&["--type", "user.updated"], &["msg_2"]),
+            (&["--type", "user.updated", "--state", "processed"], &[]),
+            (&["--older-than", "1h"], &[]),
+        ] {
+            assert_eq!(events(arguments).await, expected, "{arguments:?}");
+        }
+        let (well, said) = running.usher.usher(&["webhooks", "replay", "--failed"]).await;
+        assert!(!well && said.contains("1 failed") && said.contains("--yes"), "{said}");
+    }
+
+    async fn a_panic_in_a_job_is_logged_with_it_and_ends_nothing(running) {
+        let organization = running.organization().await;
+        // lettre panics over a blank line in this reply.
+        running.smtp.next(1, Phase::Ehlo, Behaviour::Reply("250-localhost\r\n250- \r\n250 HELP"));
+        running.invite(organization, "ada@example.com").await;
+        running.jobs_are(&["send-invite-email scheduled"]).await;
+        let job = running.usher.json(&["jobs", "list", "--queue", "send-invite-email", "--json"]).await[0]["id"].clone();
+        let log = running.usher.log();
+        let facts: Vec<Value> = log.iter().map(|line| serde_json::from_str(line).expect(line)).collect();
+        let panics: Vec<&Value> = facts
+            .iter()
+            .filter(|fact| fact["fields"]["message"].as_str().unwrap_or_default().starts_with("panicked at "))
+            .collect();
+        let [panic] = panics[..] else { panic!("{log:#?}") };
+        assert_eq!(panic["level"], "ERROR");
+        let spans = panic["spans"].as_array().unwrap();
+        let span = spans.iter().find(|span| span["name"] == "job").unwrap();
+        assert_eq!((&span["job.id"], &span["job.queue"]), (&job, &json!("send-invite-email")));
+
+        assert_eq!(running.usher.ask("/readyz").await.0, 200);
+        running.usher.well(&["jobs", "retry", "--state", "scheduled", "--yes"]).await;
+        running.smtp.wait_for_mails(1).await;
+        running.jobs_are(&[]).await;
     }
 
     async fn an_invite_tells_its_whole_story_with_what_caused_it(running) {
@@ -470,6 +711,54 @@ fn every_alert_has_its_page_in_the_runbook() {
     }
 }
 
+/// One process takes, another works: each is ready for its part, and says what it can know.
+async fn an_api_and_a_worker_are_each_ready_for_their_part(database: TestDatabase) {
+    let smtp = SmtpServer::start().await;
+    let checks = async |usher: &UsherProcess| -> Value {
+        let (status, body) = usher.ask("/readyz").await;
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str::<Value>(&body).unwrap()["checks"].clone()
+    };
+    let usher = UsherProcess::start_role("api", &database, &smtp.url(), &[]).await;
+    let api = Running { usher, smtp, database };
+    let expected = json!({ "database": "ok", "migrations": "ok" });
+    assert_eq!(checks(&api.usher).await, expected, "workers are others' business");
+    let organization = api.organization().await;
+    api.invite(organization, "ada@example.com").await;
+    let waiting = [("queue", "send-invite-email"), ("state", "waiting")];
+    let mut seen = api.metrics().await;
+    eventually("the queue is measured again", async || {
+        seen = api.metrics().await;
+        seen.value("usher_queue_depth", &waiting) == 1.0
+    })
+    .await;
+    assert!(!seen.page.contains("usher_workers_alive{"), "{}", seen.page);
+    assert!(api.smtp.mails().is_empty());
+
+    let worker = UsherProcess::start_role("worker", &api.database, &api.smtp.url(), &[]).await;
+    api.smtp.wait_for_mails(1).await;
+    let expected = json!({ "database": "ok", "migrations": "ok", "workers": "ok" });
+    assert_eq!(checks(&worker).await, expected);
+    let alive = Metrics::read(worker.ask("/metrics").await.1);
+    for queue in usher::store::Queue::ALL {
+        assert_eq!(alive.value("usher_workers_alive", &[("queue", queue.as_str())]), 1.0);
+    }
+    assert_eq!(worker.address, worker.admin_address, "it says of no other");
+    assert_eq!(worker.ask("/v1/invites").await.0, 404);
+    assert!(worker.terminate().await);
+    assert!(api.usher.terminate().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_api_and_a_worker_are_each_ready_for_their_part_on_sqlite() {
+    an_api_and_a_worker_are_each_ready_for_their_part(TestDatabase::sqlite().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_api_and_a_worker_are_each_ready_for_their_part_on_postgres() {
+    an_api_and_a_worker_are_each_ready_for_their_part(TestDatabase::postgres().await).await;
+}
+
 fn read(path: &str) -> String {
     std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
@@ -520,9 +809,17 @@ impl Collector {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_cause_joins_a_webhook_its_jobs_and_its_mails_in_log_and_traces() {
+async fn one_cause_joins_a_webhook_its_jobs_and_its_mails_in_log_and_traces_on_sqlite() {
+    one_cause_joins_a_webhook_its_jobs_and_its_mails(TestDatabase::sqlite().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_cause_joins_a_webhook_its_jobs_and_its_mails_in_log_and_traces_on_postgres() {
+    one_cause_joins_a_webhook_its_jobs_and_its_mails(TestDatabase::postgres().await).await;
+}
+
+async fn one_cause_joins_a_webhook_its_jobs_and_its_mails(database: TestDatabase) {
     let (collector, smtp) = (Collector::start().await, SmtpServer::start().await);
-    let database = TestDatabase::sqlite().await;
     let settings = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url.as_str()),
         ("OTEL_BSP_SCHEDULE_DELAY", "100"),
@@ -537,7 +834,18 @@ async fn one_cause_joins_a_webhook_its_jobs_and_its_mails_in_log_and_traces() {
     let body = json!({
         "organization_id": organization, "email": "grace@example.com", "role": "member", "invited_by": "user_msg_ada",
     });
-    running.usher.call(Method::POST, "/v1/invites", body).await;
+    let asked = reqwest::Client::new()
+        .post(format!("{}/v1/invites", running.usher.address))
+        .bearer_auth(API_KEY)
+        .header("x-request-id", "checkout-7")
+        .json(&body);
+    let answer = asked.send().await.unwrap();
+    assert_eq!(answer.status(), 201);
+    assert_eq!(answer.headers()["x-request-id"], "checkout-7");
+    eventually("the invite is mailed", async || {
+        running.smtp.mails().iter().any(|mail| mail.to == ["grace@example.com"])
+    })
+    .await;
     running.signed_up("msg_grace", "grace@example.com").await;
     eventually("the inviter is told", async || {
         let mails = running.smtp.mails();
@@ -564,10 +872,12 @@ async fn one_cause_joins_a_webhook_its_jobs_and_its_mails_in_log_and_traces() {
     assert_ne!(collector.traces_with("svix.id", "msg_ada")["webhook"], webhook);
 
     let log = running.usher.log().join("\n");
-    let sent = log
-        .lines()
-        .filter(|line| line.contains("mail sent") && line.contains("msg_grace"));
-    assert_eq!(sent.count(), 1, "the notice, and not the invite:\n{log}");
+    for (cause, mail) in [("msg_grace", "the notice"), ("checkout-7", "the invite")] {
+        let sent = log
+            .lines()
+            .filter(|line| line.contains("mail sent") && line.contains(cause));
+        assert_eq!(sent.count(), 1, "{mail}, by {cause}, and no other:\n{log}");
+    }
     for private in ["ada@example.com", "grace@example.com", API_KEY] {
         assert!(!log.contains(private), "{private} in:\n{log}");
     }

@@ -12,12 +12,17 @@ fn hostile() -> Vec<String> {
         "<script>alert(1)</script>".to_owned(),
         "\"><img src=x onerror=alert(1)>".to_owned(),
         "Eve\r\nBcc: all@example.com\r\n\r\n<html>".to_owned(),
+        "Eve\rBcc: all@example.com\n".to_owned(),
+        "E\0ve\u{1}\u{1b}[31m\u{7f}".to_owned(),
+        ".".to_owned(),
+        "[click](javascript:alert(1)) javascript:alert(1)".to_owned(),
         "Eve\u{2028}Bcc: all@example.com\u{2029}".to_owned(),
         "\r\n.\r\nMAIL FROM:<eve@example.com>\r\n".to_owned(),
         "{{link}} {{{link}}} {{#each message}}".to_owned(),
         "\u{202e}moc.elpmaxe\u{2066}".to_owned(),
         "👩‍🚀 Ⓔⓥⓔ ﷽".to_owned(),
         "long ".repeat(2_000),
+        "w".repeat(10_000),
     ]
 }
 
@@ -86,9 +91,14 @@ stories! {
             app.clerk().tell("user.created", eve.to_json()).await;
             app.run_jobs().await;
             let guest = format!("guest{number}@example.com");
-            app.invite(json!({
+            let mut invitation = json!({
                 "organization_id": acme, "email": guest, "role": "member", "invited_by": eve.id, "message": value,
-            })).await;
+            });
+            if value.contains('\0') {
+                assert_eq!(app.post("/v1/invites", invitation.clone()).await.wrong_fields(), ["message"]);
+                invitation["message"] = json!(value.replace('\0', ""));
+            }
+            app.invite(invitation).await;
             app.run_jobs().await;
 
             let mail = app.mails().pop().unwrap();
@@ -99,8 +109,11 @@ stories! {
             }
             let (text, html) = (mail.text(), mail.html());
             for executable in ["<script", "<img", "onerror=", "{{", "javascript:"] {
-                let quoted = executable == "{{" && value.contains("{{");
+                let quoted = matches!(executable, "{{" | "javascript:") && value.contains(executable);
                 assert!(quoted || !html.contains(executable), "{executable} with {value:?}");
+            }
+            for (at, _) in html.match_indices("href=") {
+                assert!(html[at..].starts_with("href=\"https://app.example.com/invite#"), "{value:?}: {}", &html[at..]);
             }
             assert_eq!(html.matches("<!DOCTYPE").count(), 1, "{value:?}");
             assert!(html.trim_end().ends_with("</html>"), "{value:?}");
@@ -110,6 +123,53 @@ stories! {
                 assert!(!part.contains(harmful), "{value:?}");
             }
         }
+    }
+
+    async fn security_11_addresses_that_differ_by_unicode_are_written_to_each_by_itself(app) {
+        let acme = app.organization("Acme").await;
+        let addresses = [
+            ("mike@example.com", "mike@example.com"),
+            ("m\u{131}ke@example.com", "m\u{131}ke@example.com"),
+            ("kate@example.com", "kate@example.com"),
+            ("\u{212a}ate@example.com", "\u{212a}ate@example.com"),
+            ("ada@b\u{fc}cher.example", "ada@xn--bcher-kva.example"),
+        ];
+        for (address, recipient) in addresses {
+            app.invite_to_organization(acme, address, "member").await;
+            app.run_jobs().await;
+            let mail = app.mails().pop().unwrap();
+            assert_eq!(mail.to, [recipient]);
+        }
+        assert_eq!(app.mails().len(), addresses.len());
+        for (address, other) in [(addresses[0], addresses[1]), (addresses[2], addresses[3])] {
+            let token = app.token_in_mail_to(address.1);
+            let impostor = SimulatedUser::new(format!("user_{}", other.0.len()), other.0, app.now());
+            app.clerk().tells_of(&impostor).await;
+            app.run_jobs().await;
+            assert_eq!(app.signed_in(&impostor).accept_link(&token).await.problem(403), "other_address", "{other:?}");
+        }
+    }
+
+    async fn security_12_an_address_with_a_line_break_or_a_nul_is_refused_and_nobody_written_to(app) {
+        let acme = app.organization("Acme").await;
+        for address in [
+            "ada@example.com\r\nBcc: eve@example.com",
+            "ada@example.com>\r\nRCPT TO:<eve@example.com",
+            "ada\nRSET@example.com",
+            "\"\r\nDATA\r\n\"@example.com",
+            "a\0da@example.com",
+            "ada@exam\u{2028}ple.com",
+            "\u{202e}ada@example.com",
+            "Ada <ada@example.com>",
+            "ada@example.com, eve@example.com",
+        ] {
+            let item = json!({ "organization_id": acme, "email": address, "role": "member" });
+            assert_eq!(app.post("/v1/invites", item.clone()).await.wrong_fields(), ["email"], "{address:?}");
+            let batch = app.post("/v1/invites/batch", json!({ "invites": [item] })).await.expect(200);
+            assert_eq!(batch["results"][0]["status"], 422, "{address:?}");
+        }
+        app.run_jobs().await;
+        assert_eq!((app.smtp.connections(), app.pool.count("invites").await), (0, 0));
     }
 
     async fn security_8_a_mail_with_a_token_loads_nothing_from_anybody(app) {

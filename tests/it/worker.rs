@@ -1,11 +1,13 @@
 //! The worker's own runtime, and the cure for each of apalis's traps.
 
+use std::io::Write;
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::join_all;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use usher::app::App;
 use usher::clerk::simulated::{SimulatedUser, event};
 use usher::clock::Clock;
@@ -426,6 +428,39 @@ impl Job for Panicking {
     }
 }
 
+/// Lines of a log.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    fn told(&self) -> Vec<Value> {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+/// As usher does when it starts to log; whoever heard of panics before still does.
+fn log_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            usher::telemetry::log_panic(panic);
+            before(panic);
+        }));
+    });
+}
+
 #[derive(Deserialize)]
 struct Endless;
 
@@ -467,6 +502,36 @@ stories! {
         assert!(matches!(endless, Err(Failure::Later(why)) if why.contains("longer")));
         let last = run_attempt::<Endless>(&app.context, b"null", &id, 60).await;
         assert!(matches!(last, Err(Failure::Dead(_))), "the last attempt");
+        app.clock.advance(TimeDelta::hours(2));
+        app.run_jobs().await;
+    }
+
+    async fn a_panic_is_one_line_of_the_log_with_its_job(app) {
+        app.clerk().user_created("ada@example.com").await;
+        let id = jobs::all(&app.pool).await[0].id.clone();
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt().json().with_current_span(false).with_writer(move || writer.clone());
+        {
+            let _kept = tracing::subscriber::set_default(log.finish());
+            log_panics();
+            run_attempt::<Panicking>(&app.context, b"null", &id, 3).await.unwrap_err();
+            let address = "ada@example.com".to_owned();
+            std::panic::catch_unwind(|| panic!("over {address}")).unwrap_err();
+        }
+        let told = lines.told();
+        let [panicked, retried, outside] = &told[..] else { panic!("{told:#?}") };
+        assert_eq!(panicked["level"], "ERROR");
+        let message = panicked["fields"]["message"].as_str().unwrap();
+        assert!(message.starts_with("panicked at tests/it/worker.rs:") && message.ends_with(": as planned"), "{message}");
+        for line in [panicked, retried] {
+            let job = &line["spans"][0];
+            assert_eq!((&job["name"], &job["job.attempt"]), (&json!("job"), &json!(3)), "{line}");
+            assert_eq!((&job["job.queue"], &job["job.id"]), (&json!("process-clerk-event"), &json!(id)), "{line}");
+        }
+        assert!(retried["fields"]["message"].as_str().unwrap().contains("it panicked"), "{retried}");
+        let message = outside["fields"]["message"].as_str().unwrap();
+        assert!(message.ends_with("(formatted)"), "values may be anybody's: {message}");
         app.clock.advance(TimeDelta::hours(2));
         app.run_jobs().await;
     }

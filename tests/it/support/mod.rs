@@ -7,6 +7,7 @@ pub mod db;
 pub mod jobs;
 pub mod process;
 pub mod smtp;
+pub mod tls;
 
 pub use app::TestApp;
 pub use db::TestDatabase;

@@ -34,6 +34,11 @@ impl UsherProcess {
 
     /// Starts it with more settings than it needs.
     pub async fn start_with(database: &TestDatabase, smtp_url: &str, more: &[(&str, &str)]) -> Self {
+        Self::start_role("all", database, smtp_url, more).await
+    }
+
+    /// Starts it for `api`, `worker` or `all`. Of one that only works both addresses are the private one.
+    pub async fn start_role(role: &str, database: &TestDatabase, smtp_url: &str, more: &[(&str, &str)]) -> Self {
         let mut environment = environment(&database.url, smtp_url);
         environment.extend(
             more.iter()
@@ -41,7 +46,8 @@ impl UsherProcess {
         );
         // The signal that a too long file is answered with would end it; a full disk sends none.
         let mut child = Command::new("sh")
-            .args(["-c", "trap '' XFSZ; exec \"$0\" serve", env!("CARGO_BIN_EXE_usher")])
+            .args(["-c", "trap '' XFSZ; exec \"$0\" serve --role \"$1\""])
+            .args([env!("CARGO_BIN_EXE_usher"), role])
             .env_clear()
             .envs(environment.clone())
             .current_dir(database.folder.path())

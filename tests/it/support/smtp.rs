@@ -9,17 +9,19 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use mail_parser::{HeaderValue, Message, MessageParser};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::{TcpListener, TcpStream},
+    io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader},
+    net::TcpListener,
     sync::Notify,
     task::{JoinHandle, JoinSet},
 };
+use tokio_rustls::TlsAcceptor;
 
 /// A point in the conversation where the server can misbehave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {
     Greeting,
     Ehlo,
+    StartTls,
     Auth,
     MailFrom,
     Rcpt,
@@ -44,10 +46,20 @@ pub enum Behaviour {
     Drop,
 }
 
+/// How a server speaks TLS.
+#[derive(Clone)]
+pub enum Encryption {
+    /// From the first byte, as `smtps://` wants it.
+    Implicit(TlsAcceptor),
+    /// When a client asks for it.
+    StartTls(TlsAcceptor),
+}
+
 /// The server. It stops when it is dropped.
 pub struct SmtpServer {
     address: SocketAddr,
     login: Option<(String, String)>,
+    encryption: Option<Encryption>,
     shared: Arc<Shared>,
     accepting: JoinHandle<()>,
 }
@@ -66,6 +78,7 @@ struct State {
     missing: HashSet<&'static str>,
     mails: Vec<ReceivedMail>,
     commands: Vec<String>,
+    commands_in_clear: Vec<String>,
     connections: usize,
     stalled: usize,
     pipelined: usize,
@@ -75,32 +88,45 @@ struct State {
 impl SmtpServer {
     /// A server that takes all mail from anybody.
     pub async fn start() -> Self {
-        Self::listen(None).await
+        Self::listen(None, None).await
     }
 
     /// A server that takes mail only after this login.
     pub async fn start_with_login(user: &str, password: &str) -> Self {
-        Self::listen(Some((user.to_owned(), password.to_owned()))).await
+        Self::listen(Some((user.to_owned(), password.to_owned())), None).await
     }
 
-    async fn listen(login: Option<(String, String)>) -> Self {
+    /// A server that wants a login and speaks TLS.
+    pub async fn start_encrypted(encryption: Encryption) -> Self {
+        let login = ("usher".to_owned(), "secret".to_owned());
+        Self::listen(Some(login), Some(encryption)).await
+    }
+
+    async fn listen(login: Option<(String, String)>, encryption: Option<Encryption>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::<Shared>::default();
-        let accepting = tokio::spawn(accept(listener, shared.clone(), login.clone()));
+        let accepting = tokio::spawn(accept(listener, shared.clone(), login.clone(), encryption.clone()));
         Self {
             address,
             login,
+            encryption,
             shared,
             accepting,
         }
     }
 
-    /// The URL for `SMTP_URL`, with the right login in it if the server wants one.
+    /// The URL for `SMTP_URL`, with the right login in it if the server wants one, and TLS if it speaks that.
     pub fn url(&self) -> String {
-        match &self.login {
-            Some((user, password)) => format!("smtp://{user}:{password}@{}", self.address),
-            None => format!("smtp://{}", self.address),
+        let port = self.address.port();
+        let login = match &self.login {
+            Some((user, password)) => format!("{user}:{password}@"),
+            None => String::new(),
+        };
+        match self.encryption {
+            None => format!("smtp://{login}{}", self.address),
+            Some(Encryption::StartTls(_)) => format!("smtp://{login}localhost:{port}?tls=required"),
+            Some(Encryption::Implicit(_)) => format!("smtps://{login}localhost:{port}"),
         }
     }
 
@@ -129,6 +155,11 @@ impl SmtpServer {
         self.shared.state().missing.insert(extension);
     }
 
+    /// Offers it again.
+    pub fn with(&self, extension: &'static str) {
+        self.shared.state().missing.remove(extension);
+    }
+
     /// The mails accepted so far.
     pub fn mails(&self) -> Vec<ReceivedMail> {
         self.shared.state().mails.clone()
@@ -155,6 +186,11 @@ impl SmtpServer {
     /// Every command that clients have said, without the content of mails and logins.
     pub fn commands(&self) -> Vec<String> {
         self.shared.state().commands.clone()
+    }
+
+    /// Those of the commands that anybody on the way could read.
+    pub fn commands_in_clear(&self) -> Vec<String> {
+        self.shared.state().commands_in_clear.clone()
     }
 
     /// How many commands came before the one ahead of them was answered.
@@ -208,26 +244,43 @@ impl Shared {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>, login: Option<(String, String)>) {
+async fn accept(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    login: Option<(String, String)>,
+    encryption: Option<Encryption>,
+) {
     // With this task end the tasks in the set.
     let mut sessions = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         shared.change(|state| state.connections += 1);
-        let session = Session {
-            stream: BufReader::new(stream),
+        let mut session = Session {
+            stream: BufReader::new(Box::new(stream)),
             shared: shared.clone(),
             is_logged_in: login.is_none(),
             login: login.clone(),
+            encryption: encryption.clone(),
+            is_encrypted: false,
             transaction: None,
         };
         // `None` is how a session ends.
-        sessions.spawn(async move { session.run().await });
+        sessions.spawn(async move {
+            if let Some(Encryption::Implicit(acceptor)) = session.encryption.clone() {
+                session.encrypt(&acceptor).await?;
+            }
+            session.run().await
+        });
     }
 }
 
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
 struct Session {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Box<dyn Stream>>,
     shared: Arc<Shared>,
+    encryption: Option<Encryption>,
+    is_encrypted: bool,
     login: Option<(String, String)>,
     is_logged_in: bool,
     transaction: Option<Transaction>,
@@ -248,9 +301,15 @@ impl Session {
             }
             let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
             let logged = if verb == "AUTH" { "AUTH …" } else { &line };
-            self.shared.change(|state| state.commands.push(logged.to_owned()));
+            self.shared.change(|state| {
+                state.commands.push(logged.to_owned());
+                if !self.is_encrypted {
+                    state.commands_in_clear.push(logged.to_owned());
+                }
+            });
             match verb.as_str() {
                 "EHLO" | "HELO" => self.ehlo().await?,
+                "STARTTLS" => self.start_tls().await?,
                 "AUTH" => self.auth(&line).await?,
                 "MAIL" if !self.is_logged_in => self.say("530 5.7.0 login first").await?,
                 "MAIL" if self.transaction.is_some() => self.say("503 5.5.1 nested MAIL").await?,
@@ -282,12 +341,34 @@ impl Session {
         if self.login.is_some() {
             offered.push("AUTH PLAIN LOGIN");
         }
+        if matches!(self.encryption, Some(Encryption::StartTls(_))) && !self.is_encrypted {
+            offered.push("STARTTLS");
+        }
         offered.retain(|extension| !missing.contains(extension.split(' ').next().unwrap_or_default()));
         let mut reply = String::from("250-localhost\r\n");
         for extension in offered {
             reply += &format!("250-{extension}\r\n");
         }
         self.answer(Phase::Ehlo, &(reply + "250 HELP")).await?;
+        Some(())
+    }
+
+    async fn start_tls(&mut self) -> Option<()> {
+        let Some(Encryption::StartTls(acceptor)) = self.encryption.clone().filter(|_| !self.is_encrypted) else {
+            return self.say("502 5.5.1 not here").await;
+        };
+        if self.answer(Phase::StartTls, "220 2.0.0 go ahead").await? {
+            self.encrypt(&acceptor).await?;
+        }
+        Some(())
+    }
+
+    async fn encrypt(&mut self, acceptor: &TlsAcceptor) -> Option<()> {
+        let nothing: Box<dyn Stream> = Box::new(tokio::io::empty());
+        let plain = std::mem::replace(&mut self.stream, BufReader::new(nothing));
+        let encrypted = acceptor.accept(plain.into_inner()).await.ok()?;
+        self.stream = BufReader::new(Box::new(encrypted));
+        self.is_encrypted = true;
         Some(())
     }
 
@@ -396,11 +477,9 @@ impl Session {
     }
 
     async fn say(&mut self, reply: &str) -> Option<()> {
-        self.stream
-            .get_mut()
-            .write_all(format!("{reply}\r\n").as_bytes())
-            .await
-            .ok()
+        let stream = self.stream.get_mut();
+        stream.write_all(format!("{reply}\r\n").as_bytes()).await.ok()?;
+        stream.flush().await.ok()
     }
 
     async fn line(&mut self) -> Option<Vec<u8>> {

@@ -1,0 +1,347 @@
+//! `usher check`: a line for each thing that must be right, and an exit code for the deploy.
+
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use chrono::TimeDelta;
+use tokio::process::Command;
+use usher::clock::Clock;
+
+use crate::support::TestDatabase;
+use crate::support::app::SIGNER;
+use crate::support::process::environment;
+use crate::support::smtp::{Behaviour, Phase, SmtpServer};
+
+const SECRET_KEY: &str = "sk_test_of_the_backend_api";
+
+/// Clerk, as far as a check asks it: its key set and its Backend API, on a real socket and by its own clock.
+#[derive(Clone)]
+struct Clerk {
+    url: String,
+    state: Arc<Mutex<Answers>>,
+}
+
+#[derive(Clone)]
+struct Answers {
+    keys: (StatusCode, String),
+    clock_is_ahead: TimeDelta,
+}
+
+impl Clerk {
+    async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let clerk = Self {
+            url: format!("http://{}", listener.local_addr().unwrap()),
+            state: Arc::new(Mutex::new(Answers {
+                keys: (StatusCode::OK, SIGNER.jwks_json().unwrap()),
+                clock_is_ahead: TimeDelta::zero(),
+            })),
+        };
+        let routes = Router::new()
+            .route("/.well-known/jwks.json", get(Self::keys))
+            .route("/v1/users/{id}", get(Self::user))
+            .fallback(async |State(clerk): State<Self>| clerk.answer(StatusCode::NOT_FOUND, String::new()))
+            .with_state(clerk.clone());
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        clerk
+    }
+
+    fn answer(&self, status: StatusCode, body: String) -> Response {
+        let time = Clock::System.now() + self.state.lock().unwrap().clock_is_ahead;
+        let date = time.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        (status, [(header::DATE, date)], body).into_response()
+    }
+
+    async fn keys(State(clerk): State<Self>) -> Response {
+        let (status, body) = clerk.state.lock().unwrap().keys.clone();
+        clerk.answer(status, body)
+    }
+
+    async fn user(State(clerk): State<Self>, headers: HeaderMap) -> Response {
+        let is_right = headers[header::AUTHORIZATION] == format!("Bearer {SECRET_KEY}");
+        let status = if is_right {
+            StatusCode::NOT_FOUND
+        } else {
+            StatusCode::UNAUTHORIZED
+        };
+        clerk.answer(status, String::new())
+    }
+
+    fn has_keys(&self, status: StatusCode, body: &str) {
+        self.state.lock().unwrap().keys = (status, body.to_owned());
+    }
+
+    fn is_ahead(&self, seconds: i64) {
+        self.state.lock().unwrap().clock_is_ahead = TimeDelta::seconds(seconds);
+    }
+}
+
+/// A deploy that is about to start usher.
+struct Deploy {
+    database: TestDatabase,
+    smtp: SmtpServer,
+    clerk: Clerk,
+}
+
+/// What a check said, line by line.
+struct Said {
+    code: Option<i32>,
+    /// `(mark, what, words)`.
+    lines: Vec<(String, String, String)>,
+    all: String,
+}
+
+impl Said {
+    /// The one line about something, as `mark words`.
+    #[track_caller]
+    fn of(&self, what: &str) -> String {
+        let lines: Vec<_> = self.lines.iter().filter(|(_, about, _)| about == what).collect();
+        let [(mark, _, words)] = lines[..] else {
+            panic!("not one line about {what}:\n{}", self.all)
+        };
+        format!("{mark} {words}")
+    }
+
+    /// What is marked so.
+    fn marked(&self, mark: &str) -> Vec<&str> {
+        let marked = self.lines.iter().filter(|(its, _, _)| its == mark);
+        marked.map(|(_, what, _)| what.as_str()).collect()
+    }
+
+    /// It must have ended with 1 because of this one thing.
+    #[track_caller]
+    fn failed_for(&self, what: &str, words: &str) {
+        assert_eq!(self.code, Some(1), "{}", self.all);
+        assert_eq!(self.marked("FAIL"), [what], "{}", self.all);
+        assert!(self.of(what).contains(words), "no “{words}” in:\n{}", self.all);
+    }
+
+    #[track_caller]
+    fn is_well(&self) {
+        assert_eq!(self.code, Some(0), "{}", self.all);
+        assert_eq!(self.marked("FAIL"), [""; 0], "{}", self.all);
+    }
+}
+
+impl Deploy {
+    async fn to(database: TestDatabase) -> Self {
+        Self {
+            database,
+            smtp: SmtpServer::start_with_login("usher", "right").await,
+            clerk: Clerk::start().await,
+        }
+    }
+
+    /// `usher check` in a complete production environment with these changes.
+    async fn check(&self, changes: &[(&str, Option<&str>)]) -> Said {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_usher"));
+        command
+            .arg("check")
+            .env_clear()
+            .envs(environment(&self.database.url, &self.smtp.url()))
+            .env_remove("CLERK_JWT_KEY")
+            .env("CLERK_ISSUER", &self.clerk.url)
+            .env("CLERK_API_URL", &self.clerk.url)
+            .env("CLERK_SECRET_KEY", SECRET_KEY)
+            .current_dir(self.database.folder.path())
+            .stdin(Stdio::null());
+        for (variable, value) in changes {
+            match value {
+                Some(value) => command.env(variable, value),
+                None => command.env_remove(variable),
+            };
+        }
+        let output = command.output().await.unwrap();
+        let all = String::from_utf8([output.stdout.clone(), output.stderr].concat()).unwrap();
+        let lines = String::from_utf8(output.stdout).unwrap();
+        let parts = |line: &str| {
+            let (mark, rest) = line.split_at_checked(6)?;
+            let (what, words) = rest.split_at_checked(15)?;
+            Some((mark.trim().to_owned(), what.trim().to_owned(), words.to_owned()))
+        };
+        Said {
+            code: output.status.code(),
+            lines: lines
+                .lines()
+                .map(|line| parts(line).unwrap_or_else(|| panic!("no line of a report: “{line}” in:\n{all}")))
+                .collect(),
+            all,
+        }
+    }
+}
+
+macro_rules! before_a_deploy {
+    ($(async fn $name:ident($deploy:ident) $body:block)+) => { $(
+        mod $name {
+            use super::*;
+            async fn told($deploy: &Deploy) $body
+            #[tokio::test]
+            async fn on_sqlite() {
+                told(&Deploy::to(TestDatabase::sqlite().await).await).await;
+            }
+            #[tokio::test]
+            async fn on_postgres() {
+                told(&Deploy::to(TestDatabase::postgres().await).await).await;
+            }
+        }
+    )+ };
+}
+
+before_a_deploy! {
+    async fn all_is_well_in_one_line_each(deploy) {
+        let said = deploy.check(&[]).await;
+        said.is_well();
+        let lines: Vec<&str> = said.lines.iter().map(|(_, what, _)| what.as_str()).collect();
+        assert_eq!(lines, [
+            "configuration", "templates", "database", "schema", "database clock", "mail server", "sender", "session keys",
+            "Clerk's API", "clock",
+        ]);
+        assert_eq!(said.of("session keys"), "ok 1 at CLERK_ISSUER");
+        assert_eq!(said.of("Clerk's API"), "ok takes the secret key");
+        assert!(said.of("clock").starts_with("ok ") && said.of("clock").ends_with(" s from Clerk's"), "{}", said.all);
+        assert!(deploy.smtp.mails().is_empty() && !deploy.smtp.commands().iter().any(|said| said.starts_with("RCPT")));
+        for secret in [SECRET_KEY, "right", "whsec"] {
+            assert!(!said.all.contains(secret), "{secret} in:\n{}", said.all);
+        }
+    }
+
+    async fn an_older_schema_is_worth_a_word_and_no_schema_too(deploy) {
+        deploy.database.pool.execute("delete from usher_migrations where version = 8").await;
+        let said = deploy.check(&[]).await;
+        said.is_well();
+        assert!(said.of("schema").starts_with("warn older than this version"), "{}", said.all);
+        deploy.database.pool.execute("drop table usher_migrations").await;
+        let said = deploy.check(&[]).await;
+        said.is_well();
+        assert!(said.of("schema").starts_with("warn there is none yet"), "{}", said.all);
+    }
+}
+
+#[tokio::test]
+async fn a_key_of_one_s_own_is_read_and_nobody_asked() {
+    let deploy = Deploy::to(TestDatabase::sqlite().await).await;
+    let pem = SIGNER.public_pem().unwrap();
+    let alone = [
+        ("CLERK_JWT_KEY", Some(pem.as_str())),
+        ("CLERK_SECRET_KEY", None),
+        ("CLERK_API_URL", None),
+    ];
+    let said = deploy.check(&alone).await;
+    said.is_well();
+    assert_eq!(said.of("session keys"), "ok CLERK_JWT_KEY is a key");
+    assert!(
+        said.of("Clerk's API").starts_with("- no CLERK_SECRET_KEY"),
+        "{}",
+        said.all
+    );
+    assert!(said.of("clock").starts_with("- Clerk was not asked"), "{}", said.all);
+    let said = deploy.check(&[("CLERK_JWT_KEY", Some("no key"))]).await;
+    said.failed_for("configuration", "CLERK_JWT_KEY");
+    assert_eq!(said.lines.len(), 1, "{}", said.all);
+}
+
+#[tokio::test]
+async fn keys_and_api_of_clerk_s_that_do_not_answer_as_they_should_fail_by_their_variable() {
+    let deploy = Deploy::to(TestDatabase::sqlite().await).await;
+    // Bound and let go: nobody listens there.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
+    let nobody = format!("http://{}", nobody.unwrap());
+    let said = deploy.check(&[("CLERK_ISSUER", Some(&nobody))]).await;
+    said.failed_for("session keys", "CLERK_ISSUER: could not connect");
+    let said = deploy.check(&[("CLERK_API_URL", Some(&nobody))]).await;
+    said.failed_for("Clerk's API", "CLERK_API_URL: ");
+    let said = deploy.check(&[("CLERK_SECRET_KEY", Some("sk_test_of_another"))]).await;
+    said.failed_for("Clerk's API", "CLERK_SECRET_KEY is refused");
+    for (status, body) in [
+        (StatusCode::NOT_FOUND, ""),
+        (StatusCode::OK, "<html>"),
+        (StatusCode::OK, r#"{"keys": []}"#),
+    ] {
+        deploy.clerk.has_keys(status, body);
+        let said = deploy.check(&[]).await;
+        said.failed_for("session keys", &format!("no key set there, status {}", status.as_u16()));
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_off_is_worth_a_word_and_then_a_failure() {
+    let deploy = Deploy::to(TestDatabase::sqlite().await).await;
+    let pem = SIGNER.public_pem().unwrap();
+    // The time comes from the key set, or else from the API.
+    for changes in [&[][..], &[("CLERK_JWT_KEY", Some(pem.as_str()))]] {
+        for (seconds, mark) in [(-15, "warn"), (15, "warn"), (-3600, "FAIL"), (3600, "FAIL")] {
+            deploy.clerk.is_ahead(seconds);
+            let said = deploy.check(changes).await;
+            match mark {
+                "FAIL" => said.failed_for("clock", "set this machine's clock"),
+                _ => said.is_well(),
+            }
+            assert!(said.of("clock").starts_with(mark), "{seconds} s: {}", said.all);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_mail_server_that_refuses_login_or_sender_fails_with_its_words() {
+    let deploy = Deploy::to(TestDatabase::sqlite().await).await;
+    deploy
+        .smtp
+        .next(1, Phase::MailFrom, Behaviour::Reply("550 5.7.1 sender not yours"));
+    let said = deploy.check(&[]).await;
+    said.failed_for("sender", "MAIL_FROM: ");
+    assert!(said.of("sender").contains("sender not yours") && said.of("mail server").starts_with("ok "));
+    let wrong = deploy.smtp.url().replace("right", "wrong");
+    let said = deploy.check(&[("SMTP_URL", Some(&wrong))]).await;
+    assert_eq!(said.code, Some(1));
+    // Without a login nobody can be asked about the sender.
+    assert_eq!(said.marked("FAIL"), ["mail server", "sender"], "{}", said.all);
+    assert!(
+        said.of("mail server").contains("AUTH: 535 5.7.8 bad credentials"),
+        "{}",
+        said.all
+    );
+    assert!(!said.all.contains("wrong"), "{}", said.all);
+}
+
+#[tokio::test]
+async fn broken_templates_fail_with_file_and_line() {
+    let deploy = Deploy::to(TestDatabase::sqlite().await).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("en/reminder");
+    std::fs::create_dir_all(&path).unwrap();
+    std::fs::write(path.join("body.txt.hbs"), "Hello\n{{{link}}}\n").unwrap();
+    std::fs::write(path.join("body.html.hbs"), "<p>{{{link}}}</p>").unwrap();
+    let said = deploy.check(&[("TEMPLATES_DIR", folder.path().to_str())]).await;
+    said.failed_for("templates", "TEMPLATES_DIR: ");
+    assert!(
+        said.of("templates").contains("en/reminder/body.html.hbs, line 1: "),
+        "{}",
+        said.all
+    );
+    assert!(
+        said.of("templates").ends_with("; all 2: usher templates check"),
+        "{}",
+        said.all
+    );
+    assert!(said.of("configuration").starts_with("ok "), "{}", said.all);
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_fails_and_the_rest_is_checked_all_the_same() {
+    let deploy = Deploy::to(TestDatabase::sqlite().await).await;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
+    let away = format!("postgres://usher:hunter2@{}/usher", nobody.unwrap());
+    let said = deploy.check(&[("USHER_DATABASE_URL", Some(&away))]).await;
+    said.failed_for("database", "USHER_DATABASE_URL: ");
+    assert!(!said.all.contains("hunter2"), "{}", said.all);
+    assert!(said.of("mail server").starts_with("ok ") && said.of("session keys").starts_with("ok "));
+    let no_file = format!("sqlite://{}", deploy.database.folder.path().display());
+    let said = deploy.check(&[("USHER_DATABASE_URL", Some(&no_file))]).await;
+    assert_eq!(said.code, Some(1), "{}", said.all);
+    assert!(said.all.contains("USHER_DATABASE_URL"), "{}", said.all);
+}
