@@ -78,8 +78,8 @@ impl<T: Send + Sync + 'static, R: Send + 'static> Batcher<T, R> {
 
 async fn lane<T: Send + Sync, R: Send>(waiting: Arc<Mutex<Waiting<T, R>>>, most: usize, group: Arc<impl Group<T, R>>) {
     loop {
-        let mut taken = Vec::new();
-        if waiting.lock().await.recv_many(&mut taken, most).await == 0 {
+        let taken = next_group(&mut *waiting.lock().await, most).await;
+        if taken.is_empty() {
             return;
         }
         let (items, answers): (Vec<T>, Vec<Answer<R>>) = taken.into_iter().unzip();
@@ -94,6 +94,19 @@ async fn lane<T: Send + Sync, R: Send>(waiting: Arc<Mutex<Waiting<T, R>>>, most:
             let _ = answer.send(result);
         }
     }
+}
+
+/// Whoever waits, and whoever is about to: the runtime is let around once, so that a burst becomes one group.
+async fn next_group<T, R>(waiting: &mut Waiting<T, R>, most: usize) -> Vec<(T, Answer<R>)> {
+    let mut taken = Vec::new();
+    waiting.recv_many(&mut taken, most).await;
+    tokio::task::yield_now().await;
+    while taken.len() < most
+        && let Ok(item) = waiting.try_recv()
+    {
+        taken.push(item);
+    }
+    taken
 }
 
 /// All together; and if the database refuses that, one by one: a bad item must not take the others down with it.
