@@ -43,7 +43,7 @@ pub fn router(store: Store, workers: Option<Alive>, scrape: Arc<Scrape>) -> Rout
 /// server that refuses the account is told of, but no reason to take the process out of service.
 async fn ready(State(ops): State<Ops>) -> Response {
     let mut checks = vec![
-        ("database", in_time(ops.store.ping()).await),
+        ("database", in_time(ops.store.takes_writes()).await),
         (
             "migrations",
             in_time(ops.store.is_migrated()).await.and_then(up_to_date),
