@@ -9,9 +9,10 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use chrono::SecondsFormat;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::problem::Problem;
 use crate::store::{Store, StoreError, Trouble};
@@ -28,6 +29,10 @@ struct Ops {
     scrape: Arc<Scrape>,
 }
 
+/// Cancelled once the process is asked to end. An extension of the routes, where they belong to a process that can be.
+#[derive(Debug, Clone)]
+pub struct Stopping(pub CancellationToken);
+
 /// Routes for the private address. `workers` where this process has some.
 pub fn router(store: Store, workers: Option<Alive>, scrape: Arc<Scrape>) -> Router {
     Router::new()
@@ -41,7 +46,12 @@ pub fn router(store: Store, workers: Option<Alive>, scrape: Arc<Scrape>) -> Rout
 
 /// 200 if this process can do its work, 503 otherwise; with each check, and what is wrong with those that fail. A mail
 /// server that refuses the account is told of, but no reason to take the process out of service.
-async fn ready(State(ops): State<Ops>) -> Response {
+async fn ready(State(ops): State<Ops>, stopping: Option<Extension<Stopping>>) -> Response {
+    if stopping.is_some_and(|Extension(Stopping(token))| token.is_cancelled()) {
+        let said =
+            json!({ "status": "stopping", "checks": {}, "problems": ["it was asked to end; send it nothing more"] });
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(said)).into_response();
+    }
     let mut checks = vec![
         ("database", in_time(ops.store.takes_writes()).await),
         (
