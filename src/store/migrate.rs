@@ -38,6 +38,9 @@ pub enum MigrationError {
 /// Why a database can't be used, in a sentence that says what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
+    /// Something else listens there.
+    #[error("what answers at its address is no Postgres server ({0}); see that host and port are the right ones")]
+    NoPostgres(String),
     /// Older than usher's SQL.
     #[error("it is Postgres {0}, and usher needs Postgres 13 or newer; upgrade the server")]
     TooOld(i32),
@@ -164,9 +167,6 @@ impl Store {
         }
     }
 
-    /// What [`Store::migrate`] would do now, in words and in order. Changes nothing.
-    ///
-    /// # Errors
     /// The store of a version that has one migration more than this one: what the story of a deploy is told with.
     #[doc(hidden)]
     #[must_use]
@@ -184,6 +184,9 @@ impl Store {
         self
     }
 
+    /// What [`Store::migrate`] would do now, in words and in order. Changes nothing.
+    ///
+    /// # Errors
     /// [`MigrationError`], as migrating would.
     pub async fn foresee(&self, rules: &Rules) -> Result<Vec<String>, MigrationError> {
         match &self.pool {
@@ -203,9 +206,12 @@ impl Store {
 
 async fn connect(pool: &PgPool) -> Result<PgConnection, MigrationError> {
     let options = pool.connect_options();
-    tokio::time::timeout(super::ACQUIRE_TIMEOUT, PgConnection::connect_with(&options))
-        .await
-        .unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    match tokio::time::timeout(super::ACQUIRE_TIMEOUT, PgConnection::connect_with(&options)).await {
+        // Whoever waited for it to become one would wait for ever.
+        Ok(Err(sqlx::Error::Protocol(said))) => Err(Unfit::NoPostgres(said).into()),
+        Ok(connected) => Ok(connected?),
+        Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
+    }
 }
 
 async fn migrate_postgres(conn: &mut PgConnection, migrator: &Migrator, rules: &Rules) -> Result<(), MigrationError> {
