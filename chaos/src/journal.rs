@@ -82,9 +82,15 @@ impl Journal {
         let mut state = self.state();
         state.faults += 1;
         state.calm_since = None;
+        drop(state);
         if database_is_away {
-            state.away.push((Instant::now(), None));
+            self.database_goes_away();
         }
+    }
+
+    /// From now on nobody can work with the database.
+    pub fn database_goes_away(&self) {
+        self.state().away.push((Instant::now(), None));
     }
 
     /// The fault is about to be healed.
@@ -136,6 +142,28 @@ impl Journal {
     /// The largest that something has been.
     pub fn largest(&self, of: &str) -> u64 {
         self.state().largest.get(of).copied().unwrap_or_default()
+    }
+
+    /// A line for the table of results.
+    pub fn row(&self, database: &str, seed: u64, minutes: f64) -> String {
+        let state = self.state();
+        let count = |what: &str| state.counts.get(what).copied().unwrap_or_default();
+        let faults: usize = state
+            .counts
+            .iter()
+            .filter(|(what, _)| what.starts_with("fault: "))
+            .map(|(_, count)| count)
+            .sum();
+        let longest = state.recoveries.iter().map(|(_, took)| *took).max().unwrap_or_default();
+        let memory = state.largest.iter().filter(|(of, _)| of.starts_with("MiB of memory"));
+        format!(
+            "| {database} | {seed} | {minutes} | {faults} | {} | {} | {:.1} s | {} MiB | {} |",
+            count("webhooks taken"),
+            count("invites answered 201"),
+            longest.as_secs_f64(),
+            memory.map(|(_, size)| *size).max().unwrap_or_default(),
+            state.violations.len()
+        )
     }
 
     /// Tells all.
