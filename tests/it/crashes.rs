@@ -332,3 +332,22 @@ async fn a_job_that_was_never_acknowledged_is_not_left_running() {
     .await;
     assert!(usher.terminate().await);
 }
+
+/// Whoever asks for health does not wait longer than a few seconds, whatever the database waits for.
+#[tokio::test]
+async fn health_is_told_soon_while_the_database_keeps_everybody_waiting() {
+    let database = TestDatabase::postgres().await;
+    let smtp = SmtpServer::start().await;
+    let usher = UsherProcess::start(&database, &smtp.url()).await;
+    let mut other = database.pool.pg().begin().await.unwrap();
+    sqlx::query("lock table usher_migrations, usher_mail_trouble in access exclusive mode")
+        .execute(&mut *other)
+        .await
+        .unwrap();
+    let told = tokio::time::timeout(std::time::Duration::from_secs(9), usher.ask("/readyz")).await;
+    let (status, said) = told.expect("an answer in time");
+    assert!(status == 503 && said.contains("migrations: no answer in 3 s"), "{said}");
+    other.rollback().await.unwrap();
+    assert_eq!(usher.ask("/readyz").await.0, 200);
+    assert!(usher.terminate().await);
+}
