@@ -78,7 +78,7 @@ impl Fault {
     /// Whether nobody can reach the database while it lasts.
     fn takes_the_database_away(self) -> bool {
         match self {
-            Self::StopDatabase(..) | Self::OutOfConnections(_) | Self::DiskFull(_) => true,
+            Self::StopDatabase(..) | Self::OutOfConnections(_) => true,
             Self::Network(network, _) => !matches!(network, Network::Slow(_) | Network::Fine),
             _ => false,
         }
@@ -228,6 +228,7 @@ impl Victims {
             }
             Fault::DiskFull(time) => {
                 fleet.all().iter().for_each(|process| process.limit_files(Some(0)));
+                self.world.journal.disk_fills();
                 sleep(time).await;
                 self.world.journal.database_comes_back();
                 fleet.all().iter().for_each(|process| process.limit_files(None));

@@ -19,12 +19,17 @@ pub struct Journal {
     state: Mutex<State>,
 }
 
+/// From when to when; without an end it lasts.
+type Window = (Instant, Option<Instant>);
+
 #[derive(Default)]
 struct State {
     violations: Vec<String>,
     counts: BTreeMap<String, usize>,
     /// When the database could not be had by anybody.
-    away: Vec<(Instant, Option<Instant>)>,
+    away: Vec<Window>,
+    /// When it could only be read, because the disk was full.
+    full: Vec<Window>,
     /// Faults in force, and since when there has been none.
     faults: usize,
     calm_since: Option<Instant>,
@@ -93,10 +98,17 @@ impl Journal {
         self.state().away.push((Instant::now(), None));
     }
 
+    /// From now on nothing can be written. What is known already can still be read, and said to be so.
+    pub fn disk_fills(&self) {
+        self.state().full.push((Instant::now(), None));
+    }
+
     /// The fault is about to be healed.
     pub fn database_comes_back(&self) {
         let now = Instant::now();
-        for window in &mut self.state().away {
+        let mut state = self.state();
+        let state = &mut *state;
+        for window in state.away.iter_mut().chain(&mut state.full) {
             window.1.get_or_insert(now);
         }
     }
@@ -112,9 +124,13 @@ impl Journal {
 
     /// Whether the database was out of reach for the whole of a request.
     pub fn was_away(&self, sent: Instant, answered: Instant) -> bool {
-        let covers =
-            |(from, to): &(Instant, Option<Instant>)| *from + BLUR <= sent && to.is_none_or(|to| answered <= to);
-        self.state().away.iter().any(covers)
+        covered(&self.state().away, sent, answered)
+    }
+
+    /// Whether nothing could be written to it for the whole of a request.
+    pub fn took_no_writes(&self, sent: Instant, answered: Instant) -> bool {
+        let state = self.state();
+        covered(&state.away, sent, answered) || covered(&state.full, sent, answered)
     }
 
     /// Whether everything has been well for so long that nothing is excused.
@@ -194,4 +210,10 @@ impl Journal {
             }
         }
     }
+}
+
+fn covered(windows: &[Window], sent: Instant, answered: Instant) -> bool {
+    windows
+        .iter()
+        .any(|(from, to)| *from + BLUR <= sent && to.is_none_or(|to| answered <= to))
 }
