@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -58,6 +59,11 @@ pub struct Settings {
     /// The private address for health and metrics. Default: `127.0.0.1:9090`.
     #[arg(long, env = "USHER_ADMIN_LISTEN", global = true, value_name = "ADDRESS:PORT")]
     pub usher_admin_listen: Option<String>,
+    /// How long a process that is asked to end goes on taking requests while `/readyz` already says that it stops, such
+    /// as `10s` (at most `5m`), or `off`: longer than your load balancer needs to notice. Default: `5s`; in development
+    /// `off`.
+    #[arg(long, env = "USHER_DRAIN_TIME", global = true, value_name = "DURATION")]
+    pub usher_drain_time: Option<String>,
     /// The webhook's signing secrets (`whsec_…`), comma-separated: two while one is being rotated.
     #[arg(
         long,
@@ -241,6 +247,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The private address.
     pub admin_listen: SocketAddr,
+    /// How long requests are still taken once the end was asked for.
+    pub drain_time: Duration,
     /// The webhook's signing secrets, at least one.
     pub signing_secrets: Vec<Secret>,
     /// How session tokens are verified; without it nobody can use `/v1/me`.
@@ -355,6 +363,7 @@ impl Config {
             ("USHER_DATABASE_URL", without_password(self.database_url.expose())),
             ("USHER_LISTEN", self.listen.to_string()),
             ("USHER_ADMIN_LISTEN", self.admin_listen.to_string()),
+            ("USHER_DRAIN_TIME", shown_drain_time(self.drain_time)),
             ("CLERK_WEBHOOK_SIGNING_SECRET", masked(self.signing_secrets.len())),
             ("CLERK_JWT_KEY", jwt_key.to_owned()),
             ("CLERK_ISSUER", or_none(self.clerk_issuer.clone())),
@@ -635,6 +644,7 @@ impl Settings {
                 self.usher_admin_listen.as_deref(),
                 "127.0.0.1:9090",
             )?,
+            drain_time: drain_time(environment, self.usher_drain_time.as_deref())?,
             signing_secrets: self.signing_secrets(dev.as_ref())?,
             clerk_issuer: self.issuer(dev.as_ref()),
             session_keys: session,
@@ -944,6 +954,31 @@ fn age(variable: &'static str, given: Option<&str>, default: &str) -> Result<Tim
     parse_duration(given.unwrap_or(default))
         .filter(|age| *age <= MAX_AGE)
         .ok_or_else(|| wrong(variable, "must be an age such as 90m, 36h or 7d, at most 3650d"))
+}
+
+/// The longest drain: no orchestrator that waits longer for an end has been met.
+const MAX_DRAIN: Duration = Duration::from_secs(300);
+
+fn drain_time(environment: Environment, given: Option<&str>) -> Result<Duration, ConfigError> {
+    let (number, unit) = match given {
+        None if environment == Environment::Production => (5, 1),
+        None | Some("off") => (0, 1),
+        Some(text) => match (text.strip_suffix('s'), text.strip_suffix('m')) {
+            (Some(seconds), _) => (seconds.parse().unwrap_or(u64::MAX), 1),
+            (_, Some(minutes)) => (minutes.parse().unwrap_or(u64::MAX), 60),
+            (None, None) => (u64::MAX, 1),
+        },
+    };
+    Some(Duration::from_secs(number.saturating_mul(unit)))
+        .filter(|time| *time <= MAX_DRAIN)
+        .ok_or_else(|| wrong("USHER_DRAIN_TIME", "must be a duration such as 10s, at most 5m, or off"))
+}
+
+fn shown_drain_time(time: Duration) -> String {
+    match time.as_secs() {
+        0 => "off".to_owned(),
+        seconds => format!("{seconds}s"),
+    }
 }
 
 fn rate_limit(variable: &'static str, given: Option<&str>, default: &str) -> Result<Option<RateLimit>, ConfigError> {

@@ -66,6 +66,8 @@ impl Service {
                 ("MAIL_FROM", "bench <bench@example.com>"),
                 ("INVITE_URL", "https://app.example.com/invite#{token}"),
                 ("LOG_FORMAT", "json"),
+                // No load balancer has to hear of an end.
+                ("USHER_DRAIN_TIME", "off"),
             ])
             // No `.env` above our folder shall add to these.
             .current_dir("/")

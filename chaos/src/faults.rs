@@ -14,6 +14,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use crate::database::Place;
 use crate::fleet::Process;
 use crate::postgres::{Postgres, Stop};
 use crate::proxy::{Network, Proxy};
@@ -38,6 +39,8 @@ pub enum Fault {
     MailAway(Duration),
     /// The database server is stopped, and started again.
     StopDatabase(Stop, Duration),
+    /// The database server dies, and a standby takes its place; so long it can only be read.
+    FailOver(Duration),
     /// The connections to the database are ended by its side; by `kill -9` of one the server restarts them all.
     EndBackends { by_kill: bool },
     /// The server has no connection left for usher.
@@ -60,6 +63,7 @@ impl fmt::Display for Fault {
             Self::RollingDeploy => write!(f, "a rolling deploy"),
             Self::MailAway(time) => write!(f, "the mail server away for {}", seconds(time)),
             Self::StopDatabase(how, time) => write!(f, "the database stopped ({how:?}) for {}", seconds(time)),
+            Self::FailOver(time) => write!(f, "the database failing over for {}", seconds(time)),
             Self::EndBackends { by_kill: true } => write!(f, "kill -9 of a Postgres backend"),
             Self::EndBackends { by_kill: false } => write!(f, "all connections ended by Postgres"),
             Self::OutOfConnections(time) => write!(f, "no connections left for {}", seconds(time)),
@@ -126,6 +130,7 @@ fn deck(rng: &mut StdRng, is_postgres: bool) -> Vec<(Fault, Duration)> {
         lasting(|time| Fault::StopDatabase(Stop::Fast, time), time(0, 8));
         lasting(|time| Fault::StopDatabase(Stop::Immediate, time), time(0, 8));
         lasting(|time| Fault::StopDatabase(Stop::Kill, time), time(0, 4));
+        lasting(Fault::FailOver, time(1, 6));
         lasting(Fault::OutOfConnections, time(2, 10));
         lasting(|time| Fault::Network(Network::Cut, time), time(1, 10));
         lasting(|time| Fault::Network(Network::Frozen, time), time(1, 12));
@@ -160,6 +165,15 @@ pub struct Victims {
 }
 
 impl Victims {
+    /// Where the database is now.
+    pub fn place(&self) -> anyhow::Result<Place> {
+        Ok(match (&self.postgres, &self.file) {
+            (Some((postgres, _)), _) => Place::Postgres(postgres.url()),
+            (None, Some(file)) => Place::Sqlite(file.clone()),
+            (None, None) => anyhow::bail!("no database"),
+        })
+    }
+
     /// Goes through the plan. After each fault the time is taken until work goes on, unless the next one is faster.
     pub async fn suffer(&self, plan: &[Step], seed: u64) -> anyhow::Result<()> {
         let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed);
@@ -214,7 +228,9 @@ impl Victims {
             }
             Fault::DiskFull(time) => {
                 fleet.all().iter().for_each(|process| process.limit_files(Some(0)));
+                self.world.journal.disk_fills();
                 sleep(time).await;
+                self.world.journal.database_comes_back();
                 fleet.all().iter().for_each(|process| process.limit_files(None));
             }
             Fault::Locked(time) => lock(self.file.as_deref().context("no file")?, time).await?,
@@ -233,6 +249,15 @@ impl Victims {
                 sleep(time).await;
                 self.world.journal.database_comes_back();
                 postgres.start_again().await?;
+            }
+            Fault::FailOver(time) => {
+                let standby = postgres.prepare_standby().await?;
+                self.world.journal.database_goes_away();
+                postgres.fail_over(standby).await?;
+                proxy.lead_to(postgres.address());
+                sleep(time).await;
+                self.world.journal.database_comes_back();
+                postgres.promote().await?;
             }
             Fault::EndBackends { by_kill } => postgres.end_backends(by_kill).await?,
             Fault::OutOfConnections(time) => {

@@ -212,6 +212,7 @@ impl Fleet {
                 ("USHER_DATABASE_URL", &settings.database_url),
                 ("USHER_LISTEN", "127.0.0.1:0"),
                 ("USHER_ADMIN_LISTEN", "127.0.0.1:0"),
+                ("USHER_DRAIN_TIME", "1s"),
                 ("USHER_RATE_LIMIT", "off"),
                 ("USHER_RATE_LIMIT_PERSON", "off"),
                 ("USHER_RATE_LIMIT_ADDRESS", "off"),

@@ -19,12 +19,17 @@ pub struct Journal {
     state: Mutex<State>,
 }
 
+/// From when to when; without an end it lasts.
+type Window = (Instant, Option<Instant>);
+
 #[derive(Default)]
 struct State {
     violations: Vec<String>,
     counts: BTreeMap<String, usize>,
     /// When the database could not be had by anybody.
-    away: Vec<(Instant, Option<Instant>)>,
+    away: Vec<Window>,
+    /// When it could only be read, because the disk was full.
+    full: Vec<Window>,
     /// Faults in force, and since when there has been none.
     faults: usize,
     calm_since: Option<Instant>,
@@ -82,15 +87,28 @@ impl Journal {
         let mut state = self.state();
         state.faults += 1;
         state.calm_since = None;
+        drop(state);
         if database_is_away {
-            state.away.push((Instant::now(), None));
+            self.database_goes_away();
         }
+    }
+
+    /// From now on nobody can work with the database.
+    pub fn database_goes_away(&self) {
+        self.state().away.push((Instant::now(), None));
+    }
+
+    /// From now on nothing can be written. What is known already can still be read, and said to be so.
+    pub fn disk_fills(&self) {
+        self.state().full.push((Instant::now(), None));
     }
 
     /// The fault is about to be healed.
     pub fn database_comes_back(&self) {
         let now = Instant::now();
-        for window in &mut self.state().away {
+        let mut state = self.state();
+        let state = &mut *state;
+        for window in state.away.iter_mut().chain(&mut state.full) {
             window.1.get_or_insert(now);
         }
     }
@@ -106,9 +124,13 @@ impl Journal {
 
     /// Whether the database was out of reach for the whole of a request.
     pub fn was_away(&self, sent: Instant, answered: Instant) -> bool {
-        let covers =
-            |(from, to): &(Instant, Option<Instant>)| *from + BLUR <= sent && to.is_none_or(|to| answered <= to);
-        self.state().away.iter().any(covers)
+        covered(&self.state().away, sent, answered)
+    }
+
+    /// Whether nothing could be written to it for the whole of a request.
+    pub fn took_no_writes(&self, sent: Instant, answered: Instant) -> bool {
+        let state = self.state();
+        covered(&state.away, sent, answered) || covered(&state.full, sent, answered)
     }
 
     /// Whether everything has been well for so long that nothing is excused.
@@ -136,6 +158,28 @@ impl Journal {
     /// The largest that something has been.
     pub fn largest(&self, of: &str) -> u64 {
         self.state().largest.get(of).copied().unwrap_or_default()
+    }
+
+    /// A line for the table of results.
+    pub fn row(&self, database: &str, seed: u64, minutes: f64) -> String {
+        let state = self.state();
+        let count = |what: &str| state.counts.get(what).copied().unwrap_or_default();
+        let faults: usize = state
+            .counts
+            .iter()
+            .filter(|(what, _)| what.starts_with("fault: "))
+            .map(|(_, count)| count)
+            .sum();
+        let longest = state.recoveries.iter().map(|(_, took)| *took).max().unwrap_or_default();
+        let memory = state.largest.iter().filter(|(of, _)| of.starts_with("MiB of memory"));
+        format!(
+            "| {database} | {seed} | {minutes} | {faults} | {} | {} | {:.1} s | {} MiB | {} |",
+            count("webhooks taken"),
+            count("invites answered 201"),
+            longest.as_secs_f64(),
+            memory.map(|(_, size)| *size).max().unwrap_or_default(),
+            state.violations.len()
+        )
     }
 
     /// Tells all.
@@ -166,4 +210,10 @@ impl Journal {
             }
         }
     }
+}
+
+fn covered(windows: &[Window], sent: Instant, answered: Instant) -> bool {
+    windows
+        .iter()
+        .any(|(from, to)| *from + BLUR <= sent && to.is_none_or(|to| answered <= to))
 }

@@ -84,21 +84,21 @@ async fn main() -> anyhow::Result<ExitCode> {
     let journal = Arc::new(Journal::begin());
     let sink = Sink::start().await?;
     let signer = DevSigner::generate()?;
-    let (database_url, place, postgres, file) = if is_postgres {
+    let (database_url, version, postgres, file) = if is_postgres {
         let postgres = Postgres::start().await?;
-        journal.say(postgres.version().await?);
-        let proxy = Proxy::start(postgres.address).await?;
-        let place = Place::Postgres(postgres.url());
-        (Postgres::url_by(proxy.address), place, Some((postgres, proxy)), None)
+        let version = postgres.version().await?;
+        let proxy = Proxy::start(postgres.address()).await?;
+        (Postgres::url_by(proxy.address), version, Some((postgres, proxy)), None)
     } else {
         let file = folder.path().join("usher.db");
         (
             format!("sqlite://{}", file.display()),
-            Place::Sqlite(file.clone()),
+            "SQLite".to_owned(),
             None,
             Some(file),
         )
     };
+    journal.say(&version);
     let settings = Settings {
         program: match options.program {
             Some(program) => std::path::absolute(program)?,
@@ -112,7 +112,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     let fleet = Fleet::new(settings, Arc::clone(&journal));
     let world = Arc::new(World::new(fleet, sink, Arc::clone(&journal), signer)?);
     let victims = Victims { world, postgres, file };
-    let outcome = run(&victims, &place, &plan, seed, options.clients).await;
+    let outcome = run(&victims, &plan, seed, options.clients).await;
     for process in victims.world.fleet.all() {
         process.kill().await;
     }
@@ -120,6 +120,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         journal.violation(format!("the run was not finished: {error:#}"));
     }
     journal.summary();
+    println!("\n{}", journal.row(&version, seed, options.minutes));
     let is_well = journal.violations() == 0;
     if is_well {
         folder.close()?;
@@ -133,9 +134,9 @@ async fn main() -> anyhow::Result<ExitCode> {
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn run(victims: &Victims, place: &Place, plan: &[faults::Step], seed: u64, clients: usize) -> anyhow::Result<()> {
+async fn run(victims: &Victims, plan: &[faults::Step], seed: u64, clients: usize) -> anyhow::Result<()> {
     let world = &victims.world;
-    let roles: &[&'static str] = match place {
+    let roles: &[&'static str] = match victims.place()? {
         Place::Postgres(_) => &["all", "all", "api", "worker"],
         Place::Sqlite(_) => &["all", "all"],
     };
@@ -163,9 +164,10 @@ async fn run(victims: &Victims, place: &Place, plan: &[faults::Step], seed: u64,
     if probe(world, &mut rng).await {
         world.journal.recovered("the end", since.elapsed());
     }
-    check::settle(world, place, &mut rng).await?;
+    let place = victims.place()?;
+    check::settle(world, &place, &mut rng).await?;
     watching.abort();
-    check::check(world, place).await?;
+    check::check(world, &place).await?;
     for process in world.fleet.all() {
         let status = process.terminate().await;
         world.journal.insist(status.is_some_and(|status| status.success()), || {

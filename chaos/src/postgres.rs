@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -18,8 +19,19 @@ use tokio::time::{Instant, sleep};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The role that usher connects as: no superuser, so that the server can run out of connections for it.
 pub const ROLE: &str = "usher_app";
+/// The server's owner, as `scripts/with-postgres` has it.
+const OWNER: &str = "usher";
 /// usher's database.
 pub const DATABASE: &str = "chaos";
+
+/// A server that can take another's place.
+pub struct Standby(Server);
+
+fn free_port() -> std::io::Result<u16> {
+    Ok(std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port())
+}
 
 /// How the server is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,13 +46,26 @@ pub enum Stop {
 
 /// The server. It is removed when this is dropped, or when the harness dies.
 pub struct Postgres {
-    /// `scripts/with-postgres`, which keeps the server while its standard input is open.
+    /// `scripts/with-postgres`, which keeps the first server while its standard input is open, and the folder of all.
     keeper: Child,
-    admin: String,
-    data: PathBuf,
     programs: PathBuf,
-    /// Where it listens.
-    pub address: SocketAddr,
+    /// The one that is in office, and how many have been.
+    server: Mutex<Server>,
+}
+
+/// One server; another takes its place when it fails over.
+#[derive(Debug, Clone)]
+struct Server {
+    number: usize,
+    data: PathBuf,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// A database of it, as its owner.
+    fn url(&self, database: &str) -> String {
+        format!("postgres://{OWNER}@{}/{database}", self.address)
+    }
 }
 
 impl Postgres {
@@ -69,13 +94,29 @@ impl Postgres {
         ] {
             sqlx::query(AssertSqlSafe(text)).execute(&mut conn).await?;
         }
+        let server = Server {
+            number: 0,
+            data: data.into(),
+            address: (Ipv4Addr::LOCALHOST, port.parse()?).into(),
+        };
         Ok(Self {
             keeper,
-            admin,
-            data: data.into(),
             programs: programs.into(),
-            address: (Ipv4Addr::LOCALHOST, port.parse()?).into(),
+            server: Mutex::new(server),
         })
+    }
+
+    fn server(&self) -> Server {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn admin(&self) -> sqlx::Result<PgConnection> {
+        PgConnection::connect(&self.server().url("postgres")).await
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.server().address
     }
 
     /// usher's database as usher reaches it, by way of `address`.
@@ -85,11 +126,7 @@ impl Postgres {
 
     /// usher's database as the server's owner reaches it, past the proxy.
     pub fn url(&self) -> String {
-        let server = self
-            .admin
-            .rsplit_once('/')
-            .map_or(self.admin.as_str(), |(server, _)| server);
-        format!("{server}/{DATABASE}")
+        self.server().url(DATABASE)
     }
 
     /// Stops it.
@@ -99,13 +136,15 @@ impl Postgres {
             Stop::Fast => "fast",
             Stop::Immediate => "immediate",
         };
-        let stopped = self.control(&["stop", "--wait", "--mode", mode]).await?;
+        let stopped = self
+            .control(&self.server(), &["stop", "--wait", "--mode", mode])
+            .await?;
         ensure!(stopped, "Postgres did not stop");
         Ok(())
     }
 
     fn kill_the_postmaster(&self) -> anyhow::Result<()> {
-        let file = std::fs::read_to_string(self.data.join("postmaster.pid"))?;
+        let file = std::fs::read_to_string(self.server().data.join("postmaster.pid"))?;
         let pid = file
             .lines()
             .next()
@@ -117,31 +156,109 @@ impl Postgres {
 
     /// Starts it again and waits until it answers.
     pub async fn start_again(&self) -> anyhow::Result<()> {
-        let since = Instant::now();
-        let log = self.data.with_file_name("server.log").display().to_string();
+        let (since, server) = (Instant::now(), self.server());
+        let log = server.data.with_file_name("server.log").display().to_string();
         // The children of a killed postmaster must have noticed first.
-        while !self.control(&["start", "--wait", "--log", &log]).await? {
+        while !self.control(&server, &["start", "--wait", "--log", &log]).await? {
             ensure!(since.elapsed() < PATIENCE, "Postgres did not start again; see {log}");
             sleep(Duration::from_millis(200)).await;
         }
         Ok(())
     }
 
-    async fn control(&self, arguments: &[&str]) -> anyhow::Result<bool> {
-        let mut command = Command::new(self.programs.join("pg_ctl"));
-        command.args(arguments).arg("--silent").arg("--pgdata").arg(&self.data);
+    async fn control(&self, server: &Server, arguments: &[&str]) -> anyhow::Result<bool> {
+        let mut command = self.program("pg_ctl")?;
+        command
+            .args(arguments)
+            .arg("--silent")
+            .arg("--pgdata")
+            .arg(&server.data);
+        Ok(command.status().await?.success())
+    }
+
+    /// One of the server's programs, run as whoever owns its files.
+    fn program(&self, name: &str) -> anyhow::Result<Command> {
+        let mut command = Command::new(self.programs.join(name));
         command.current_dir("/").env_clear().env("LC_ALL", "C");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         if geteuid().is_root() {
-            let owner = std::fs::metadata(&self.data)?;
+            let owner = std::fs::metadata(self.server().data)?;
             command.uid(owner.uid()).gid(owner.gid());
         }
-        Ok(command.status().await?.success())
+        Ok(command)
+    }
+
+    /// Makes a standby that has everything which is acknowledged from now on.
+    pub async fn prepare_standby(&self) -> anyhow::Result<Standby> {
+        let primary = self.server();
+        let number = primary.number + 1;
+        let standby = Server {
+            number,
+            data: primary.data.with_file_name(format!("data-{number}")),
+            address: (Ipv4Addr::LOCALHOST, free_port()?).into(),
+        };
+        let copied = self
+            .program("pg_basebackup")?
+            .args(["--host", "127.0.0.1", "--port", &primary.address.port().to_string()])
+            .args([
+                "--username",
+                OWNER,
+                "--checkpoint",
+                "fast",
+                "--write-recovery-conf",
+                "--pgdata",
+            ])
+            .arg(&standby.data)
+            .status()
+            .await?;
+        ensure!(copied.success(), "pg_basebackup failed");
+        let mut settings = std::fs::OpenOptions::new()
+            .append(true)
+            .open(standby.data.join("postgresql.conf"))?;
+        std::io::Write::write_all(&mut settings, format!("port = {}\n", standby.address.port()).as_bytes())?;
+        let log = standby.data.with_file_name("server.log").display().to_string();
+        let started = self.control(&standby, &["start", "--wait", "--log", &log]).await?;
+        ensure!(started, "the standby did not start; see {log}");
+
+        let mut conn = self.admin().await?;
+        for text in [
+            "alter system set synchronous_standby_names = '*'",
+            "select pg_reload_conf()",
+        ] {
+            sqlx::query(text).execute(&mut conn).await?;
+        }
+        let since = Instant::now();
+        loop {
+            let has_all: bool = sqlx::query_scalar(
+                "select exists (select from pg_stat_replication where sync_state = 'sync' and flush_lsn >= pg_current_wal_lsn())",
+            )
+            .fetch_one(&mut conn)
+            .await?;
+            if has_all {
+                return Ok(Standby(standby));
+            }
+            ensure!(since.elapsed() < PATIENCE, "the standby did not catch up");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The server dies, and the standby is in its place; it only reads until it is [promoted](Self::promote).
+    pub async fn fail_over(&self, standby: Standby) -> anyhow::Result<()> {
+        self.stop(Stop::Immediate).await?;
+        *self.server.lock().unwrap_or_else(PoisonError::into_inner) = standby.0;
+        Ok(())
+    }
+
+    /// The server in office takes over, where it is a standby.
+    pub async fn promote(&self) -> anyhow::Result<()> {
+        let promoted = self.control(&self.server(), &["promote", "--wait"]).await?;
+        ensure!(promoted, "the standby was not promoted");
+        Ok(())
     }
 
     /// Ends the connections that usher has: by a word, or one of them by `kill -9`, which restarts the whole server.
     pub async fn end_backends(&self, by_kill: bool) -> anyhow::Result<()> {
-        let mut conn = PgConnection::connect(&self.admin).await?;
+        let mut conn = self.admin().await?;
         if by_kill {
             let pid: Option<i32> = sqlx::query_scalar("select min(pid) from pg_stat_activity where usename = $1")
                 .bind(ROLE)
@@ -166,7 +283,7 @@ impl Postgres {
         loop {
             // Not the moment before it has noticed.
             sleep(Duration::from_millis(300)).await;
-            match PgConnection::connect(&self.admin).await {
+            match self.admin().await {
                 Ok(_) => return Ok(()),
                 Err(error) if since.elapsed() > PATIENCE => return Err(error.into()),
                 Err(_) => {}
@@ -176,7 +293,7 @@ impl Postgres {
 
     /// Lets usher have at most so many connections; `-1` is no limit.
     pub async fn limit_connections(&self, most: i32) -> anyhow::Result<()> {
-        let mut conn = PgConnection::connect(&self.admin).await?;
+        let mut conn = self.admin().await?;
         let text = format!("alter role {ROLE} connection limit {most}");
         sqlx::query(AssertSqlSafe(text)).execute(&mut conn).await?;
         Ok(())
@@ -190,14 +307,14 @@ impl Postgres {
             .status()
             .await?;
         ensure!(dumped.success(), "pg_dump failed");
-        let log = std::fs::read_to_string(self.data.with_file_name("server.log")).unwrap_or_default();
+        let log = std::fs::read_to_string(self.server().data.with_file_name("server.log")).unwrap_or_default();
         std::fs::write(to.with_extension("log"), log)?;
         Ok(())
     }
 
     /// Which Postgres it is.
     pub async fn version(&self) -> anyhow::Result<String> {
-        let mut conn = PgConnection::connect(&self.admin).await?;
+        let mut conn = self.admin().await?;
         let version: String = sqlx::query_scalar("show server_version").fetch_one(&mut conn).await?;
         let mut said = String::from("PostgreSQL ");
         write!(said, "{}", version.split(' ').next().unwrap_or_default())?;
@@ -206,6 +323,10 @@ impl Postgres {
 
     /// Removes it.
     pub async fn remove(mut self) -> anyhow::Result<()> {
+        // The first one is the keeper's. The others would notice within a minute that their folder is gone.
+        if self.server().number > 0 {
+            self.stop(Stop::Immediate).await?;
+        }
         drop(self.keeper.stdin.take());
         self.keeper.wait().await?;
         Ok(())

@@ -29,6 +29,7 @@ pub struct Proxy {
     /// Where usher connects to.
     pub address: SocketAddr,
     network: watch::Sender<Network>,
+    upstream: watch::Sender<SocketAddr>,
 }
 
 impl Proxy {
@@ -38,15 +39,26 @@ impl Proxy {
         let address = listener.local_addr()?;
         let network = watch::Sender::new(Network::Fine);
         let seen = network.subscribe();
+        let (upstream, leads_to) = watch::channel(upstream);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 if seen.has_changed().is_err() {
                     return;
                 }
+                let upstream = *leads_to.borrow();
                 tokio::spawn(carry(stream, upstream, seen.clone()));
             }
         });
-        Ok(Self { address, network })
+        Ok(Self {
+            address,
+            network,
+            upstream,
+        })
+    }
+
+    /// From now on new connections lead there.
+    pub fn lead_to(&self, upstream: SocketAddr) {
+        self.upstream.send_replace(upstream);
     }
 
     /// From now on the network is like this.

@@ -49,8 +49,8 @@ async fn look(world: Arc<World>, process: Arc<Process>) {
         Ok(Err(_)) => journal.violation(format!("{name} would not say whether it is ready")),
         Ok(Ok(answer)) if answer.status() == 200 => {
             journal.count("looks that found a process ready");
-            journal.insist(!journal.was_away(sent, answered), || {
-                format!("{name} said that it was ready while the database was away")
+            journal.insist(!journal.took_no_writes(sent, answered), || {
+                format!("{name} said that it was ready while nothing could be written")
             });
         }
         Ok(Ok(answer)) => {

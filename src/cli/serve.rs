@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use axum::Router;
 use axum::http::{HeaderName, HeaderValue, header};
-use axum::response::IntoResponse as _;
+use axum::response::{IntoResponse as _, Response};
 use axum::serve::ListenerExt as _;
+use axum::{Extension, Router};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +20,7 @@ use crate::app::App;
 use crate::clock::Clock;
 use crate::config::{Config, Environment};
 use crate::names::named;
-use crate::ops::Scrape;
+use crate::ops::{Scrape, Stopping};
 use crate::problem::Problem;
 use crate::store::MigrationError;
 use crate::worker::{Concurrency, Workers};
@@ -61,8 +61,15 @@ impl Serve {
     /// # Errors
     /// When the configuration, the schema or an address can't be used.
     pub async fn run(self, config: Config) -> anyhow::Result<()> {
+        self.run_app(App::new(config, Clock::System).await?).await
+    }
+
+    /// [`Serve::run`] once everything is put together.
+    ///
+    /// # Errors
+    /// As [`Serve::run`].
+    pub async fn run_app(self, app: App) -> anyhow::Result<()> {
         let stop = shutdown::on_signal()?;
-        let app = App::new(config, Clock::System).await?;
         if stop
             .run_until_cancelled(migrate_when_there(&app))
             .await
@@ -98,6 +105,7 @@ pub struct Service {
     public: Option<Server>,
     private: Server,
     workers: Option<Workers>,
+    stopping: CancellationToken,
 }
 
 impl Service {
@@ -108,9 +116,11 @@ impl Service {
     pub async fn start(app: App, role: Role) -> anyhow::Result<Self> {
         // Before anything happens that is counted.
         let scrape = Arc::new(Scrape::start()?);
+        let stopping = CancellationToken::new();
         let public = match role {
             Role::Api | Role::All => {
-                Some(Server::start("USHER_LISTEN", app.config.listen, public_router(&app)?).await?)
+                let routes = parting(public_router(&app)?, stopping.clone());
+                Some(Server::start("USHER_LISTEN", app.config.listen, routes).await?)
             }
             Role::Worker => None,
         };
@@ -118,13 +128,15 @@ impl Service {
             Role::Worker | Role::All => Some(Workers::start(&app, Concurrency::of(&app.config))),
             Role::Api => None,
         };
-        let health = ops::router(app.store.clone(), workers.as_ref().map(Workers::alive), scrape);
+        let health = ops::router(app.store.clone(), workers.as_ref().map(Workers::alive), scrape)
+            .layer(Extension(Stopping(stopping.clone())));
         let private = Server::start("USHER_ADMIN_LISTEN", app.config.admin_listen, health).await?;
         Ok(Self {
             app,
             public,
             private,
             workers,
+            stopping,
         })
     }
 
@@ -140,14 +152,22 @@ impl Service {
         self.private.address
     }
 
-    /// Answers what has arrived, finishes what runs, and closes the store.
+    /// Says that it stops and answers what still comes for the drain time, finishes meanwhile what runs, and closes the
+    /// store.
     pub async fn stop(self) {
-        if let Some(public) = self.public {
-            public.stop().await;
-        }
-        if let Some(workers) = self.workers {
-            workers.stop().await;
-        }
+        self.stopping.cancel();
+        let public = async {
+            if let Some(public) = self.public {
+                tokio::time::sleep(self.app.config.drain_time).await;
+                public.stop().await;
+            }
+        };
+        let workers = async {
+            if let Some(workers) = self.workers {
+                workers.stop().await;
+            }
+        };
+        tokio::join!(public, workers);
         self.app.mailer.close().await;
         self.private.stop().await;
         self.app.store.close().await;
@@ -199,6 +219,18 @@ pub fn guard(routes: Router) -> Router {
                 .layer(set(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
                 .layer(CatchPanicLayer::custom(|_| Problem::internal().into_response())),
         )
+}
+
+/// While the process is about to end, an answer is the last on its connection: what comes next comes by another, which the
+/// load balancer leads elsewhere. Only what never speaks during the drain time is cut off in its silence.
+fn parting(routes: Router, stopping: CancellationToken) -> Router {
+    routes.layer(ServiceBuilder::new().map_response(move |mut answer: Response| {
+        if stopping.is_cancelled() {
+            let close = HeaderValue::from_static("close");
+            answer.headers_mut().insert(header::CONNECTION, close);
+        }
+        answer
+    }))
 }
 
 struct Server {

@@ -9,9 +9,10 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use chrono::SecondsFormat;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::problem::Problem;
 use crate::store::{Store, StoreError, Trouble};
@@ -28,6 +29,10 @@ struct Ops {
     scrape: Arc<Scrape>,
 }
 
+/// Cancelled once the process is asked to end. An extension of the routes, where they belong to a process that can be.
+#[derive(Debug, Clone)]
+pub struct Stopping(pub CancellationToken);
+
 /// Routes for the private address. `workers` where this process has some.
 pub fn router(store: Store, workers: Option<Alive>, scrape: Arc<Scrape>) -> Router {
     Router::new()
@@ -41,14 +46,19 @@ pub fn router(store: Store, workers: Option<Alive>, scrape: Arc<Scrape>) -> Rout
 
 /// 200 if this process can do its work, 503 otherwise; with each check, and what is wrong with those that fail. A mail
 /// server that refuses the account is told of, but no reason to take the process out of service.
-async fn ready(State(ops): State<Ops>) -> Response {
-    let mut checks = vec![
-        ("database", in_time(ops.store.try_writing()).await),
-        (
-            "migrations",
-            in_time(ops.store.is_migrated()).await.and_then(up_to_date),
-        ),
-    ];
+async fn ready(State(ops): State<Ops>, stopping: Option<Extension<Stopping>>) -> Response {
+    if stopping.is_some_and(|Extension(Stopping(token))| token.is_cancelled()) {
+        let said =
+            json!({ "status": "stopping", "checks": {}, "problems": ["it was asked to end; send it nothing more"] });
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(said)).into_response();
+    }
+    // Side by side, so that they wait no longer together than one of them may.
+    let (database, migrated, trouble) = tokio::join!(
+        in_time(ops.store.takes_writes()),
+        in_time(ops.store.is_migrated()),
+        in_time(mail_trouble(&ops.store)),
+    );
+    let mut checks = vec![("database", database), ("migrations", migrated.and_then(up_to_date))];
     if let Some(workers) = &ops.workers {
         checks.push(("workers", all_alive(workers)));
     }
@@ -66,7 +76,7 @@ async fn ready(State(ops): State<Ops>) -> Response {
     if !is_ready {
         body["problems"] = json!(problems);
     }
-    if let Some(trouble) = mail_trouble(&ops.store).await {
+    if let Ok(Some(trouble)) = trouble {
         let since = trouble.since.to_rfc3339_opts(SecondsFormat::Secs, true);
         body["checks"]["mail"] = json!({ "status": "refused", "since": since, "reason": trouble.reason });
     }
@@ -111,6 +121,6 @@ async fn scraped(State(ops): State<Ops>) -> Response {
         .into_response()
 }
 
-async fn mail_trouble(store: &Store) -> Option<Trouble> {
-    store.read().await.ok()?.mail_trouble().await.ok()?
+async fn mail_trouble(store: &Store) -> Result<Option<Trouble>, StoreError> {
+    store.read().await?.mail_trouble().await
 }

@@ -4,9 +4,8 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use sqlx::migrate::Migrator;
 
-use super::migrate::{TABLE, migrator};
+use super::migrate::TABLE;
 use super::rows::sql;
 use super::{Pool, Queue, Result, Store};
 use crate::metrics::QueueLevel;
@@ -132,7 +131,9 @@ impl Store {
             Pool::Postgres(pool) => sqlx::query_scalar(sql(text)).fetch_all(pool).await?,
             Pool::Sqlite { reader, .. } => sqlx::query_scalar(sql(text)).fetch_all(reader).await?,
         };
-        let wanted: Migrator = migrator(self.dialect());
-        Ok(wanted.iter().all(|migration| applied.contains(&migration.version)))
+        Ok(self
+            .migrations
+            .iter()
+            .all(|migration| applied.contains(&migration.version)))
     }
 }

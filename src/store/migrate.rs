@@ -2,12 +2,13 @@
 //! app's tables may be there already; they are made fit first, and filled in afterwards (`adopt`).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use apalis_postgres::PostgresStorage;
 use apalis_sqlite::SqliteStorage;
-use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, SqlitePool};
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, SqlSafeStr as _, SqlitePool};
 
 use super::adopt::{self, APP_TABLES, Schema, Step};
 use super::settings::{Rules, UniqueEmails};
@@ -37,6 +38,9 @@ pub enum MigrationError {
 /// Why a database can't be used, in a sentence that says what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
+    /// Something else listens there.
+    #[error("what answers at its address is no Postgres server ({0}); see that host and port are the right ones")]
+    NoPostgres(String),
     /// Older than usher's SQL.
     #[error("it is Postgres {0}, and usher needs Postgres 13 or newer; upgrade the server")]
     TooOld(i32),
@@ -139,12 +143,12 @@ impl Store {
             Pool::Postgres(pool) => {
                 // A connection of its own: its settings and locks end with it.
                 let mut conn = connect(pool).await?;
-                let outcome = migrate_postgres(&mut conn, rules).await;
+                let outcome = migrate_postgres(&mut conn, &self.migrations, rules).await;
                 let _ = conn.close().await;
                 outcome
             }
             Pool::Sqlite { writer, .. } => {
-                check_sqlite(writer).await?;
+                check_sqlite(writer, &self.migrations).await?;
                 // One transaction around all, because sqlx knows no lock for SQLite: of two processes that start on a new
                 // file, the second waits here and then finds everything done.
                 let mut tx = writer.begin_with("begin immediate").await?;
@@ -153,10 +157,7 @@ impl Store {
                     .run(&mut *tx)
                     .await
                     .map_err(MigrationError::Queue)?;
-                migrator(Dialect::Sqlite)
-                    .run(&mut *tx)
-                    .await
-                    .map_err(MigrationError::Usher)?;
+                self.migrations.run(&mut *tx).await.map_err(MigrationError::Usher)?;
                 // Where nothing had to be migrated, nothing has shown yet that the file can be written to.
                 sqlx::query("delete from usher_events where false")
                     .execute(&mut *tx)
@@ -164,6 +165,23 @@ impl Store {
                 Ok(tx.commit().await?)
             }
         }
+    }
+
+    /// The store of a version that has one migration more than this one: what the story of a deploy is told with.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_migration(mut self, version: i64, text: &'static str) -> Self {
+        let mut all: Vec<Migration> = self.migrations.iter().cloned().collect();
+        let kind = MigrationType::Simple;
+        all.push(Migration::new(
+            version,
+            "the next version's".into(),
+            kind,
+            text.into_sql_str(),
+            false,
+        ));
+        self.migrations = Arc::new(named(Migrator::with_migrations(all), TABLE));
+        self
     }
 
     /// What [`Store::migrate`] would do now, in words and in order. Changes nothing.
@@ -174,35 +192,37 @@ impl Store {
         match &self.pool {
             Pool::Postgres(pool) => {
                 let mut conn = connect(pool).await?;
-                let outcome = foresee_postgres(&mut conn, rules).await;
+                let outcome = foresee_postgres(&mut conn, &self.migrations, rules).await;
                 let _ = conn.close().await;
                 outcome
             }
             Pool::Sqlite { writer, .. } => {
-                let applied = check_sqlite(writer).await?;
-                Ok(applied.missing(&sqlx::migrate!("migrations/sqlite")))
+                let applied = check_sqlite(writer, &self.migrations).await?;
+                Ok(applied.missing(&self.migrations))
             }
         }
     }
 }
 
-async fn connect(pool: &PgPool) -> sqlx::Result<PgConnection> {
+async fn connect(pool: &PgPool) -> Result<PgConnection, MigrationError> {
     let options = pool.connect_options();
-    tokio::time::timeout(super::ACQUIRE_TIMEOUT, PgConnection::connect_with(&options))
-        .await
-        .unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    match tokio::time::timeout(super::ACQUIRE_TIMEOUT, PgConnection::connect_with(&options)).await {
+        // Whoever waited for it to become one would wait for ever.
+        Ok(Err(sqlx::Error::Protocol(said))) => Err(Unfit::NoPostgres(said).into()),
+        Ok(connected) => Ok(connected?),
+        Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
+    }
 }
 
-async fn migrate_postgres(conn: &mut PgConnection, rules: &Rules) -> Result<(), MigrationError> {
-    let migrator = named(sqlx::migrate!("migrations/postgres"), TABLE);
-    check_postgres(conn, &migrator).await?;
+async fn migrate_postgres(conn: &mut PgConnection, migrator: &Migrator, rules: &Rules) -> Result<(), MigrationError> {
+    check_postgres(conn, migrator).await?;
     alone(conn).await?;
     // Another process may have done it all meanwhile.
     let Prepared {
         applied,
         steps,
         unique_emails,
-    } = prepare(conn, &migrator, rules).await?;
+    } = prepare(conn, migrator, rules).await?;
     let queue = PostgresStorage::migrations();
     if !Applied::on_postgres(conn, APALIS_TABLE).await?.is_complete(&queue) {
         queue.run(&mut *conn).await.map_err(MigrationError::Queue)?;
@@ -212,24 +232,27 @@ async fn migrate_postgres(conn: &mut PgConnection, rules: &Rules) -> Result<(), 
         adopt::take(conn, step).await?;
     }
     sqlx::raw_sql(adopt::LOCK_TIMEOUT).execute(&mut *conn).await?;
-    let run = async |conn: &mut PgConnection| apply(conn, &migrator, &applied).await;
+    let run = async |conn: &mut PgConnection| apply(conn, migrator, &applied).await;
     adopt::patiently(conn, run, |error| error.sql().is_some_and(adopt::gave_way)).await?;
     rules.publish(conn, unique_emails).await?;
     adopt::mirror_identities(conn, rules).await?;
     Ok(adopt::fill(conn, rules).await?)
 }
 
-async fn foresee_postgres(conn: &mut PgConnection, rules: &Rules) -> Result<Vec<String>, MigrationError> {
-    let migrator = named(sqlx::migrate!("migrations/postgres"), TABLE);
-    check_postgres(conn, &migrator).await?;
-    let Prepared { applied, steps, .. } = prepare(conn, &migrator, rules).await?;
+async fn foresee_postgres(
+    conn: &mut PgConnection,
+    migrator: &Migrator,
+    rules: &Rules,
+) -> Result<Vec<String>, MigrationError> {
+    check_postgres(conn, migrator).await?;
+    let Prepared { applied, steps, .. } = prepare(conn, migrator, rules).await?;
     let mut outlook = Vec::new();
     let queue = Applied::on_postgres(conn, APALIS_TABLE).await?;
     if !queue.is_complete(&PostgresStorage::migrations()) {
         outlook.push("bring the queue's tables, in the schema apalis, up to date".to_owned());
     }
     outlook.extend(steps.into_iter().map(|step| step.says));
-    outlook.extend(applied.missing(&migrator));
+    outlook.extend(applied.missing(migrator));
     let has_memberships: bool = sqlx::query_scalar(
         "select count(*) = 2 from information_schema.columns where table_schema = current_schema()
              and (table_name, column_name) in (('admins', 'organization_id'), ('organizations', 'id'))",
@@ -364,7 +387,7 @@ async fn check_rights(conn: &mut PgConnection) -> Result<(), MigrationError> {
 }
 
 /// Whether the file is ours, and not newer than we are.
-async fn check_sqlite(pool: &SqlitePool) -> Result<Applied, MigrationError> {
+async fn check_sqlite(pool: &SqlitePool, migrator: &Migrator) -> Result<Applied, MigrationError> {
     let tables: Vec<String> = sqlx::query_scalar("select name from sqlite_master where type = 'table'")
         .fetch_all(pool)
         .await?;
@@ -376,7 +399,7 @@ async fn check_sqlite(pool: &SqlitePool) -> Result<Applied, MigrationError> {
     } else if let Some(foreign) = APP_TABLES.iter().find(|name| has(name)) {
         return Err(Unfit::ForeignFile(foreign).into());
     }
-    applied.check(&sqlx::migrate!("migrations/sqlite"))?;
+    applied.check(migrator)?;
     Ok(applied)
 }
 

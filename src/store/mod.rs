@@ -22,10 +22,12 @@ mod sessions;
 mod settings;
 mod suppressions;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
+use sqlx::migrate::Migrator;
 use sqlx::pool::PoolConnectionMetadata;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -130,7 +132,11 @@ pub struct Store {
     pub(crate) pool: Pool,
     pub(crate) wake: Wake,
     pub(crate) clock: Clock,
+    /// Those that this version knows.
+    migrations: Arc<Migrator>,
     lost: watch::Sender<()>,
+    /// Connections that were opened before this are not used again.
+    renew: watch::Sender<Option<Instant>>,
 }
 
 #[derive(Debug, Clone)]
@@ -191,21 +197,23 @@ impl Store {
     /// [`StoreError`] when the address can't be understood or a SQLite file can't be opened. A Postgres that is away is
     /// no error here: connections are made when needed.
     pub async fn open(url: &str, clock: Clock) -> Result<Self> {
-        let lost = watch::Sender::new(());
-        let pool = match Dialect::of(url) {
-            Some(Dialect::Postgres) => Pool::Postgres(open_postgres(url, lost.clone())?),
-            Some(Dialect::Sqlite) => open_sqlite(url).await?,
-            None => {
-                return Err(StoreError(sqlx::Error::Configuration(
-                    "the database address must begin with postgres:// or sqlite://".into(),
-                )));
-            }
+        let (lost, renew) = (watch::Sender::new(()), watch::Sender::new(None));
+        let Some(dialect) = Dialect::of(url) else {
+            return Err(StoreError(sqlx::Error::Configuration(
+                "the database address must begin with postgres:// or sqlite://".into(),
+            )));
+        };
+        let pool = match dialect {
+            Dialect::Postgres => Pool::Postgres(open_postgres(url, lost.clone(), renew.subscribe())?),
+            Dialect::Sqlite => open_sqlite(url).await?,
         };
         Ok(Self {
             pool,
             wake: Wake::default(),
             clock,
+            migrations: Arc::new(migrate::migrator(dialect)),
             lost,
+            renew,
         })
     }
 
@@ -288,37 +296,50 @@ impl Store {
         }
     }
 
-    /// Whether the database answers.
+    /// Whether the database answers and, on Postgres, may be written to.
     ///
     /// # Errors
     /// [`StoreError`] when it does not.
     pub async fn ping(&self) -> Result<()> {
         match &self.pool {
-            Pool::Postgres(pool) => {
-                let ask = async { Ok(sqlx::query("select 1").execute(pool).await.map(drop)?) };
-                self.in_time(ANSWER_TIMEOUT, ask).await
-            }
+            Pool::Postgres(pool) => self.in_time(ANSWER_TIMEOUT, self.ask_for_writes(pool)).await,
             Pool::Sqlite { reader, .. } => Ok(sqlx::query("select 1").execute(reader).await.map(drop)?),
         }
     }
 
-    /// Whether the database answers, and can be written to as far as that is known. Of a SQLite file whose disk is full,
-    /// reading shows nothing, so a little is written: `user_version`, a number that SQLite keeps for its users.
+    /// Whether the database takes what is written. On SQLite a full disk shows only when something is: here a number that
+    /// nobody uses, and that is written even where it stays the same. Waiting for another's write is no failure.
     ///
     /// # Errors
-    /// [`StoreError`] when it can't.
-    pub async fn try_writing(&self) -> Result<()> {
+    /// [`StoreError`] when it does not.
+    pub async fn takes_writes(&self) -> Result<()> {
         self.ping().await?;
         let Pool::Sqlite { writer, .. } = &self.pool else {
             return Ok(());
         };
-        let another = self.now().timestamp() & i64::from(i32::MAX);
-        let write = sqlx::query(sqlx::AssertSqlSafe(format!("pragma user_version = {another}"))).execute(writer);
+        let write = async {
+            let number: i64 = sqlx::query_scalar("pragma user_version").fetch_one(writer).await?;
+            let text = AssertSqlSafe(format!("pragma user_version = {number}"));
+            sqlx::query(text).execute(writer).await
+        };
         match tokio::time::timeout(TURN, write).await {
             Ok(Err(error)) if !is_busy(&error) => Err(error.into()),
-            // Whoever waits for another's write is not refused.
             _ => Ok(()),
         }
+    }
+
+    /// A server that only reads is none to work with: a standby that has not taken over yet, or one that was told so. The
+    /// latter keeps to it in sessions that are open, so they are not used again.
+    async fn ask_for_writes(&self, pool: &PgPool) -> Result<()> {
+        let read_only: String = sqlx::query_scalar("select current_setting('transaction_read_only')")
+            .fetch_one(pool)
+            .await?;
+        if read_only == "off" {
+            return Ok(());
+        }
+        self.renew.send_replace(Some(Instant::now()));
+        let why = std::io::Error::new(std::io::ErrorKind::ReadOnlyFilesystem, "it can only be read");
+        Err(sqlx::Error::Io(why).into())
     }
 
     /// A setting of the writing connection: a pragma's value on SQLite, `show` on Postgres.
@@ -411,12 +432,16 @@ fn no_answer() -> sqlx::Error {
     sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())
 }
 
-fn open_postgres(url: &str, lost: watch::Sender<()>) -> Result<PgPool> {
+fn open_postgres(url: &str, lost: watch::Sender<()>, renew: watch::Receiver<Option<Instant>>) -> Result<PgPool> {
     let options: PgConnectOptions = url.parse()?;
     Ok(PgPoolOptions::new()
         .max_connections(10)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .after_connect(|conn, _| Box::pin(async move { conn.execute(SILENCE).await.map(drop) }))
+        .before_acquire(move |_, about| {
+            let is_new = renew.borrow().is_none_or(|since| about.age < since.elapsed());
+            Box::pin(async move { Ok(is_new) })
+        })
         // sqlx would ask the same without a limit: a lost connection would keep its place in the pool for ever.
         .after_release(move |connection, _| {
             let lost = lost.clone();

@@ -38,6 +38,9 @@ impl Queue {
 /// job whose death could not be noted would be stranded by apalis's limit, neither run again nor dead.
 pub(super) const UNCOUNTED: i32 = i32::MAX;
 
+/// No job runs so long: the longest limit of an attempt is a third of it.
+const OVERDUE: Duration = Duration::from_secs(900);
+
 /// Between two tries to listen.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
@@ -191,7 +194,8 @@ impl Store {
     }
 
     /// Says that these workers live. apalis's own heartbeat stops while a fetched batch waits for free slots
-    /// (APALIS trap 3).
+    /// (APALIS trap 3). Where one of them holds a job that must have ended long ago, its acknowledgement waits on a
+    /// connection that is lost, and [`Store::losses`] tells so.
     ///
     /// # Errors
     /// [`super::StoreError`].
@@ -199,13 +203,25 @@ impl Store {
         let names = to_json(workers)?;
         match &self.pool {
             Pool::Postgres(pool) => {
-                sqlx::query(
-                    "update apalis.workers set last_seen = now()
-                     where id in (select json_array_elements_text($1::text::json))",
+                // Told for ten seconds of each quarter of an hour: the worker is soon replaced, and this asks every five.
+                let is_overdue: bool = sqlx::query_scalar(
+                    "with beating as (
+                         update apalis.workers set last_seen = now()
+                         where id in (select json_array_elements_text($1::text::json)) returning id
+                     ), running as (
+                         select extract(epoch from now() - lock_at)::bigint as seconds
+                         from apalis.jobs join beating on beating.id = jobs.lock_by where jobs.status = 'Running'
+                     )
+                     select exists (select from running where seconds >= $2 and seconds % $2 < 10)",
                 )
                 .bind(names)
-                .execute(pool)
+                .bind(OVERDUE.as_secs().cast_signed())
+                .fetch_one(pool)
                 .await?;
+                if is_overdue {
+                    tracing::warn!("a job that has ended was never acknowledged; its connection counts as lost");
+                    self.lost.send_replace(());
+                }
             }
             Pool::Sqlite { writer, .. } => {
                 sqlx::query("update Workers set last_seen = unixepoch() where id in (select value from json_each($1))")

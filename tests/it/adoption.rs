@@ -53,6 +53,84 @@ const ACME: Uuid = Uuid::from_u128(0xa000_0000_0000_4000_8000_0000_0000_0000);
 const APOLLO: Uuid = Uuid::from_u128(0xc000_0000_0000_4000_8000_0000_0000_0000);
 const ADA: Uuid = Uuid::from_u128(0x4000_8000_0000_0000_0001);
 
+/// Another app: it knows Clerk's ids, has roles in projects, and lets nobody into one twice.
+const APP_ON_CLERK: &str = "
+create table organizations (
+    id uuid primary key default gen_random_uuid(), name text not null, plan text not null default 'free', deleted_at timestamptz);
+create table admins (
+    id uuid primary key default gen_random_uuid(), organization_id uuid not null references organizations (id),
+    external_id text unique, email text not null, first_name text, last_name text, image_url text,
+    role text not null default 'member', updated_at timestamptz not null default now(), deleted_at timestamptz);
+create table projects (
+    id uuid primary key default gen_random_uuid(), organization_id uuid not null references organizations (id), name text);
+create table project_admins (
+    id uuid primary key default gen_random_uuid(), project_id uuid not null references projects (id),
+    admin_id uuid not null references admins (id), role text not null default 'editor', deleted_at timestamptz,
+    unique (project_id, admin_id));
+create table comments (id bigserial primary key, admin_id uuid not null references admins (id) on delete cascade, body text);
+create function touch() returns trigger language plpgsql as 'begin new.updated_at = now(); return new; end';
+create trigger touch before update on admins for each row execute function touch();
+
+insert into organizations (id, name) values ('a0000000-0000-4000-8000-000000000000', 'Acme'),
+    ('b0000000-0000-4000-8000-000000000000', 'Bolt'), ('d0000000-0000-4000-8000-000000000000', 'Left');
+insert into admins (id, organization_id, external_id, email, role, deleted_at) values
+    ('00000000-0000-4000-8000-000000000001', 'a0000000-0000-4000-8000-000000000000', 'user_ada', 'Ada@Example.com', 'owner', null),
+    ('00000000-0000-4000-8000-000000000002', 'b0000000-0000-4000-8000-000000000000', 'user_ada2', 'ada@example.com', 'member', null),
+    ('00000000-0000-4000-8000-000000000003', 'd0000000-0000-4000-8000-000000000000', null, 'left@example.com', 'member', null);
+insert into projects values ('c0000000-0000-4000-8000-000000000000', 'a0000000-0000-4000-8000-000000000000', 'Apollo');
+insert into project_admins (project_id, admin_id, role) values
+    ('c0000000-0000-4000-8000-000000000000', '00000000-0000-4000-8000-000000000001', 'admin');
+insert into comments (admin_id, body) values ('00000000-0000-4000-8000-000000000003', 'Good-bye');
+";
+
+/// What that app's code does, and goes on doing.
+const OLD_CODE: &[&str] = &[
+    "select a.*, o.name from admins a join organizations o on o.id = a.organization_id where lower(a.email) = 'ada@example.com'",
+    "select * from project_admins natural join (select id as project_id, organization_id from projects) p where deleted_at is null",
+    "insert into admins (organization_id, external_id, email) values ('a0000000-0000-4000-8000-000000000000', 'user_new', 'new@example.com') returning id",
+    "insert into admins (organization_id, external_id, email) values ('a0000000-0000-4000-8000-000000000000', 'user_ada', 'x@example.com')",
+    "insert into admins (organization_id, email) values ('e0000000-0000-4000-8000-000000000000', 'nowhere@example.com')",
+    "insert into admins (organization_id, external_id, email) values ('b0000000-0000-4000-8000-000000000000', 'user_ada', 'x@example.com')
+        on conflict (external_id) do update set organization_id = excluded.organization_id, email = excluded.email",
+    "update admins set organization_id = 'b0000000-0000-4000-8000-000000000000', role = 'admin' where external_id = 'user_ada'",
+    "update admins set deleted_at = now() where external_id = 'user_ada2'",
+    "update admins set deleted_at = null where external_id = 'user_ada2'",
+    "update admins set role = null where false",
+    "insert into projects (organization_id, name) values ('b0000000-0000-4000-8000-000000000000', 'Bolt on')",
+    "insert into project_admins (project_id, admin_id) values ('c0000000-0000-4000-8000-000000000000', '00000000-0000-4000-8000-000000000001')",
+    "insert into project_admins (project_id, admin_id, role)
+        select id, '00000000-0000-4000-8000-000000000001', 'client' from projects
+        on conflict (project_id, admin_id) do update set role = excluded.role, deleted_at = null",
+    "delete from organizations where id = 'a0000000-0000-4000-8000-000000000000'",
+    "delete from admins where external_id = 'user_ada'",
+    "delete from admins where email = 'left@example.com'",
+    "delete from organizations where name = 'Left'",
+    "insert into comments (admin_id) select id from admins",
+    "truncate project_admins",
+];
+
+/// What comes of the app's code: how many rows, or which error. It leaves nothing behind.
+async fn outcome_of_old_code(database: &TestDatabase) -> Vec<String> {
+    let mut tx = database.pool.pg().begin().await.unwrap();
+    let mut outcomes = Vec::new();
+    for text in OLD_CODE {
+        let mut step = tx.begin().await.unwrap();
+        match sqlx::query(*text).execute(&mut *step).await {
+            Ok(done) => {
+                outcomes.push(format!("{text}: {} rows", done.rows_affected()));
+                step.commit().await.unwrap();
+            }
+            Err(error) => {
+                let error = error.into_database_error().unwrap();
+                outcomes.push(format!("{text}: {} by {:?}", error.code().unwrap(), error.constraint()));
+                step.rollback().await.unwrap();
+            }
+        }
+    }
+    tx.rollback().await.unwrap();
+    outcomes
+}
+
 /// Everything that the app has made: its rows, columns, constraints, indexes and triggers. Whether a column may be null
 /// is not among it.
 const WHAT_IS_THE_APP_S: &str = "
@@ -170,6 +248,29 @@ async fn an_app_s_database_is_taken_over_and_everything_of_the_app_s_stays() {
     let catalog = pool.text(CATALOG).await;
     database.migrate(&Rules::default()).await.unwrap();
     assert_eq!(pool.text(CATALOG).await, catalog, "a second run changes nothing");
+}
+
+#[tokio::test]
+async fn an_app_that_knows_clerk_s_ids_and_its_old_code_go_on_as_before() {
+    let database = TestDatabase::empty_postgres().await;
+    database.pool.script(APP_ON_CLERK).await;
+    let before = outcome_of_old_code(&database).await;
+    database.migrate(&Rules::default()).await.unwrap();
+    assert_eq!(outcome_of_old_code(&database).await, before);
+    assert_eq!(memberships(&database).await, ["a 1 owner", "b 2 member", "d 3 member"]);
+
+    // Two people with one address in different case are known by their ids.
+    let app = TestApp::start(database).await;
+    for (id, email) in [("user_ada", "ada@example.com"), ("user_ada2", "ADA@example.com")] {
+        let mut ada = app.clerk().old_user(email);
+        ada.id = id.to_owned();
+        app.clerk().tells_of(&ada).await;
+    }
+    app.run_jobs().await;
+    assert_eq!(app.pool.count("admins").await, 3);
+    assert_eq!(app.members(ACME).await, ["ada@example.com owner"]);
+    assert_eq!(app.project_members(APOLLO).await, ["ada@example.com admin"]);
+    app.finish().await;
 }
 
 #[tokio::test]

@@ -233,6 +233,8 @@ fn a_mistake_stops_the_process_with_a_sentence_that_names_the_variable() {
         ("USHER_ENV", Some("staging"), "development or production"),
         ("LOG_FORMAT", Some("xml"), "text or json"),
         ("USHER_LISTEN", Some("8080"), "address and a port"),
+        ("USHER_DRAIN_TIME", Some("soon"), "10s"),
+        ("USHER_DRAIN_TIME", Some("301s"), "5m"),
         ("USHER_KEEP_JOBS", Some("a while"), "7d"),
         ("USHER_KEEP_PAYLOADS", Some("100d"), "USHER_KEEP_EVENTS"),
         ("USHER_KEEP_IDEMPOTENCY_KEYS", Some("1h"), "1d"),

@@ -234,6 +234,8 @@ async fn a_full_disk_is_told_and_gone_once_there_is_room() {
         assert!(!usher.deliver(&format!("msg_{n}"), &told(n)).await);
         assert_eq!(usher.status_of_a_new_organization().await, 503);
     }
+    let (status, said) = usher.ask("/readyz").await;
+    assert!(status == 503 && said.contains(r#""database":"failing""#), "{said}");
     usher.limit_files(None).await;
     eventually("it is ready again", async || usher.ask("/readyz").await.0 == 200).await;
     for n in 2..20 {
@@ -271,4 +273,88 @@ async fn a_read_only_file_stops_the_start_with_a_sentence() {
         let said = String::from_utf8_lossy(&ended.stderr);
         assert!(said.contains("can be written to"), "{said}");
     }
+}
+
+/// A server that only reads, as a standby does that has not taken over yet, is as good as none; and once it writes again,
+/// so does usher.
+#[tokio::test]
+async fn a_database_that_can_only_be_read_counts_as_away() {
+    let database = TestDatabase::postgres().await;
+    let smtp = SmtpServer::start().await;
+    let usher = UsherProcess::start(&database, &smtp.url()).await;
+    let name = database.pool.text("select current_database()::text").await.unwrap();
+    let read_only = async |value: &str| {
+        let text = format!("alter database {name} set default_transaction_read_only = {value}");
+        database.pool.script(&text).await;
+    };
+    assert!(usher.deliver("msg_1", &told(1)).await);
+    read_only("on").await;
+    database
+        .pool
+        .script(
+            "select pg_terminate_backend(pid) from pg_stat_activity
+             where datname = current_database() and application_name = 'usher'",
+        )
+        .await;
+    eventually("it says so", async || {
+        let (status, said) = usher.ask("/readyz").await;
+        status == 503 && said.contains("can only be read")
+    })
+    .await;
+    assert!(!usher.deliver("msg_2", &told(2)).await);
+    assert_eq!(usher.status_of_a_new_organization().await, 503);
+    // From now on new sessions may write; those that are open may not.
+    read_only("off").await;
+    eventually("it is ready again", async || usher.ask("/readyz").await.0 == 200).await;
+    eventually("it takes events again", async || usher.deliver("msg_2", &told(2)).await).await;
+    eventually("every event has its effect", async || {
+        database.pool.count("usher_events where processed_at is not null").await == 2
+    })
+    .await;
+    assert!(usher.terminate().await);
+}
+
+/// apalis waits without a limit for the answer to an acknowledgement, and the worker lives on: what it holds for longer
+/// than any job may run is given back.
+#[tokio::test]
+async fn a_job_that_was_never_acknowledged_is_not_left_running() {
+    let database = TestDatabase::postgres().await;
+    let smtp = SmtpServer::start().await;
+    let usher = UsherProcess::start(&database, &smtp.url()).await;
+    let idle = "apalis.jobs where status <> 'Done'";
+    eventually("the first ticks are done", async || {
+        database.pool.count("apalis.jobs").await > 0 && database.pool.count(idle).await == 0
+    })
+    .await;
+    database
+        .pool
+        .execute(
+            "update apalis.jobs set status = 'Running', done_at = null, lock_at = now() - interval '15 minutes'
+             where id = (select min(id) from apalis.jobs)",
+        )
+        .await;
+    eventually("it was run again", async || {
+        database.pool.count(idle).await == 0 && database.pool.count("apalis.jobs where attempts > 1").await == 1
+    })
+    .await;
+    assert!(usher.terminate().await);
+}
+
+/// Whoever asks for health does not wait longer than a few seconds, whatever the database waits for.
+#[tokio::test]
+async fn health_is_told_soon_while_the_database_keeps_everybody_waiting() {
+    let database = TestDatabase::postgres().await;
+    let smtp = SmtpServer::start().await;
+    let usher = UsherProcess::start(&database, &smtp.url()).await;
+    let mut other = database.pool.pg().begin().await.unwrap();
+    sqlx::query("lock table usher_migrations, usher_mail_trouble in access exclusive mode")
+        .execute(&mut *other)
+        .await
+        .unwrap();
+    let told = tokio::time::timeout(std::time::Duration::from_secs(9), usher.ask("/readyz")).await;
+    let (status, said) = told.expect("an answer in time");
+    assert!(status == 503 && said.contains("migrations: no answer in 3 s"), "{said}");
+    other.rollback().await.unwrap();
+    assert_eq!(usher.ask("/readyz").await.0, 200);
+    assert!(usher.terminate().await);
 }

@@ -20,6 +20,7 @@ mod contract;
 mod cors;
 mod crashes;
 mod delivery;
+mod deploy;
 mod docs;
 mod follow_up;
 mod keys;

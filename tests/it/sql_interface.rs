@@ -6,10 +6,13 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use sqlx::{Connection as _, PgConnection, PgPool, Postgres, Transaction};
+use usher::clock::Clock;
 use usher::invites::email::EmailAddress;
 use usher::store::Rules;
 use uuid::Uuid;
 
+use crate::support::process::UsherProcess;
+use crate::support::smtp::SmtpServer;
 use crate::support::{TestApp, TestDatabase};
 
 async fn start() -> TestApp {
@@ -753,6 +756,51 @@ async fn an_invite_from_sql_is_the_app_s_transaction_s_and_goes_out_after_its_co
     assert_eq!(app.members(acme).await, ["ada@example.com member"]);
     assert_eq!(app.show(&id.to_string()).await["status"], "accepted");
     app.finish().await;
+}
+
+/// With a running usher, and from any language: the app's is `psql` here, with the rights that the documentation grants.
+#[tokio::test]
+async fn what_sql_commits_is_picked_up_within_moments() {
+    let database = TestDatabase::postgres().await;
+    let smtp = SmtpServer::start().await;
+    let usher = UsherProcess::start(&database, &smtp.url()).await;
+    let acme = Clock::System.new_id();
+    let path = format!("/v1/organizations/{acme}");
+    usher.call(reqwest::Method::PUT, &path, json!({ "name": "Acme" })).await;
+    let role = format!("app_{}", Uuid::from_bytes(rand::random()).simple());
+    let grants = crate::support::docs_sql("### Rights").replace("to app;", &format!("to {role};"));
+    database
+        .pool
+        .script(&format!("create role {role} login; {grants}"))
+        .await;
+    let url = database.url_of_role(&role);
+    // Without what only sqlx understands.
+    let url = url.split('?').next().unwrap();
+    for number in 1..=3 {
+        let script = format!(
+            "begin; select usher_invite('nobody@example.com', 'member', organization_id => '{acme}'); rollback;
+             begin; select usher_invite('person{number}@example.com', 'member', organization_id => '{acme}'); commit;"
+        );
+        let ran = tokio::process::Command::new("psql")
+            .args([
+                "--no-psqlrc",
+                "--quiet",
+                "--set",
+                "ON_ERROR_STOP=1",
+                "--command",
+                &script,
+                url,
+            ])
+            .output()
+            .await
+            .unwrap();
+        assert!(ran.status.success(), "{ran:?}");
+        let arrived = tokio::time::timeout(std::time::Duration::from_secs(5), smtp.wait_for_mails(number)).await;
+        let mails = arrived.expect("it is not waited for");
+        assert_eq!(mails[number - 1].to, [format!("person{number}@example.com")]);
+    }
+    assert_eq!(database.pool.count("invites").await, 3);
+    assert!(usher.terminate().await);
 }
 
 #[tokio::test]

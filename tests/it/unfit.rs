@@ -244,3 +244,30 @@ async fn files_that_are_not_usher_s() {
         "a dry run makes no file"
     );
 }
+
+#[tokio::test]
+async fn a_server_that_is_no_postgres() {
+    let database = TestDatabase::sqlite().await;
+    // What a MySQL server says to whoever connects, and a web server to what it does not understand.
+    for greeting in [&b"J\0\0\0\x0a8.0.36\0"[..], b"HTTP/1.1 400 Bad Request\r\n\r\n"] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("postgres://usher@{}/app", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let mut connections = Vec::new();
+            while let Ok((mut connection, _)) = listener.accept() {
+                let _ = std::io::Write::write_all(&mut connection, greeting);
+                connections.push(connection);
+            }
+        });
+        assert_says(&complaint(&database, &url), &["is no Postgres server", "host and port"]);
+        let ran = Command::new(env!("CARGO_BIN_EXE_usher"))
+            .arg("serve")
+            .current_dir(database.folder.path())
+            .env_clear()
+            .env("USHER_ENV", "development")
+            .env("USHER_DATABASE_URL", &url)
+            .output()
+            .unwrap();
+        assert_eq!(ran.status.code(), Some(1), "nor is it waited for: {ran:?}");
+    }
+}

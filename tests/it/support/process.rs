@@ -37,8 +37,19 @@ impl UsherProcess {
         Self::start_role("all", database, smtp_url, more).await
     }
 
-    /// Starts it for `api`, `worker` or `all`. Of one that only works both addresses are the private one.
+    /// Starts it for `api`, `worker` or `all`.
     pub async fn start_role(role: &str, database: &TestDatabase, smtp_url: &str, more: &[(&str, &str)]) -> Self {
+        let serve = [env!("CARGO_BIN_EXE_usher"), "serve", "--role", role];
+        Self::start_program(database, smtp_url, more, &serve).await
+    }
+
+    /// Starts a program that serves as usher does, or usher with other arguments. Without the API its `address` is empty.
+    pub async fn start_program(
+        database: &TestDatabase,
+        smtp_url: &str,
+        more: &[(&str, &str)],
+        program: &[&str],
+    ) -> Self {
         let mut environment = environment(&database.url, smtp_url);
         environment.extend(
             more.iter()
@@ -46,18 +57,19 @@ impl UsherProcess {
         );
         // The signal that a too long file is answered with would end it; a full disk sends none.
         let mut child = Command::new("sh")
-            .args(["-c", "trap '' XFSZ; exec \"$0\" serve --role \"$1\""])
-            .args([env!("CARGO_BIN_EXE_usher"), role])
+            .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
+            .args(program)
             .env_clear()
             .envs(environment.clone())
             .current_dir(database.folder.path())
+            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .expect("usher starts");
         let mut lines = BufReader::new(child.stderr.take().expect("its log")).lines();
-        let mut addresses = Vec::new();
-        while addresses.len() < 2 {
+        let (mut address, mut admin_address) = (String::new(), String::new());
+        while admin_address.is_empty() {
             let line = lines
                 .next_line()
                 .await
@@ -65,9 +77,10 @@ impl UsherProcess {
                 .expect("it says where it serves");
             let fact: Value = serde_json::from_str(&line).unwrap_or_default();
             let message = fact["fields"]["message"].as_str().unwrap_or_default();
-            if let Some((_, address)) = message.split_once(" on http://") {
-                let address = address.split(['/', ',']).next().unwrap_or_default();
-                addresses.push(format!("http://{address}"));
+            if let Some(said) = message.strip_prefix("serving on ") {
+                address = said.to_owned();
+            } else if let Some(said) = message.strip_prefix("health on ") {
+                admin_address = said.trim_end_matches("/readyz").to_owned();
             }
         }
         let log = Arc::<Mutex<Vec<String>>>::default();
@@ -79,8 +92,8 @@ impl UsherProcess {
         });
         Self {
             child,
-            admin_address: addresses.remove(1),
-            address: addresses.remove(0),
+            admin_address,
+            address,
             environment,
             folder: database.folder.path().to_owned(),
             log,
@@ -167,11 +180,21 @@ impl UsherProcess {
         self.child.kill().await.expect("it dies");
     }
 
-    /// SIGTERM, and waits for its end; whether it ended well.
-    pub async fn terminate(mut self) -> bool {
+    /// SIGTERM.
+    pub async fn ask_to_end(&self) {
         let pid = self.child.id().expect("a process").to_string();
         let told = Command::new("kill").args(["-TERM", &pid]).status().await.expect("kill");
         assert!(told.success());
+    }
+
+    /// SIGTERM, and waits for its end; whether it ended well.
+    pub async fn terminate(self) -> bool {
+        self.ask_to_end().await;
+        self.wait().await
+    }
+
+    /// Waits for its end, which was asked for; whether it ended well.
+    pub async fn wait(mut self) -> bool {
         self.child.wait().await.expect("an end").success()
     }
 
@@ -213,6 +236,7 @@ pub fn environment(database_url: &str, smtp_url: &str) -> Vec<(String, String)> 
         ("USHER_DATABASE_URL", database_url),
         ("USHER_LISTEN", "127.0.0.1:0"),
         ("USHER_ADMIN_LISTEN", "127.0.0.1:0"),
+        ("USHER_DRAIN_TIME", "off"),
         ("CLERK_WEBHOOK_SIGNING_SECRET", SIGNING_SECRET),
         ("CLERK_JWT_KEY", &key),
         ("CLERK_ISSUER", ISSUER),
