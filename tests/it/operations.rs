@@ -1,6 +1,6 @@
 //! Watching usher and repairing it: metrics, health, and the commands that work beside a running service.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use chrono::TimeDelta;
