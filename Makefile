@@ -18,10 +18,11 @@ run: ## Run usher on SQLite with development settings: nothing to install, mail 
 demo: ## Watch an invite go all the way, offline, in a minute
 	cargo run --locked -- demo
 
+# They wait more than they work: for mail servers that fall silent, and for the end of killed processes.
 test: ## Run all tests, on SQLite and on a throw-away Postgres (installed if missing)
 	@USHER_TEST_POSTGRES_FSYNC=off scripts/with-postgres sh -ec ' \
 	    if cargo nextest --version >/dev/null 2>&1; \
-	    then cargo nextest run --locked --workspace $(T); cargo test --locked --doc --quiet; \
+	    then cargo nextest run --locked --workspace --test-threads $$((2 * $$(nproc))) $(T); cargo test --locked --doc --quiet; \
 	    else cargo test --locked --workspace $(T); \
 	    fi'
 

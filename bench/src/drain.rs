@@ -136,8 +136,20 @@ async fn invite(database: &Database, count: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How long after its 202 an event's effect can be seen, on a service with nothing else to do.
-pub async fn latency(bench: &Bench, kind: Kind, events: usize) -> anyhow::Result<Latencies> {
+/// How soon a single event takes effect on a service with nothing else to do.
+#[derive(Serialize)]
+pub struct Effect {
+    pub database: Kind,
+    /// From its 202 until its effect can be seen.
+    #[serde(flatten)]
+    pub latencies: Latencies,
+    /// From the making of its job until a worker has begun it, by the service's own metrics: milliseconds, and which part of
+    /// the jobs took no longer.
+    pub begun: Vec<(f64, f64)>,
+}
+
+/// Sends one event after another.
+pub async fn effect(bench: &Bench, kind: Kind, events: usize) -> anyhow::Result<Effect> {
     let database = Database::create(kind, &bench.home).await?;
     let webhooks = Webhooks::sign(events)?;
     let service = Service::start(bench, "all", &database).await?;
@@ -159,8 +171,26 @@ pub async fn latency(bench: &Bench, kind: Kind, events: usize) -> anyhow::Result
         sleep(Duration::from_millis(20)).await;
     }
     let time = start.elapsed();
+    let mut private = Connection::open(service.private).await?;
+    ensure!(private.call(b"GET /metrics HTTP/1.1\r\nHost: usher\r\n\r\n").await? == 200);
+    let begun = begun(&private.last_answer(), events);
     drop(connection);
     service.stop().await?;
     database.remove().await?;
-    Ok(Latencies::of(&histogram, time))
+    Ok(Effect {
+        database: kind,
+        latencies: Latencies::of(&histogram, time),
+        begun,
+    })
+}
+
+/// The first buckets of the waits, as far as ten milliseconds.
+fn begun(metrics: &str, events: usize) -> Vec<(f64, f64)> {
+    let bucket = |line: &str| {
+        let labels = line.strip_prefix("usher_job_wait_seconds_bucket{queue=\"process-clerk-event\",le=\"")?;
+        let (seconds, count) = labels.split_once("\"} ")?;
+        let (seconds, count): (f64, f64) = (seconds.parse().ok()?, count.parse().ok()?);
+        (seconds <= 0.01).then_some((seconds * 1000.0, count / events as f64))
+    };
+    metrics.lines().filter_map(bucket).collect()
 }

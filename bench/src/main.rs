@@ -190,8 +190,7 @@ async fn measure(bench: &Bench, options: &Options, database: Kind, report: &mut 
         report.add(Measure::Drain(drain::measure(bench, database, events).await?));
     }
     if options.wants(Part::Effect) {
-        let latencies = drain::latency(bench, database, singles).await?;
-        report.add(Measure::Effect { database, latencies });
+        report.add(Measure::Effect(drain::effect(bench, database, singles).await?));
     }
     if options.wants(Part::Mails) {
         report.add(Measure::Mails(mails::measure(bench, database, options.mails()).await?));

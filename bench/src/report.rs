@@ -8,7 +8,7 @@ use serde::Serialize;
 use usher::clock::Clock;
 
 use crate::database::Kind;
-use crate::drain::Drain;
+use crate::drain::{Drain, Effect};
 use crate::growth::Growth;
 use crate::intake::Intake;
 use crate::load::Latencies;
@@ -62,11 +62,7 @@ pub enum Measure {
     },
     Intake(Intake),
     Drain(Drain),
-    Effect {
-        database: Kind,
-        #[serde(flatten)]
-        latencies: Latencies,
-    },
+    Effect(Effect),
     Mails(Mails),
     Kill {
         database: Kind,
@@ -164,7 +160,14 @@ impl Measure {
                 drain.worker_cpu_us,
                 drain.memory_mb
             ),
-            Self::Effect { latencies, .. } => row("from 202 to its effect, idle, role all", latencies, ""),
+            Self::Effect(effect) => {
+                let begun = effect
+                    .begun
+                    .iter()
+                    .map(|(ms, part)| format!(" {ms} ms {:.1} %", part * 100.0));
+                let begun = format!("  begun within{}", begun.collect::<Vec<_>>().join(","));
+                row("from 202 to its effect, idle, role all", &effect.latencies, &begun);
+            }
             Self::Mails(mails) => println!(
                 "{:<44}{:>11.0}   cpu/mail {:.0} µs, memory {:.0} MB",
                 format!("{} mails", mails.mails),

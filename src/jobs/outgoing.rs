@@ -44,12 +44,10 @@ const NOTE_AGAIN: [Duration; 4] = [
 /// How long a job stands back that was started while all mails wait.
 const STAND_BACK: TimeDelta = TimeDelta::seconds(30);
 
-/// Mails being written or sent: as many again as there are connections, so that these don't wait for words.
-const UNDER_WAY: usize = 2 * MAX_CONNECTIONS;
 /// What was read of a mail longer ago than this is read again before it goes out: its invite may have been answered.
 const FRESH: Duration = Duration::from_secs(2);
 
-/// Loads and notes mails in groups, and lets a few at a time go out.
+/// Loads and notes mails in groups, and lets as many go out at a time as there are connections.
 pub(super) struct Mails {
     loads: Batcher<Uuid, Option<QueuedMail>>,
     notes: Batcher<DeliveryNote, ()>,
@@ -61,7 +59,7 @@ impl Mails {
         Self {
             loads: Batcher::start(LANES, MOST, Load(app.clone())),
             notes: Batcher::start(LANES, MOST, Note(app.clone())),
-            turns: Semaphore::new(UNDER_WAY),
+            turns: Semaphore::new(MAX_CONNECTIONS),
         }
     }
 }
@@ -117,8 +115,7 @@ pub(super) async fn deliver(context: &Context, delivery_id: Uuid) -> Result<(), 
     settle(context, &mail, sent).await
 }
 
-/// Waits until few enough mails are under way. There is no point in beginning once the process shall stop or all mails
-/// have to wait.
+/// Waits until a connection is free. There is no point in beginning once the process shall stop or all mails have to wait.
 async fn turn(context: &Context) -> Result<SemaphorePermit<'_>, JobError> {
     let turn = context
         .stopping

@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use usher::app::App;
 use usher::clerk::simulated::{SimulatedUser, event};
 use usher::clock::Clock;
+use usher::invites::email::EmailAddress;
 use usher::jobs::{Context, Job, JobError};
+use usher::mail::MAX_CONNECTIONS;
 use usher::store::{NewEvent, Queue, Store, StoreError};
 use usher::worker::{Concurrency, Failure, Workers, run_attempt};
 
@@ -209,6 +211,26 @@ on_both! {
         assert!(running.workers.alive().all());
     }
 
+    a_mail_that_nobody_wants_any_more_when_its_turn_comes_is_not_sent(running) {
+        running.smtp.next(MAX_CONNECTIONS, Phase::MailFrom, Behaviour::Stall);
+        for n in 0..MAX_CONNECTIONS {
+            invite(running, &format!("slow{n}@example.com")).await;
+        }
+        running.smtp.wait_for_stalls(MAX_CONNECTIONS).await;
+        invite(running, "ada@example.com").await;
+        let held = i64::try_from(MAX_CONNECTIONS + 1).unwrap();
+        eventually("it waits for its turn", async || running.jobs_are("status = 'Queued'", held).await).await;
+        let ada = EmailAddress::parse("ada@example.com").unwrap();
+        let mut tx = running.app.store.begin().await.unwrap();
+        let open = tx.waiting_at(&[ada.key()]).await.unwrap();
+        assert!(tx.revoke_invite(open[0]).await.unwrap());
+        tx.commit().await.unwrap();
+        eventually("it is given up", async || {
+            running.database.pool.count("usher_deliveries where status = 'suppressed'").await == 1
+        }).await;
+        assert!(running.smtp.mails().iter().all(|mail| !mail.to.iter().any(|to| to.contains("ada"))));
+    }
+
     a_slow_mail_holds_nothing_else_up(running) {
         running.smtp.next(1, Phase::EndOfData, Behaviour::Stall);
         invite(running, "ada@example.com").await;
@@ -220,6 +242,27 @@ on_both! {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_does_not_begin_the_mails_that_wait_for_their_turn() {
+    for database in [TestDatabase::sqlite().await, TestDatabase::postgres().await] {
+        let running = Running::start(database).await;
+        running.smtp.next(MAX_CONNECTIONS, Phase::MailFrom, Behaviour::Stall);
+        for n in 0..2 * MAX_CONNECTIONS {
+            invite(&running, &format!("person{n}@example.com")).await;
+        }
+        running.smtp.wait_for_stalls(MAX_CONNECTIONS).await;
+        let held = i64::try_from(2 * MAX_CONNECTIONS).unwrap();
+        eventually("the others wait", async || {
+            running.jobs_are("status = 'Queued'", held).await
+        })
+        .await;
+        running.workers.stop().await;
+        let untried = "usher_deliveries where status = 'queued' and attempts = 0";
+        assert_eq!(running.database.pool.count(untried).await, held / 2);
+        assert!(running.smtp.mails().is_empty());
+    }
+}
+
 async fn invite(running: &Running, email: &str) {
     use usher::flows::{self, Invitation, Target};
     let mut tx = running.app.store.begin().await.unwrap();
@@ -227,7 +270,7 @@ async fn invite(running: &Running, email: &str) {
     tx.put_organization(organization, "Acme").await.unwrap();
     let invitation = Invitation {
         target: Target::Organization(organization),
-        email: usher::invites::email::EmailAddress::parse(email).unwrap(),
+        email: EmailAddress::parse(email).unwrap(),
         role: "member".to_owned(),
         invited_by: None,
         expires_in: TimeDelta::days(7),
