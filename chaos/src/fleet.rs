@@ -213,6 +213,9 @@ impl Fleet {
                 ("USHER_LISTEN", "127.0.0.1:0"),
                 ("USHER_ADMIN_LISTEN", "127.0.0.1:0"),
                 ("USHER_DRAIN_TIME", "1s"),
+                // In minutes it asks for more than an honest app in a day.
+                ("MAIL_CAP_INVITER", "off"),
+                ("MAIL_CAP_ORGANIZATION", "off"),
                 ("USHER_RATE_LIMIT", "off"),
                 ("USHER_RATE_LIMIT_PERSON", "off"),
                 ("USHER_RATE_LIMIT_ADDRESS", "off"),
