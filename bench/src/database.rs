@@ -180,9 +180,11 @@ impl Connection {
             pending_jobs,
             events,
         } = size;
-        let (id, numbers, time, jobs, moment) = match self {
+        // Jobs have ULIDs; these are the first of all times.
+        let (id, job_id, numbers, time, jobs, moment) = match self {
             Self::Postgres(_) => (
                 "lpad(to_hex({n}), 32, '0')::uuid",
+                "lpad(({n})::text, 26, '0')",
                 "generate_series(1, {count}) as numbers (n)",
                 "(now() + {seconds} * interval '1 second')",
                 "apalis.jobs (job, id, job_type, max_attempts, priority, status, attempts, run_at, done_at)
@@ -191,6 +193,7 @@ impl Connection {
             ),
             Self::Sqlite(_) => (
                 "unhex(printf('%032x', {n}))",
+                "printf('%026d', {n})",
                 "(with recursive numbers (n) as (select 1 union all select n + 1 from numbers where n < {count})
                   select n from numbers)",
                 "strftime('%Y-%m-%dT%H:%M:%S+00:00', 'now', ({seconds}) || ' seconds')",
@@ -200,6 +203,7 @@ impl Connection {
             ),
         };
         let id = |n: &str| id.replace("{n}", n);
+        let job_id = |n: &str| job_id.replace("{n}", n);
         let numbers = |count: u32| numbers.replace("{count}", &count.to_string());
         let time = |seconds: &str| time.replace("{seconds}", &format!("({seconds})"));
         let moment = |seconds: &str| moment.replace("{seconds}", &format!("({seconds})"));
@@ -214,25 +218,27 @@ impl Connection {
             ),
             format!(
                 "insert into invites (id, kind, organization_id, email, email_key, role, status, acceptance, accepted_by,
-                     accepted_at, invited_at, expires_at, created_at, updated_at)
-                 select {}, 'organization', {}, email, email, 'member', {}, 'default', {}, {}, at, {}, at, at
+                     accepted_at, invited_at, expires_at, created_at, updated_at, reminders_from, reminders_until)
+                 select {}, 'organization', {}, email, email, 'member', {}, 'default', {}, {}, at, {end}, at, at, at, {end}
                  from (select n, 'earlier.' || n || '@example.com' as email, {} as at from {}) as earlier",
                 id("n + 100000000"),
                 id(&format!("n % {organizations} + 1")),
                 format_args!("coalesce({}, 'pending')", accepted("'accepted'")),
                 accepted(&id("n")),
                 accepted(&time("-60")),
-                time("86400"),
                 time("-n"),
                 numbers(invites),
+                end = time("86400"),
             ),
             format!(
-                "insert into {jobs}, 'finished-' || n, 'process-clerk-event', 60, 0, 'Done', 1, {at}, {at} from {}",
+                "insert into {jobs}, {}, 'process-clerk-event', 60, 0, 'Done', 1, {at}, {at} from {}",
+                job_id("n"),
                 numbers(finished_jobs.max(1)),
                 at = moment("-n"),
             ),
             format!(
-                "insert into {jobs}, 'pending-' || n, 'process-clerk-event', 60, 0, 'Pending', 0, {}, null from {}",
+                "insert into {jobs}, {}, 'process-clerk-event', 60, 0, 'Pending', 0, {}, null from {}",
+                job_id("n + 1000000000"),
                 moment("86400 + n"),
                 numbers(pending_jobs.max(1)),
             ),
@@ -246,8 +252,10 @@ impl Connection {
                 at = time("-n"),
             ));
         }
-        // As after a night: the planner knows the tables.
-        texts.push("analyze".to_owned());
+        // As after a night: Postgres knows its tables. A SQLite file is analyzed by nobody.
+        if matches!(self, Self::Postgres(_)) {
+            texts.push("analyze".to_owned());
+        }
         texts
     }
 

@@ -54,6 +54,7 @@ impl Sink {
 
     /// Whether mails are left without an answer from now on.
     pub fn set_silent(&self, silent: bool) {
+        self.shared.unanswered.store(false, Ordering::Relaxed);
         self.shared.silent.store(silent, Ordering::Relaxed);
     }
 

@@ -5,7 +5,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::invites::INVITE_OF_I;
-use super::rows::{Type, among, and_among, sql, to_json, unfold};
+use super::rows::{Type, among, and_among, checked, sql, to_json, unfold};
 use super::{Queue, Result, Tx, on_conn};
 use crate::invites::Invite;
 use crate::names::named;
@@ -354,7 +354,8 @@ impl Tx {
                  sent_at = case r.status when 'sent' then $2 end,
                  attempted_at = case r.status when 'suppressed' then attempted_at else $2 end
              from {source}
-             where usher_deliveries.id = r.delivery_id and usher_deliveries.status = 'queued' {and_these}"
+             where usher_deliveries.id = r.delivery_id and {} {and_these}",
+            checked("usher_deliveries.status = 'queued'")
         );
         let mut rows: Vec<_> = notes
             .iter()

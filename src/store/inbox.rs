@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::queue::UNCOUNTED;
-use super::rows::{Time, Type, of_rows, sql, to_json, unfold};
+use super::rows::{Time, Type, and_among, checked, of_rows, sql, to_json, unfold};
 use super::{Conn, Queue, Result, Tx, on_conn};
 use crate::names::named;
 
@@ -265,7 +265,13 @@ impl Tx {
         );
         let text = format!(
             "update usher_events set processed_at = r.processed_at, outcome = r.outcome, error = r.error
-             from {source} where usher_events.svix_id = r.svix_id and usher_events.processed_at is null"
+             from {source} where usher_events.svix_id = r.svix_id and {} {}",
+            checked("usher_events.processed_at is null"),
+            and_among(
+                self.dialect(),
+                "usher_events.svix_id",
+                &format!("select r.svix_id from {source}")
+            )
         );
         let rows = to_json(&rows)?;
         on_conn!(self, |conn| sqlx::query(sql(text))

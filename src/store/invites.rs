@@ -5,7 +5,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::people::{EMAIL_KEY, EmailKeyRow};
-use super::rows::{Time, Type, and_among, of_rows, sql, to_json, unfold};
+use super::rows::{Time, Type, and_among, checked, of_rows, sql, to_json, unfold};
 use super::{DeliveryKind, DeliveryStatus, Result, Tx, on_conn};
 use crate::invites::email::{EmailAddress, EmailKey};
 use crate::invites::{Acceptance, Invite, Kind, Status};
@@ -448,14 +448,13 @@ impl Tx {
         let source = unfold(self.dialect(), PAIR);
         let ids = format!("select r.invite_id from {source}");
         let and_these = and_among(self.dialect(), "invites.id", &ids);
-        // The state is asked for in a form that leads no planner to go through all that is open instead.
         let text = format!(
             "update invites set status = 'accepted', accepted_by = r.person_id, accepted_at = $2,
                  flagged_at = null, flagged_for = null, dismissed_at = null, updated_at = $2
              from {source}
              where invites.id = r.invite_id and invites.token_version = r.version {and_these}
-               and case when invites.status = 'pending' and invites.expires_at > $2 then 1 else 0 end = 1
-             returning {INVITE}"
+               and {} returning {INVITE}",
+            checked("invites.status = 'pending' and invites.expires_at > $2")
         );
         let rows = pairs(accepted)?;
         let now = self.clock.now();
@@ -482,8 +481,9 @@ impl Tx {
         let text = format!(
             "update invites set flagged_at = $2, flagged_for = r.person_id, dismissed_at = null, updated_at = $2
              from {source}
-             where invites.id = r.invite_id and invites.token_version = r.version and invites.status = 'pending'
-             returning invites.id, invites.flagged_for"
+             where invites.id = r.invite_id and invites.token_version = r.version and {}
+             returning invites.id, invites.flagged_for",
+            checked("invites.status = 'pending'")
         );
         let rows = pairs(flagged)?;
         let now = self.clock.now();
@@ -644,10 +644,11 @@ impl Tx {
         let text = format!(
             "update invites set reminders_from = r.from_at, reminders_until = expires_at, remind_at = r.remind_again_at
              from {source}
-             where invites.id = r.invite_id and invites.status = 'pending' and invites.expires_at = r.until_at
+             where invites.id = r.invite_id and {} and invites.expires_at = r.until_at
                and ((r.is_due and invites.remind_at <= $2 and invites.reminders_until = invites.expires_at)
                     or (not r.is_due and (reminders_until is null or reminders_until <> expires_at))) {and_these}
-             returning invites.id"
+             returning invites.id",
+            checked("invites.status = 'pending'")
         );
         let mut rows: Vec<_> = plans
             .iter()
