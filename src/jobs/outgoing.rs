@@ -41,7 +41,7 @@ const NOTE_AGAIN: [Duration; 4] = [
     Duration::from_secs(3),
     Duration::from_secs(10),
 ];
-/// How long a job stands back that was started while all mails wait.
+/// How long a job stands back that was started while all mails wait, or whose process stops before its turn.
 const STAND_BACK: TimeDelta = TimeDelta::seconds(30);
 
 /// What was read of a mail longer ago than this is read again before it goes out: its invite may have been answered.
@@ -123,11 +123,8 @@ async fn turn(context: &Context) -> Result<SemaphorePermit<'_>, JobError> {
         .await;
     match turn {
         Some(Ok(turn)) if !context.gate.is_closed() => Ok(turn),
-        Some(Ok(_)) => Err(stand_back(context)),
-        // Somebody else's at once.
-        Some(Err(_)) | None => Err(JobError::Wait {
-            until: context.app.clock.now(),
-        }),
+        // By then a process that stops has ended, and does not fetch it once more.
+        _ => Err(stand_back(context)),
     }
 }
 

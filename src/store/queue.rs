@@ -11,6 +11,7 @@ use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::watch;
 use ulid::Ulid;
 
+use super::jobs::words;
 use super::rows::{Type, sql, to_json, unfold};
 use super::{Dialect, NewFailure, Pool, Result, Store, Tx, on_conn};
 use crate::names::named;
@@ -141,14 +142,24 @@ impl Store {
         tx.commit().await
     }
 
-    /// Moves a job's time, so that its next attempt waits. apalis has no durable back-off of its own; its ack leaves
-    /// this column alone and its fetch respects it (APALIS trap 6).
+    /// Gives a job back that was not tried, due at a time, as if its worker had never fetched it: the acknowledgement
+    /// that follows speaks of a job that the worker does not hold any more, and counts no attempt.
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn defer_job(&self, job_id: &str, until: DateTime<Utc>) -> Result<()> {
+    pub async fn give_back_job(&self, job_id: &str, due: DateTime<Utc>) -> Result<()> {
         let mut tx = self.begin().await?;
-        tx.defer_job(job_id, until).await?;
+        tx.defer_job(job_id, due).await?;
+        let text = format!(
+            "update {} set status = 'Pending', lock_by = null, lock_at = null
+             where id = $1 and status in ('Queued', 'Running')",
+            words(tx.dialect()).table
+        );
+        on_conn!(tx, |conn| sqlx::query(sql(text))
+            .bind(job_id)
+            .execute(conn)
+            .await
+            .map(drop))?;
         tx.commit().await
     }
 

@@ -95,9 +95,7 @@ async fn failed<J: Job>(job: &J, context: &Context, at: &At<'_>, error: JobError
         JobError::Retry(why) => later::<J>(context, at, why).await,
         JobError::RetryAt { at: again_at, why } => later_at::<J>(context, at, again_at, why).await,
         JobError::Wait { until } => {
-            if until > context.app.clock.now() {
-                defer(context, at, until).await;
-            }
+            give_back(context, at, until).await;
             Failure::Later("it waits".to_owned())
         }
         JobError::GiveUp(why) => give_up(job, context, at, why).await,
@@ -148,11 +146,11 @@ async fn later_at<J: Job>(context: &Context, at: &At<'_>, again_at: DateTime<Utc
     Failure::Later(why)
 }
 
-/// It was not tried, so there is no failure to note.
-async fn defer(context: &Context, at: &At<'_>, until: DateTime<Utc>) {
+/// It was not tried, so there is no failure to note. Where that fails, it counts as an attempt, which is no harm.
+async fn give_back(context: &Context, at: &At<'_>, due: DateTime<Utc>) {
     let store = &context.app.store;
-    if let Err(error) = store.in_time(NOTE_LIMIT, store.defer_job(at.job_id, until)).await {
-        tracing::warn!(error = %error, "could not move a job's time");
+    if let Err(error) = store.in_time(NOTE_LIMIT, store.give_back_job(at.job_id, due)).await {
+        tracing::warn!(error = %error, "could not give back a job");
     }
 }
 

@@ -480,8 +480,8 @@ async fn workers_wait_at_the_gate(database: TestDatabase) {
     app.clock.advance(TimeDelta::minutes(20));
     // The story's clock is ahead of the database's, which jobs are due by: those that stood back are made due by hand.
     let due = match &app.pool {
-        TestPool::Postgres(_) => "update apalis.jobs set run_at = now() where status = 'Failed' and run_at > now()",
-        TestPool::Sqlite(_) => "update Jobs set run_at = unixepoch() where status = 'Failed' and run_at > unixepoch()",
+        TestPool::Postgres(_) => "update apalis.jobs set run_at = now() where status = 'Pending' and run_at > now()",
+        TestPool::Sqlite(_) => "update Jobs set run_at = unixepoch() where status = 'Pending' and run_at > unixepoch()",
     };
     eventually("all are sent", async || {
         app.pool.execute(due).await;

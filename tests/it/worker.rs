@@ -259,6 +259,13 @@ async fn a_stop_does_not_begin_the_mails_that_wait_for_their_turn() {
         running.workers.stop().await;
         let untried = "usher_deliveries where status = 'queued' and attempts = 0";
         assert_eq!(running.database.pool.count(untried).await, held / 2);
+        let table = jobs::table(&running.database.pool);
+        let untouched = format!("{table} where job_type = 'send-invite-email' and status = 'Pending' and attempts = 0");
+        assert_eq!(
+            running.database.pool.count(&untouched).await,
+            held / 2,
+            "as if never fetched"
+        );
         assert!(running.smtp.mails().is_empty());
     }
 }
