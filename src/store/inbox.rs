@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
+use sqlx::{PgPool, SqlitePool};
 
-use super::queue::UNCOUNTED;
+use super::queue::{UNCOUNTED, new_job_id};
 use super::rows::{Time, Type, and_among, checked, of_rows, sql, to_json, unfold};
-use super::{Conn, Queue, Result, Tx, on_conn};
+use super::{Pool, Queue, Result, Store, Tx, Unsettled, on_conn};
 use crate::names::named;
 
 /// An event as it arrived, its signature verified.
@@ -116,107 +117,129 @@ struct FinishedRow<'a> {
     error: Option<&'a str>,
 }
 
-impl Tx {
-    /// Stores events and enqueues the processing of those that are new; returns the ids of the new ones.
+impl Store {
+    /// Stores events and enqueues the processing of those that are new, durably and together; returns the ids of the
+    /// new ones.
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn receive_events(&mut self, events: &[NewEvent]) -> Result<HashSet<String>> {
+    pub async fn receive_events(&self, events: &[NewEvent]) -> Result<HashSet<String>> {
         // By id: one order for everybody who writes events, so that groups with ids in common can't deadlock.
         let mut unique: BTreeMap<&str, &NewEvent> = BTreeMap::new();
         for event in events {
             unique.entry(&event.svix_id).or_insert(event);
         }
-        let now = self.clock.now();
-        let is_postgres = matches!(self.conn, Conn::Postgres(_));
-        if is_postgres {
-            self.receive_in_one_statement(unique.into_values().collect(), now).await
-        } else {
-            self.receive_in_some_statements(unique.into_values().collect(), now)
-                .await
-        }
-    }
-
-    /// Postgres: a round trip costs more than the work, so inbox rows and jobs go in one statement.
-    async fn receive_in_one_statement(
-        &mut self,
-        events: Vec<&NewEvent>,
-        now: DateTime<Utc>,
-    ) -> Result<HashSet<String>> {
-        let mut svix_ids = Vec::with_capacity(events.len());
-        let mut event_types = Vec::with_capacity(events.len());
-        let mut payloads = Vec::with_capacity(events.len());
-        let mut job_ids = Vec::with_capacity(events.len());
-        for event in events {
-            svix_ids.push(event.svix_id.as_str());
-            event_types.push(event.event_type.as_str());
-            payloads.push(event.payload.as_str());
-            job_ids.push(self.new_job_id());
-        }
-        let Conn::Postgres(conn) = &mut self.conn else {
+        let arrived: Vec<Arrived> = unique
+            .into_values()
+            .map(|event| Arrived {
+                event,
+                job_id: new_job_id(&self.clock),
+            })
+            .collect();
+        if arrived.is_empty() {
             return Ok(HashSet::new());
+        }
+        let now = self.clock.now();
+        let new = match &self.pool {
+            Pool::Postgres(pool) => receive_on_postgres(pool, &arrived, now).await?,
+            Pool::Sqlite { writer, .. } => receive_on_sqlite(writer, &arrived, now).await?,
         };
-        let new: Vec<String> = sqlx::query_scalar(
-            "with arrived as (
-                 select * from unnest($1::text[], $2::text[], $3::text[], $4::text[])
-                     as arrived(svix_id, event_type, payload, job_id)
-             ), fresh as (
-                 insert into usher_events (svix_id, event_type, payload, received_at)
-                 select svix_id, event_type, payload, $5 from arrived
-                 on conflict (svix_id) do nothing returning svix_id
-             ), queued as (
-                 insert into apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority)
-                 select job_id, $6, convert_to(json_build_object('svix_id', svix_id)::text, 'UTF8'),
-                     'Pending', 0, $7, now(), 0
-                 from arrived join fresh using (svix_id)
-             )
-             select svix_id from fresh",
-        )
-        .bind(svix_ids)
-        .bind(event_types)
-        .bind(payloads)
-        .bind(job_ids)
-        .bind(now)
-        .bind(Queue::ProcessClerkEvent.as_str())
-        .bind(UNCOUNTED)
-        .fetch_all(&mut **conn)
-        .await?;
         if !new.is_empty() {
-            self.enqueued.push(Queue::ProcessClerkEvent);
+            self.wake.signal(Queue::ProcessClerkEvent);
         }
         Ok(new.into_iter().collect())
     }
+}
 
-    /// SQLite: some rows in each statement, since every statement is handed to sqlx's thread and back. Copying the
-    /// payloads through JSON would cost more.
-    async fn receive_in_some_statements(
-        &mut self,
-        events: Vec<&NewEvent>,
-        now: DateTime<Utc>,
-    ) -> Result<HashSet<String>> {
-        let mut new = HashSet::with_capacity(events.len());
-        for events in events.chunks(ROWS_IN_A_STATEMENT) {
-            let mut text = String::from("insert into usher_events (received_at, svix_id, event_type, payload) values ");
-            for row in 0..events.len() {
-                let comma = if row == 0 { "" } else { ", " };
-                let first = 2 + 3 * row;
-                text.push_str(&format!("{comma}($1, ${first}, ${}, ${})", first + 1, first + 2));
-            }
-            text.push_str(" on conflict (svix_id) do nothing returning svix_id");
-            let stored: Vec<String> = on_conn!(self, |conn| {
-                let mut insert = sqlx::query_scalar(sql(text)).bind(now);
-                for event in events {
-                    insert = insert.bind(&event.svix_id).bind(&event.event_type).bind(&event.payload);
-                }
-                insert.fetch_all(conn).await
-            })?;
-            new.extend(stored);
+/// An event, and the job that processes it if it is new.
+struct Arrived<'a> {
+    event: &'a NewEvent,
+    job_id: String,
+}
+
+/// A round trip costs more than the work: inbox rows, jobs and their commit go in one statement.
+async fn receive_on_postgres(pool: &PgPool, arrived: &[Arrived<'_>], now: DateTime<Utc>) -> Result<Vec<String>> {
+    let texts = |field: fn(&NewEvent) -> &str| arrived.iter().map(|a| field(a.event)).collect::<Vec<_>>();
+    let job_ids: Vec<&str> = arrived.iter().map(|a| a.job_id.as_str()).collect();
+    let new = sqlx::query_scalar(
+        "with arrived as (
+             select * from unnest($1::text[], $2::text[], $3::text[], $4::text[])
+                 as arrived(svix_id, event_type, payload, job_id)
+         ), fresh as (
+             insert into usher_events (svix_id, event_type, payload, received_at)
+             select svix_id, event_type, payload, $5 from arrived
+             on conflict (svix_id) do nothing returning svix_id
+         ), queued as (
+             insert into apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority)
+             select job_id, $6, convert_to(json_build_object('svix_id', svix_id)::text, 'UTF8'),
+                 'Pending', 0, $7, now(), 0
+             from arrived join fresh using (svix_id)
+         )
+         select svix_id from fresh",
+    )
+    .bind(texts(|event| &event.svix_id))
+    .bind(texts(|event| &event.event_type))
+    .bind(texts(|event| &event.payload))
+    .bind(job_ids)
+    .bind(now)
+    .bind(Queue::ProcessClerkEvent.as_str())
+    .bind(UNCOUNTED)
+    .fetch_all(pool)
+    .await?;
+    Ok(new)
+}
+
+/// Every text is handed to sqlx's thread and back, so the first begins the transaction and the last commits it: a few
+/// events are one text. Copying the payloads through JSON would cost more.
+async fn receive_on_sqlite(writer: &SqlitePool, arrived: &[Arrived<'_>], now: DateTime<Utc>) -> Result<Vec<String>> {
+    let mut conn = Unsettled::new(writer.acquire().await?);
+    let mut new = Vec::with_capacity(arrived.len());
+    let chunks = arrived.chunks(ROWS_IN_A_STATEMENT);
+    let last = chunks.len().saturating_sub(1);
+    for (number, chunk) in chunks.enumerate() {
+        let begin = if number == 0 { "begin immediate;" } else { "" };
+        let commit = if number == last { "commit" } else { "" };
+        let text = format!("{begin} {} {commit}", insertion_of(chunk.len()));
+        let mut insertion = sqlx::query_scalar(sql(text))
+            .bind(now)
+            .bind(Queue::ProcessClerkEvent.as_str())
+            .bind(UNCOUNTED);
+        for Arrived { event, job_id } in chunk {
+            insertion = insertion
+                .bind(&event.svix_id)
+                .bind(&event.event_type)
+                .bind(&event.payload)
+                .bind(job_id);
         }
-        let payloads: Vec<_> = new.iter().map(|svix_id| Payload { svix_id }).collect();
-        self.enqueue(Queue::ProcessClerkEvent, &payloads).await?;
-        Ok(new)
+        let stored: Vec<String> = insertion.fetch_all(conn.get()).await?;
+        new.extend(stored);
     }
+    conn.settle();
+    Ok(new)
+}
 
+/// The jobs come first: an event that is there already is not new.
+fn insertion_of(events: usize) -> String {
+    let first = |row: usize| 4 + 4 * row;
+    let (mut jobs, mut rows) = (Vec::with_capacity(events), Vec::with_capacity(events));
+    for row in 0..events {
+        let (id, event_type, payload, job_id) = (first(row), first(row) + 1, first(row) + 2, first(row) + 3);
+        jobs.push(format!("(${job_id}, ${id})"));
+        rows.push(format!("($1, ${id}, ${event_type}, ${payload})"));
+    }
+    format!(
+        "with arrived(job_id, svix_id) as (values {})
+         insert into Jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority, metadata)
+         select job_id, $2, cast(json_object('svix_id', svix_id) as blob), 'Pending', 0, $3, unixepoch(), 0, '{{}}'
+         from arrived where not exists (select 1 from usher_events e where e.svix_id = arrived.svix_id);
+         insert into usher_events (received_at, svix_id, event_type, payload) values {}
+         on conflict (svix_id) do nothing returning svix_id;",
+        jobs.join(", "),
+        rows.join(", ")
+    )
+}
+
+impl Tx {
     /// Those of these events that still wait for their effect, oldest first.
     ///
     /// # Errors

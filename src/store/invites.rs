@@ -405,9 +405,10 @@ impl Tx {
              from invites i
              left join projects p on p.id = i.project_id
              join organizations o on o.id = coalesce(p.organization_id, i.organization_id) and o.deleted_at is null
-             where i.status = 'pending' and i.expires_at > $2 and {addressed}
+             where i.status = 'pending' and {addressed} and {}
                and (i.project_id is null or p.deleted_at is null)
-             order by i.created_at, i.id"
+             order by i.created_at, i.id",
+            checked("i.expires_at > $2")
         );
         let keys = to_json(&keys)?;
         let now = self.clock.now();
@@ -612,15 +613,17 @@ impl Tx {
     /// [`super::StoreError`].
     pub async fn invites_to_remind(&mut self, limit: u32) -> Result<Vec<Remindable>> {
         let now = self.clock.now();
-        Ok(on_conn!(self, |conn| sqlx::query_as(
+        let text = format!(
             "select id, email, reminders_from, expires_at from invites
-             where status = 'pending' and remind_at <= $1 and reminders_until = expires_at and expires_at > $1
-             order by remind_at limit $2"
-        )
-        .bind(now)
-        .bind(i64::from(limit))
-        .fetch_all(conn)
-        .await)?)
+             where status = 'pending' and remind_at <= $1 and reminders_until = expires_at and {}
+             order by remind_at limit $2",
+            checked("expires_at > $1")
+        );
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(now)
+            .bind(i64::from(limit))
+            .fetch_all(conn)
+            .await)?)
     }
 
     /// Plans the next reminder of invites that are still open and still have the life it is planned for. Returns those

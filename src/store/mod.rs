@@ -14,6 +14,7 @@ mod mail_trouble;
 mod migrate;
 mod people;
 mod places;
+mod pools;
 pub mod queue;
 mod retention;
 mod rows;
@@ -26,12 +27,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use futures::future::BoxFuture;
 use sqlx::migrate::Migrator;
-use sqlx::pool::PoolConnectionMetadata;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool, SqliteConnection, SqlitePool};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, PgPool};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -51,6 +49,8 @@ pub use mail_trouble::Trouble;
 pub use migrate::{MigrationError, Unfit};
 pub use people::{Address, Person, PersonRef, Profile};
 pub use places::{Grant, Member, Membership, Place};
+pub(crate) use pools::Pool;
+use pools::{Unsettled, is_busy, open_postgres, open_sqlite};
 pub use queue::{Queue, Wake};
 pub use schedules::DueTick;
 pub use sessions::SessionStart;
@@ -61,12 +61,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long anything else may wait for the database. The network may have lost a connection without a word; nothing that
 /// waits for its answer would ever end.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// After so long Postgres gives up a transaction whose client says nothing, and with it the locks that it holds.
-const SILENCE: &str = "set idle_in_transaction_session_timeout = '15s'";
 /// How long a try waits for its turn among SQLite's writers.
 const TURN: Duration = Duration::from_secs(1);
-/// How long SQLite waits for another process's write.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The database could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -137,17 +133,6 @@ pub struct Store {
     lost: watch::Sender<()>,
     /// Connections that were opened before this are not used again.
     renew: watch::Sender<Option<Instant>>,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) enum Pool {
-    Postgres(PgPool),
-    /// One connection writes, so that writers queue fairly in this process instead of polling for SQLite's lock;
-    /// the others read.
-    Sqlite {
-        writer: SqlitePool,
-        reader: SqlitePool,
-    },
 }
 
 /// Which database a [`Store`] speaks to.
@@ -430,93 +415,4 @@ impl Tx {
 
 fn no_answer() -> sqlx::Error {
     sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())
-}
-
-fn open_postgres(url: &str, lost: watch::Sender<()>, renew: watch::Receiver<Option<Instant>>) -> Result<PgPool> {
-    let options: PgConnectOptions = url.parse()?;
-    Ok(PgPoolOptions::new()
-        .max_connections(10)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .after_connect(|conn, _| Box::pin(async move { conn.execute(SILENCE).await.map(drop) }))
-        .before_acquire(move |_, about| {
-            let is_new = renew.borrow().is_none_or(|since| about.age < since.elapsed());
-            Box::pin(async move { Ok(is_new) })
-        })
-        // sqlx would ask the same without a limit: a lost connection would keep its place in the pool for ever.
-        .after_release(move |connection, _| {
-            let lost = lost.clone();
-            Box::pin(async move {
-                let Ok(left) = tokio::time::timeout(ANSWER_TIMEOUT, leave_any_transaction(connection)).await else {
-                    lost.send_replace(());
-                    return Err(no_answer());
-                };
-                left.map(|()| true)
-            })
-        })
-        .connect_lazy_with(options.application_name("usher")))
-}
-
-/// A `begin` that is dropped while it waits leaves its connection in a transaction that sqlx 0.9.0 does not know of
-/// (launchbadge/sqlx#4393): its locks would stay, and the next user's writes would be in it. The leading `begin` keeps
-/// the server from warning that there is nothing to roll back; in a failed transaction it is an error, and the
-/// connection is closed.
-async fn leave_any_transaction(connection: &mut PgConnection) -> sqlx::Result<()> {
-    connection.execute("begin; rollback").await.map(drop)
-}
-
-async fn open_sqlite(url: &str) -> Result<Pool> {
-    let options: SqliteConnectOptions = url.parse()?;
-    if let Some(folder) = options.get_filename().parent() {
-        std::fs::create_dir_all(folder).map_err(sqlx::Error::Io)?;
-    }
-    let options = options
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(true)
-        .busy_timeout(BUSY_TIMEOUT)
-        // A new file's: of a usual event 4 KB would hold one, and waste the rest.
-        .page_size(8192)
-        // A group's rows come over at once, not in turns between two threads.
-        .row_buffer_size(256);
-    let writer = SqlitePoolOptions::new()
-        .max_connections(1)
-        .min_connections(1)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .before_acquire(is_outside_of_transactions);
-    let since = Instant::now();
-    let writer = loop {
-        match writer.clone().connect_with(options.clone()).await {
-            // SQLite's own patience does not cover the change of a new file to WAL, which another process is about to make.
-            Err(error) if is_busy(&error) && since.elapsed() < BUSY_TIMEOUT => {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            opened => break opened?,
-        }
-    };
-    let reader = SqlitePoolOptions::new()
-        .max_connections(4)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .before_acquire(is_outside_of_transactions)
-        .connect_lazy_with(options.pragma("query_only", "on"));
-    Ok(Pool::Sqlite { writer, reader })
-}
-
-/// Another process has the file locked.
-fn is_busy(error: &sqlx::Error) -> bool {
-    let code = error
-        .as_database_error()
-        .and_then(|error| error.code()?.parse::<i32>().ok());
-    code.is_some_and(|code| matches!(code & 0xff, 5 | 6))
-}
-
-/// SQLite ends a transaction by itself where the disk is full or broken. sqlx goes on believing in it, and could never
-/// begin another one on this connection: it is replaced by a new one.
-fn is_outside_of_transactions(
-    conn: &mut SqliteConnection,
-    _: PoolConnectionMetadata,
-) -> BoxFuture<'_, sqlx::Result<bool>> {
-    Box::pin(async move { Ok(!conn.is_in_transaction()) })
 }

@@ -14,6 +14,7 @@ use ulid::Ulid;
 use super::jobs::words;
 use super::rows::{Type, sql, to_json, unfold};
 use super::{Dialect, NewFailure, Pool, Result, Store, Tx, on_conn};
+use crate::clock::Clock;
 use crate::names::named;
 
 named! {
@@ -96,7 +97,7 @@ impl Tx {
         for payload in payloads {
             let payload = serde_json::to_string(payload).map_err(|error| sqlx::Error::Encode(error.into()))?;
             jobs.push(JobRow {
-                job_id: self.new_job_id(),
+                job_id: new_job_id(&self.clock),
                 payload,
             });
         }
@@ -124,11 +125,11 @@ impl Tx {
         self.enqueued.push(queue);
         Ok(())
     }
+}
 
-    /// apalis on Postgres takes ULIDs only; a UUIDv7 has the same layout.
-    pub(super) fn new_job_id(&self) -> String {
-        Ulid::from(self.clock.new_id()).to_string()
-    }
+/// apalis on Postgres takes ULIDs only; a UUIDv7 has the same layout.
+pub(super) fn new_job_id(clock: &Clock) -> String {
+    Ulid::from(clock.new_id()).to_string()
 }
 
 impl Store {

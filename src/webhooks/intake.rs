@@ -47,13 +47,8 @@ struct Receive(Store);
 
 impl Group<NewEvent, Receipt> for Receive {
     async fn commit(&self, events: &[NewEvent]) -> Result<Vec<Receipt>, StoreError> {
-        let store = async {
-            let mut tx = self.0.begin().await?;
-            let new = tx.receive_events(events).await?;
-            tx.commit().await?;
-            Ok(new)
-        };
-        Ok(receipts(events, self.0.in_time(TIME_LIMIT, store).await?))
+        let new = self.0.in_time(TIME_LIMIT, self.0.receive_events(events)).await?;
+        Ok(receipts(events, new))
     }
 }
 
