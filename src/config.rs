@@ -19,6 +19,7 @@ use crate::invites::limits::{DEFAULT_TTL, MAX_TTL, MailCaps};
 use crate::invites::matching::AutoAccept;
 use crate::invites::reminders::Reminders;
 use crate::invites::roles::{Ladder, Roles};
+use crate::mail;
 use crate::rate_limit::RateLimit;
 use crate::secret::Secret;
 use crate::store::{Dialect, Identities, Rules};
@@ -332,6 +333,7 @@ impl Config {
             roles: self.roles.clone(),
             invite_ttl: self.invite_ttl,
             mail_caps: self.mail_caps,
+            mail_domain: mail::message_domain(&self.mail_from).unwrap_or_else(|| Rules::NO_DOMAIN.to_owned()),
             identities: self.identities.clone(),
         }
     }

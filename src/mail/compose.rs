@@ -170,6 +170,12 @@ pub(super) fn mailbox(text: &str) -> Option<Mailbox> {
     Some(Mailbox::new(Some(name).filter(|name| !name.is_empty()), address))
 }
 
+/// The domain of a sender's address, if a `Message-ID` can be in it.
+pub(super) fn message_domain(from: &str) -> Option<String> {
+    let domain = mailbox(from)?.email.domain().to_owned();
+    message_id(&format!("x@{domain}")).is_some().then_some(domain)
+}
+
 /// The id without its angle brackets, if it is one.
 pub(super) fn message_id(text: &str) -> Option<&str> {
     let id = text
@@ -261,6 +267,19 @@ mod tests {
             let found = mailbox(given);
             let found = found.as_ref().map(|m| (m.name.as_deref(), m.email.as_ref()));
             assert_eq!(found, expected, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn message_ids_are_in_the_domain_of_the_sender() {
+        let cases = [
+            ("Example <no-reply@mail.example.com>", Some("mail.example.com")),
+            ("no-reply@bücher.example", Some("xn--bcher-kva.example")),
+            ("no-reply@[192.0.2.1]", None),
+            ("nobody", None),
+        ];
+        for (from, expected) in cases {
+            assert_eq!(message_domain(from).as_deref(), expected, "{from}");
         }
     }
 

@@ -29,6 +29,13 @@ pub use self::{
     text::{Lines, OneLine},
 };
 
+/// The domain in which mails from a sender, such as `Example <no-reply@example.com>`, have their Message-IDs; none if
+/// there can be none in it.
+#[must_use]
+pub fn message_domain(from: &str) -> Option<String> {
+    compose::message_domain(from)
+}
+
 /// How mail is written and sent.
 #[derive(Debug, Clone)]
 pub struct MailConfig {

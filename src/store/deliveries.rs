@@ -157,7 +157,8 @@ struct DeliveryRow<'a> {
     for_invite: Uuid,
     kind: DeliveryKind,
     to_email: &'a str,
-    message_id: String,
+    /// What comes before the `@` of its `Message-ID`.
+    message_name: String,
 }
 
 /// What the jobs carry.
@@ -201,7 +202,7 @@ impl Tx {
                     for_invite: delivery.invite_id,
                     kind: delivery.kind,
                     to_email: &delivery.to_email,
-                    message_id: format!("{delivery_id}@usher"),
+                    message_name: delivery_id.to_string(),
                 }
             })
             .collect();
@@ -212,7 +213,7 @@ impl Tx {
                 ("for_invite", Type::Uuid),
                 ("kind", Type::Text),
                 ("to_email", Type::Text),
-                ("message_id", Type::Text),
+                ("message_name", Type::Text),
             ],
         );
         let text = format!(
@@ -220,7 +221,7 @@ impl Tx {
              select r.delivery_id, r.for_invite, r.kind,
                  (select coalesce(max(d.generation), 0) + 1 from usher_deliveries d
                   where d.invite_id = r.for_invite and d.kind = r.kind),
-                 r.to_email, 'queued', r.message_id, $2
+                 r.to_email, 'queued', r.message_name || '@' || (select mail_domain from usher_settings), $2
              from {source}"
         );
         let json = to_json(&rows)?;

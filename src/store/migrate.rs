@@ -158,10 +158,8 @@ impl Store {
                     .await
                     .map_err(MigrationError::Queue)?;
                 self.migrations.run(&mut *tx).await.map_err(MigrationError::Usher)?;
-                // Where nothing had to be migrated, nothing has shown yet that the file can be written to.
-                sqlx::query("delete from usher_events where false")
-                    .execute(&mut *tx)
-                    .await?;
+                // Shows, too, that the file can be written to, where nothing had to be migrated.
+                rules.publish_on_sqlite(&mut tx).await?;
                 Ok(tx.commit().await?)
             }
         }
@@ -234,7 +232,7 @@ async fn migrate_postgres(conn: &mut PgConnection, migrator: &Migrator, rules: &
     sqlx::raw_sql(adopt::LOCK_TIMEOUT).execute(&mut *conn).await?;
     let run = async |conn: &mut PgConnection| apply(conn, migrator, &applied).await;
     adopt::patiently(conn, run, |error| error.sql().is_some_and(adopt::gave_way)).await?;
-    rules.publish(conn, unique_emails).await?;
+    rules.publish_on_postgres(conn, unique_emails).await?;
     adopt::mirror_identities(conn, rules).await?;
     Ok(adopt::fill(conn, rules).await?)
 }

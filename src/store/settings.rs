@@ -1,8 +1,8 @@
-//! The configuration as functions and triggers in a Postgres database see it.
+//! The configuration as statements in the database see it, functions and triggers on Postgres among them.
 
 use chrono::TimeDelta;
-use sqlx::PgConnection;
 use sqlx::postgres::types::PgInterval;
+use sqlx::{PgConnection, SqliteConnection};
 
 use crate::invites::limits::{COOL_DOWN, DAILY_CAP, DEFAULT_TTL, MAX_MESSAGE, MAX_TTL, MailCaps};
 use crate::invites::roles::Roles;
@@ -16,6 +16,8 @@ pub struct Rules {
     pub invite_ttl: TimeDelta,
     /// How many invite mails may be asked for on a day.
     pub mail_caps: MailCaps,
+    /// The domain of the sender's address, in which mails have their Message-IDs.
+    pub mail_domain: String,
     /// Where the app keeps Clerk's user ids.
     pub identities: Identities,
 }
@@ -26,6 +28,7 @@ impl Default for Rules {
             roles: Roles::default(),
             invite_ttl: DEFAULT_TTL,
             mail_caps: MailCaps::default(),
+            mail_domain: Self::NO_DOMAIN.to_owned(),
             identities: Identities::default(),
         }
     }
@@ -104,8 +107,28 @@ impl Identities {
 }
 
 impl Rules {
+    /// Stands where the sender has no domain for a Message-ID.
+    pub const NO_DOMAIN: &str = "localhost";
+
     /// Writes the one row, if it says anything else.
-    pub(super) async fn publish(&self, conn: &mut PgConnection, unique_emails: UniqueEmails) -> sqlx::Result<()> {
+    pub(super) async fn publish_on_sqlite(&self, conn: &mut SqliteConnection) -> sqlx::Result<()> {
+        sqlx::query(
+            "insert into usher_settings (only_row, mail_domain) values (1, $1)
+             on conflict (only_row) do update set mail_domain = excluded.mail_domain
+             where usher_settings.mail_domain <> excluded.mail_domain",
+        )
+        .bind(&self.mail_domain)
+        .execute(conn)
+        .await
+        .map(drop)
+    }
+
+    /// Writes the one row, if it says anything else.
+    pub(super) async fn publish_on_postgres(
+        &self,
+        conn: &mut PgConnection,
+        unique_emails: UniqueEmails,
+    ) -> sqlx::Result<()> {
         let (provider, issuer) = match &self.identities {
             Identities::ExternalId => (None, None),
             Identities::Table { provider, issuer } => (Some(provider), Some(issuer)),
@@ -113,15 +136,15 @@ impl Rules {
         sqlx::query(
             "insert into usher_settings as s (organization_roles, project_roles, invite_ttl, max_invite_ttl, max_message,
                  resend_cool_down, resend_daily_cap, mail_cap_inviter, mail_cap_organization, identity_provider,
-                 identity_issuer, unique_emails)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+                 identity_issuer, unique_emails, mail_domain)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
              on conflict (only_row) do update set
                  organization_roles = excluded.organization_roles, project_roles = excluded.project_roles,
                  invite_ttl = excluded.invite_ttl, max_invite_ttl = excluded.max_invite_ttl,
                  max_message = excluded.max_message, resend_cool_down = excluded.resend_cool_down,
                  resend_daily_cap = excluded.resend_daily_cap, mail_cap_inviter = excluded.mail_cap_inviter,
                  mail_cap_organization = excluded.mail_cap_organization, identity_provider = excluded.identity_provider,
-                 identity_issuer = excluded.identity_issuer, unique_emails = excluded.unique_emails
+                 identity_issuer = excluded.identity_issuer, unique_emails = excluded.unique_emails, mail_domain = excluded.mail_domain
              where s is distinct from excluded",
         )
         .bind(self.roles.organization.names())
@@ -136,6 +159,7 @@ impl Rules {
         .bind(provider)
         .bind(issuer)
         .bind(unique_emails.as_str())
+        .bind(&self.mail_domain)
         .execute(conn)
         .await
         .map(drop)

@@ -88,6 +88,15 @@ stories! {
         assert_eq!(app.mails()[0].header("Message-ID").unwrap().trim_matches(['<', '>']), sent["message_id"].as_str().unwrap());
     }
 
+    async fn a_mail_has_its_message_id_in_the_domain_of_its_sender(app) {
+        app.app.store.migrate(&app.app.config.rules()).await.unwrap();
+        let acme = app.organization("Acme").await;
+        app.invite_to_organization(acme, "grace@example.com", "member").await;
+        app.run_jobs().await;
+        let message_id = app.mails()[0].header("Message-ID").unwrap();
+        assert!(message_id.trim_end_matches('>').ends_with("@acme.example"), "{message_id}");
+    }
+
     async fn trouble_that_passes_is_retried_for_two_days_with_growing_waits(app) {
         for (phase, behaviour) in [
             (Phase::Rcpt, Behaviour::Reply("451 4.3.0 later")),
