@@ -1,7 +1,7 @@
 //! Group commit: what arrives while a group is being committed becomes the next group.
 //!
-//! One transaction then serves many callers, each answered after the commit that holds its item. Nobody waits for a
-//! timer: an item that finds a free lane is a group of its own.
+//! One transaction then serves many callers, each answered after the commit that holds its item. Where callers wait for
+//! their answer, nobody waits for a timer: an item that finds a free lane is a group of its own.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -56,11 +56,16 @@ impl<T: Send + Sync + 'static, R: Send + 'static> Batcher<T, R> {
     /// Starts `lanes` lanes that each commit one group of at most `most` items at a time. They end when the last handle
     /// is dropped.
     pub fn start(lanes: usize, most: usize, group: impl Group<T, R>) -> Self {
+        Self::start_patient(lanes, most, Duration::ZERO, group)
+    }
+
+    /// [`Batcher::start`] with lanes that let an item wait so long for company: larger groups, for callers in no hurry.
+    pub fn start_patient(lanes: usize, most: usize, patience: Duration, group: impl Group<T, R>) -> Self {
         let (items, waiting) = mpsc::channel(WAITING);
         let waiting = Arc::new(Mutex::new(waiting));
         let group = Arc::new(group);
         for _ in 0..lanes {
-            tokio::spawn(lane(Arc::clone(&waiting), most, Arc::clone(&group)));
+            tokio::spawn(lane(Arc::clone(&waiting), most, patience, Arc::clone(&group)));
         }
         Self { items }
     }
@@ -76,9 +81,14 @@ impl<T: Send + Sync + 'static, R: Send + 'static> Batcher<T, R> {
     }
 }
 
-async fn lane<T: Send + Sync, R: Send>(waiting: Arc<Mutex<Waiting<T, R>>>, most: usize, group: Arc<impl Group<T, R>>) {
+async fn lane<T: Send + Sync, R: Send>(
+    waiting: Arc<Mutex<Waiting<T, R>>>,
+    most: usize,
+    patience: Duration,
+    group: Arc<impl Group<T, R>>,
+) {
     loop {
-        let taken = next_group(&mut *waiting.lock().await, most).await;
+        let taken = next_group(&mut *waiting.lock().await, most, patience).await;
         if taken.is_empty() {
             return;
         }
@@ -96,11 +106,15 @@ async fn lane<T: Send + Sync, R: Send>(waiting: Arc<Mutex<Waiting<T, R>>>, most:
     }
 }
 
-/// Whoever waits, and whoever is about to: the runtime is let around once, so that a burst becomes one group.
-async fn next_group<T, R>(waiting: &mut Waiting<T, R>, most: usize) -> Vec<(T, Answer<R>)> {
+/// Whoever waits, and whoever is about to: the runtime is let around at least once, so that a burst becomes one group.
+async fn next_group<T, R>(waiting: &mut Waiting<T, R>, most: usize, patience: Duration) -> Vec<(T, Answer<R>)> {
     let mut taken = Vec::new();
     waiting.recv_many(&mut taken, most).await;
-    tokio::task::yield_now().await;
+    if patience.is_zero() {
+        tokio::task::yield_now().await;
+    } else {
+        tokio::time::sleep(patience).await;
+    }
     while taken.len() < most
         && let Ok(item) = waiting.try_recv()
     {
@@ -182,6 +196,19 @@ mod tests {
         let sizes = doubling.0.lock().unwrap().clone();
         assert!(sizes.len() < 100, "100 items took {} groups", sizes.len());
         assert!(sizes.iter().all(|&size| size <= 8), "{sizes:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_patient_lane_waits_for_company() {
+        let doubling = Doubling::default();
+        let batcher = Batcher::start_patient(1, 8, Duration::from_millis(10), doubling.clone());
+        let late = async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            batcher.submit(2).await
+        };
+        let (early, late) = tokio::join!(batcher.submit(1), late);
+        assert_eq!((early.unwrap(), late.unwrap()), (2, 4));
+        assert_eq!(*doubling.0.lock().unwrap(), [2], "one group of two");
     }
 
     #[tokio::test]

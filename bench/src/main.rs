@@ -167,6 +167,8 @@ async fn measure(bench: &Bench, options: &Options, database: Kind, report: &mut 
     if options.wants(Part::Yardstick) {
         let latencies = yardstick::durable_inserts(bench, database).await?;
         report.add(Measure::DurableInserts { database, latencies });
+        let latencies = yardstick::events(bench, database).await?;
+        report.add(Measure::EventsAlone { database, latencies });
     }
     if options.wants(Part::Start) {
         let ms = intake::first_answer(bench, database).await?.as_secs_f64() * 1000.0;

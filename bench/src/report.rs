@@ -56,6 +56,11 @@ pub enum Measure {
         #[serde(flatten)]
         latencies: Latencies,
     },
+    EventsAlone {
+        database: Kind,
+        #[serde(flatten)]
+        latencies: Latencies,
+    },
     FirstAnswer {
         database: Kind,
         ms: f64,
@@ -137,6 +142,9 @@ impl Measure {
             }
             Self::Sink { latencies } => row("yardstick: the mail sink alone, 4 conn.", latencies, ""),
             Self::DurableInserts { latencies, .. } => row("yardstick: durable inserts, one by one", latencies, ""),
+            Self::EventsAlone { latencies, .. } => {
+                row("yardstick: events without requests, one by one", latencies, "");
+            }
             Self::FirstAnswer { ms, .. } => println!("start to first 202: {ms:.0} ms"),
             Self::Intake(intake) => {
                 let offered = intake.rate.map(|rate| format!(", open at {rate}/s"));

@@ -26,6 +26,9 @@ use crate::store::{DeliveryKind, DeliveryNote, DeliveryStatus, Queue, QueuedMail
 const MOST: usize = 256;
 /// Groups under way at once: with one, a group is as large as can be, and a statement for many costs as much as for one.
 const LANES: usize = 1;
+/// How long what came of a mail waits to be noted together with others. Nobody waits for it, and each note is a commit;
+/// a process that is killed in between sends these mails once more.
+const COMPANY: Duration = Duration::from_millis(10);
 /// How often a mail's job may be started, tries or not: a start while all mails wait is none. Tries are counted on the
 /// delivery, up to [`Queue::MAX_ATTEMPTS`].
 pub(super) const MAX_STARTS: u32 = 10 * Queue::MAX_ATTEMPTS.unsigned_abs();
@@ -58,7 +61,7 @@ impl Mails {
     pub(super) fn start(app: &App) -> Self {
         Self {
             loads: Batcher::start(LANES, MOST, Load(app.clone())),
-            notes: Batcher::start(LANES, MOST, Note(app.clone())),
+            notes: Batcher::start_patient(LANES, MOST, COMPANY, Note(app.clone())),
             turns: Semaphore::new(MAX_CONNECTIONS),
         }
     }

@@ -12,8 +12,10 @@ use tokio::time::Instant;
 
 use super::{ACQUIRE_TIMEOUT, ANSWER_TIMEOUT, Result, no_answer};
 
-/// After so long Postgres gives up a transaction whose client says nothing, and with it the locks that it holds.
-const SILENCE: &str = "set idle_in_transaction_session_timeout = '15s'";
+/// After 15 seconds Postgres gives up a transaction whose client says nothing, and with it the locks that it holds. What
+/// usher asks for is found by key, mostly in memory or on disks without arms: the default price of a page that is not the
+/// next one makes the planner read whole tables instead, as long as they are small.
+const SESSION: &str = "set idle_in_transaction_session_timeout = '15s'; set random_page_cost = 1.1";
 /// How long SQLite waits for another process's write.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A Postgres connection that rested for longer is asked whether it is still there before it is used. A server is not back
@@ -40,7 +42,7 @@ pub(super) fn open_postgres(
     Ok(PgPoolOptions::new()
         .max_connections(10)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        .after_connect(|conn, _| Box::pin(async move { conn.execute(SILENCE).await.map(drop) }))
+        .after_connect(|conn, _| Box::pin(async move { conn.execute(SESSION).await.map(drop) }))
         .test_before_acquire(false)
         .before_acquire(move |connection, about| {
             let is_new = renew.borrow().is_none_or(|since| about.age < since.elapsed());
