@@ -70,12 +70,8 @@ impl Serve {
     /// As [`Serve::run`].
     pub async fn run_app(self, app: App) -> anyhow::Result<()> {
         let stop = shutdown::on_signal()?;
-        if stop
-            .run_until_cancelled(migrate_when_there(&app))
-            .await
-            .transpose()?
-            .is_none()
-        {
+        let ready = async { tokio::join!(migrate_when_there(&app), app.store.warm_up()).0 };
+        if stop.run_until_cancelled(ready).await.transpose()?.is_none() {
             return Ok(());
         }
         let service = Service::start(app, self.role).await?;

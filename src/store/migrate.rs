@@ -302,7 +302,10 @@ async fn apply(conn: &mut PgConnection, migrator: &Migrator, applied: &Applied) 
         remarks.restore(&mut tx).await?;
         tx.commit().await?;
     }
-    migrator.run(&mut *conn).await.map_err(MigrationError::Usher)
+    if !applied.is_complete(migrator) {
+        migrator.run(&mut *conn).await.map_err(MigrationError::Usher)?;
+    }
+    Ok(())
 }
 
 /// Waits until no other process is at it. The lock ends with the connection.

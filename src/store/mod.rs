@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use futures::future::join_all;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, PgPool};
@@ -56,6 +57,8 @@ pub use schedules::DueTick;
 pub use sessions::SessionStart;
 pub use settings::{Identities, Rules};
 
+/// How many connections a start of the API and the workers uses at once.
+const FIRST_CONNECTIONS: usize = 4;
 /// How long a request waits for a connection before it is told that the store is away.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long anything else may wait for the database. The network may have lost a connection without a word; nothing that
@@ -209,6 +212,13 @@ impl Store {
     pub fn file_exists(url: &str) -> Result<bool> {
         let options: SqliteConnectOptions = url.parse()?;
         Ok(options.get_filename().exists())
+    }
+
+    /// Opens the connections that are wanted first, if it can: at a start there is other work to wait for meanwhile.
+    pub async fn warm_up(&self) {
+        if let Pool::Postgres(pool) = &self.pool {
+            join_all((0..FIRST_CONNECTIONS).map(|_| pool.acquire())).await;
+        }
     }
 
     /// Tells whenever a connection turns out to be lost without a word: others that wait for an answer may wait in vain.
