@@ -7,7 +7,9 @@ COPY . .
 # checkout may be older than what the build of another one left. Builds at the same time take turns.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,sharing=locked \
-    cargo clean --locked --release --package usher \
+    # jemalloc is made for the size of pages that it finds; there are kernels with larger ones, on this architecture only.
+    if [ "$(uname -m)" = aarch64 ]; then export JEMALLOC_SYS_WITH_LG_PAGE=16; fi \
+    && cargo clean --locked --release --package usher \
     && cargo build --locked --release --package usher \
     && cp target/release/usher /usr/local/bin/usher
 

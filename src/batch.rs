@@ -60,6 +60,7 @@ impl<T: Send + Sync + 'static, R: Send + 'static> Batcher<T, R> {
     }
 
     /// [`Batcher::start`] with lanes that let an item wait so long for company: larger groups, for callers in no hurry.
+    /// One lane at a time collects.
     pub fn start_patient(lanes: usize, most: usize, patience: Duration, group: impl Group<T, R>) -> Self {
         let (items, waiting) = mpsc::channel(WAITING);
         let waiting = Arc::new(Mutex::new(waiting));
@@ -110,6 +111,9 @@ async fn lane<T: Send + Sync, R: Send>(
 async fn next_group<T, R>(waiting: &mut Waiting<T, R>, most: usize, patience: Duration) -> Vec<(T, Answer<R>)> {
     let mut taken = Vec::new();
     waiting.recv_many(&mut taken, most).await;
+    if taken.is_empty() || taken.len() == most {
+        return taken;
+    }
     if patience.is_zero() {
         tokio::task::yield_now().await;
     } else {

@@ -72,6 +72,9 @@ impl InviteSomebody {
             message: self.message,
         };
         let store = Store::open(config.database_url.expose(), Clock::System).await?;
+        if !store.is_migrated().await.unwrap_or(false) {
+            bail!("the schema is not the one that this version works with, or there is none: run usher migrate");
+        }
         let mut tx = store.begin().await?;
         let caps = config.mail_caps;
         let answers = flows::invite(&mut tx, std::slice::from_ref(&invitation), &config.roles, caps, None).await?;

@@ -1,6 +1,7 @@
 //! `usher serve`: the API and the workers.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,7 +71,13 @@ impl Serve {
     /// As [`Serve::run`].
     pub async fn run_app(self, app: App) -> anyhow::Result<()> {
         let stop = shutdown::on_signal()?;
-        let ready = async { tokio::join!(migrate_when_there(&app), app.store.warm_up()).0 };
+        let ready = async {
+            let mut migrated = pin!(migrate_when_there(&app));
+            tokio::select! {
+                outcome = &mut migrated => outcome,
+                () = app.store.warm_up() => migrated.await,
+            }
+        };
         if stop.run_until_cancelled(ready).await.transpose()?.is_none() {
             return Ok(());
         }

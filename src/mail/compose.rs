@@ -16,6 +16,7 @@ use lettre::{
     },
 };
 use url::{Url, form_urlencoded::byte_serialize};
+use uuid::Uuid;
 
 use super::{
     failure::SendError,
@@ -173,7 +174,9 @@ pub(super) fn mailbox(text: &str) -> Option<Mailbox> {
 /// The domain of a sender's address, if a `Message-ID` can be in it.
 pub(super) fn message_domain(from: &str) -> Option<String> {
     let domain = mailbox(from)?.email.domain().to_owned();
-    message_id(&format!("x@{domain}")).is_some().then_some(domain)
+    message_id(&format!("{}@{domain}", Uuid::nil()))
+        .is_some()
+        .then_some(domain)
 }
 
 /// The id without its angle brackets, if it is one.
@@ -272,11 +275,16 @@ mod tests {
 
     #[test]
     fn message_ids_are_in_the_domain_of_the_sender() {
+        let long = |labels| format!("{}example", "a.".repeat(labels));
+        let (fits, too_long) = (long(78), long(79));
+        let (from_fits, from_too_long) = (format!("no-reply@{fits}"), format!("no-reply@{too_long}"));
         let cases = [
             ("Example <no-reply@mail.example.com>", Some("mail.example.com")),
             ("no-reply@bücher.example", Some("xn--bcher-kva.example")),
             ("no-reply@[192.0.2.1]", None),
             ("nobody", None),
+            (&from_fits, Some(fits.as_str())),
+            (&from_too_long, None),
         ];
         for (from, expected) in cases {
             assert_eq!(message_domain(from).as_deref(), expected, "{from}");

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::invites::INVITE_OF_I;
 use super::rows::{Type, among, and_among, checked, sql, to_json, unfold};
-use super::{Queue, Result, Tx, on_conn};
+use super::{Queue, Result, Rules, Tx, on_conn};
 use crate::invites::Invite;
 use crate::names::named;
 
@@ -221,8 +221,9 @@ impl Tx {
              select r.delivery_id, r.for_invite, r.kind,
                  (select coalesce(max(d.generation), 0) + 1 from usher_deliveries d
                   where d.invite_id = r.for_invite and d.kind = r.kind),
-                 r.to_email, 'queued', r.message_name || '@' || (select mail_domain from usher_settings), $2
-             from {source}"
+                 r.to_email, 'queued', r.message_name || '@' || coalesce((select mail_domain from usher_settings), '{}'), $2
+             from {source}",
+            Rules::NO_DOMAIN
         );
         let json = to_json(&rows)?;
         let now = self.clock.now();

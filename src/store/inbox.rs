@@ -103,6 +103,10 @@ const EVENT_VIEW: &str = "svix_id, event_type, received_at, processed_at, outcom
 /// Rows of an insert on SQLite: more of them gain little, and each number of rows is a statement to keep.
 const ROWS_IN_A_STATEMENT: usize = 16;
 
+/// Ends a transaction, and says so with a last row.
+const COMMIT: &str = "commit; select 'committed'";
+const COMMITTED: &str = "committed";
+
 /// What `process-clerk-event` carries.
 #[derive(Serialize)]
 struct Payload<'a> {
@@ -198,7 +202,7 @@ async fn receive_on_sqlite(writer: &SqlitePool, arrived: &[Arrived<'_>], now: Da
     let last = chunks.len().saturating_sub(1);
     for (number, chunk) in chunks.enumerate() {
         let begin = if number == 0 { "begin immediate;" } else { "" };
-        let commit = if number == last { "commit" } else { "" };
+        let commit = if number == last { COMMIT } else { "" };
         let text = format!("{begin} {} {commit}", insertion_of(chunk.len()));
         let mut insertion = sqlx::query_scalar(sql(text))
             .bind(now)
@@ -211,8 +215,12 @@ async fn receive_on_sqlite(writer: &SqlitePool, arrived: &[Arrived<'_>], now: Da
                 .bind(&event.payload)
                 .bind(job_id);
         }
-        let stored: Vec<String> = insertion.fetch_all(conn.get()).await?;
-        new.extend(stored);
+        let rows: Vec<String> = insertion.fetch_all(conn.get()).await?;
+        new.extend(rows);
+    }
+    // A thread of sqlx's that dies on the way ends the rows as if there were no more.
+    if new.pop().as_deref() != Some(COMMITTED) {
+        return Err(sqlx::Error::WorkerCrashed.into());
     }
     conn.settle();
     Ok(new)

@@ -47,10 +47,7 @@ pub(super) fn open_postgres(
         .before_acquire(move |connection, about| {
             let is_new = renew.borrow().is_none_or(|since| about.age < since.elapsed());
             Box::pin(async move {
-                if is_new && about.idle_for > RESTED {
-                    connection.ping().await?;
-                }
-                Ok(is_new)
+                Ok(is_new && (about.idle_for <= RESTED || connection.ping().await.is_ok()))
             })
         })
         // sqlx would ask the same without a limit: a lost connection would keep its place in the pool for ever.

@@ -95,6 +95,11 @@ stories! {
         app.run_jobs().await;
         let message_id = app.mails()[0].header("Message-ID").unwrap();
         assert!(message_id.trim_end_matches('>').ends_with("@acme.example"), "{message_id}");
+        app.pool.execute("delete from usher_settings").await;
+        app.invite_to_organization(acme, "alan@example.com", "member").await;
+        app.run_jobs().await;
+        let message_id = app.mails()[1].header("Message-ID").unwrap();
+        assert!(message_id.trim_end_matches('>').ends_with("@localhost"), "{message_id}");
     }
 
     async fn trouble_that_passes_is_retried_for_two_days_with_growing_waits(app) {

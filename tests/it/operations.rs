@@ -316,6 +316,9 @@ on_both! {
         assert_eq!(body["checks"], json!({ "database": "ok", "migrations": "failing", "workers": "ok" }));
         assert!(body["problems"][0].as_str().unwrap().ends_with("run: usher migrate"), "{body}");
         assert_eq!(running.usher.ask("/livez").await.0, 200);
+        let nobody = ["invite", "ada@example.com", "--organization", &Uuid::nil().to_string(), "--role", "member"];
+        let (well, said) = running.usher.usher(&nobody).await;
+        assert!(!well && said.contains("run usher migrate"), "{said}");
     }
 
     async fn a_dead_mail_keeps_its_history_and_is_sent_after_a_retry(running) {

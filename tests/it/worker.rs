@@ -378,6 +378,27 @@ async fn a_stop_finishes_what_runs_and_gives_back_what_does_not() {
     }
 }
 
+#[tokio::test]
+async fn events_that_nobody_waits_for_any_more_leave_no_transaction_open_on_sqlite() {
+    let database = TestDatabase::sqlite().await;
+    let store = Store::open(&database.url, Clock::System).await.unwrap();
+    let TestPool::Sqlite(pool) = &database.pool else {
+        unreachable!()
+    };
+    // More than one text has room for.
+    let events = (1, 40);
+    for _ in 0..10 {
+        let other = pool.begin_with("begin immediate").await.unwrap();
+        let given_up = receive(&store, events.0, events.1);
+        assert!(tokio::time::timeout(Duration::from_millis(50), given_up).await.is_err());
+        other.rollback().await.unwrap();
+        store.heartbeat(&[]).await.unwrap();
+    }
+    receive(&store, events.0, events.1).await;
+    assert_eq!(database.pool.count("usher_events").await, 39);
+    assert_eq!(database.pool.count("Jobs").await, 39);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_that_nobody_waits_for_any_more_is_not_left_open() {
     let database = TestDatabase::postgres().await;
