@@ -52,6 +52,14 @@ impl App {
     /// [`SetupError`] names the variable to change.
     pub async fn new(config: Config, clock: Clock) -> Result<Self, SetupError> {
         let store = Store::open(config.database_url.expose(), clock.clone()).await?;
+        Self::on(store, config, clock)
+    }
+
+    /// Puts everything together on the store that the configuration names.
+    ///
+    /// # Errors
+    /// [`SetupError`] names the variable to change.
+    pub fn on(store: Store, config: Config, clock: Clock) -> Result<Self, SetupError> {
         let mailer = Mailer::new(MailConfig {
             from: config.mail_from.clone(),
             reply_to: config.mail_reply_to.clone(),

@@ -1,7 +1,6 @@
 //! `usher serve`: the API and the workers.
 
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,17 +12,18 @@ use axum::{Extension, Router};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 
-use crate::app::App;
+use crate::app::{App, SetupError};
 use crate::clock::Clock;
 use crate::config::{Config, Environment};
 use crate::names::named;
 use crate::ops::{Scrape, Stopping};
 use crate::problem::Problem;
-use crate::store::MigrationError;
+use crate::store::{MigrationError, Store};
 use crate::worker::{Concurrency, Workers};
 use crate::{api, contract, ops, shutdown, webhooks};
 
@@ -62,7 +62,13 @@ impl Serve {
     /// # Errors
     /// When the configuration, the schema or an address can't be used.
     pub async fn run(self, config: Config) -> anyhow::Result<()> {
-        self.run_app(App::new(config, Clock::System).await?).await
+        let clock = Clock::System;
+        let opened = Store::open(config.database_url.expose(), clock.clone()).await;
+        let store = opened.map_err(SetupError::from)?;
+        // Meanwhile templates are read, and then the schema.
+        let first_connections = store.clone();
+        let _opening = AbortOnDropHandle::new(tokio::spawn(async move { first_connections.warm_up().await }));
+        self.run_app(App::on(store, config, clock)?).await
     }
 
     /// [`Serve::run`] once everything is put together.
@@ -71,14 +77,8 @@ impl Serve {
     /// As [`Serve::run`].
     pub async fn run_app(self, app: App) -> anyhow::Result<()> {
         let stop = shutdown::on_signal()?;
-        let ready = async {
-            let mut migrated = pin!(migrate_when_there(&app));
-            tokio::select! {
-                outcome = &mut migrated => outcome,
-                () = app.store.warm_up() => migrated.await,
-            }
-        };
-        if stop.run_until_cancelled(ready).await.transpose()?.is_none() {
+        let migrated = stop.run_until_cancelled(migrate_when_there(&app)).await;
+        if migrated.transpose()?.is_none() {
             return Ok(());
         }
         let service = Service::start(app, self.role).await?;

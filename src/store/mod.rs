@@ -214,7 +214,7 @@ impl Store {
         Ok(options.get_filename().exists())
     }
 
-    /// Opens the connections that are wanted first, if it can: at a start there is other work to wait for meanwhile.
+    /// Opens the connections that are wanted first, if it can: at a start there is other work meanwhile.
     pub async fn warm_up(&self) {
         if let Pool::Postgres(pool) = &self.pool {
             join_all((0..FIRST_CONNECTIONS).map(|_| pool.acquire())).await;
