@@ -30,7 +30,8 @@ pub async fn plan_reminders(tx: &mut Tx, reminders: &Reminders, limit: u32) -> R
     Ok(plans.len())
 }
 
-/// Queues the reminders that are due, each once, and plans the next. Returns how many were due.
+/// Queues the reminders that are due, each once, and plans the next; where reminders were switched off since they were
+/// planned, none. Returns how many were due.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -50,7 +51,7 @@ pub async fn remind(tx: &mut Tx, reminders: &Reminders, limit: u32) -> Result<us
     let ours = tx.plan_reminders(&plans).await?;
     let mails: Vec<NewDelivery> = due
         .iter()
-        .filter(|invite| ours.contains(&invite.id))
+        .filter(|invite| !reminders.are_off() && ours.contains(&invite.id))
         .map(|invite| NewDelivery {
             invite_id: invite.id,
             kind: DeliveryKind::Reminder,

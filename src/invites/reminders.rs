@@ -31,6 +31,12 @@ impl Default for Reminders {
 }
 
 impl Reminders {
+    /// Whether nobody is reminded.
+    #[must_use]
+    pub fn are_off(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// When the next reminder is due after `after`, in a life from `start` until `expires_at`.
     #[must_use]
     pub fn next(&self, start: DateTime<Utc>, expires_at: DateTime<Utc>, after: DateTime<Utc>) -> Option<DateTime<Utc>> {

@@ -14,7 +14,8 @@ use super::{Context, JobError, send_accepted_notice, send_invite_email};
 use crate::app::App;
 use crate::batch::{Batcher, Group};
 use crate::invites::email::EmailAddress;
-use crate::invites::{Kind, Status, reminders};
+use crate::invites::reminders::{Reminders, is_in_time};
+use crate::invites::{Kind, Status};
 use crate::mail::{
     AcceptedNotice, MAX_CONNECTIONS, Mail as _, MessageIdentity, OrganizationInvite, ProjectInvite, Reminder, Rendered,
     SendError, Sent,
@@ -161,7 +162,8 @@ async fn load(context: &Context, delivery_id: Uuid) -> Result<Option<QueuedMail>
     let Some(mail) = loaded.map_err(JobError::retry)? else {
         return Ok(None);
     };
-    let Some(why) = unwanted(&mail, context.app.clock.now()) else {
+    let app = &context.app;
+    let Some(why) = unwanted(&mail, &app.config.invite_reminders, app.clock.now()) else {
         return Ok(Some(mail));
     };
     note(context, delivery_id, DeliveryStatus::Suppressed, false, &why).await?;
@@ -182,7 +184,7 @@ async fn render(context: &Context, mail: &QueuedMail) -> Result<Rendered, JobErr
 }
 
 /// Why a mail is not sent any more, if it is so. Asked when it would go out: much may have happened since it was queued.
-fn unwanted(mail: &QueuedMail, now: DateTime<Utc>) -> Option<String> {
+fn unwanted(mail: &QueuedMail, reminders: &Reminders, now: DateTime<Utc>) -> Option<String> {
     let status = mail.invite.status_at(now);
     let answered = || format!("no longer wanted: the invite is {status}");
     match mail.delivery_kind {
@@ -190,7 +192,10 @@ fn unwanted(mail: &QueuedMail, now: DateTime<Utc>) -> Option<String> {
         DeliveryKind::AcceptedNotice => {}
         _ if status != Status::Pending => return Some(answered()),
         _ if !mail.context.is_newest => return Some("no longer wanted: a newer mail takes its place".to_owned()),
-        DeliveryKind::Reminder if !reminders::is_in_time(now, mail.invite.expires_at) => {
+        DeliveryKind::Reminder if reminders.are_off() => {
+            return Some("no longer wanted: reminders were switched off".to_owned());
+        }
+        DeliveryKind::Reminder if !is_in_time(now, mail.invite.expires_at) => {
             return Some("no longer wanted: the invite is about to expire".to_owned());
         }
         _ => {}

@@ -143,15 +143,30 @@ fn verdict(step: Step, code: u16, reply: &str) -> fn(String) -> SendError {
     }
 }
 
+/// What servers say of the sender, whichever code they say it with: "Relay access denied", "relaying not permitted";
+/// Postfix, which waits for RCPT TO (`smtpd_delay_reject`), "Sender address rejected", "Client host rejected", "Helo command
+/// rejected"; Exim, "Sender verify failed"; Amazon SES, "Email address is not verified".
+const ACCOUNT_WORDS: &[&str] = &[
+    "relay",
+    "sender address",
+    "sender rejected",
+    "sender verify",
+    "client host",
+    "helo command",
+    "is not verified",
+];
+
 /// Many servers let anybody say MAIL FROM and only then complain about the sender. Where the reply leaves that open (a
 /// bare 550 or 554 with 5.7.1 is used for spam as well as for policy) the mail counts as rejected.
 fn blames_the_account(code: u16, reply: &str) -> bool {
     // Login wanted, too weak or wrong; 503 is a command out of order, which is nothing that a recipient could cause.
     let not_logged_in = matches!(code, 503 | 530 | 534 | 535 | 538);
     let reply = reply.to_ascii_lowercase();
-    // "Relay access denied", "relaying not permitted", "unable to relay"; 5.4.5 is a sending limit that was reached.
+    // 5.4.5 is a sending limit that was reached.
     let blamed = ["5.1.7", "5.1.8", "5.4.5"];
-    not_logged_in || reply.contains("relay") || enhanced_code(&reply).is_some_and(|code| blamed.contains(&code))
+    not_logged_in
+        || ACCOUNT_WORDS.iter().any(|words| reply.contains(words))
+        || enhanced_code(&reply).is_some_and(|code| blamed.contains(&code))
 }
 
 /// Only what is said of the mailbox itself keeps others from writing to it: class 5.1 (addressing) and 5.2 (mailbox) of
@@ -210,6 +225,37 @@ mod tests {
             (Step::Recipient, 550, "5.7.1 not welcome here", rejected),
             (Step::Recipient, 554, "blocked by a list at 127.0.0.2", rejected),
             (Step::Recipient, 550, "5.1.8 bad sender", policy),
+            (
+                Step::Recipient,
+                553,
+                "5.7.1 <a@b.c>: Sender address rejected: not owned by user",
+                policy,
+            ),
+            (
+                Step::Recipient,
+                550,
+                "5.1.0 <a@b.c>: Sender address rejected: User unknown",
+                policy,
+            ),
+            (Step::Recipient, 550, "Sender verify failed", policy),
+            (
+                Step::Recipient,
+                554,
+                "5.7.1 Service unavailable; Client host [192.0.2.1] blocked",
+                policy,
+            ),
+            (
+                Step::Recipient,
+                504,
+                "5.5.2 <x>: Helo command rejected: need fully-qualified hostname",
+                policy,
+            ),
+            (
+                Step::Content,
+                554,
+                "Message rejected: Email address is not verified.",
+                policy,
+            ),
             (Step::Recipient, 552, "5.2.2 mailbox full", rejected),
             (Step::Recipient, 530, "5.7.0 login first", policy),
             (Step::Recipient, 503, "5.5.1 need MAIL", policy),

@@ -8,7 +8,7 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 use usher::clock::Clock;
-use usher::invites::reminders::PLAN_AFTER;
+use usher::invites::reminders::{PLAN_AFTER, Reminders};
 use usher::jobs::look_after_mail;
 use usher::ops::Scrape;
 use usher::worker::{Concurrency, Workers};
@@ -248,6 +248,23 @@ stories! {
         assert_eq!(delivery(app, &bounced).await["status"], "sent", "the address is well again for all");
     }
 
+    async fn a_sender_that_is_refused_at_the_recipient_condemns_no_mail_and_no_address(app) {
+        let acme = app.organization("Acme").await;
+        let refusal = "550 5.1.0 <no-reply@acme.example>: Sender address rejected: User unknown";
+        app.smtp.at(Phase::Rcpt, Behaviour::Reply(refusal));
+        for n in 0..5 {
+            app.invite_to_organization(acme, &format!("person{n}@example.com"), "member").await;
+        }
+        app.run_jobs().await;
+        assert_eq!(app.pool.count("usher_mail_trouble").await, 1);
+        assert_eq!(app.pool.count("usher_suppressions").await, 0);
+        assert_eq!(app.pool.count("usher_deliveries where status = 'queued'").await, 5);
+        app.smtp.at(Phase::Rcpt, Behaviour::Accept);
+        pass(app, TimeDelta::hours(2), TimeDelta::minutes(5)).await;
+        app.run_jobs().await;
+        assert_eq!(app.pool.count("usher_deliveries where status = 'sent'").await, 5);
+    }
+
     async fn content_or_policy_refused_does_not_condemn_the_address(app) {
         let acme = app.organization("Acme").await;
         for (phase, reply) in [(Phase::EndOfData, "554 5.7.1 spam"), (Phase::Rcpt, "550 5.7.1 not today"), (Phase::Rcpt, "552 5.2.2 full")] {
@@ -371,6 +388,42 @@ async fn capped(database: TestDatabase) -> TestApp {
         settings.invite_reminders = Some("off".to_owned());
     })
     .await
+}
+
+/// Neither those that an earlier process had planned nor those that it had queued.
+async fn reminders_that_are_switched_off_do_not_come(app: &TestApp) {
+    let acme = app.organization("Acme").await;
+    for email in ["ada@example.com", "grace@example.com"] {
+        app.invite_to_organization(acme, email, "member").await;
+    }
+    app.run_jobs().await;
+    let (on, off) = (Reminders::default(), &app.app.config.invite_reminders);
+    app.clock.advance(PLAN_AFTER + TimeDelta::seconds(1));
+    let mut tx = app.app.store.begin().await.unwrap();
+    assert_eq!(usher::flows::plan_reminders(&mut tx, &on, 10).await.unwrap(), 2);
+    app.clock.advance(TimeDelta::days(3));
+    assert_eq!(usher::flows::remind(&mut tx, &on, 1).await.unwrap(), 1, "before");
+    assert_eq!(usher::flows::remind(&mut tx, off, 10).await.unwrap(), 1, "and after");
+    tx.commit().await.unwrap();
+    assert_eq!(app.pool.count("usher_deliveries where kind = 'reminder'").await, 1);
+    app.run_jobs().await;
+    assert_eq!(reminders(app).await, 0);
+    let off = "usher_deliveries where status = 'suppressed' and last_error like '%switched off'";
+    assert_eq!(app.pool.count(off).await, 1);
+}
+
+#[tokio::test]
+async fn reminders_that_are_switched_off_do_not_come_on_sqlite() {
+    let app = capped(TestDatabase::sqlite().await).await;
+    reminders_that_are_switched_off_do_not_come(&app).await;
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn reminders_that_are_switched_off_do_not_come_on_postgres() {
+    let app = capped(TestDatabase::postgres().await).await;
+    reminders_that_are_switched_off_do_not_come(&app).await;
+    app.finish().await;
 }
 
 /// Caps hold for create, batch, inviting again and resending, also when many ask at once; and begin anew at midnight.

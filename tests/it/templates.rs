@@ -145,3 +145,10 @@ fn a_check_ends_well_or_names_file_and_line() {
         "{why}"
     );
 }
+
+#[test]
+fn the_templates_that_ship_are_laid_out_as_those_that_replace_them() {
+    let ours = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/templates"));
+    let checked = templates(ours, &["check"], Some(ours));
+    assert!(checked.status.success(), "{}", said(&checked.stderr));
+}
