@@ -27,6 +27,7 @@ const DEAD_JOBS: &str = "usher_dead_jobs";
 const WORKERS_ALIVE: &str = "usher_workers_alive";
 const DATABASE_UP: &str = "usher_database_up";
 const DATABASE_CONNECTIONS: &str = "usher_database_connections";
+const MAILS_WAIT: &str = "usher_mail_account_refused";
 const BUILD_INFO: &str = "usher_build_info";
 
 /// From a hundred microseconds to ten seconds, Svix's patience with a webhook.
@@ -227,6 +228,11 @@ pub fn database_up(up: bool) {
     gauge!(DATABASE_UP).set(f64::from(u8::from(up)));
 }
 
+/// Sets whether all mails wait because the mail server refuses the account.
+pub fn mails_wait(refused: bool) {
+    gauge!(MAILS_WAIT).set(f64::from(u8::from(refused)));
+}
+
 /// Sets how many connections a pool has in use and idle.
 pub fn database_connections(pool: &'static str, in_use: usize, idle: usize) {
     gauge!(DATABASE_CONNECTIONS, "pool" => pool, "state" => "in_use").set(in_use as f64);
@@ -327,6 +333,10 @@ fn describe() {
     describe_gauge!(
         DATABASE_CONNECTIONS,
         "This process's connections to the database, by pool and state."
+    );
+    describe_gauge!(
+        MAILS_WAIT,
+        "Whether the mail server refuses the account, so that all mails wait."
     );
     describe_gauge!(BUILD_INFO, "The version that runs; always 1.");
 }

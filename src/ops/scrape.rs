@@ -10,7 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::clerk::EventKind;
 use crate::mail::{AcceptedNotice, Mail as _, OrganizationInvite, ProjectInvite, Reminder};
 use crate::metrics::{self, Recorder};
-use crate::store::{Queue, Store};
+use crate::store::{Queue, Store, StoreError};
 use crate::worker::Alive;
 
 /// Between two questions to the database, however many scrape.
@@ -78,10 +78,15 @@ impl Scrape {
         if asked.is_some_and(|asked| asked.elapsed() < FRESH) {
             return;
         }
-        let levels = tokio::time::timeout(MAX_WAIT, store.queue_levels()).await;
+        let look = async {
+            let levels = store.queue_levels().await?;
+            Ok::<_, StoreError>((levels, store.read().await?.mail_trouble().await?))
+        };
+        let levels = tokio::time::timeout(MAX_WAIT, look).await;
         *asked = Some(Instant::now());
         let answered = match levels {
-            Ok(Ok(levels)) => {
+            Ok(Ok((levels, mail_trouble))) => {
+                metrics::mails_wait(mail_trouble.is_some());
                 levels.iter().for_each(metrics::queue_level);
                 true
             }

@@ -244,6 +244,7 @@ on_both! {
         is("usher_database_up", &[], 1.0);
         is("usher_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
         assert!(seen.page.contains("usher_database_connections{pool=\""));
+        assert_eq!(seen.value("usher_mail_account_refused", &[]), 0.0);
         assert!(seen.value("process_resident_memory_bytes", &[]) > 0.0);
         for (name, _) in seen.values.keys() {
             let family = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
@@ -284,6 +285,7 @@ on_both! {
         assert!((3600.0..3700.0).contains(&age), "{age}");
         let refused = [("template", "organization_invite"), ("outcome", "account_refused")];
         assert!(seen.value("usher_emails_total", &refused) >= 1.0, "{}", seen.page);
+        assert_eq!(seen.value("usher_mail_account_refused", &[]), 1.0);
         assert_eq!(seen.value("usher_workers_alive", &[mails]), 1.0, "waiting is no failure");
     }
 
