@@ -211,6 +211,7 @@ impl Templates {
             let templates = Self::build(&sources, None, default_language, &mut errors);
             if errors.is_empty() {
                 errors.extend(templates.failures());
+                errors.extend(templates.unknown_conditions(&sources));
             }
             or_errors(std::mem::take(&mut errors))?;
         }
@@ -319,6 +320,29 @@ impl Templates {
             }
         }
         failures.into_values().collect()
+    }
+
+    /// The mails' own templates that ask for a value which doesn't exist: handlebars takes it for empty, however strict.
+    fn unknown_conditions(&self, sources: &Sources) -> Vec<TemplateError> {
+        let mut unknown = BTreeMap::new();
+        for (Vocabulary { mails, .. }, mail, examples) in self.all_mails() {
+            let there = |name: &str| examples.full.get(name).is_some() || matches!(name, "lang" | "dir");
+            let used = mails[mail]
+                .iter()
+                .filter_map(|name| sources.get(&format!("{name}.hbs")));
+            for Source { file, text } in used {
+                for (line, name) in conditions(text).filter(|(_, name)| !there(name)) {
+                    unknown
+                        .entry((file.clone(), line))
+                        .or_insert_with(|| TemplateError::Render {
+                            file: file.clone(),
+                            line: Some(line),
+                            reason: format!("the mail has no value {name:?} to ask for"),
+                        });
+                }
+            }
+        }
+        unknown.into_values().collect()
     }
 
     fn all_mails(&self) -> impl Iterator<Item = (&Vocabulary, &'static str, Examples)> {
@@ -493,6 +517,22 @@ impl Examples {
         }
         combinations
     }
+}
+
+/// The values that a template asks for with `if` and `unless`, and their lines.
+fn conditions(source: &str) -> impl Iterator<Item = (usize, &str)> {
+    source.match_indices("{{").filter_map(|(offset, _)| {
+        let inside = source[offset..].trim_start_matches(['{', '~']).trim_start();
+        let asked = ["#if ", "#unless ", "else if ", "else unless "]
+            .iter()
+            .find_map(|word| inside.strip_prefix(word))?;
+        let name = asked
+            .trim_start()
+            .split(|c: char| !(c.is_alphanumeric() || c == '_'))
+            .next()?;
+        // What is not a plain name, `@last` for one, is handlebars' own.
+        (!name.is_empty()).then(|| (source[..offset].matches('\n').count() + 1, name))
+    })
 }
 
 /// The line of the first expression that handlebars would print unescaped. It looks at comments as well, which is the
@@ -816,6 +856,16 @@ mod tests {
                 "en/project_invite/body.txt",
                 "{{#if message}}{{else}}{{oops}}{{/if}}",
                 "oops",
+            ),
+            (
+                "en/project_invite/body.txt",
+                "{{#if message}}a{{else if inviter_nam}}b{{/if}}",
+                "en/project_invite/body.txt.hbs, line 1: the mail has no value \"inviter_nam\"",
+            ),
+            (
+                "en/accepted_notice/subject.txt",
+                "a\n{{~#unless message}}b{{/unless}}",
+                "en/accepted_notice/subject.txt.hbs, line 2: the mail has no value \"message\"",
             ),
             ("en/project_invite/body.html", "{{> footer}}", "footer"),
             (
