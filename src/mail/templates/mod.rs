@@ -331,7 +331,8 @@ impl Templates {
                 .iter()
                 .filter_map(|name| sources.get(&format!("{name}.hbs")));
             for Source { file, text } in used {
-                for (line, name) in conditions(text).filter(|(_, name)| !there(name)) {
+                let asked = conditions(text).filter(|(_, name)| !there(name) && !is_named_within(text, name));
+                for (line, name) in asked {
                     unknown
                         .entry((file.clone(), line))
                         .or_insert_with(|| TemplateError::Render {
@@ -533,6 +534,15 @@ fn conditions(source: &str) -> impl Iterator<Item = (usize, &str)> {
         // What is not a plain name, `@last` for one, is handlebars' own.
         (!name.is_empty()).then(|| (source[..offset].matches('\n').count() + 1, name))
     })
+}
+
+/// Whether a template may have made a name itself: the item of an `each`, a block's parameter, a partial's argument.
+fn is_named_within(source: &str, name: &str) -> bool {
+    let is_parameter = |block: &str| {
+        let parameters = block.split('|').next().unwrap_or_default();
+        parameters.split_whitespace().any(|parameter| parameter == name)
+    };
+    name == "this" || source.contains(&format!("{name}=")) || source.split("as |").skip(1).any(is_parameter)
 }
 
 /// The line of the first expression that handlebars would print unescaped. It looks at comments as well, which is the
@@ -881,6 +891,18 @@ mod tests {
             fs::write(&path, source).unwrap();
             let error = Templates::load(Some(folder.path()), "en").unwrap_err().to_string();
             assert!(error.contains(expected), "{source:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_template_may_ask_for_names_that_it_made() {
+        let folder = folder_with(&[(
+            "en/project_invite/body.txt.hbs",
+            "{{#if message}}{{#each message as |line|}}{{#if line}}{{line}}{{/if}}{{/each}}
+             {{#each message}}{{#if this}}{{this}}{{/if}}{{/each}}{{/if}}",
+        )]);
+        if let Err(errors) = Templates::check(Some(folder.path()), "en") {
+            panic!("{errors}");
         }
     }
 
