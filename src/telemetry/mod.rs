@@ -5,6 +5,7 @@
 //! the log, and all of them share one trace, whose id is derived from it.
 
 mod otlp;
+mod throttle;
 mod trace_id;
 
 use std::io::stderr;
@@ -15,6 +16,7 @@ use tracing_subscriber::prelude::*;
 use tracing_subscriber::{EnvFilter, fmt};
 
 pub use otlp::Exporter;
+pub use throttle::Throttle;
 pub use trace_id::is_trace_id;
 
 use crate::config::LogFormat;
