@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Context, Job, JobError};
 use crate::app::App;
-use crate::batch::{Batcher, Group, TIME_LIMIT};
+use crate::batch::{BatchError, Batcher, Group, TIME_LIMIT};
 use crate::clerk::{BackendError, User};
 use crate::flows::{Arrived, Outcome, apply_events};
 use crate::metrics;
@@ -120,7 +120,18 @@ impl Events {
             svix_id: svix_id.to_owned(),
             user,
         };
-        self.0.submit(request).await.map_err(JobError::retry)
+        self.0.submit(request).await.map_err(not_applied)
+    }
+}
+
+/// What the database will never take is not tried again. Its words are left out: they may quote what it was given.
+fn not_applied(error: BatchError) -> JobError {
+    match &error {
+        BatchError::Store(refusal) => match refusal.refused_data() {
+            Some(code) => JobError::GiveUp(format!("the database refuses what the event says (error {code})")),
+            None => JobError::retry(error),
+        },
+        BatchError::Lost => JobError::retry(error),
     }
 }
 

@@ -114,6 +114,24 @@ impl StoreError {
                 && error.code().and_then(|code| code.parse::<i32>().ok()).is_some_and(|code| code & 0xff == 8))
     }
 
+    /// The database's code for what it was given and will never take, such as a text that is too long for its column or
+    /// for an index: the same request fails again whenever it is repeated.
+    #[must_use]
+    pub fn refused_data(&self) -> Option<String> {
+        let sqlx::Error::Database(error) = &self.0 else {
+            return None;
+        };
+        let code = error.code().unwrap_or_default();
+        let is_refusal = if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
+            // Primary codes: too big, wrong type.
+            code.parse::<i32>().is_ok_and(|code| matches!(code & 0xff, 18 | 20))
+        } else {
+            // Classes: data exception, program limit exceeded.
+            code.starts_with("22") || code.starts_with("54")
+        };
+        is_refusal.then(|| code.into_owned())
+    }
+
     /// Whether the whole database is away, rather than this one statement having met another's lock.
     #[must_use]
     pub fn is_away(&self) -> bool {
