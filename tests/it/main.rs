@@ -13,6 +13,7 @@ mod api;
 mod attacks;
 mod backend;
 mod banner;
+mod bounds;
 mod check;
 mod cli;
 mod config;
