@@ -24,6 +24,7 @@ mod delivery;
 mod deploy;
 mod docs;
 mod follow_up;
+mod fuzz;
 mod keys;
 mod limits;
 mod mail;
