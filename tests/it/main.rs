@@ -31,6 +31,7 @@ mod mail;
 mod matching;
 mod operations;
 mod ops_files;
+mod private;
 mod schedules;
 mod security;
 mod sql_interface;
