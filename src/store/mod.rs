@@ -1,6 +1,7 @@
 //! Both databases behind one door. A [`Tx`] method holds one SQL text, written so that Postgres and SQLite both take
 //! it; where that can't be, the method matches on the connection and says why.
 
+mod address;
 mod adopt;
 mod deliveries;
 mod history;
@@ -40,6 +41,7 @@ use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::telemetry::{self, Throttle};
+pub use address::check_address;
 pub use deliveries::{DeliveryKind, DeliveryNote, DeliveryStatus, DeliveryView, MailContext, NewDelivery, QueuedMail};
 pub use history::Happened;
 use history::History;
@@ -253,11 +255,10 @@ impl Store {
     /// no error here: connections are made when needed.
     pub async fn open(url: &str, clock: Clock) -> Result<Self> {
         let (lost, renew) = (watch::Sender::new(()), watch::Sender::new(None));
-        let Some(dialect) = Dialect::of(url) else {
-            return Err(StoreError(sqlx::Error::Configuration(
-                "the database address must begin with postgres:// or sqlite://".into(),
-            )));
-        };
+        let unusable =
+            |problem: String| StoreError(sqlx::Error::Configuration(format!("its address {problem}").into()));
+        check_address(url).map_err(unusable)?;
+        let dialect = Dialect::of(url).ok_or_else(|| unusable("is of no database".to_owned()))?;
         let doors = Doors::open(dialect, url, &lost, &renew).await?;
         Ok(Self {
             pool: doors.get(Door::Requests).clone(),
@@ -291,11 +292,14 @@ impl Store {
         }
     }
 
-    /// Whether the file that a SQLite address names is there.
+    /// Whether the file that a SQLite address names is there. A server is looked for when it is asked.
     ///
     /// # Errors
     /// [`StoreError`] when the address can't be understood.
     pub fn file_exists(url: &str) -> Result<bool> {
+        if Dialect::of(url) != Some(Dialect::Sqlite) {
+            return Ok(true);
+        }
         let options: SqliteConnectOptions = url.parse()?;
         Ok(options.get_filename().exists())
     }
