@@ -10,7 +10,7 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::store::StoreError;
+use crate::store::{Conflict, StoreError};
 
 /// Seconds after which a caller should come again when something that usher needs is away.
 const RETRY_AFTER: u32 = 5;
@@ -168,6 +168,9 @@ pub struct Problem {
     /// Seconds, for the `Retry-After` header.
     #[serde(skip)]
     pub retry_after: Option<u32>,
+    /// Whether the transaction met another one, and the same again may well succeed.
+    #[serde(skip)]
+    is_conflict: bool,
 }
 
 /// What is wrong with one field.
@@ -206,6 +209,7 @@ impl Problem {
             detail: None,
             errors: Vec::new(),
             retry_after,
+            is_conflict: false,
         }
     }
 
@@ -259,13 +263,25 @@ impl From<Code> for Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        if error.is_temporary() {
+        if error.is_conflict() {
+            // Told only where trying again did not help either.
+            Self {
+                is_conflict: true,
+                ..Self::new(Code::StoreUnavailable)
+            }
+        } else if error.is_temporary() {
             tracing::warn!(error = %error, "the store is away");
             Self::new(Code::StoreUnavailable)
         } else {
             tracing::error!(error = %error, "the store refused");
             Self::internal()
         }
+    }
+}
+
+impl Conflict for Problem {
+    fn is_conflict(&self) -> bool {
+        self.is_conflict
     }
 }
 

@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, TimeDelta, Utc};
+use futures::FutureExt as _;
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -191,20 +192,29 @@ pub(super) async fn resend(
     client: AppClient,
     Id(id): Id,
 ) -> Result<(StatusCode, Json<InviteJson>), Problem> {
-    let mut tx = api.app.store.begin().await?;
+    let store = &api.app.store;
+    let json = store
+        .transaction((&api, &client), |tx, (api, client)| {
+            resend_in(tx, api, client, id).boxed()
+        })
+        .await?;
+    Ok((StatusCode::ACCEPTED, Json(json)))
+}
+
+async fn resend_in(tx: &mut Tx, api: &Api, client: &AppClient, id: Uuid) -> Result<InviteJson, Problem> {
     let now = tx.now();
     let Some(invite) = tx.renew_invite(id, now + api.app.config.invite_ttl).await? else {
-        seen_by(&client, &mut tx, id).await?;
-        return Err(not_open(&mut tx, id).await?);
+        seen_by(client, tx, id).await?;
+        return Err(not_open(tx, id).await?);
     };
     let (mails, newest) = tx.mails_since(id, now - TimeDelta::hours(24)).await?;
-    let home = seen_by(&client, &mut tx, id).await?;
+    let home = seen_by(client, tx, id).await?;
     cool_down(now, mails, newest)?;
     let wanted = WantedMail {
         inviter: invite.invited_by,
         organization: home.organization_id(),
     };
-    if reserve_mails(&mut tx, &[wanted], api.app.config.mail_caps).await? != [true] {
+    if reserve_mails(tx, &[wanted], api.app.config.mail_caps).await? != [true] {
         return Err(too_many_mails(now));
     }
     // Whoever resends vouches for the address.
@@ -215,9 +225,7 @@ pub(super) async fn resend(
         to_email: invite.email,
     };
     tx.queue_deliveries(&[mail]).await?;
-    let json = seen_by(&client, &mut tx, id).await?;
-    tx.commit().await?;
-    Ok((StatusCode::ACCEPTED, Json(json)))
+    seen_by(client, tx, id).await
 }
 
 /// Whether another mail may go out now.
@@ -243,14 +251,19 @@ fn cool_down(now: DateTime<Utc>, mails: i64, newest: Option<DateTime<Utc>>) -> R
     ])))
 )]
 pub(super) async fn revoke(State(api): State<Api>, client: AppClient, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
-    let mut tx = api.app.store.begin().await?;
-    if !tx.revoke_invite(id).await? {
-        seen_by(&client, &mut tx, id).await?;
-        return Err(not_open(&mut tx, id).await?);
-    }
-    let json = seen_by(&client, &mut tx, id).await?;
-    tx.commit().await?;
+    let store = &api.app.store;
+    let json = store
+        .transaction(client, |tx, client| revoke_in(tx, client, id).boxed())
+        .await?;
     Ok(Json(json))
+}
+
+async fn revoke_in(tx: &mut Tx, client: &AppClient, id: Uuid) -> Result<InviteJson, Problem> {
+    if !tx.revoke_invite(id).await? {
+        seen_by(client, tx, id).await?;
+        return Err(not_open(tx, id).await?);
+    }
+    seen_by(client, tx, id).await
 }
 
 /// The invite, if the key may see it; else nothing was there, and nothing is committed.

@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, TimeDelta, Utc};
+use futures::FutureExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -138,17 +139,30 @@ pub(super) async fn create(
     idempotency: IdempotencyKey,
     body: JsonBody,
 ) -> Result<Response, Problem> {
+    let store = &api.app.store;
+    let kept = store
+        .transaction(
+            (&api, &client, &idempotency, &body),
+            |tx, (api, client, idempotency, body)| create_in(tx, api, client, idempotency, body).boxed(),
+        )
+        .await?;
+    Ok(with_location(kept))
+}
+
+async fn create_in(
+    tx: &mut Tx,
+    api: &Api,
+    client: &AppClient,
+    idempotency: &IdempotencyKey,
+    body: &JsonBody,
+) -> Result<Kept, Problem> {
     let config = &api.app.config;
-    let mut tx = api.app.store.begin().await?;
-    if let Some(answer) = idempotency
-        .repeated(&mut tx, &client, "/v1/invites", &body.bytes)
-        .await?
-    {
-        return Ok(with_location(answer));
+    if let Some(answer) = idempotency.repeated(tx, client, "/v1/invites", &body.bytes).await? {
+        return Ok(answer);
     }
-    let invitation = invitation(Fields::of(body.value)?, config)?;
+    let invitation = invitation(Fields::of(body.value.clone())?, config)?;
     let answers = flows::invite(
-        &mut tx,
+        tx,
         std::slice::from_ref(&invitation),
         &config.roles,
         config.mail_caps,
@@ -160,16 +174,15 @@ pub(super) async fn create(
         return Err(Problem::internal());
     };
     let invited = answer.map_err(|refusal| refused(refusal, &invitation, config, now))?;
-    let json = invite_json(&mut tx, invited.invite.id)
+    let json = invite_json(tx, invited.invite.id)
         .await?
         .ok_or_else(Problem::internal)?;
     let (status, text) = (created_or_ok(&invited), to_text(&json)?);
-    idempotency.keep(&mut tx, &client, status, &text).await?;
-    tx.commit().await?;
-    Ok(with_location(Kept {
+    idempotency.keep(tx, client, status, &text).await?;
+    Ok(Kept {
         status: status.as_u16().into(),
         answer: text,
-    }))
+    })
 }
 
 /// An invite's JSON as an answer that says where it is, given for the first time or again.
@@ -208,15 +221,31 @@ pub(super) async fn batch(
     idempotency: IdempotencyKey,
     body: JsonBody,
 ) -> Result<Response, Problem> {
+    let store = &api.app.store;
+    let kept = store
+        .transaction(
+            (&api, &client, &idempotency, &body),
+            |tx, (api, client, idempotency, body)| batch_in(tx, api, client, idempotency, body).boxed(),
+        )
+        .await?;
+    Ok(kept.into_response())
+}
+
+async fn batch_in(
+    tx: &mut Tx,
+    api: &Api,
+    client: &AppClient,
+    idempotency: &IdempotencyKey,
+    body: &JsonBody,
+) -> Result<Kept, Problem> {
     let config = &api.app.config;
-    let mut tx = api.app.store.begin().await?;
     if let Some(answer) = idempotency
-        .repeated(&mut tx, &client, "/v1/invites/batch", &body.bytes)
+        .repeated(tx, client, "/v1/invites/batch", &body.bytes)
         .await?
     {
-        return Ok(answer.into_response());
+        return Ok(answer);
     }
-    let mut fields = Fields::of(body.value)?;
+    let mut fields = Fields::of(body.value.clone())?;
     let items = fields.required("invites", items);
     let items = fields.finish(items)?;
     let read: Vec<Result<Invitation, Problem>> = items
@@ -224,10 +253,10 @@ pub(super) async fn batch(
         .map(|item| invitation(Fields::of(item)?, config))
         .collect();
     let good: Vec<Invitation> = read.iter().filter_map(|item| item.as_ref().ok().cloned()).collect();
-    let answers = flows::invite(&mut tx, &good, &config.roles, config.mail_caps, client.organizations()).await?;
+    let answers = flows::invite(tx, &good, &config.roles, config.mail_caps, client.organizations()).await?;
     let now = tx.now();
     let ids: Vec<Uuid> = answers.iter().flatten().map(|invited| invited.invite.id).collect();
-    let views = views_by_id(&mut tx, &ids).await?;
+    let views = views_by_id(tx, &ids).await?;
     let mut answers = answers.into_iter();
     let results = read
         .into_iter()
@@ -244,10 +273,9 @@ pub(super) async fn batch(
         .map(|result: Result<BatchResult, Problem>| result.unwrap_or_else(BatchResult::of))
         .collect();
     let text = to_text(&BatchAnswer { results })?;
-    idempotency.keep(&mut tx, &client, StatusCode::OK, &text).await?;
-    tx.commit().await?;
+    idempotency.keep(tx, client, StatusCode::OK, &text).await?;
     let (status, answer) = (200, text);
-    Ok(Kept { status, answer }.into_response())
+    Ok(Kept { status, answer })
 }
 
 impl BatchResult {

@@ -17,6 +17,7 @@ use crate::clerk::BackendError;
 use crate::flows::{Admitted, admit, profile_of};
 use crate::invites::email::{EmailKey, mask};
 use crate::invites::matching;
+use crate::invites::token::LinkClaim;
 use crate::invites::{Invite, Status};
 use crate::problem::{Code, Problem};
 use crate::store::{Person, Profile, StoreError, Tx};
@@ -159,9 +160,13 @@ async fn shown_to_profile(tx: &mut Tx, profile: &Profile, admin_id: Option<Uuid>
     ])))
 )]
 pub(super) async fn accept(State(api): State<Api>, me: SignedIn, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
-    let (arrival, invite) = arrive_for(&api, &me, id).await?;
+    api.app.store.again_on_conflict(|| accept_one(&api, &me, id)).await
+}
+
+async fn accept_one(api: &Api, me: &SignedIn, id: Uuid) -> Result<Json<InviteJson>, Problem> {
+    let (arrival, invite) = arrive_for(api, me, id).await?;
     let invite = invite.ok_or_else(Problem::not_found)?;
-    let_in(&api, arrival, &invite).await
+    let_in(api, arrival, &invite).await
 }
 
 /// The link that somebody came by.
@@ -196,7 +201,12 @@ pub(super) async fn accept_by_token(
     });
     let token = fields.finish(token)?;
     let claim = api.app.token_key.verify(&token).ok_or_else(Problem::not_found)?;
-    let (mut arrival, theirs) = arrive_for(&api, &me, claim.invite_id).await?;
+    let store = &api.app.store;
+    store.again_on_conflict(|| accept_claim(&api, &me, &claim)).await
+}
+
+async fn accept_claim(api: &Api, me: &SignedIn, claim: &LinkClaim) -> Result<Json<InviteJson>, Problem> {
+    let (mut arrival, theirs) = arrive_for(api, me, claim.invite_id).await?;
     let invite = arrival
         .tx
         .invite(claim.invite_id)
@@ -209,7 +219,7 @@ pub(super) async fn accept_by_token(
     if invite.status_at(arrival.tx.now()) == Status::Expired {
         return Err(Code::LinkExpired.into());
     }
-    let_in(&api, arrival, &invite).await
+    let_in(api, arrival, &invite).await
 }
 
 fn other_address(invite: &Invite) -> Problem {
@@ -248,7 +258,11 @@ async fn let_in(api: &Api, arrival: Arrival, invite: &Invite) -> Result<Json<Inv
     ])))
 )]
 pub(super) async fn decline(State(api): State<Api>, me: SignedIn, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
-    let (Arrival { mut tx, person }, invite) = arrive_for(&api, &me, id).await?;
+    api.app.store.again_on_conflict(|| decline_one(&api, &me, id)).await
+}
+
+async fn decline_one(api: &Api, me: &SignedIn, id: Uuid) -> Result<Json<InviteJson>, Problem> {
+    let (Arrival { mut tx, person }, invite) = arrive_for(api, me, id).await?;
     if invite.is_none() || !tx.decline_invite(id).await? {
         return Err(not_open(&mut tx, id, person.admin_id).await?);
     }
@@ -268,7 +282,11 @@ pub(super) async fn decline(State(api): State<Api>, me: SignedIn, Id(id): Id) ->
     ])))
 )]
 pub(super) async fn dismiss(State(api): State<Api>, me: SignedIn, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
-    let (Arrival { mut tx, person }, invite) = arrive_for(&api, &me, id).await?;
+    api.app.store.again_on_conflict(|| dismiss_one(&api, &me, id)).await
+}
+
+async fn dismiss_one(api: &Api, me: &SignedIn, id: Uuid) -> Result<Json<InviteJson>, Problem> {
+    let (Arrival { mut tx, person }, invite) = arrive_for(api, me, id).await?;
     if invite.is_none() || !tx.dismiss_invite(id, person.admin_id).await? {
         return Err(not_open(&mut tx, id, person.admin_id).await?);
     }

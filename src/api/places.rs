@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use futures::FutureExt as _;
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -13,7 +14,7 @@ use super::body::{Fields, Id, line, uuid};
 use super::view::{Rfc3339, full_name};
 use super::{example, tag};
 use crate::problem::{Code, FieldError, Problem};
-use crate::store::Member;
+use crate::store::{Member, Place, Tx};
 
 /// Characters.
 const MAX_NAME: usize = 200;
@@ -142,10 +143,10 @@ pub(super) async fn put_organization(
     client.must_use(id)?;
     let name = fields.required("name", line(MAX_NAME));
     let name = fields.finish(name)?;
-    let mut tx = api.app.store.begin().await?;
-    let is_new = tx.organizations(&[id]).await?.is_empty();
-    let place = tx.put_organization(id, &name).await?;
-    tx.commit().await?;
+    let store = &api.app.store;
+    let (is_new, place) = store
+        .transaction(name, |tx, name| put_organization_in(tx, id, name).boxed())
+        .await?;
     let body = OrganizationJson {
         id: place.id,
         name: place.name,
@@ -153,6 +154,11 @@ pub(super) async fn put_organization(
         updated_at: Rfc3339(place.updated_at),
     };
     Ok((created_or_ok(is_new), Json(body)))
+}
+
+async fn put_organization_in(tx: &mut Tx, id: Uuid, name: &str) -> Result<(bool, Place), Problem> {
+    let is_new = tx.organizations(&[id]).await?.is_empty();
+    Ok((is_new, tx.put_organization(id, name).await?))
 }
 
 /// Make, rename or move a project
@@ -178,17 +184,12 @@ pub(super) async fn put_project(
     let organization_id = fields.required("organization_id", uuid);
     let name = fields.required("name", line(MAX_NAME));
     let (organization_id, name) = fields.finish(organization_id.zip(name))?;
-    let mut tx = api.app.store.begin().await?;
-    let is_new = tx.projects(&[id]).await?.is_empty();
-    if let Some(home_id) = tx.project_home(id).await? {
-        client.must_use(home_id)?;
-    }
-    let place = if client.may_use(organization_id) {
-        tx.put_project(id, organization_id, &name).await?
-    } else {
-        None
-    };
-    tx.commit().await?;
+    let store = &api.app.store;
+    let (is_new, place) = store
+        .transaction((&client, &name), |tx, (client, name)| {
+            put_project_in(tx, client, id, organization_id, name).boxed()
+        })
+        .await?;
     let place = place.ok_or_else(|| {
         Problem::invalid(vec![FieldError::new(
             "organization_id",
@@ -203,6 +204,25 @@ pub(super) async fn put_project(
         updated_at: Rfc3339(place.updated_at),
     };
     Ok((created_or_ok(is_new), Json(body)))
+}
+
+async fn put_project_in(
+    tx: &mut Tx,
+    client: &AppClient,
+    id: Uuid,
+    organization_id: Uuid,
+    name: &str,
+) -> Result<(bool, Option<Place>), Problem> {
+    let is_new = tx.projects(&[id]).await?.is_empty();
+    if let Some(home_id) = tx.project_home(id).await? {
+        client.must_use(home_id)?;
+    }
+    let place = if client.may_use(organization_id) {
+        tx.put_project(id, organization_id, name).await?
+    } else {
+        None
+    };
+    Ok((is_new, place))
 }
 
 fn created_or_ok(is_new: bool) -> StatusCode {

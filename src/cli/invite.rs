@@ -3,16 +3,17 @@
 use anstream::println;
 use anyhow::bail;
 use chrono::TimeDelta;
+use futures::FutureExt as _;
 use uuid::Uuid;
 
 use super::report;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::flows::{self, Invitation, Refusal, Target};
+use crate::flows::{self, Invitation, Invited, Refusal, Target};
 use crate::invites::Acceptance;
 use crate::invites::email::EmailAddress;
 use crate::invites::limits::MAX_TTL;
-use crate::store::{PersonRef, Store};
+use crate::store::{PersonRef, Store, Tx};
 
 /// Invite somebody into an organization or a project, by the rules of the API. A running worker sends the mail.
 #[derive(Debug, clap::Args)]
@@ -75,20 +76,25 @@ impl InviteSomebody {
         if !store.is_migrated().await.unwrap_or(false) {
             bail!("the schema is not the one that this version works with, or there is none: run usher migrate");
         }
-        let mut tx = store.begin().await?;
-        let caps = config.mail_caps;
-        let answers = flows::invite(&mut tx, std::slice::from_ref(&invitation), &config.roles, caps, None).await?;
-        let invited = match answers.into_iter().next() {
-            Some(Ok(invited)) => invited,
-            Some(Err(refusal)) => bail!("{}", why(refusal)),
-            None => bail!("nobody was invited"),
-        };
-        tx.commit().await?;
+        let invited = store
+            .transaction((&invitation, &config), |tx, (invitation, config)| {
+                invite_in(tx, invitation, config).boxed()
+            })
+            .await?;
         store.close().await;
         let done = if invited.is_new { "invited" } else { "invited again" };
         println!("{} is {done}: {}", invited.invite.email, invited.invite.id);
         println!("Its story: usher invites show {}", invited.invite.id);
         Ok(())
+    }
+}
+
+async fn invite_in(tx: &mut Tx, invitation: &Invitation, config: &Config) -> anyhow::Result<Invited> {
+    let (set, caps) = (std::slice::from_ref(invitation), config.mail_caps);
+    match flows::invite(tx, set, &config.roles, caps, None).await?.pop() {
+        Some(Ok(invited)) => Ok(invited),
+        Some(Err(refusal)) => bail!("{}", why(refusal)),
+        None => bail!("nobody was invited"),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use anstream::println;
 use anyhow::bail;
+use futures::FutureExt as _;
 use serde_json::json;
 
 use super::report;
@@ -246,9 +247,7 @@ impl Change {
         let ids = store.read().await?.job_ids(&filter).await?;
         let mut changed = 0;
         for ids in ids.chunks(BATCH) {
-            let mut tx = store.begin().await?;
-            changed += deed.apply(&mut tx, ids).await?;
-            tx.commit().await?;
+            changed += store.transaction(ids, |tx, ids| deed.apply(tx, ids).boxed()).await?;
         }
         println!("{changed} {} {done}.", if changed == 1 { "job" } else { "jobs" });
         Ok(())

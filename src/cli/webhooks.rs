@@ -2,12 +2,13 @@
 
 use anstream::println;
 use anyhow::bail;
+use futures::FutureExt as _;
 use serde_json::json;
 
 use super::report;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::store::{EventFilter, EventState, Store};
+use crate::store::{EventFilter, EventState, Store, Tx};
 
 /// The inbox of Clerk's events.
 #[derive(Debug, clap::Subcommand)]
@@ -148,6 +149,16 @@ async fn show(store: &Store, svix_id: &str, with_payload: bool, as_json: bool) -
     Ok(())
 }
 
+/// All or none, unless they are those that have `failed` when it is looked: another may have replayed one meanwhile.
+async fn replay_all(tx: &mut Tx, svix_ids: &[String], failed: bool) -> anyhow::Result<()> {
+    for svix_id in svix_ids {
+        if !tx.replay_event(svix_id).await? && !failed {
+            bail!("no unprocessed event has the id {svix_id}");
+        }
+    }
+    Ok(())
+}
+
 async fn replay(store: &Store, mut svix_ids: Vec<String>, failed: bool, yes: bool) -> anyhow::Result<()> {
     if failed {
         let filter = EventFilter {
@@ -161,13 +172,9 @@ async fn replay(store: &Store, mut svix_ids: Vec<String>, failed: bool, yes: boo
     } else if svix_ids.is_empty() {
         bail!("which events? Give ids or --failed");
     }
-    let mut tx = store.begin().await?;
-    for svix_id in &svix_ids {
-        if !tx.replay_event(svix_id).await? && !failed {
-            bail!("no unprocessed event has the id {svix_id}");
-        }
-    }
-    tx.commit().await?;
+    store
+        .transaction(&svix_ids, |tx, svix_ids| replay_all(tx, svix_ids, failed).boxed())
+        .await?;
     match svix_ids.as_slice() {
         [svix_id] => println!("{svix_id} is queued again."),
         all => println!("{} events are queued again.", all.len()),

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use futures::FutureExt as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -57,10 +58,11 @@ impl MailGate {
         if self.is_closed() {
             return Ok(());
         }
-        let mut tx = app.store.begin().await?;
         let probe_at = app.clock.now() + wait_after(1, rand::random());
-        let is_news = tx.begin_mail_trouble(why, probe_at).await?;
-        tx.commit().await?;
+        let is_news = app
+            .store
+            .transaction(why, |tx, why| tx.begin_mail_trouble(why, probe_at).boxed())
+            .await?;
         self.closed.send_replace(true);
         if is_news {
             tracing::error!("all mails wait until SMTP_URL, MAIL_FROM or the account is put right: {why}");
@@ -81,12 +83,9 @@ impl MailGate {
 
 /// Looks after the gate until cancelled. Whoever starts may bring the cure, so a try is due at once.
 pub async fn keep_mail_gate(context: Context, stop: CancellationToken) {
-    let hasten = async || {
-        let mut tx = context.app.store.begin().await?;
-        tx.hasten_mail_probe().await?;
-        tx.commit().await
-    };
-    if let Err(error) = context.app.store.in_time(LOOK, hasten()).await {
+    let store = &context.app.store;
+    let hasten = store.transaction((), |tx, ()| tx.hasten_mail_probe().boxed());
+    if let Err(error) = store.in_time(LOOK, hasten).await {
         tracing::warn!(error = %error, "could not hasten the next mail's try");
     }
     let mut looks = tokio::time::interval(LOOK);
@@ -117,10 +116,11 @@ pub async fn look_after_mail(context: &Context) -> Result<(), JobError> {
     };
     let probes = trouble.probes.unsigned_abs().saturating_add(1);
     let next = app.clock.now() + wait_after(probes, rand::random()).min(LONGEST);
-    let mut tx = app.store.begin().await.map_err(JobError::retry)?;
-    let is_ours = tx.take_mail_probe(next).await.map_err(JobError::retry)?;
-    tx.commit().await.map_err(JobError::retry)?;
-    if is_ours && server_takes_mail(context).await? {
+    let is_ours = app
+        .store
+        .transaction((), |tx, ()| tx.take_mail_probe(next).boxed())
+        .await;
+    if is_ours.map_err(JobError::retry)? && server_takes_mail(context).await? {
         open(context).await.map_err(JobError::retry)?;
     }
     Ok(())
@@ -143,9 +143,8 @@ async fn server_takes_mail(context: &Context) -> Result<bool, JobError> {
 }
 
 async fn open(context: &Context) -> Result<(), StoreError> {
-    let mut tx = context.app.store.begin().await?;
-    let ended = tx.end_mail_trouble().await?;
-    tx.commit().await?;
+    let store = &context.app.store;
+    let ended = store.transaction((), |tx, ()| tx.end_mail_trouble().boxed()).await?;
     context.gate.trust();
     context.gate.closed.send_replace(false);
     if let Some(trouble) = ended {

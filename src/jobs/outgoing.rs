@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use futures::FutureExt as _;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -87,12 +88,9 @@ struct Note(App);
 
 impl Group<DeliveryNote, ()> for Note {
     async fn commit(&self, notes: &[DeliveryNote]) -> Result<Vec<()>, StoreError> {
-        let note = async {
-            let mut tx = self.0.store.begin().await?;
-            tx.note_deliveries(notes).await?;
-            tx.commit().await
-        };
-        self.0.store.in_time(DATABASE_LIMIT, note).await?;
+        let store = &self.0.store;
+        let note = store.transaction(notes, |tx, notes| tx.note_deliveries(notes).boxed());
+        store.in_time(DATABASE_LIMIT, note).await?;
         Ok(vec![(); notes.len()])
     }
 }
@@ -316,10 +314,11 @@ async fn suppress_address(context: &Context, mail: &QueuedMail, why: &str) -> Re
     let Ok(address) = EmailAddress::parse(&mail.to_email) else {
         return Ok(());
     };
-    let mut tx = context.app.store.begin().await.map_err(JobError::retry)?;
-    let suppressed = tx.suppress_address(address.key(), why).await;
-    suppressed.map_err(JobError::retry)?;
-    tx.commit().await.map_err(JobError::retry)
+    let store = &context.app.store;
+    let suppressed = store.transaction((address.key(), why), |tx, (key, why)| {
+        tx.suppress_address(key, why).boxed()
+    });
+    suppressed.await.map_err(JobError::retry)
 }
 
 async fn give_up(context: &Context, delivery_id: Uuid, why: String) -> JobError {

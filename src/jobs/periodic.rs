@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::{Context, Job, JobError, retention};
 use crate::app::App;
 use crate::flows;
-use crate::store::Queue;
+use crate::invites::reminders::Reminders;
+use crate::store::{Queue, StoreError, Tx};
 
 /// Something that is done again and again. Doing it twice must change nothing the second time.
 pub struct Schedule {
@@ -75,10 +76,11 @@ const BATCH: u32 = 500;
 /// Notes on invites that they have expired. They have from `expires_at` on, whatever this has done so far.
 async fn expire_invites(app: &App) -> Result<(), JobError> {
     loop {
-        let mut tx = app.store.begin().await.map_err(JobError::retry)?;
-        let expired = tx.expire_invites(BATCH).await.map_err(JobError::retry)?;
-        tx.commit().await.map_err(JobError::retry)?;
-        if expired == 0 {
+        let expired = app
+            .store
+            .transaction((), |tx, ()| tx.expire_invites(BATCH).boxed())
+            .await;
+        if expired.map_err(JobError::retry)? == 0 {
             return Ok(());
         }
     }
@@ -88,23 +90,25 @@ async fn expire_invites(app: &App) -> Result<(), JobError> {
 async fn remind_invitees(app: &App) -> Result<(), JobError> {
     let reminders = &app.config.invite_reminders;
     loop {
-        let mut tx = app.store.begin().await.map_err(JobError::retry)?;
-        let planned = flows::plan_reminders(&mut tx, reminders, BATCH).await;
-        let planned = planned.map_err(JobError::retry)?;
-        let due = flows::remind(&mut tx, reminders, BATCH)
-            .await
-            .map_err(JobError::retry)?;
-        tx.commit().await.map_err(JobError::retry)?;
-        if planned.max(due) < BATCH as usize {
+        let most = app
+            .store
+            .transaction(reminders, |tx, reminders| remind_batch(tx, reminders).boxed());
+        if most.await.map_err(JobError::retry)? < BATCH as usize {
             return Ok(());
         }
     }
 }
 
+async fn remind_batch(tx: &mut Tx, reminders: &Reminders) -> Result<usize, StoreError> {
+    let planned = flows::plan_reminders(tx, reminders, BATCH).await?;
+    Ok(planned.max(flows::remind(tx, reminders, BATCH).await?))
+}
+
 /// The daily caps look at today only; yesterday is kept for clocks that differ.
 async fn forget_mail_counts(app: &App) -> Result<(), JobError> {
     let yesterday = (app.clock.now() - TimeDelta::days(1)).date_naive();
-    let mut tx = app.store.begin().await.map_err(JobError::retry)?;
-    tx.forget_mail_counts(yesterday).await.map_err(JobError::retry)?;
-    tx.commit().await.map_err(JobError::retry)
+    let forgotten = app
+        .store
+        .transaction((), |tx, ()| tx.forget_mail_counts(yesterday).boxed());
+    forgotten.await.map_err(JobError::retry)
 }

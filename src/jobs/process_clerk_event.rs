@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use futures::FutureExt as _;
 use serde::{Deserialize, Serialize};
 
 use super::{Context, Job, JobError};
@@ -12,7 +13,7 @@ use crate::batch::{BatchError, Batcher, Group, TIME_LIMIT};
 use crate::clerk::{BackendError, User};
 use crate::flows::{Arrived, Outcome, apply_events};
 use crate::metrics;
-use crate::store::{Dialect, Finished, Queue, StoreError};
+use crate::store::{Dialect, Finished, Queue, StoreError, Tx};
 
 /// Events in one transaction at most.
 const MOST: usize = 256;
@@ -82,9 +83,10 @@ impl ProcessClerkEvent {
             svix_id: self.svix_id.clone(),
             outcome,
         };
-        let mut tx = app.store.begin().await.map_err(JobError::retry)?;
-        tx.finish_events(&[finished]).await.map_err(JobError::retry)?;
-        tx.commit().await.map_err(JobError::retry)
+        let noted = app
+            .store
+            .transaction([finished], |tx, finished| tx.finish_events(finished).boxed());
+        noted.await.map_err(JobError::retry)
     }
 }
 
@@ -145,8 +147,16 @@ impl Group<Request, Applied> for Apply {
 
 impl Apply {
     async fn apply(&self, group: &[Request]) -> Result<Vec<Applied>, StoreError> {
+        let store = &self.0.store;
+        let applied = store.transaction((self, group), |tx, (apply, group)| apply.apply_in(tx, group).boxed());
+        let (applied, waits) = applied.await?;
+        waits.into_iter().for_each(metrics::webhook_applied);
+        Ok(applied)
+    }
+
+    /// What came of each, and how long those that are done now have waited since they were received.
+    async fn apply_in(&self, tx: &mut Tx, group: &[Request]) -> Result<(Vec<Applied>, Vec<Duration>), StoreError> {
         let Self(app) = self;
-        let mut tx = app.store.begin().await?;
         let ids: Vec<&str> = group.iter().map(|request| request.svix_id.as_str()).collect();
         let events = tx.unprocessed_events(&ids).await?;
         let received: HashMap<String, DateTime<Utc>> = events
@@ -164,14 +174,13 @@ impl Apply {
                 event,
             })
             .collect();
-        let outcomes = apply_events(&mut tx, arrived, app.config.auto_accept, &app.config.roles).await?;
-        tx.commit().await?;
+        let outcomes = apply_events(tx, arrived, app.config.auto_accept, &app.config.roles).await?;
         let now = app.clock.now();
-        for (svix_id, outcome) in &outcomes {
-            if let (Outcome::Done(_), Some(&at)) = (outcome, received.get(svix_id)) {
-                metrics::webhook_applied((now - at).to_std().unwrap_or_default());
-            }
-        }
+        let wait = |(svix_id, outcome): (&String, &Outcome)| match (outcome, received.get(svix_id)) {
+            (Outcome::Done(_), Some(&at)) => Some((now - at).to_std().unwrap_or_default()),
+            _ => None,
+        };
+        let waits = outcomes.iter().filter_map(wait).collect();
         let applied = |request: &Request| match outcomes.get(&request.svix_id) {
             // Done before, by an earlier attempt.
             None | Some(Outcome::Done(_)) => Applied::Done,
@@ -181,6 +190,6 @@ impl Apply {
                 received_at: received.get(&request.svix_id).copied().unwrap_or_default(),
             },
         };
-        Ok(group.iter().map(applied).collect())
+        Ok((group.iter().map(applied).collect(), waits))
     }
 }

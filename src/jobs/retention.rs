@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 
 use super::JobError;
 use crate::app::App;
@@ -31,10 +33,19 @@ async fn all(app: &App) -> Result<(), StoreError> {
     let now = app.clock.now();
     let jobs = drop_jobs(app, JobState::Done, now - keep.jobs).await?;
     let dead = drop_jobs(app, JobState::Dead, now - keep.dead_jobs).await?;
-    let payloads = repeat(app, now - keep.payloads, Tx::clear_payloads).await?;
-    let events = repeat(app, now - keep.events, Tx::drop_events).await?;
-    let deliveries = repeat(app, now - keep.deliveries, Tx::drop_deliveries).await?;
-    let keys = repeat(app, now - keep.idempotency_keys, Tx::drop_idempotency_keys).await?;
+    let payloads = repeat(app, now - keep.payloads, |tx, at, most| {
+        tx.clear_payloads(at, most).boxed()
+    })
+    .await?;
+    let events = repeat(app, now - keep.events, |tx, at, most| tx.drop_events(at, most).boxed()).await?;
+    let deliveries = repeat(app, now - keep.deliveries, |tx, at, most| {
+        tx.drop_deliveries(at, most).boxed()
+    })
+    .await?;
+    let keys = repeat(app, now - keep.idempotency_keys, |tx, at, most| {
+        tx.drop_idempotency_keys(at, most).boxed()
+    })
+    .await?;
     if jobs + dead + payloads + events + deliveries + keys > 0 {
         tracing::info!(
             jobs,
@@ -53,9 +64,10 @@ async fn drop_jobs(app: &App, state: JobState, before: DateTime<Utc>) -> Result<
     let mut dropped = 0;
     let mut after = String::new();
     loop {
-        let mut tx = app.store.begin().await?;
-        let batch = tx.drop_jobs(state, before, &after, BATCH).await?;
-        tx.commit().await?;
+        let batch = app
+            .store
+            .transaction(&after, |tx, after| tx.drop_jobs(state, before, after, BATCH).boxed())
+            .await?;
         dropped += batch.rows;
         match batch.next {
             Some(next) => after = next,
@@ -68,13 +80,11 @@ async fn drop_jobs(app: &App, state: JobState, before: DateTime<Utc>) -> Result<
 async fn repeat(
     app: &App,
     before: DateTime<Utc>,
-    step: impl AsyncFn(&mut Tx, DateTime<Utc>, u32) -> Result<u64, StoreError>,
+    step: for<'t> fn(&'t mut Tx, DateTime<Utc>, u32) -> BoxFuture<'t, Result<u64, StoreError>>,
 ) -> Result<u64, StoreError> {
     let mut rows = 0;
     loop {
-        let mut tx = app.store.begin().await?;
-        let count = step(&mut tx, before, BATCH).await?;
-        tx.commit().await?;
+        let count = app.store.transaction((), |tx, ()| step(tx, before, BATCH)).await?;
         rows += count;
         if count < u64::from(BATCH) {
             return Ok(rows);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use futures::FutureExt as _;
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::watch;
@@ -127,6 +128,23 @@ impl Tx {
     }
 }
 
+impl Tx {
+    async fn release_job(&mut self, job_id: &str, due: DateTime<Utc>) -> Result<()> {
+        self.defer_job(job_id, due).await?;
+        let text = format!(
+            "update {} set status = 'Pending', lock_by = null, lock_at = null
+             where id = $1 and status in ('Queued', 'Running')",
+            words(self.dialect()).table
+        );
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(job_id)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        Ok(())
+    }
+}
+
 /// apalis on Postgres takes ULIDs only; a UUIDv7 has the same layout.
 pub(super) fn new_job_id(clock: &Clock) -> String {
     Ulid::from(clock.new_id()).to_string()
@@ -138,9 +156,8 @@ impl Store {
     /// # Errors
     /// [`super::StoreError`].
     pub async fn note_failure(&self, failure: &NewFailure<'_>) -> Result<()> {
-        let mut tx = self.begin().await?;
-        tx.note_failure(failure).await?;
-        tx.commit().await
+        self.transaction(failure, |tx, failure| tx.note_failure(failure).boxed())
+            .await
     }
 
     /// Gives a job back that was not tried, due at a time, as if its worker had never fetched it: the acknowledgement
@@ -149,19 +166,8 @@ impl Store {
     /// # Errors
     /// [`super::StoreError`].
     pub async fn give_back_job(&self, job_id: &str, due: DateTime<Utc>) -> Result<()> {
-        let mut tx = self.begin().await?;
-        tx.defer_job(job_id, due).await?;
-        let text = format!(
-            "update {} set status = 'Pending', lock_by = null, lock_at = null
-             where id = $1 and status in ('Queued', 'Running')",
-            words(tx.dialect()).table
-        );
-        on_conn!(tx, |conn| sqlx::query(sql(text))
-            .bind(job_id)
-            .execute(conn)
+        self.transaction(job_id, |tx, job_id| tx.release_job(job_id, due).boxed())
             .await
-            .map(drop))?;
-        tx.commit().await
     }
 
     /// Hears of jobs that other processes enqueue, and wakes this process's workers. Never returns; on SQLite there is

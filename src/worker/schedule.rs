@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 use crate::jobs::{Periodic, SCHEDULES};
-use crate::store::{DueTick, Queue, StoreError};
+use crate::store::{DueTick, Queue, StoreError, Tx};
 
 /// How soon a tick that is due is noticed. Only the clock is asked, not the database.
 const LOOK: Duration = Duration::from_secs(1);
@@ -53,20 +54,22 @@ pub async fn tick(app: &App) -> Result<DateTime<Utc>, StoreError> {
         soonest = soonest.min(next);
     }
     if !due.is_empty() {
-        let mut tx = app.store.begin().await?;
-        let taken = tx.take_ticks(&due).await?;
-        let jobs: Vec<Periodic> = due
-            .iter()
-            .filter(|tick| taken.iter().any(|name| name == tick.name))
-            .map(|tick| Periodic {
-                schedule: tick.name.to_owned(),
-                until: tick.next,
-            })
-            .collect();
-        tx.enqueue(Queue::Periodic, &jobs).await?;
-        tx.commit().await?;
+        app.store.transaction(due, |tx, due| enqueue(tx, due).boxed()).await?;
     }
     Ok(soonest)
+}
+
+async fn enqueue(tx: &mut Tx, due: &[DueTick]) -> Result<(), StoreError> {
+    let taken = tx.take_ticks(due).await?;
+    let jobs: Vec<Periodic> = due
+        .iter()
+        .filter(|tick| taken.iter().any(|name| name == tick.name))
+        .map(|tick| Periodic {
+            schedule: tick.name.to_owned(),
+            until: tick.next,
+        })
+        .collect();
+    tx.enqueue(Queue::Periodic, &jobs).await
 }
 
 /// The first whole multiple of `every` after `now`: the same for every process, and it never drifts.
