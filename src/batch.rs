@@ -2,13 +2,16 @@
 //!
 //! One transaction then serves many callers, each answered after the commit that holds its item. Where callers wait for
 //! their answer, nobody waits for a timer: an item that finds a free lane is a group of its own.
+//!
+//! A group that the database refuses, or that meets somebody's lock, is halved until what is to blame stands alone. That
+//! happens beside the lanes, which go on with the next groups.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
 use crate::store::StoreError;
 
@@ -19,10 +22,19 @@ const WAITING: usize = 4096;
 /// never take another group.
 pub const TIME_LIMIT: Duration = Duration::from_secs(8);
 
+/// How long a group waits for a lock that somebody else holds. usher's own transactions are shorter.
+const LOCK_WAIT: Duration = Duration::from_millis(200);
+/// The same for its halves: one of them holds what is to blame, and there are up to eight of those in a row.
+const LOCK_WAIT_OF_A_HALF: Duration = Duration::from_millis(50);
+/// How long what is locked is searched for. What has not had its turn then counts as locked, too: it comes again later,
+/// in other company.
+const SEARCH_LIMIT: Duration = Duration::from_secs(2);
+
 /// What is done with a group: one transaction, within [`TIME_LIMIT`].
 pub trait Group<T, R>: Send + Sync + 'static {
-    /// Commits the items together and answers each, in order. May be called again with the same items one by one.
-    fn commit(&self, items: &[T]) -> impl Future<Output = Result<Vec<R>, StoreError>> + Send;
+    /// Commits the items together and answers each, in order, without waiting longer than `lock_wait` for a lock. May be
+    /// called again with some of the same items.
+    fn commit(&self, items: &[T], lock_wait: Duration) -> impl Future<Output = Result<Vec<R>, StoreError>> + Send;
 }
 
 /// Why an item has no answer. Whether it was committed is unknown, so it must be safe to hand it over again.
@@ -64,9 +76,12 @@ impl<T: Send + Sync + 'static, R: Send + 'static> Batcher<T, R> {
     pub fn start_patient(lanes: usize, most: usize, patience: Duration, group: impl Group<T, R>) -> Self {
         let (items, waiting) = mpsc::channel(WAITING);
         let waiting = Arc::new(Mutex::new(waiting));
-        let group = Arc::new(group);
+        let lane = Lane {
+            group: Arc::new(group),
+            searching: Arc::new(Semaphore::new(1)),
+        };
         for _ in 0..lanes {
-            tokio::spawn(lane(Arc::clone(&waiting), most, patience, Arc::clone(&group)));
+            tokio::spawn(lane.clone().run(Arc::clone(&waiting), most, patience));
         }
         Self { items }
     }
@@ -82,27 +97,135 @@ impl<T: Send + Sync + 'static, R: Send + 'static> Batcher<T, R> {
     }
 }
 
-async fn lane<T: Send + Sync, R: Send>(
-    waiting: Arc<Mutex<Waiting<T, R>>>,
-    most: usize,
-    patience: Duration,
-    group: Arc<impl Group<T, R>>,
-) {
-    loop {
-        let taken = next_group(&mut *waiting.lock().await, most, patience).await;
-        if taken.is_empty() {
-            return;
-        }
-        let (items, answers): (Vec<T>, Vec<Answer<R>>) = taken.into_iter().unzip();
-        // A panic loses this group's answers, never the lane.
-        let results = AssertUnwindSafe(commit(&*group, &items)).catch_unwind().await;
-        let Ok(results) = results else {
-            tracing::error!("a group panicked; its callers are told to come again");
-            continue;
-        };
-        for (answer, result) in answers.into_iter().zip(results) {
+/// Items, and whoever waits for their answers, side by side.
+struct Items<T, R> {
+    items: Vec<T>,
+    answers: Vec<Answer<R>>,
+}
+
+impl<T, R> Items<T, R> {
+    /// Those that somebody still waits for. An item whose caller has given up may have been handed over once more.
+    fn wanted(taken: impl IntoIterator<Item = (T, Answer<R>)>) -> Self {
+        let (items, answers) = taken.into_iter().filter(|(_, answer)| !answer.is_closed()).unzip();
+        Self { items, answers }
+    }
+
+    fn into_wanted(self) -> Self {
+        Self::wanted(self.items.into_iter().zip(self.answers))
+    }
+
+    fn answer(self, results: Vec<R>) {
+        for (answer, result) in self.answers.into_iter().zip(results) {
             // A caller that has gone away needs no answer.
-            let _ = answer.send(result);
+            let _ = answer.send(Ok(result));
+        }
+    }
+
+    fn refuse(self, error: &Arc<StoreError>) {
+        for answer in self.answers {
+            let _ = answer.send(Err(Arc::clone(error).into()));
+        }
+    }
+
+    fn halve(mut self) -> (Self, Self) {
+        let half = self.items.len().div_ceil(2);
+        let second = Self {
+            items: self.items.split_off(half),
+            answers: self.answers.split_off(half),
+        };
+        (self, second)
+    }
+}
+
+/// What the lanes of one batcher share.
+struct Lane<G> {
+    group: Arc<G>,
+    /// One group at a time is searched.
+    searching: Arc<Semaphore>,
+}
+
+impl<G> Clone for Lane<G> {
+    fn clone(&self) -> Self {
+        Self {
+            group: Arc::clone(&self.group),
+            searching: Arc::clone(&self.searching),
+        }
+    }
+}
+
+impl<G> Lane<G> {
+    async fn run<T, R>(self, waiting: Arc<Mutex<Waiting<T, R>>>, most: usize, patience: Duration)
+    where
+        T: Send + Sync + 'static,
+        R: Send + 'static,
+        G: Group<T, R>,
+    {
+        loop {
+            let taken = next_group(&mut *waiting.lock().await, most, patience).await;
+            if taken.is_empty() {
+                return;
+            }
+            let items = Items::wanted(taken);
+            if let Some((items, error)) = self.commit(items, LOCK_WAIT).await {
+                if error.is_away() || items.items.len() == 1 {
+                    items.refuse(&error);
+                } else {
+                    tokio::spawn(self.clone().search(items));
+                }
+            }
+        }
+    }
+
+    /// Commits items together and answers them; gives them back where the database did not take them. A panic loses these
+    /// answers, never the lane.
+    async fn commit<T, R>(&self, items: Items<T, R>, lock_wait: Duration) -> Option<(Items<T, R>, Arc<StoreError>)>
+    where
+        T: Send + Sync,
+        R: Send,
+        G: Group<T, R>,
+    {
+        if items.items.is_empty() {
+            return None;
+        }
+        let commit = AssertUnwindSafe(self.group.commit(&items.items, lock_wait)).catch_unwind();
+        match commit.await {
+            Ok(Ok(results)) => items.answer(results),
+            Ok(Err(error)) => return Some((items, Arc::new(error))),
+            Err(_) => tracing::error!("a group panicked; its callers are told to come again"),
+        }
+        None
+    }
+
+    /// Halves a group that was not taken, until what is to blame stands alone: it must not take the others down with it.
+    async fn search<T, R>(self, items: Items<T, R>)
+    where
+        T: Send + Sync,
+        R: Send,
+        G: Group<T, R>,
+    {
+        let _turn = self.searching.acquire().await;
+        let began = Instant::now();
+        let mut given_up: Option<Arc<StoreError>> = None;
+        let (first, second) = items.into_wanted().halve();
+        let mut parts = vec![second, first];
+        while let Some(part) = parts.pop() {
+            if let Some(error) = &given_up {
+                part.refuse(error);
+                continue;
+            }
+            let Some((part, error)) = self.commit(part.into_wanted(), LOCK_WAIT_OF_A_HALF).await else {
+                continue;
+            };
+            let is_too_long = error.is_busy() && began.elapsed() > SEARCH_LIMIT;
+            if error.is_away() || is_too_long {
+                part.refuse(&error);
+                given_up = Some(error);
+            } else if part.items.len() == 1 {
+                part.refuse(&error);
+            } else {
+                let (first, second) = part.halve();
+                parts.extend([second, first]);
+            }
         }
     }
 }
@@ -127,42 +250,6 @@ async fn next_group<T, R>(waiting: &mut Waiting<T, R>, most: usize, patience: Du
     taken
 }
 
-/// All together; and if the database refuses that, one by one: a bad item must not take the others down with it.
-async fn commit<T: Send + Sync, R: Send>(group: &impl Group<T, R>, items: &[T]) -> Vec<Result<R, BatchError>> {
-    match group.commit(items).await {
-        Ok(results) => results.into_iter().map(Ok).collect(),
-        Err(error) if error.is_away() || items.len() == 1 => {
-            let error = Arc::new(error);
-            items
-                .iter()
-                .map(|_| Err(BatchError::Store(Arc::clone(&error))))
-                .collect()
-        }
-        Err(_) => {
-            let mut results = Vec::with_capacity(items.len());
-            let mut away: Option<Arc<StoreError>> = None;
-            for item in items {
-                if let Some(error) = &away {
-                    results.push(Err(Arc::clone(error).into()));
-                    continue;
-                }
-                let result = group.commit(std::slice::from_ref(item)).await;
-                results.push(match result.map(|mut one| one.pop()) {
-                    Ok(result) => result.ok_or(BatchError::Lost),
-                    Err(error) => {
-                        let error = Arc::new(error);
-                        if error.is_away() {
-                            away = Some(Arc::clone(&error));
-                        }
-                        Err(error.into())
-                    }
-                });
-            }
-            results
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex as StdMutex;
@@ -171,12 +258,12 @@ mod tests {
 
     use super::*;
 
-    /// Doubles numbers; 13 panics, 14 is refused by the database, 15 finds it away.
+    /// Doubles numbers; 13 panics, 14 is refused by the database, 15 finds it away, 16 is locked.
     #[derive(Default, Clone)]
     struct Doubling(Arc<StdMutex<Vec<usize>>>);
 
     impl Group<u32, u32> for Doubling {
-        async fn commit(&self, items: &[u32]) -> Result<Vec<u32>, StoreError> {
+        async fn commit(&self, items: &[u32], _: Duration) -> Result<Vec<u32>, StoreError> {
             self.0.lock().unwrap().push(items.len());
             tokio::task::yield_now().await;
             assert!(!items.contains(&13), "unlucky");
@@ -185,6 +272,9 @@ mod tests {
             }
             if items.contains(&15) {
                 return Err(sqlx::Error::PoolTimedOut.into());
+            }
+            if items.contains(&16) {
+                return Err(crate::store::busy_for_tests());
             }
             Ok(items.iter().map(|n| n * 2).collect())
         }
@@ -224,15 +314,44 @@ mod tests {
 
     #[tokio::test]
     async fn an_item_that_the_database_refuses_spoils_no_other() {
-        let results = commit(&Doubling::default(), &[1, 14, 3]).await;
+        let batcher = Batcher::start(1, 8, Doubling::default());
+        let results = join_all([1, 14, 3].map(|n| batcher.submit(n))).await;
         assert!(matches!(results[..], [Ok(2), Err(BatchError::Store(_)), Ok(6)]));
     }
 
     #[tokio::test]
     async fn a_database_that_is_away_is_not_asked_again_for_each_item() {
         let doubling = Doubling::default();
-        let results = commit(&doubling, &[1, 15, 3]).await;
+        let batcher = Batcher::start(1, 8, doubling.clone());
+        let results = join_all([1, 15, 3].map(|n| batcher.submit(n))).await;
         assert!(results.iter().all(Result::is_err));
         assert_eq!(*doubling.0.lock().unwrap(), [3]);
+    }
+
+    #[tokio::test]
+    async fn what_is_locked_is_found_by_halving_and_waits_alone() {
+        let doubling = Doubling::default();
+        let batcher = Batcher::start(1, 256, doubling.clone());
+        let items = (1000..1255).chain([16]);
+        let results = join_all(items.map(|n| batcher.submit(n))).await;
+        let locked: Vec<_> = results.iter().filter(|result| result.is_err()).collect();
+        assert!(matches!(locked[..], [Err(BatchError::Store(error))] if error.is_busy()));
+        let groups = doubling.0.lock().unwrap().len();
+        assert!(
+            groups <= 17,
+            "one group and two halves for each of eight steps: {groups}"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_item_whose_caller_has_given_up_is_not_done() {
+        let doubling = Doubling::default();
+        let batcher = Batcher::start(1, 8, doubling.clone());
+        // Polled once: it is handed over, and its caller is gone before a lane takes it.
+        let mut given_up = Box::pin(batcher.submit(5));
+        assert!(futures::poll!(&mut given_up).is_pending());
+        drop(given_up);
+        assert_eq!(batcher.submit(2).await.unwrap(), 4);
+        assert_eq!(*doubling.0.lock().unwrap(), [1], "the other one alone");
     }
 }

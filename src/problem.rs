@@ -10,10 +10,12 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::store::{Conflict, StoreError};
+use crate::store::{self, Conflict, StoreError};
 
 /// Seconds after which a caller should come again when something that usher needs is away.
 const RETRY_AFTER: u32 = 5;
+/// The same where something was locked.
+const BUSY_RETRY_AFTER: u32 = 1;
 
 /// Declares the codes: each belongs to one status and has one title, and its doc comment is its documentation.
 macro_rules! codes {
@@ -112,6 +114,8 @@ codes! {
     Internal = "internal", INTERNAL_SERVER_ERROR, "Something broke on our side.";
     /// The database is away; nothing was changed.
     StoreUnavailable = "store_unavailable", SERVICE_UNAVAILABLE, "The database is away. Come again.";
+    /// Something that the request needs was locked by somebody else for longer than a request waits; nothing was changed. Other requests go on.
+    StoreBusy = "store_busy", SERVICE_UNAVAILABLE, "What this needs is locked just now. Come again.";
     /// Clerk's keys can't be fetched, so no session token can be checked.
     KeysUnavailable = "keys_unavailable", SERVICE_UNAVAILABLE, "Clerk's keys can't be fetched. Come again.";
 }
@@ -267,8 +271,11 @@ impl From<StoreError> for Problem {
             // Told only where trying again did not help either.
             Self {
                 is_conflict: true,
-                ..Self::new(Code::StoreUnavailable)
+                ..Self::new(Code::StoreBusy).retry_after(BUSY_RETRY_AFTER)
             }
+        } else if error.is_busy() {
+            store::tell_busy(&error);
+            Self::new(Code::StoreBusy).retry_after(BUSY_RETRY_AFTER)
         } else if error.is_temporary() {
             tracing::warn!(error = %error, "the store is away");
             Self::new(Code::StoreUnavailable)
@@ -282,6 +289,10 @@ impl From<StoreError> for Problem {
 impl Conflict for Problem {
     fn is_conflict(&self) -> bool {
         self.is_conflict
+    }
+
+    fn is_busy(&self) -> bool {
+        self.code == Code::StoreBusy && !self.is_conflict
     }
 }
 

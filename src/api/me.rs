@@ -20,7 +20,7 @@ use crate::invites::matching;
 use crate::invites::token::LinkClaim;
 use crate::invites::{Invite, Status};
 use crate::problem::{Code, Problem};
-use crate::store::{Person, Profile, StoreError, Tx};
+use crate::store::{Person, Profile, Store, StoreError, Tx};
 
 /// What Clerk said so long ago may be out of date: webhooks get lost.
 const STALE: TimeDelta = TimeDelta::hours(24);
@@ -160,11 +160,14 @@ async fn shown_to_profile(tx: &mut Tx, profile: &Profile, admin_id: Option<Uuid>
     ])))
 )]
 pub(super) async fn accept(State(api): State<Api>, me: SignedIn, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
-    api.app.store.again_on_conflict(|| accept_one(&api, &me, id)).await
+    api.app
+        .store
+        .again_on_conflict(|store| accept_one(&api, store, &me, id))
+        .await
 }
 
-async fn accept_one(api: &Api, me: &SignedIn, id: Uuid) -> Result<Json<InviteJson>, Problem> {
-    let (arrival, invite) = arrive_for(api, me, id).await?;
+async fn accept_one(api: &Api, store: Store, me: &SignedIn, id: Uuid) -> Result<Json<InviteJson>, Problem> {
+    let (arrival, invite) = arrive_for(api, &store, me, id).await?;
     let invite = invite.ok_or_else(Problem::not_found)?;
     let_in(api, arrival, &invite).await
 }
@@ -202,11 +205,13 @@ pub(super) async fn accept_by_token(
     let token = fields.finish(token)?;
     let claim = api.app.token_key.verify(&token).ok_or_else(Problem::not_found)?;
     let store = &api.app.store;
-    store.again_on_conflict(|| accept_claim(&api, &me, &claim)).await
+    store
+        .again_on_conflict(|store| accept_claim(&api, store, &me, &claim))
+        .await
 }
 
-async fn accept_claim(api: &Api, me: &SignedIn, claim: &LinkClaim) -> Result<Json<InviteJson>, Problem> {
-    let (mut arrival, theirs) = arrive_for(api, me, claim.invite_id).await?;
+async fn accept_claim(api: &Api, store: Store, me: &SignedIn, claim: &LinkClaim) -> Result<Json<InviteJson>, Problem> {
+    let (mut arrival, theirs) = arrive_for(api, &store, me, claim.invite_id).await?;
     let invite = arrival
         .tx
         .invite(claim.invite_id)
@@ -258,11 +263,14 @@ async fn let_in(api: &Api, arrival: Arrival, invite: &Invite) -> Result<Json<Inv
     ])))
 )]
 pub(super) async fn decline(State(api): State<Api>, me: SignedIn, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
-    api.app.store.again_on_conflict(|| decline_one(&api, &me, id)).await
+    api.app
+        .store
+        .again_on_conflict(|store| decline_one(&api, store, &me, id))
+        .await
 }
 
-async fn decline_one(api: &Api, me: &SignedIn, id: Uuid) -> Result<Json<InviteJson>, Problem> {
-    let (Arrival { mut tx, person }, invite) = arrive_for(api, me, id).await?;
+async fn decline_one(api: &Api, store: Store, me: &SignedIn, id: Uuid) -> Result<Json<InviteJson>, Problem> {
+    let (Arrival { mut tx, person }, invite) = arrive_for(api, &store, me, id).await?;
     if invite.is_none() || !tx.decline_invite(id).await? {
         return Err(not_open(&mut tx, id, person.admin_id).await?);
     }
@@ -282,11 +290,14 @@ async fn decline_one(api: &Api, me: &SignedIn, id: Uuid) -> Result<Json<InviteJs
     ])))
 )]
 pub(super) async fn dismiss(State(api): State<Api>, me: SignedIn, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
-    api.app.store.again_on_conflict(|| dismiss_one(&api, &me, id)).await
+    api.app
+        .store
+        .again_on_conflict(|store| dismiss_one(&api, store, &me, id))
+        .await
 }
 
-async fn dismiss_one(api: &Api, me: &SignedIn, id: Uuid) -> Result<Json<InviteJson>, Problem> {
-    let (Arrival { mut tx, person }, invite) = arrive_for(api, me, id).await?;
+async fn dismiss_one(api: &Api, store: Store, me: &SignedIn, id: Uuid) -> Result<Json<InviteJson>, Problem> {
+    let (Arrival { mut tx, person }, invite) = arrive_for(api, &store, me, id).await?;
     if invite.is_none() || !tx.dismiss_invite(id, person.admin_id).await? {
         return Err(not_open(&mut tx, id, person.admin_id).await?);
     }
@@ -301,28 +312,28 @@ struct Arrival {
 
 /// Whoever impersonates decides nothing; whom usher does not know, or only from long ago, Clerk is asked about; whoever
 /// is banned, locked or deleted has no invites.
-async fn arrive(api: &Api, me: &SignedIn) -> Result<Arrival, Problem> {
+async fn arrive(api: &Api, store: &Store, me: &SignedIn) -> Result<Arrival, Problem> {
     me.decides()?;
-    let mut tx = api.app.store.begin().await?;
+    let mut tx = store.begin().await?;
     let known = tx.hold_people(&[&me.clerk_user_id]).await?.into_iter().next();
     if known.as_ref().is_some_and(|person| is_fresh(person, tx.now())) || api.app.clerk.is_none() {
         return present(tx, known);
     }
     drop(tx);
-    arrive_by_clerk(api, me, known).await
+    arrive_by_clerk(api, store, me, known).await
 }
 
 /// For the invite that `arrive` found not to be theirs: they may have verified its address only just now.
-async fn arrive_again(api: &Api, me: &SignedIn) -> Result<Option<Arrival>, Problem> {
+async fn arrive_again(api: &Api, store: &Store, me: &SignedIn) -> Result<Option<Arrival>, Problem> {
     if api.app.clerk.is_none() {
         return Ok(None);
     }
-    arrive_by_clerk(api, me, None).await.map(Some)
+    arrive_by_clerk(api, store, me, None).await.map(Some)
 }
 
-async fn arrive_by_clerk(api: &Api, me: &SignedIn, known: Option<Person>) -> Result<Arrival, Problem> {
+async fn arrive_by_clerk(api: &Api, store: &Store, me: &SignedIn, known: Option<Person>) -> Result<Arrival, Problem> {
     let profile = ask_clerk(api, &me.clerk_user_id).await;
-    let mut tx = api.app.store.begin().await?;
+    let mut tx = store.begin().await?;
     let person = match profile {
         Ok(Some(profile)) => tx.save_people(&[&profile]).await?.into_iter().next(),
         // Clerk knows nobody of this id any more.
@@ -346,16 +357,16 @@ fn present(tx: Tx, person: Option<Person>) -> Result<Arrival, Problem> {
 
 /// Arrives, and finds an invite that names a verified address of theirs, open or not. Asks Clerk once more before it
 /// says that there is none.
-async fn arrive_for(api: &Api, me: &SignedIn, id: Uuid) -> Result<(Arrival, Option<Invite>), Problem> {
-    let mut arrival = arrive(api, me).await?;
+async fn arrive_for(api: &Api, store: &Store, me: &SignedIn, id: Uuid) -> Result<(Arrival, Option<Invite>), Problem> {
+    let mut arrival = arrive(api, store, me).await?;
     let invite = arrival.tx.invite_of(id, arrival.person.admin_id).await?;
     if invite.is_some() {
         return Ok((arrival, invite));
     }
     drop(arrival.tx);
-    let mut arrival = match arrive_again(api, me).await? {
+    let mut arrival = match arrive_again(api, store, me).await? {
         Some(arrival) => arrival,
-        None => arrive(api, me).await?,
+        None => arrive(api, store, me).await?,
     };
     let invite = arrival.tx.invite_of(id, arrival.person.admin_id).await?;
     Ok((arrival, invite))

@@ -80,7 +80,7 @@ fn problems_of(operation: &mut Operation) -> BTreeSet<Code> {
     let mut codes: BTreeSet<Code> = Code::ALL.iter().filter(is_named).copied().collect();
     let is_served_from_memory = operation.security.is_none() && codes.is_empty();
     if !is_served_from_memory {
-        codes.extend([Code::Internal, Code::StoreUnavailable]);
+        codes.extend([Code::Internal, Code::StoreUnavailable, Code::StoreBusy]);
     }
     if calls_with(operation, "api_key") {
         codes.extend([Code::Unauthorized, Code::RateLimited]);

@@ -26,7 +26,8 @@ pub use send_accepted_notice::SendAcceptedNotice;
 pub use send_invite_email::SendInviteEmail;
 
 use crate::app::App;
-use crate::store::Queue;
+use crate::batch::BatchError;
+use crate::store::{self, Queue, StoreError};
 
 /// A piece of work: the struct is its payload, the `impl` its behaviour.
 pub trait Job: DeserializeOwned + Send + Sync + 'static {
@@ -100,9 +101,42 @@ pub enum JobError {
         /// When to look again.
         until: DateTime<Utc>,
     },
+    /// It could not be done now, because somebody else has locked what it needs. That is no attempt, and told once a
+    /// minute.
+    #[error("{0}")]
+    Busy(String),
     /// It never will.
     #[error("{0}")]
     GiveUp(String),
+}
+
+impl From<&StoreError> for JobError {
+    fn from(error: &StoreError) -> Self {
+        if error.is_busy() {
+            store::tell_busy(error);
+            Self::Busy(error.to_string())
+        } else if error.is_refusal() {
+            // The database's own words would quote what it refuses.
+            Self::give_up("it holds a value that the database can't store")
+        } else {
+            Self::retry(error)
+        }
+    }
+}
+
+impl From<StoreError> for JobError {
+    fn from(error: StoreError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<BatchError> for JobError {
+    fn from(error: BatchError) -> Self {
+        match error {
+            BatchError::Store(error) => Self::from(&*error),
+            BatchError::Lost => Self::retry(error),
+        }
+    }
 }
 
 impl JobError {

@@ -72,9 +72,10 @@ impl Mails {
 struct Load(App);
 
 impl Group<Uuid, Option<QueuedMail>> for Load {
-    async fn commit(&self, ids: &[Uuid]) -> Result<Vec<Option<QueuedMail>>, StoreError> {
-        let load = async { self.0.store.read().await?.queued_mails(ids).await };
-        let mut found = self.0.store.in_time(DATABASE_LIMIT, load).await?;
+    async fn commit(&self, ids: &[Uuid], lock_wait: Duration) -> Result<Vec<Option<QueuedMail>>, StoreError> {
+        let store = self.0.store.with_lock_wait(lock_wait);
+        let load = async { store.read().await?.queued_mails(ids).await };
+        let mut found = store.in_time(DATABASE_LIMIT, load).await?;
         // An id may be asked for twice, by a job that runs twice.
         let mut of = |id: &Uuid| {
             let position = found.iter().position(|mail| mail.delivery_id == *id)?;
@@ -87,8 +88,8 @@ impl Group<Uuid, Option<QueuedMail>> for Load {
 struct Note(App);
 
 impl Group<DeliveryNote, ()> for Note {
-    async fn commit(&self, notes: &[DeliveryNote]) -> Result<Vec<()>, StoreError> {
-        let store = &self.0.store;
+    async fn commit(&self, notes: &[DeliveryNote], lock_wait: Duration) -> Result<Vec<()>, StoreError> {
+        let store = self.0.store.with_lock_wait(lock_wait);
         let note = store.transaction(notes, |tx, notes| tx.note_deliveries(notes).boxed());
         store.in_time(DATABASE_LIMIT, note).await?;
         Ok(vec![(); notes.len()])
@@ -157,7 +158,7 @@ pub(super) async fn gave_up(context: &Context, delivery_id: Uuid, why: &str) -> 
 /// `None` if there is nothing left to send.
 async fn load(context: &Context, delivery_id: Uuid) -> Result<Option<QueuedMail>, JobError> {
     let loaded = context.mails.loads.submit(delivery_id).await;
-    let Some(mail) = loaded.map_err(JobError::retry)? else {
+    let Some(mail) = loaded? else {
         return Ok(None);
     };
     let app = &context.app;
@@ -318,7 +319,7 @@ async fn suppress_address(context: &Context, mail: &QueuedMail, why: &str) -> Re
     let suppressed = store.transaction((address.key(), why), |tx, (key, why)| {
         tx.suppress_address(key, why).boxed()
     });
-    suppressed.await.map_err(JobError::retry)
+    Ok(suppressed.await?)
 }
 
 async fn give_up(context: &Context, delivery_id: Uuid, why: String) -> JobError {
@@ -342,5 +343,5 @@ async fn note(
         error: Some(why.to_owned()),
         reply: None,
     };
-    context.mails.notes.submit(note).await.map_err(JobError::retry)
+    Ok(context.mails.notes.submit(note).await?)
 }

@@ -64,8 +64,8 @@ impl Job for Periodic {
 
 impl Periodic {
     async fn is_overtaken(&self, app: &App) -> Result<bool, JobError> {
-        let mut tx = app.store.read().await.map_err(JobError::retry)?;
-        let schedules = tx.schedules().await.map_err(JobError::retry)?;
+        let mut tx = app.store.read().await?;
+        let schedules = tx.schedules().await?;
         Ok(schedules.get(&self.schedule).is_some_and(|due| *due > self.until))
     }
 }
@@ -80,7 +80,7 @@ async fn expire_invites(app: &App) -> Result<(), JobError> {
             .store
             .transaction((), |tx, ()| tx.expire_invites(BATCH).boxed())
             .await;
-        if expired.map_err(JobError::retry)? == 0 {
+        if expired? == 0 {
             return Ok(());
         }
     }
@@ -93,7 +93,7 @@ async fn remind_invitees(app: &App) -> Result<(), JobError> {
         let most = app
             .store
             .transaction(reminders, |tx, reminders| remind_batch(tx, reminders).boxed());
-        if most.await.map_err(JobError::retry)? < BATCH as usize {
+        if most.await? < BATCH as usize {
             return Ok(());
         }
     }
@@ -110,5 +110,5 @@ async fn forget_mail_counts(app: &App) -> Result<(), JobError> {
     let forgotten = app
         .store
         .transaction((), |tx, ()| tx.forget_mail_counts(yesterday).boxed());
-    forgotten.await.map_err(JobError::retry)
+    Ok(forgotten.await?)
 }

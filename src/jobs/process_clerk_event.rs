@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{Context, Job, JobError};
 use crate::app::App;
-use crate::batch::{BatchError, Batcher, Group, TIME_LIMIT};
+use crate::batch::{Batcher, Group, TIME_LIMIT};
 use crate::clerk::{BackendError, User};
 use crate::flows::{Arrived, Outcome, apply_events};
 use crate::metrics;
-use crate::store::{Dialect, Finished, Queue, StoreError, Tx};
+use crate::store::{Dialect, Finished, Queue, Store, StoreError, Tx};
 
 /// Events in one transaction at most.
 const MOST: usize = 256;
@@ -29,7 +29,9 @@ pub struct ProcessClerkEvent {
 
 impl Job for ProcessClerkEvent {
     const QUEUE: Queue = Queue::ProcessClerkEvent;
-    const TIME_LIMIT: Duration = Duration::from_secs(9);
+    /// Its group has a limit of its own, and begins when its turn comes: whoever gave up before that would leave an item
+    /// behind that is done all the same. To run it twice is no harm.
+    const TIME_LIMIT: Duration = Duration::from_secs(300);
 
     fn about(&self) -> Option<String> {
         Some(self.svix_id.clone())
@@ -86,7 +88,7 @@ impl ProcessClerkEvent {
         let noted = app
             .store
             .transaction([finished], |tx, finished| tx.finish_events(finished).boxed());
-        noted.await.map_err(JobError::retry)
+        Ok(noted.await?)
     }
 }
 
@@ -122,32 +124,21 @@ impl Events {
             svix_id: svix_id.to_owned(),
             user,
         };
-        self.0.submit(request).await.map_err(not_applied)
-    }
-}
-
-/// What the database will never take is not tried again. Its words are left out: they may quote what it was given.
-fn not_applied(error: BatchError) -> JobError {
-    match &error {
-        BatchError::Store(refusal) => match refusal.refused_data() {
-            Some(code) => JobError::GiveUp(format!("the database refuses what the event says (error {code})")),
-            None => JobError::retry(error),
-        },
-        BatchError::Lost => JobError::retry(error),
+        Ok(self.0.submit(request).await?)
     }
 }
 
 struct Apply(App);
 
 impl Group<Request, Applied> for Apply {
-    async fn commit(&self, group: &[Request]) -> Result<Vec<Applied>, StoreError> {
-        self.0.store.in_time(TIME_LIMIT, self.apply(group)).await
+    async fn commit(&self, group: &[Request], lock_wait: Duration) -> Result<Vec<Applied>, StoreError> {
+        let store = self.0.store.with_lock_wait(lock_wait);
+        store.in_time(TIME_LIMIT, self.apply(&store, group)).await
     }
 }
 
 impl Apply {
-    async fn apply(&self, group: &[Request]) -> Result<Vec<Applied>, StoreError> {
-        let store = &self.0.store;
+    async fn apply(&self, store: &Store, group: &[Request]) -> Result<Vec<Applied>, StoreError> {
         let applied = store.transaction((self, group), |tx, (apply, group)| apply.apply_in(tx, group).boxed());
         let (applied, waits) = applied.await?;
         waits.into_iter().for_each(metrics::webhook_applied);

@@ -20,7 +20,7 @@ const MOST: Duration = Duration::from_secs(150);
 /// Lets go what is older than the configuration says.
 pub(super) async fn let_go(app: &App) -> Result<(), JobError> {
     match tokio::time::timeout(MOST, all(app)).await {
-        Ok(done) => done.map_err(JobError::retry),
+        Ok(done) => done.map_err(JobError::from),
         Err(_) => {
             tracing::info!("not everything that is old could be let go; the rest follows at the next tick");
             Ok(())

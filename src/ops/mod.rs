@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::problem::Problem;
-use crate::store::{Store, StoreError, Trouble};
+use crate::store::{Door, Store, StoreError, Trouble};
 use crate::worker::Alive;
 pub use scrape::Scrape;
 
@@ -41,7 +41,11 @@ pub fn router(store: Store, workers: Option<Alive>, scrape: Arc<Scrape>) -> Rout
         .route("/metrics", get(scraped))
         .fallback(async || Problem::not_found())
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
-        .with_state(Ops { store, workers, scrape })
+        .with_state(Ops {
+            store: store.at(Door::Health),
+            workers,
+            scrape,
+        })
 }
 
 /// 200 if this process can do its work, 503 otherwise; with each check, and what is wrong with those that fail. A mail

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 
 use super::migrate::TABLE;
 use super::rows::sql;
-use super::{Pool, Queue, Result, Store};
+use super::{Door, Pool, Queue, Result, Store};
 use crate::metrics::QueueLevel;
 
 /// Jobs of one queue in one state.
@@ -104,10 +104,14 @@ impl Store {
                 idle,
             }
         }
-        match &self.pool {
-            Pool::Postgres(pool) => vec![level("postgres", pool)],
-            Pool::Sqlite { writer, reader } => vec![level("sqlite_writer", writer), level("sqlite_reader", reader)],
+        if let Pool::Sqlite { writer, reader } = &self.pool {
+            return vec![level("sqlite_writer", writer), level("sqlite_reader", reader)];
         }
+        let of_door = |door: Door| match self.doors.get(door) {
+            Pool::Postgres(pool) => Some(level(door.pool_name(), pool)),
+            Pool::Sqlite { .. } => None,
+        };
+        Door::ALL.into_iter().filter_map(of_door).collect()
     }
 
     /// What time it is at the database; `None` if that is this machine.

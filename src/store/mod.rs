@@ -24,6 +24,8 @@ mod sessions;
 mod settings;
 mod suppressions;
 
+use std::borrow::Cow;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,13 +33,13 @@ use chrono::{DateTime, Utc};
 use futures::future::join_all;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, PgPool};
-use tokio::sync::watch;
+use sqlx::{AssertSqlSafe, PgPool, SqlitePool};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::telemetry;
+use crate::telemetry::{self, Throttle};
 pub use deliveries::{DeliveryKind, DeliveryNote, DeliveryStatus, DeliveryView, MailContext, NewDelivery, QueuedMail};
 pub use history::Happened;
 use history::History;
@@ -51,16 +53,15 @@ pub use mail_trouble::Trouble;
 pub use migrate::{MigrationError, Unfit};
 pub use people::{Address, Person, PersonRef, Profile};
 pub use places::{Grant, Member, Membership, Place};
+pub use pools::Door;
 pub(crate) use pools::Pool;
-use pools::{Unsettled, is_busy, open_postgres, open_sqlite};
+use pools::{Doors, Unsettled, busy, is_busy};
 pub use queue::{Queue, Wake};
 pub use retry::Conflict;
 pub use schedules::DueTick;
 pub use sessions::SessionStart;
 pub use settings::{Identities, Rules};
 
-/// How many connections a start of the API and the workers uses at once.
-const FIRST_CONNECTIONS: usize = 4;
 /// How long a request waits for a connection before it is told that the store is away.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long anything else may wait for the database. The network may have lost a connection without a word; nothing that
@@ -90,21 +91,17 @@ impl StoreError {
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed => true,
-            sqlx::Error::Database(error) => {
-                let code = error.code().unwrap_or_default();
-                if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
-                    // Primary codes: busy, locked, read-only, I/O, full, can't open.
-                    code.parse::<i32>()
-                        .is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 8 | 10 | 13 | 14))
-                } else {
-                    // Classes: connection, read-only after a failover, credentials being changed, serialization and
-                    // deadlock, resources, a lock not had, operator intervention, system.
-                    ["08", "25006", "28", "40", "53", "55P03", "57", "58"]
-                        .iter()
-                        .any(|class| code.starts_with(class))
-                }
+            // Primary codes: busy, locked, read-only, I/O, full, can't open. Or classes: connection, read-only after a
+            // failover, credentials being changed, serialization and deadlock, resources, a lock not had, operator
+            // intervention, system. What the database can't take is in none of them.
+            error => {
+                sqlite_code(error).is_some_and(|code| matches!(code & 0xff, 5 | 6 | 8 | 10 | 13 | 14))
+                    || code_of(error).is_some_and(|code| {
+                        ["08", "25006", "28", "40", "53", "55P03", "57", "58"]
+                            .iter()
+                            .any(|class| code.starts_with(class))
+                    })
             }
-            _ => false,
         }
     }
 
@@ -116,30 +113,70 @@ impl StoreError {
                 && error.code().and_then(|code| code.parse::<i32>().ok()).is_some_and(|code| code & 0xff == 8))
     }
 
-    /// The database's code for what it was given and will never take, such as a text that is too long for its column or
-    /// for an index: the same request fails again whenever it is repeated.
-    #[must_use]
-    pub fn refused_data(&self) -> Option<String> {
-        let sqlx::Error::Database(error) = &self.0 else {
-            return None;
-        };
-        let code = error.code().unwrap_or_default();
-        let is_refusal = if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
-            // Primary codes: too big, wrong type.
-            code.parse::<i32>().is_ok_and(|code| matches!(code & 0xff, 18 | 20))
-        } else {
-            // Classes: data exception, program limit exceeded.
-            code.starts_with("22") || code.starts_with("54")
-        };
-        is_refusal.then(|| code.into_owned())
-    }
-
     /// Whether the whole database is away, rather than this one statement having met another's lock.
     #[must_use]
     pub fn is_away(&self) -> bool {
-        let met_a_lock = matches!(&self.0, sqlx::Error::Database(error)
-            if error.code().is_some_and(|code| code.starts_with("40")));
-        self.is_temporary() && !met_a_lock
+        self.is_temporary() && !self.is_conflict() && !self.is_busy()
+    }
+
+    /// Whether a lock that somebody else holds was not had in time. That says nothing of the database, nor of its
+    /// connections: only what needs what is locked has to wait.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        // Postgres: `lock_not_available`; `query_canceled`, by a limit that the database or the role sets.
+        is_busy(&self.0) || code_of(&self.0).is_some_and(|code| matches!(&*code, "55P03" | "57014"))
+    }
+
+    /// Whether the database will never take this: a value that it can't represent, or one that is too large.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match &self.0 {
+            sqlx::Error::Encode(_) => true,
+            // Classes of Postgres: data exception, program limit exceeded. Of SQLite: too big, mismatch.
+            error => {
+                code_of(error).is_some_and(|code| code.starts_with("22") || code.starts_with("54"))
+                    || sqlite_code(error).is_some_and(|code| matches!(code & 0xff, 18 | 20))
+            }
+        }
+    }
+}
+
+/// The state that Postgres gave.
+fn code_of(error: &sqlx::Error) -> Option<Cow<'_, str>> {
+    match error {
+        sqlx::Error::Database(error) if error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() => {
+            error.code()
+        }
+        _ => None,
+    }
+}
+
+/// The code that SQLite gave.
+fn sqlite_code(error: &sqlx::Error) -> Option<i32> {
+    match error {
+        sqlx::Error::Database(error) if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() => {
+            error.code()?.parse().ok()
+        }
+        _ => None,
+    }
+}
+
+/// What a group meets whose rows are locked.
+#[cfg(test)]
+pub(crate) fn busy_for_tests() -> StoreError {
+    busy().into()
+}
+
+/// One line a minute: whoever asks meets the same lock again and again.
+static BUSY: Throttle = Throttle::per_minute();
+
+/// Says that something is locked, and that what needs it waits.
+pub(crate) fn tell_busy(error: &StoreError) {
+    if let Some(left_out) = BUSY.admit() {
+        tracing::warn!(
+            error = %error, left_out,
+            "a lock of another transaction was not had in time; what needs it is tried again later"
+        );
     }
 }
 
@@ -148,9 +185,16 @@ pub(crate) type Result<T, E = StoreError> = std::result::Result<T, E>;
 /// A database, and the signal that wakes this process's workers.
 #[derive(Debug, Clone)]
 pub struct Store {
+    /// Those of the door.
     pub(crate) pool: Pool,
     pub(crate) wake: Wake,
     pub(crate) clock: Clock,
+    doors: Doors,
+    door: Door,
+    /// How long a transaction's statement may wait for a lock, where that is less than usual.
+    lock_wait: Option<Duration>,
+    /// Where requests wait for locks, a few at a time.
+    bench: Arc<Semaphore>,
     /// Those that this version knows.
     migrations: Arc<Migrator>,
     lost: watch::Sender<()>,
@@ -211,18 +255,37 @@ impl Store {
                 "the database address must begin with postgres:// or sqlite://".into(),
             )));
         };
-        let pool = match dialect {
-            Dialect::Postgres => Pool::Postgres(open_postgres(url, lost.clone(), renew.subscribe())?),
-            Dialect::Sqlite => open_sqlite(url).await?,
-        };
+        let doors = Doors::open(dialect, url, &lost, &renew).await?;
         Ok(Self {
-            pool,
+            pool: doors.get(Door::Requests).clone(),
             wake: Wake::default(),
             clock,
+            doors,
+            door: Door::Requests,
+            lock_wait: None,
+            bench: Arc::new(Semaphore::new(retry::BENCH)),
             migrations: Arc::new(migrate::migrator(dialect)),
             lost,
             renew,
         })
+    }
+
+    /// The same store, by another door.
+    #[must_use]
+    pub fn at(&self, door: Door) -> Self {
+        Self {
+            pool: self.doors.get(door).clone(),
+            door,
+            ..self.clone()
+        }
+    }
+
+    /// The same store, whose transactions wait no longer than that for a lock.
+    pub(crate) fn with_lock_wait(&self, limit: Duration) -> Self {
+        Self {
+            lock_wait: Some(limit),
+            ..self.clone()
+        }
     }
 
     /// Whether the file that a SQLite address names is there.
@@ -236,9 +299,12 @@ impl Store {
 
     /// Opens the connections that are wanted first, if it can: at a start there is other work meanwhile.
     pub async fn warm_up(&self) {
-        if let Pool::Postgres(pool) = &self.pool {
-            join_all((0..FIRST_CONNECTIONS).map(|_| pool.acquire())).await;
-        }
+        let doors = [Door::Requests, Door::Jobs, Door::Jobs, Door::Health];
+        let pools = doors.iter().filter_map(|&door| match self.doors.get(door) {
+            Pool::Postgres(pool) => Some(pool.acquire()),
+            Pool::Sqlite { .. } => None,
+        });
+        join_all(pools).await;
     }
 
     /// Tells whenever a connection turns out to be lost without a word: others that wait for an answer may wait in vain.
@@ -247,18 +313,22 @@ impl Store {
         self.lost.subscribe()
     }
 
-    /// Does it within a limit: where no answer comes, the connection is given up as lost.
+    /// Does it within a limit: where no answer comes, the connection is given up as lost. Between usher and a SQLite file
+    /// is nothing that could be lost: where another program has it locked, that is told, and waited for.
     ///
     /// # Errors
     /// [`StoreError`], temporary if it took too long.
     pub async fn in_time<T>(&self, limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
-        match tokio::time::timeout(limit, work).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                self.lost.send_replace(());
-                Err(no_answer().into())
-            }
+        let mut work = pin!(work);
+        if let Ok(outcome) = tokio::time::timeout(limit, &mut work).await {
+            return outcome;
         }
+        if self.dialect() == Dialect::Sqlite {
+            tell_busy(&busy().into());
+            return work.await;
+        }
+        self.lost.send_replace(());
+        Err(no_answer().into())
     }
 
     /// The time by the store's clock.
@@ -282,11 +352,25 @@ impl Store {
     /// [`StoreError`] when the database is away.
     pub async fn begin(&self) -> Result<Tx> {
         // Boxed, here and below: the future has room for a whole TLS handshake, and is otherwise part of every caller's.
-        let conn = match &self.pool {
-            Pool::Postgres(pool) => Conn::Postgres(Box::pin(pool.begin()).await?),
-            Pool::Sqlite { writer, .. } => Conn::Sqlite(Box::pin(writer.begin_with("begin immediate")).await?),
+        let conn = match (&self.pool, self.lock_wait) {
+            (Pool::Postgres(pool), None) => Conn::Postgres(Box::pin(pool.begin()).await?),
+            (Pool::Postgres(pool), Some(wait)) => {
+                let begin = format!("begin{}", lock_timeout(wait));
+                Conn::Postgres(Box::pin(pool.begin_with(AssertSqlSafe(begin))).await?)
+            }
+            (Pool::Sqlite { writer, .. }, _) => Conn::Sqlite(self.begin_on_sqlite(writer).await?),
         };
         Ok(self.tx(conn))
+    }
+
+    /// Jobs wait as long as another program has the file locked; whoever waits for an answer is told after a while.
+    async fn begin_on_sqlite(&self, writer: &SqlitePool) -> Result<sqlx::Transaction<'static, sqlx::Sqlite>> {
+        let begin = Box::pin(writer.begin_with("begin immediate"));
+        if self.door == Door::Jobs {
+            return Ok(begin.await?);
+        }
+        let begun = tokio::time::timeout(ACQUIRE_TIMEOUT, begin).await;
+        Ok(begun.unwrap_or_else(|_| Err(busy()))?)
     }
 
     /// Begins a transaction that only reads.
@@ -295,7 +379,11 @@ impl Store {
     /// [`StoreError`] when the database is away.
     pub async fn read(&self) -> Result<Tx> {
         let conn = match &self.pool {
-            Pool::Postgres(pool) => Conn::Postgres(Box::pin(pool.begin_with("begin read only")).await?),
+            Pool::Postgres(pool) => {
+                let wait = self.lock_wait.map(lock_timeout).unwrap_or_default();
+                let begin = AssertSqlSafe(format!("begin read only{wait}"));
+                Conn::Postgres(Box::pin(pool.begin_with(begin)).await?)
+            }
             Pool::Sqlite { reader, .. } => Conn::Sqlite(Box::pin(reader.begin()).await?),
         };
         Ok(self.tx(conn))
@@ -378,15 +466,16 @@ impl Store {
 
     /// Closes all connections, waiting for those in use, but not for ever: one may be lost.
     pub async fn close(&self) {
-        match &self.pool {
-            Pool::Postgres(pool) => {
-                let _ = tokio::time::timeout(ANSWER_TIMEOUT, pool.close()).await;
+        let close = join_all(Door::ALL.map(|door| async move {
+            match self.doors.get(door) {
+                Pool::Postgres(pool) => pool.close().await,
+                Pool::Sqlite { writer, reader } => {
+                    reader.close().await;
+                    writer.close().await;
+                }
             }
-            Pool::Sqlite { writer, reader } => {
-                reader.close().await;
-                writer.close().await;
-            }
-        }
+        }));
+        let _ = tokio::time::timeout(ANSWER_TIMEOUT, close).await;
     }
 }
 
@@ -441,6 +530,11 @@ impl Tx {
             Conn::Sqlite(_) => Dialect::Sqlite,
         }
     }
+}
+
+/// What follows a `begin` in the same round trip.
+fn lock_timeout(wait: Duration) -> String {
+    format!("; set local lock_timeout = {}", wait.as_millis())
 }
 
 fn no_answer() -> sqlx::Error {

@@ -10,17 +10,93 @@ use sqlx::{Connection as _, Executor as _, PgConnection, PgPool, Sqlite, SqliteC
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{ACQUIRE_TIMEOUT, ANSWER_TIMEOUT, Result, no_answer};
+use super::{ACQUIRE_TIMEOUT, ANSWER_TIMEOUT, Dialect, Result, no_answer};
 
-/// After 15 seconds Postgres gives up a transaction whose client says nothing, and with it the locks that it holds. What
-/// usher asks for is found by key, mostly in memory or on disks without arms: the default price of a page that is not the
-/// next one makes the planner read whole tables instead, as long as they are small.
-const SESSION: &str = "set idle_in_transaction_session_timeout = '15s'; set random_page_cost = 1.1";
-/// How long SQLite waits for another process's write.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// What holds on every connection of a pool. After 15 seconds Postgres gives up a transaction whose client says nothing,
+/// and with it the locks that it holds. No statement waits for a lock longer than a second: the app may hold one for as
+/// long as it likes. What usher asks for is found by key, mostly in memory or on disks without arms: the default price of
+/// a page that is not the next one makes the planner read whole tables instead, as long as they are small.
+const SESSION: &str = "set idle_in_transaction_session_timeout = '15s'; set lock_timeout = '1s'; \
+     set random_page_cost = 1.1";
+/// usher's statements are written for this level; the database, or the role, may have another one as its default.
+pub(super) const ISOLATION: &str = "set default_transaction_isolation = 'read committed'";
+/// How long SQLite waits for another program's write. An error would end apalis's workers; what must be answered earlier
+/// has limits of its own.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long a new file's change to WAL is waited for.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// A Postgres connection that rested for longer is asked whether it is still there before it is used. A server is not back
 /// from a restart so soon.
 const RESTED: Duration = Duration::from_millis(100);
+
+/// Who works on the database. On Postgres each has connections of its own, so that those who wait for somebody's lock, or
+/// are many, keep nobody else from it; on SQLite all share one writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// Taking in what Clerk tells.
+    Intake,
+    /// The API's requests, and commands.
+    Requests,
+    /// The workers: fetching jobs, doing them, acknowledging them.
+    Jobs,
+    /// Heartbeat, health and metrics.
+    Health,
+}
+
+impl Door {
+    /// Every door.
+    pub const ALL: [Self; 4] = [Self::Intake, Self::Requests, Self::Jobs, Self::Health];
+
+    /// How many connections it has at most. There is one more in all, which listens.
+    #[must_use]
+    pub const fn connections(self) -> u32 {
+        match self {
+            // As many as groups that are stored at once.
+            Self::Intake | Self::Health => 3,
+            Self::Requests => 5,
+            Self::Jobs => 8,
+        }
+    }
+
+    pub(super) const fn pool_name(self) -> &'static str {
+        match self {
+            Self::Intake => "postgres_intake",
+            Self::Requests => "postgres_requests",
+            Self::Jobs => "postgres_jobs",
+            Self::Health => "postgres_health",
+        }
+    }
+}
+
+/// The pools of all doors; on SQLite they are one and the same.
+#[derive(Debug, Clone)]
+pub(super) struct Doors([Pool; 4]);
+
+impl Doors {
+    /// Opens them.
+    pub(super) async fn open(
+        dialect: Dialect,
+        url: &str,
+        lost: &watch::Sender<()>,
+        renew: &watch::Sender<Option<Instant>>,
+    ) -> Result<Self> {
+        match dialect {
+            Dialect::Postgres => {
+                let open = |door: Door| open_postgres(url, door.connections(), lost.clone(), renew.subscribe());
+                let [intake, requests, jobs, health] = Door::ALL.map(open);
+                Ok(Self([intake?, requests?, jobs?, health?].map(Pool::Postgres)))
+            }
+            Dialect::Sqlite => {
+                let pool = open_sqlite(url).await?;
+                Ok(Self(Door::ALL.map(|_| pool.clone())))
+            }
+        }
+    }
+
+    pub(super) fn get(&self, door: Door) -> &Pool {
+        &self.0[door as usize]
+    }
+}
 
 #[derive(Debug, Clone)]
 pub(crate) enum Pool {
@@ -33,16 +109,22 @@ pub(crate) enum Pool {
     },
 }
 
-pub(super) fn open_postgres(
+fn open_postgres(
     url: &str,
+    connections: u32,
     lost: watch::Sender<()>,
     renew: watch::Receiver<Option<Instant>>,
 ) -> Result<PgPool> {
     let options: PgConnectOptions = url.parse()?;
     Ok(PgPoolOptions::new()
-        .max_connections(10)
+        .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        .after_connect(|conn, _| Box::pin(async move { conn.execute(SESSION).await.map(drop) }))
+        .after_connect(|conn, _| {
+            Box::pin(async move {
+                conn.execute(SESSION).await?;
+                conn.execute(ISOLATION).await.map(drop)
+            })
+        })
         .test_before_acquire(false)
         .before_acquire(move |connection, about| {
             let is_new = renew.borrow().is_none_or(|since| about.age < since.elapsed());
@@ -66,17 +148,21 @@ pub(super) fn open_postgres(
 
 /// A `begin` that is dropped while it waits leaves its connection in a transaction that sqlx 0.9.0 does not know of
 /// (launchbadge/sqlx#4393): its locks would stay, and the next user's writes would be in it. The leading `begin` keeps
-/// the server from warning that there is nothing to roll back; in a failed transaction it is an error, and the
-/// connection is closed.
+/// the server from warning that there is nothing to roll back; the setting, which the rollback takes back, from warning
+/// that there is a transaction already. In a failed transaction it is an error, and the connection is closed.
 async fn leave_any_transaction(connection: &mut PgConnection) -> sqlx::Result<()> {
-    connection.execute("begin; rollback").await.map(drop)
+    connection
+        .execute("set client_min_messages = error; begin; rollback")
+        .await
+        .map(drop)
 }
 
-pub(super) async fn open_sqlite(url: &str) -> Result<Pool> {
+async fn open_sqlite(url: &str) -> Result<Pool> {
     let options: SqliteConnectOptions = url.parse()?;
     if let Some(folder) = options.get_filename().parent() {
         std::fs::create_dir_all(folder).map_err(sqlx::Error::Io)?;
     }
+    // The readers wait for less: a writer keeps them out only while the file is opened or recovered.
     let options = options
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
@@ -92,7 +178,7 @@ pub(super) async fn open_sqlite(url: &str) -> Result<Pool> {
         .min_connections(1)
         .idle_timeout(None)
         .max_lifetime(None)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .acquire_timeout(BUSY_TIMEOUT)
         // There is nothing between us and a file that could be lost.
         .test_before_acquire(false)
         .before_acquire(is_outside_of_transactions);
@@ -100,7 +186,7 @@ pub(super) async fn open_sqlite(url: &str) -> Result<Pool> {
     let writer = loop {
         match writer.clone().connect_with(options.clone()).await {
             // SQLite's own patience does not cover the change of a new file to WAL, which another process is about to make.
-            Err(error) if is_busy(&error) && since.elapsed() < BUSY_TIMEOUT => {
+            Err(error) if is_busy(&error) && since.elapsed() < OPEN_TIMEOUT => {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             opened => break opened?,
@@ -111,12 +197,21 @@ pub(super) async fn open_sqlite(url: &str) -> Result<Pool> {
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .test_before_acquire(false)
         .before_acquire(is_outside_of_transactions)
-        .connect_lazy_with(options.pragma("query_only", "on"));
+        .connect_lazy_with(options.busy_timeout(OPEN_TIMEOUT).pragma("query_only", "on"));
     Ok(Pool::Sqlite { writer, reader })
+}
+
+/// Another program has the file locked, for longer than this was to wait.
+pub(super) fn busy() -> sqlx::Error {
+    let why = std::io::Error::new(std::io::ErrorKind::ResourceBusy, "another program has it locked");
+    sqlx::Error::Io(why)
 }
 
 /// Another process has the file locked.
 pub(super) fn is_busy(error: &sqlx::Error) -> bool {
+    if matches!(error, sqlx::Error::Io(why) if why.kind() == std::io::ErrorKind::ResourceBusy) {
+        return true;
+    }
     let code = error
         .as_database_error()
         .and_then(|error| error.code()?.parse::<i32>().ok());

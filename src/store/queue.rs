@@ -41,9 +41,6 @@ impl Queue {
 /// job whose death could not be noted would be stranded by apalis's limit, neither run again nor dead.
 pub(super) const UNCOUNTED: i32 = i32::MAX;
 
-/// No job runs so long: the longest limit of an attempt is a third of it.
-const OVERDUE: Duration = Duration::from_secs(900);
-
 /// Between two tries to listen.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
@@ -212,28 +209,36 @@ impl Store {
     }
 
     /// Says that these workers live. apalis's own heartbeat stops while a fetched batch waits for free slots
-    /// (APALIS trap 3). Where one of them holds a job that must have ended long ago, its acknowledgement waits on a
-    /// connection that is lost, and [`Store::losses`] tells so.
+    /// (APALIS trap 3). Where one of them holds a job for longer than is allowed in its queue, the acknowledgement
+    /// waits on a connection that is lost, and [`Store::losses`] tells so.
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn heartbeat(&self, workers: &[String]) -> Result<()> {
+    pub async fn heartbeat(&self, workers: &[String], overdue: &[(Queue, Duration)]) -> Result<()> {
         let names = to_json(workers)?;
+        let limits: HashMap<&str, u64> = overdue
+            .iter()
+            .map(|(queue, limit)| (queue.as_str(), limit.as_secs()))
+            .collect();
+        let limits = serde_json::to_string(&limits).map_err(|error| sqlx::Error::Encode(error.into()))?;
         match &self.pool {
             Pool::Postgres(pool) => {
-                // Told for ten seconds of each quarter of an hour: the worker is soon replaced, and this asks every five.
+                // Told for ten seconds each time the limit has passed: the worker is soon replaced, and this asks every
+                // five. A job that is held is `Queued`, because locking it once more is switched off (APALIS trap 24).
                 let is_overdue: bool = sqlx::query_scalar(
                     "with beating as (
                          update apalis.workers set last_seen = now()
                          where id in (select json_array_elements_text($1::text::json)) returning id
-                     ), running as (
-                         select extract(epoch from now() - lock_at)::bigint as seconds
-                         from apalis.jobs join beating on beating.id = jobs.lock_by where jobs.status = 'Running'
+                     ), held as (
+                         select extract(epoch from now() - lock_at)::bigint as seconds, overdue.value::bigint as most
+                         from apalis.jobs join beating on beating.id = jobs.lock_by
+                             join json_each_text($2::text::json) as overdue on overdue.key = jobs.job_type
+                         where jobs.status in ('Queued', 'Running')
                      )
-                     select exists (select from running where seconds >= $2 and seconds % $2 < 10)",
+                     select exists (select from held where seconds >= most and seconds % most < 10)",
                 )
                 .bind(names)
-                .bind(OVERDUE.as_secs().cast_signed())
+                .bind(limits)
                 .fetch_one(pool)
                 .await?;
                 if is_overdue {

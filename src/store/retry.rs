@@ -1,34 +1,51 @@
-//! Where one transaction meets another: it is rolled back and tried again, in this one place, a few times.
+//! Where one transaction meets another: it is rolled back and tried again, in this one place, a few times. A lock that
+//! somebody holds for long is waited for briefly, and by a few at a time.
 
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 
-use super::{Result, Store, StoreError, Tx};
+use super::{Dialect, Door, Result, Store, StoreError, Tx};
 
 /// How often a transaction that met another one is tried, the first time included.
 const TRIES: u32 = 8;
 /// The longest wait before the second try; it doubles with each further one.
 const FIRST_WAIT: Duration = Duration::from_millis(8);
+/// How long a request waits for a lock at first. It keeps one of few connections meanwhile.
+const LOCK_WAIT: Duration = Duration::from_millis(150);
+/// How many requests at once wait longer than that, each as long as its connection allows.
+pub(super) const BENCH: usize = 2;
+/// How long a request waits, without a connection, until it may.
+const BENCH_WAIT: Duration = Duration::from_secs(1);
 
-/// An error that may say: the database rolled this transaction back because of another one, and the same again may well
-/// succeed.
+/// An error that may say that another transaction was in the way.
 pub trait Conflict {
-    /// Whether it was a deadlock or a serialization failure.
+    /// Whether it was a deadlock or a serialization failure: the database rolled this transaction back, and the same again
+    /// may well succeed.
     fn is_conflict(&self) -> bool;
+
+    /// Whether it was a lock that was not had in time.
+    fn is_busy(&self) -> bool;
 }
 
 impl Conflict for StoreError {
     fn is_conflict(&self) -> bool {
         // Postgres: `serialization_failure`, and `deadlock_detected`.
-        matches!(&self.0, sqlx::Error::Database(error)
-            if error.code().is_some_and(|code| matches!(&*code, "40001" | "40P01")))
+        super::code_of(&self.0).is_some_and(|code| matches!(&*code, "40001" | "40P01"))
+    }
+
+    fn is_busy(&self) -> bool {
+        Self::is_busy(self)
     }
 }
 
 impl Conflict for anyhow::Error {
     fn is_conflict(&self) -> bool {
         self.downcast_ref::<StoreError>().is_some_and(Conflict::is_conflict)
+    }
+
+    fn is_busy(&self) -> bool {
+        self.downcast_ref::<StoreError>().is_some_and(Conflict::is_busy)
     }
 }
 
@@ -47,27 +64,48 @@ impl Store {
     where
         E: From<StoreError> + Conflict,
     {
-        self.again_on_conflict(|| async {
-            let mut tx = self.begin().await?;
-            let done = work(&mut tx, &with).await?;
+        let (with, work) = (&with, &work);
+        self.again_on_conflict(move |store| async move {
+            let mut tx = store.begin().await?;
+            let done = work(&mut tx, with).await?;
             tx.commit().await?;
             Ok(done)
         })
         .await
     }
 
-    /// Does `work`, which begins and commits a transaction itself, again where that met another one.
+    /// Does `work`, which begins and commits a transaction itself on the store that it is given, again where that met
+    /// another one.
     ///
     /// # Errors
     /// What `work` says.
-    pub async fn again_on_conflict<T, E, F>(&self, work: impl Fn() -> F) -> Result<T, E>
+    pub async fn again_on_conflict<T, E, F>(&self, work: impl Fn(Self) -> F) -> Result<T, E>
+    where
+        E: Conflict,
+        F: Future<Output = Result<T, E>>,
+    {
+        let waits_in_two_steps = self.door == Door::Requests && self.dialect() == Dialect::Postgres;
+        if !waits_in_two_steps {
+            return self.try_often(work).await;
+        }
+        let outcome = self.with_lock_wait(LOCK_WAIT).try_often(&work).await;
+        if !outcome.as_ref().is_err_and(Conflict::is_busy) {
+            return outcome;
+        }
+        match tokio::time::timeout(BENCH_WAIT, self.bench.acquire()).await {
+            Ok(Ok(_seat)) => self.try_often(work).await,
+            _ => outcome,
+        }
+    }
+
+    async fn try_often<T, E, F>(&self, work: impl Fn(Self) -> F) -> Result<T, E>
     where
         E: Conflict,
         F: Future<Output = Result<T, E>>,
     {
         let mut tries = 1;
         loop {
-            match work().await {
+            match work(self.clone()).await {
                 Err(error) if error.is_conflict() && tries < TRIES => {
                     tracing::debug!(tries, "a transaction met another one; trying it again");
                     tokio::time::sleep(wait_after(tries, rand::random())).await;

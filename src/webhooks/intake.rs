@@ -1,9 +1,10 @@
 //! From a verified request to a committed row: concurrent events share one transaction.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use crate::batch::{BatchError, Batcher, Group, TIME_LIMIT};
-use crate::store::{Dialect, NewEvent, Store, StoreError};
+use crate::store::{Dialect, Door, NewEvent, Store, StoreError};
 
 /// Events in one transaction at most. At 256 KiB each this also bounds the memory of a group.
 const MOST: usize = 256;
@@ -27,6 +28,7 @@ impl Intake {
     /// Starts the lanes.
     #[must_use]
     pub fn start(store: Store) -> Self {
+        let store = store.at(Door::Intake);
         let lanes = match store.dialect() {
             Dialect::Postgres => LANES_ON_POSTGRES,
             Dialect::Sqlite => 1,
@@ -43,10 +45,12 @@ impl Intake {
     }
 }
 
+/// One statement each, on connections of its own. It touches the inbox and the queue only, which are usher's, so the one
+/// lock that it can meet is another group's with an id in common.
 struct Receive(Store);
 
 impl Group<NewEvent, Receipt> for Receive {
-    async fn commit(&self, events: &[NewEvent]) -> Result<Vec<Receipt>, StoreError> {
+    async fn commit(&self, events: &[NewEvent], _: Duration) -> Result<Vec<Receipt>, StoreError> {
         let new = self.0.in_time(TIME_LIMIT, self.0.receive_events(events)).await?;
         Ok(receipts(events, new))
     }

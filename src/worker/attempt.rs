@@ -19,6 +19,9 @@ use crate::telemetry;
 /// How long noting what came of an attempt may take.
 const NOTE_LIMIT: Duration = Duration::from_secs(8);
 
+/// How long what is locked is left alone, at least.
+const BUSY_WAIT: Duration = Duration::from_secs(5);
+
 /// How an attempt failed; its job's row is prepared accordingly.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
@@ -102,8 +105,18 @@ async fn failed<J: Job>(job: &J, context: &Context, at: &At<'_>, error: JobError
             give_back(context, at, until).await;
             Failure::Later("it waits".to_owned())
         }
+        JobError::Busy(_) => {
+            let until = context.app.clock.now() + busy_wait(rand::random());
+            give_back(context, at, until).await;
+            Failure::Later("it waits for a lock".to_owned())
+        }
         JobError::GiveUp(why) => give_up(job, context, at, why).await,
     }
+}
+
+/// Up to twice [`BUSY_WAIT`], so that not all come back at once. `luck` is from 0 to 1.
+fn busy_wait(luck: f64) -> Duration {
+    BUSY_WAIT + BUSY_WAIT.mul_f64(luck)
 }
 
 fn count<J: Job>(ended: &Result<(), Failure>, started: Instant) {

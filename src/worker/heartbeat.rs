@@ -8,12 +8,17 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use tokio_util::sync::CancellationToken;
 
+use crate::jobs::{Job, Periodic, ProcessClerkEvent, SendAcceptedNotice, SendInviteEmail};
 use crate::store::{Queue, Store};
 
 /// Between two heartbeats.
 pub(super) const INTERVAL: Duration = Duration::from_secs(5);
 /// After so many missed ones a worker counts as dead: 20 seconds, so that its jobs run elsewhere within 30.
 pub(super) const MISSED: u32 = 4;
+
+/// How long after the end of its attempt a job may be held: it waits for its turn before, and for its acknowledgement
+/// after it.
+const LATE: Duration = Duration::from_secs(600);
 
 /// The names of this process's workers: unique to each start of each process and of each worker (APALIS trap 2).
 pub(super) struct Names {
@@ -60,13 +65,32 @@ impl Names {
     }
 }
 
+/// How long a job of a queue may be held. Its attempt has ended by then, and its acknowledgement waits for an answer that
+/// does not come.
+fn overdue_after(queue: Queue) -> Duration {
+    let attempt = match queue {
+        Queue::ProcessClerkEvent => ProcessClerkEvent::TIME_LIMIT,
+        Queue::SendInviteEmail => SendInviteEmail::TIME_LIMIT,
+        Queue::SendAcceptedNotice => SendAcceptedNotice::TIME_LIMIT,
+        Queue::Periodic => Periodic::TIME_LIMIT,
+    };
+    attempt + LATE
+}
+
 /// Beats until cancelled.
 pub(super) async fn beat(store: Store, names: Arc<Names>, stop: CancellationToken) {
     let limit = TimeDelta::from_std(INTERVAL * MISSED).unwrap_or(TimeDelta::MAX);
+    let overdue = Queue::ALL
+        .iter()
+        .map(|&queue| (queue, overdue_after(queue)))
+        .collect::<Vec<_>>();
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        if let Err(error) = store.in_time(INTERVAL, store.heartbeat(&names.beating())).await {
+        if let Err(error) = store
+            .in_time(INTERVAL, store.heartbeat(&names.beating(), &overdue))
+            .await
+        {
             tracing::warn!(error = %error, "the heartbeat failed");
             continue;
         }

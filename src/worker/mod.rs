@@ -23,6 +23,7 @@ pub use supervise::Alive;
 use crate::app::App;
 use crate::config::{self, Config};
 use crate::jobs::{Context, Periodic, ProcessClerkEvent, SendAcceptedNotice, SendInviteEmail, keep_mail_gate};
+use crate::store::Door;
 use heartbeat::Names;
 use supervise::{Supervised, supervise};
 
@@ -89,10 +90,14 @@ impl Workers {
     /// Starts a worker for each queue, their heartbeat, and the ear for new jobs.
     #[must_use]
     pub fn start(app: &App, concurrency: Concurrency) -> Self {
+        let app = &App {
+            store: app.store.at(Door::Jobs),
+            ..app.clone()
+        };
         let names = Arc::new(Names::new(config::process_name()));
         let still = CancellationToken::new();
         // Not among the tasks that a stop waits for: it beats until the last of them has ended.
-        let beat = heartbeat::beat(app.store.clone(), Arc::clone(&names), still.clone());
+        let beat = heartbeat::beat(app.store.at(Door::Health), Arc::clone(&names), still.clone());
         let context = Context::start(app.clone());
         let workers = Self {
             app: app.clone(),
