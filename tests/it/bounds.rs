@@ -249,7 +249,7 @@ async fn what_the_apps_own_tables_do_not_take_is_failed_at_once_and_spoils_no_ot
     deliver(&app, "msg_short", &named("ada@example.com", "Ada")).await;
     app.run_jobs().await;
     let error = assert_unreadable_at_once(&app, "msg_long").await;
-    assert_eq!(error, "it holds a value that the database can't store");
+    assert_eq!(error, "the database refuses what it was given (error 22001)");
     assert_eq!(app.pool.count("admins where first_name = 'Ada'").await, 1);
     app.finish().await;
 }
