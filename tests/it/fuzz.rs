@@ -211,8 +211,8 @@ proptest! {
             }
         }
         let _ = User::from_json(text.as_bytes());
-        // Half a second for what takes a millisecond: the machine may be busy, but a square of it is far longer.
-        prop_assert!(started.elapsed() < Duration::from_millis(500) * 8, "{:?} for {} bytes", started.elapsed(), text.len());
+        // It takes a millisecond or two; the machine may be busy, but the square of it would be far longer.
+        prop_assert!(started.elapsed() < Duration::from_secs(4), "{:?} for {} bytes", started.elapsed(), text.len());
     }
 
     #[test]
@@ -348,7 +348,6 @@ fn templates_that_go_too_deep_are_refused() {
         ("en/reminder/body.html.hbs", nested("<div>", "</div>", 20_000)),
         ("layout.html.hbs", "{{> layout.html}}".to_owned()),
         ("layout.txt.hbs", "{{> layout.txt}}".to_owned()),
-        ("style.css", nested("a{", "}", 20_000)),
         ("en/locale.json", nested("[", "]", 20_000)),
     ] {
         let folder = tempfile::tempdir().unwrap();
@@ -361,6 +360,10 @@ fn templates_that_go_too_deep_are_refused() {
             "{name}"
         );
     }
+    let folder = tempfile::tempdir().unwrap();
+    // A style sheet is read without recursion; what it means is another matter.
+    std::fs::write(folder.path().join("style.css"), nested("a{", "}", 20_000)).unwrap();
+    let _ = Templates::load(Some(folder.path()), "en");
     // Two that hold each other.
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("quote.html.hbs"), "{{> button.html}}").unwrap();

@@ -204,16 +204,16 @@ on_both! {
             TestPool::Postgres(_) => "extract(epoch from run_at - now())",
             TestPool::Sqlite(_) => "(run_at - unixepoch())",
         };
-        for (n, attempts) in [1, 1, 1, 1, 5, 58].into_iter().enumerate() {
+        for (n, attempts) in [3, 3, 3, 3, 7, 58].into_iter().enumerate() {
             let rest = format!("'Queued', {attempts}, 'gone'");
             enqueue_raw(&running.database.pool, &format!("{ULID}{n}"), Queue::ProcessClerkEvent, r#"{"svix_id":"msg_0"}"#, &rest).await;
         }
         eventually("they are taken up", async || running.jobs_are("status = 'Pending' and lock_by is null", 6).await).await;
-        assert!(running.jobs_are(&format!("attempts = 2 and {due_in} between 3 and 31"), 4).await);
-        assert!(running.jobs_are(&format!("attempts = 6 and {due_in} between 100 and 481"), 1).await);
+        assert!(running.jobs_are(&format!("attempts = 4 and {due_in} between 3 and 31"), 4).await);
+        assert!(running.jobs_are(&format!("attempts = 8 and {due_in} between 100 and 481"), 1).await);
         assert!(running.jobs_are(&format!("attempts = 59 and {due_in} between 1700 and 5401"), 1).await);
         let table = jobs::table(&running.database.pool);
-        let times = running.database.pool.count(&format!("(select distinct run_at from {table} where attempts = 2) as times")).await;
+        let times = running.database.pool.count(&format!("(select distinct run_at from {table} where attempts = 4) as times")).await;
         assert!(times > 1, "not all at once again");
     }
 

@@ -78,8 +78,8 @@ pub(super) fn that_holds_itself(sources: &Sources) -> Option<(&str, TooDeep)> {
             if let Some(partial) = asked.strip_prefix('>').map(first_word) {
                 for holder in named.iter().flatten().copied().chain([name]) {
                     held.entry(holder).or_default().insert(partial);
+                    places.push((file.as_str(), offset, partial, holder));
                 }
-                places.push((file.as_str(), offset, partial));
             }
             if inside.starts_with(['#', '^']) {
                 let inline = asked
@@ -91,12 +91,12 @@ pub(super) fn that_holds_itself(sources: &Sources) -> Option<(&str, TooDeep)> {
             }
         }
     }
-    places.into_iter().find_map(|(file, offset, partial)| {
+    places.into_iter().find_map(|(file, offset, partial, holder)| {
         let text = &sources.get(file)?.text;
         let reason = if partial.starts_with('(') {
             "a partial is named by its name, not by a value".to_owned()
-        } else if reaches(&held, partial, partial) {
-            format!("{partial} holds itself")
+        } else if partial == holder || reaches(&held, partial, holder) {
+            format!("{holder} holds itself")
         } else {
             return None;
         };
@@ -239,7 +239,7 @@ mod tests {
             (&[("a.hbs", "{{> a}}")], Some("a holds itself")),
             (
                 &[("a.hbs", "{{#> \"b\"}}x{{/b}}"), ("b.hbs", "x\n{{~> a}}")],
-                Some("b holds itself"),
+                Some("a holds itself"),
             ),
             (
                 &[
@@ -253,7 +253,7 @@ mod tests {
                     ("a.hbs", "{{#*inline \"i\"}}{{> b}}{{/inline}}{{> b}}"),
                     ("b.hbs", "{{> i}}"),
                 ],
-                Some("b holds itself"),
+                Some("i holds itself"),
             ),
             (
                 &[("a.hbs", "{{#*inline \"i\"}}x{{/inline}}{{> b}}"), ("b.hbs", "{{> i}}")],
