@@ -8,9 +8,11 @@ use axum::http::{HeaderMap, Method, header};
 use uuid::Uuid;
 
 use super::Api;
+use super::limits::Told;
 use crate::api_key::{self, ApiKey};
 use crate::clerk::TokenError;
 use crate::problem::{Code, Problem};
+use crate::store::Store;
 
 /// Clerk's session cookie.
 const SESSION_COOKIE: &str = "__session";
@@ -18,6 +20,7 @@ const SESSION_COOKIE: &str = "__session";
 /// The app, known by its key.
 pub(super) struct AppClient {
     key: ApiKey,
+    told: Told,
 }
 
 impl AppClient {
@@ -41,6 +44,16 @@ impl AppClient {
         self.key.organizations.as_ref()
     }
 
+    /// The store, of which a key's requests together have a share; a batch takes more of it than one.
+    pub(super) fn store(&self, api: &Api, weight: u32) -> Store {
+        api.app.store.with_share(api.limits.share(self.name()), weight)
+    }
+
+    /// Pays for a batch.
+    pub(super) fn pay_for(&self, api: &Api, items: usize) -> Result<(), Problem> {
+        api.limits.batch(self.name(), items, &self.told)
+    }
+
     /// The key's name.
     pub(super) fn name(&self) -> &str {
         &self.key.name
@@ -54,7 +67,8 @@ impl FromRequestParts<Api> for AppClient {
         match bearer(&parts.headers).and_then(|key| api_key::find(&api.app.config.api_keys, key)) {
             Some(key) => {
                 api.limits.key(parts, &key.name)?;
-                Ok(Self { key: key.clone() })
+                let told = parts.extensions.get().cloned().unwrap_or_default();
+                Ok(Self { key: key.clone(), told })
             }
             None => Err(api.stranger(parts, "Send one of USHER_API_KEYS as `Authorization: Bearer …`.")),
         }

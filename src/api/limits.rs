@@ -1,29 +1,50 @@
 //! How often each key, person and address may call, told in every answer by the headers of
 //! draft-ietf-httpapi-ratelimit-headers.
 
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, OnceLock};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::request::Parts;
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use tokio::sync::Semaphore;
 
 use super::Api;
 use crate::app::App;
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, FieldError, Problem};
 use crate::rate_limit::{Limiter, RateLimit, Standing};
+use crate::store::Door;
 
 /// Open to everybody, so limited by address.
 const OPEN: &str = "/v1/invite-links/";
 pub(super) const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 pub(super) const STANDING: HeaderName = HeaderName::from_static("ratelimit");
 
+/// How many of a key's requests work on the database at once; others wait for their turn, in order. There are more
+/// connections than that.
+const SHARE: u32 = Door::Requests.connections() - 1;
+/// What a batch takes of it: half.
+pub(super) const BATCH_SHARE: u32 = SHARE / 2;
+
 /// Where the extractor that knows the caller leaves their standing for the answer's headers.
 #[derive(Clone, Default)]
-struct Told(Arc<OnceLock<(&'static str, Standing)>>);
+pub(super) struct Told(Arc<Mutex<Option<(&'static str, Standing)>>>);
+
+impl Told {
+    /// The last word counts.
+    fn set(&self, policy: &'static str, standing: Standing) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((policy, standing));
+    }
+
+    fn get(&self) -> Option<(&'static str, Standing)> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// All buckets of this process; a limit that is off has none.
 pub(super) struct Limits {
@@ -31,6 +52,8 @@ pub(super) struct Limits {
     people: Option<Limiter<String>>,
     addresses: Option<Limiter<Option<IpAddr>>>,
     proxies: usize,
+    /// How many of a key's requests may work on the database at once.
+    shares: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
 impl Limits {
@@ -43,12 +66,41 @@ impl Limits {
             people: limiter(app.config.rate_limit_person, app),
             addresses: limiter(app.config.rate_limit_address, app),
             proxies: app.config.trusted_proxies,
+            shares: Mutex::default(),
         }
     }
 
     /// One call with an API key.
     pub(super) fn key(&self, parts: &Parts, name: &str) -> Result<(), Problem> {
         check("key", self.keys.as_ref(), &name.to_owned(), &parts.extensions)
+    }
+
+    /// What a batch costs beside its one call: as many calls as it has items. One that no bucket could ever pay for is
+    /// refused.
+    pub(super) fn batch(&self, name: &str, items: usize, told: &Told) -> Result<(), Problem> {
+        let Some(limiter) = &self.keys else { return Ok(()) };
+        let items = u32::try_from(items).unwrap_or(u32::MAX);
+        let most = limiter.limit().calls();
+        if items > most {
+            let detail = format!(
+                "must have at most {most} items: each is a call, and the key has {}",
+                limiter.limit()
+            );
+            return Err(Problem::invalid(vec![FieldError::new("invites", detail)]));
+        }
+        match NonZeroU32::new(items.saturating_sub(1)) {
+            Some(more) => answer("key", limiter.check_many(&name.to_owned(), more), told),
+            None => Ok(()),
+        }
+    }
+
+    /// A key's share of the database.
+    pub(super) fn share(&self, name: &str) -> Arc<Semaphore> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let share = shares
+            .entry(name.to_owned())
+            .or_insert_with(|| Arc::new(Semaphore::new(SHARE as usize)));
+        Arc::clone(share)
     }
 
     /// One call by a signed-in person.
@@ -77,9 +129,12 @@ fn check<K: Hash + Eq + Clone>(
 ) -> Result<(), Problem> {
     let Some(limiter) = limiter else { return Ok(()) };
     let standing = limiter.check(caller);
-    if let Some(told) = extensions.get::<Told>() {
-        let _ = told.0.set((policy, standing));
-    }
+    answer(policy, standing, &extensions.get::<Told>().cloned().unwrap_or_default())
+}
+
+/// Leaves it for the answer's headers where the caller stands, and refuses a call that was one too many.
+fn answer(policy: &'static str, standing: Standing, told: &Told) -> Result<(), Problem> {
+    told.set(policy, standing);
     let Some(seconds) = standing.retry_after else {
         return Ok(());
     };
@@ -101,7 +156,7 @@ pub(super) async fn layer(State(api): State<Api>, mut request: Request, next: Ne
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     };
-    if let Some((policy, standing)) = told.0.get() {
+    if let Some((policy, standing)) = told.get() {
         let (calls, seconds) = (standing.limit.calls(), standing.limit.seconds());
         let (remaining, reset) = (standing.remaining, standing.reset);
         for (name, value) in [

@@ -443,6 +443,8 @@ const WORLDS: &[(&[&str], &str)] = &[
     (&["daily_mail_cap"], "capped"),
     (&["store_unavailable"], "no database"),
     (&["keys_unavailable"], "no keys"),
+    // Somebody else's lock: see `contention::a_request_that_meets_a_lock_is_told_to_come_again`.
+    (&["store_busy"], "-"),
     // A panic, which no request brings about: see `security::a_panic_in_a_handler_is_a_problem_without_its_cause`.
     (&["internal"], "-"),
 ];
