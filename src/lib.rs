@@ -13,7 +13,7 @@
 //! - [`webhooks`]: what Clerk pushes. [`api`]: what the app and the invitee call. [`ops`]: health and the page of metrics.
 //! - [`contract`]: the OpenAPI document and the page that shows it.
 //! - [`api_key`]: the keys that the app calls with. [`rate_limit`]: how often somebody may call.
-//! - [`metrics`]: what is counted. [`telemetry`]: logs, traces, and the causes that join them.
+//! - [`private`]: files for their owner alone. [`metrics`]: what is counted. [`telemetry`]: logs, traces, and the causes that join them.
 //! - [`cli`]: one file per command. [`config`] is the only reader of the environment, [`clock`] the only source of time.
 
 pub mod api;
@@ -33,6 +33,7 @@ pub mod mail;
 pub mod metrics;
 pub mod names;
 pub mod ops;
+pub mod private;
 pub mod problem;
 pub mod rate_limit;
 pub mod secret;

@@ -29,6 +29,7 @@ use utoipa_axum::routes;
 
 use crate::app::App;
 use crate::problem::{Code, Problem};
+use crate::telemetry::Throttle;
 use limits::Limits;
 
 /// Bytes; a full batch of 500 invites with messages fits.
@@ -37,6 +38,9 @@ const MAX_BODY: usize = 4 * 1024 * 1024;
 const MAX_PAGE_BODY: usize = 64 * 1024;
 /// For so long a browser need not ask again.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
+
+/// Characters of a refused page's origin that are logged.
+const MAX_SHOWN_ORIGIN: usize = 200;
 
 /// How long a request may take, its body and a question to Clerk included.
 const TIME_LIMIT: Duration = Duration::from_secs(12);
@@ -117,11 +121,36 @@ async fn in_time(request: Request, next: Next) -> Response {
     }
 }
 
+/// The browser tells its own console only, and there the reader is not who could change the setting.
+fn tell_of_foreign_page(origin: &HeaderValue, ours: &[String]) {
+    static REFUSED: Throttle = Throttle::per_minute();
+    if let Some(left_out) = REFUSED.admit() {
+        let origin: String = String::from_utf8_lossy(origin.as_bytes())
+            .chars()
+            .take(MAX_SHOWN_ORIGIN)
+            .collect();
+        tracing::warn!(
+            left_out,
+            "a page of {origin:?} was refused by CORS; CLERK_AUTHORIZED_PARTIES names {}",
+            if ours.is_empty() {
+                "none".to_owned()
+            } else {
+                ours.join(", ")
+            }
+        );
+    }
+}
+
 /// Lets the app's pages, and no others, call from the browser with the person's session.
 fn cors(origins: &[String]) -> CorsLayer {
     let origins = origins.to_vec();
-    let is_ours =
-        move |origin: &HeaderValue, _: &Parts| origins.iter().any(|ours| ours.as_bytes() == origin.as_bytes());
+    let is_ours = move |origin: &HeaderValue, _: &Parts| {
+        let is_ours = origins.iter().any(|ours| ours.as_bytes() == origin.as_bytes());
+        if !is_ours {
+            tell_of_foreign_page(origin, &origins);
+        }
+        is_ours
+    };
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(is_ours))
         .allow_credentials(true)

@@ -8,7 +8,8 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use url::Url;
 
-use super::{ConfigError, Environment, wrong};
+use super::Environment;
+use super::error::{ConfigError, wrong};
 use crate::rate_limit::RateLimit;
 use crate::secret::Secret;
 
