@@ -65,6 +65,10 @@ pub struct Settings {
     /// `off`.
     #[arg(long, env = "USHER_DRAIN_TIME", global = true, value_name = "DURATION")]
     pub usher_drain_time: Option<String>,
+    /// How many connections the public address has at most; one more closes one that keeps it waiting. The private
+    /// address has its own. Default: `16384`, or as many as the limit of open files leaves room for.
+    #[arg(long, env = "USHER_MAX_CONNECTIONS", global = true, value_name = "NUMBER")]
+    pub usher_max_connections: Option<String>,
     /// The webhook's signing secrets (`whsec_…`), comma-separated: two while one is being rotated.
     #[arg(
         long,
@@ -250,6 +254,8 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// How long requests are still taken once the end was asked for.
     pub drain_time: Duration,
+    /// How many connections the public address has at most.
+    pub max_connections: usize,
     /// The webhook's signing secrets, at least one.
     pub signing_secrets: Vec<Secret>,
     /// How session tokens are verified; without it nobody can use `/v1/me`.
@@ -366,6 +372,7 @@ impl Config {
             ("USHER_LISTEN", self.listen.to_string()),
             ("USHER_ADMIN_LISTEN", self.admin_listen.to_string()),
             ("USHER_DRAIN_TIME", shown_drain_time(self.drain_time)),
+            ("USHER_MAX_CONNECTIONS", self.max_connections.to_string()),
             ("CLERK_WEBHOOK_SIGNING_SECRET", masked(self.signing_secrets.len())),
             ("CLERK_JWT_KEY", jwt_key.to_owned()),
             ("CLERK_ISSUER", or_none(self.clerk_issuer.clone())),
@@ -647,6 +654,7 @@ impl Settings {
                 "127.0.0.1:9090",
             )?,
             drain_time: drain_time(environment, self.usher_drain_time.as_deref())?,
+            max_connections: max_connections(self.usher_max_connections.as_deref())?,
             signing_secrets: self.signing_secrets(dev.as_ref())?,
             clerk_issuer: self.issuer(dev.as_ref()),
             session_keys: session,
@@ -974,6 +982,14 @@ fn drain_time(environment: Environment, given: Option<&str>) -> Result<Duration,
     Some(Duration::from_secs(number.saturating_mul(unit)))
         .filter(|time| *time <= MAX_DRAIN)
         .ok_or_else(|| wrong("USHER_DRAIN_TIME", "must be a duration such as 10s, at most 5m, or off"))
+}
+
+fn max_connections(given: Option<&str>) -> Result<usize, ConfigError> {
+    const VARIABLE: &str = "USHER_MAX_CONNECTIONS";
+    let number = given.unwrap_or("16384").parse().ok();
+    number
+        .filter(|number| (1..=1_000_000).contains(number))
+        .ok_or_else(|| wrong(VARIABLE, "must be a number from 1 to 1000000"))
 }
 
 fn shown_drain_time(time: Duration) -> String {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
@@ -29,14 +29,13 @@ use utoipa_axum::routes;
 
 use crate::app::App;
 use crate::problem::{Code, Problem};
+use crate::server::{ClientTime, within};
 use limits::Limits;
 
-/// Bytes; a full batch of 500 invites with messages fits.
-const MAX_BODY: usize = 4 * 1024 * 1024;
 /// For so long a browser need not ask again.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
 
-/// How long a request may take, its body and a question to Clerk included.
+/// How long a request may take, a question to Clerk included. Its body has its own limits; see `server`.
 const TIME_LIMIT: Duration = Duration::from_secs(12);
 
 #[derive(Clone)]
@@ -62,7 +61,6 @@ pub fn router(app: &App) -> Router {
         .merge(pages)
         .layer(from_fn(in_time))
         .layer(from_fn_with_state(api.clone(), request::layer))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(api)
 }
 
@@ -108,9 +106,10 @@ mod tag {
 
 /// Nobody waits for ever for a database that does not answer.
 async fn in_time(request: Request, next: Next) -> Response {
-    match tokio::time::timeout(TIME_LIMIT, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => Problem::new(Code::StoreUnavailable).into_response(),
+    let client = request.extensions().get::<ClientTime>().cloned();
+    match within(TIME_LIMIT, client, next.run(request)).await {
+        Some(response) => response,
+        None => Problem::new(Code::StoreUnavailable).into_response(),
     }
 }
 

@@ -16,6 +16,7 @@ mod banner;
 mod check;
 mod cli;
 mod config;
+mod connections;
 mod contract;
 mod cors;
 mod crashes;
