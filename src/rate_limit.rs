@@ -110,13 +110,20 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
 
     /// Takes one call out of the caller's bucket.
     pub fn check(&self, caller: &K) -> Standing {
+        self.check_many(caller, NonZeroU32::MIN)
+    }
+
+    /// Takes so many calls out of the caller's bucket, or none where there are fewer. More than a full bucket holds are
+    /// never there: the caller is to refuse those.
+    pub fn check_many(&self, caller: &K, calls: NonZeroU32) -> Standing {
         if self.checks.fetch_add(1, Ordering::Relaxed) % SWEEP_EVERY == SWEEP_EVERY - 1 {
             self.buckets.retain_recent();
             self.buckets.shrink_to_fit();
         }
-        let (remaining, wait) = match self.buckets.check_key(caller) {
-            Ok(state) => (state.remaining_burst_capacity(), None),
-            Err(until) => (0, Some(until.wait_time_from(self.buckets.clock().now()))),
+        let (remaining, wait) = match self.buckets.check_key_n(caller, calls) {
+            Ok(Ok(state)) => (state.remaining_burst_capacity(), None),
+            Ok(Err(until)) => (0, Some(until.wait_time_from(self.buckets.clock().now()))),
+            Err(_) => (0, Some(Duration::from_secs(self.limit.seconds().into()))),
         };
         let missing = self.limit.calls().saturating_sub(remaining);
         Standing {
@@ -125,6 +132,12 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
             reset: whole_seconds(self.limit.interval() * missing),
             retry_after: wait.map(whole_seconds),
         }
+    }
+
+    /// The limit.
+    #[must_use]
+    pub fn limit(&self) -> RateLimit {
+        self.limit
     }
 
     /// How many callers are remembered.
@@ -188,6 +201,11 @@ mod tests {
             (0, Some(20), 60)
         );
         assert_eq!(remaining(2), 2, "another caller has another bucket");
+        let many = |calls| limiter.check_many(&3, NonZeroU32::new(calls).unwrap());
+        assert_eq!(many(2).remaining, 1);
+        assert_eq!(many(2).retry_after, Some(20), "one is missing, and none was taken");
+        assert_eq!(many(1).retry_after, None);
+        assert_eq!(many(4).retry_after, Some(60), "more than there ever are");
         clock.advance(TimeDelta::seconds(20));
         assert_eq!(limiter.check(&1).retry_after, None);
         assert!(limiter.check(&1).retry_after.is_some());

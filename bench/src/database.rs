@@ -231,13 +231,13 @@ impl Connection {
                 end = time("86400"),
             ),
             format!(
-                "insert into {jobs}, {}, 'process-clerk-event', 60, 0, 'Done', 1, {at}, {at} from {}",
+                "insert into {jobs}, {}, 'usher:process-clerk-event', 60, 0, 'Done', 1, {at}, {at} from {}",
                 job_id("n"),
                 numbers(finished_jobs.max(1)),
                 at = moment("-n"),
             ),
             format!(
-                "insert into {jobs}, {}, 'process-clerk-event', 60, 0, 'Pending', 0, {}, null from {}",
+                "insert into {jobs}, {}, 'usher:process-clerk-event', 60, 0, 'Pending', 0, {}, null from {}",
                 job_id("n + 1000000000"),
                 moment("86400 + n"),
                 numbers(pending_jobs.max(1)),

@@ -74,7 +74,7 @@ pub async fn measure(bench: &Bench, kind: Kind, events: usize) -> anyhow::Result
         (
             "jobs done",
             format!(
-                "{} where status = 'Done' and job_type = 'process-clerk-event'",
+                "{} where status = 'Done' and job_type = 'usher:process-clerk-event'",
                 database.jobs()
             ),
         ),

@@ -9,9 +9,11 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::Api;
+use super::limits::Told;
 use crate::api_key::{self, ApiKey};
 use crate::clerk::{SessionClaims, SessionVerifier, TokenError};
 use crate::problem::{Code, Problem};
+use crate::store::Store;
 
 /// Clerk's session cookie; newer ones have `_` and a suffix after it that tells instances apart.
 const SESSION_COOKIE: &str = "__session";
@@ -21,6 +23,7 @@ const MAX_COOKIES: usize = 8;
 /// The app, known by its key.
 pub(super) struct AppClient {
     key: ApiKey,
+    told: Told,
 }
 
 impl AppClient {
@@ -44,6 +47,16 @@ impl AppClient {
         self.key.organizations.as_ref()
     }
 
+    /// The store, of which a key's requests together have a share; a batch takes more of it than one.
+    pub(super) fn store(&self, api: &Api, weight: u32) -> Store {
+        api.app.store.with_share(api.limits.share(self.name()), weight)
+    }
+
+    /// Pays for a batch.
+    pub(super) fn pay_for(&self, api: &Api, items: usize) -> Result<(), Problem> {
+        api.limits.batch(self.name(), items, &self.told)
+    }
+
     /// The key's name.
     pub(super) fn name(&self) -> &str {
         &self.key.name
@@ -57,7 +70,8 @@ impl FromRequestParts<Api> for AppClient {
         match bearer(&parts.headers).and_then(|key| api_key::find(&api.app.config.api_keys, key)) {
             Some(key) => {
                 api.limits.key(parts, &key.name)?;
-                Ok(Self { key: key.clone() })
+                let told = parts.extensions.get().cloned().unwrap_or_default();
+                Ok(Self { key: key.clone(), told })
             }
             None => Err(api.stranger(parts, "Send one of USHER_API_KEYS as `Authorization: Bearer …`.")),
         }

@@ -19,7 +19,7 @@ use super::body::{Fields, Id, uuid};
 use super::invites::{email, invite_json, inviter, seconds_of, too_many_mails};
 use super::view::InviteJson;
 use super::{example, tag};
-use crate::flows::{WantedMail, reserve_mails};
+use crate::flows::{WantedMail, count_mails, room_for_mails};
 use crate::invites::Status;
 use crate::invites::email::EmailAddress;
 use crate::invites::limits::{COOL_DOWN, DAILY_CAP};
@@ -192,7 +192,7 @@ pub(super) async fn resend(
     client: AppClient,
     Id(id): Id,
 ) -> Result<(StatusCode, Json<InviteJson>), Problem> {
-    let store = &api.app.store;
+    let store = client.store(&api, 1);
     let json = store
         .transaction((&api, &client), |tx, (api, client)| {
             resend_in(tx, api, client, id).boxed()
@@ -214,7 +214,8 @@ async fn resend_in(tx: &mut Tx, api: &Api, client: &AppClient, id: Uuid) -> Resu
         inviter: invite.invited_by,
         organization: home.organization_id(),
     };
-    if reserve_mails(tx, &[wanted], api.app.config.mail_caps).await? != [true] {
+    let caps = api.app.config.mail_caps;
+    if room_for_mails(tx, &[wanted], caps).await? != [true] {
         return Err(too_many_mails(now));
     }
     // Whoever resends vouches for the address.
@@ -225,7 +226,9 @@ async fn resend_in(tx: &mut Tx, api: &Api, client: &AppClient, id: Uuid) -> Resu
         to_email: invite.email,
     };
     tx.queue_deliveries(&[mail]).await?;
-    seen_by(client, tx, id).await
+    let json = seen_by(client, tx, id).await?;
+    count_mails(tx, &[wanted], caps).await?;
+    Ok(json)
 }
 
 /// Whether another mail may go out now.
@@ -251,7 +254,7 @@ fn cool_down(now: DateTime<Utc>, mails: i64, newest: Option<DateTime<Utc>>) -> R
     ])))
 )]
 pub(super) async fn revoke(State(api): State<Api>, client: AppClient, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
-    let store = &api.app.store;
+    let store = client.store(&api, 1);
     let json = store
         .transaction(client, |tx, client| revoke_in(tx, client, id).boxed())
         .await?;

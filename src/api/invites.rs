@@ -18,6 +18,7 @@ use super::Api;
 use super::auth::AppClient;
 use super::body::{Fields, Id, JsonBody, is_clerk_user_id, line, uuid};
 use super::idempotency::{IdempotencyKey, Kept};
+use super::limits::BATCH_SHARE;
 use super::view::InviteJson;
 use super::{example, tag};
 use crate::config::{Config, parse_duration};
@@ -139,7 +140,7 @@ pub(super) async fn create(
     idempotency: IdempotencyKey,
     body: JsonBody,
 ) -> Result<Response, Problem> {
-    let store = &api.app.store;
+    let store = client.store(&api, 1);
     let kept = store
         .transaction(
             (&api, &client, &idempotency, &body),
@@ -204,7 +205,7 @@ fn with_location(kept: Kept) -> Response {
 
 /// Invite many addresses
 ///
-/// Up to 500, in few round trips and one transaction. Each item gets the answer that it would have got on its own, in
+/// Up to 500, in few round trips and one transaction; each counts as a call against the key's rate limit. Each item gets the answer that it would have got on its own, in
 /// order; a bad one spoils no other. Where a daily cap leaves room for some of them only, the first ones have it, and each
 /// of the others gets 429 `daily_mail_cap`.
 #[utoipa::path(
@@ -221,7 +222,11 @@ pub(super) async fn batch(
     idempotency: IdempotencyKey,
     body: JsonBody,
 ) -> Result<Response, Problem> {
-    let store = &api.app.store;
+    let items = body.value["invites"].as_array().map_or(0, Vec::len);
+    if items <= MAX_BATCH {
+        client.pay_for(&api, items)?;
+    }
+    let store = client.store(&api, BATCH_SHARE);
     let kept = store
         .transaction(
             (&api, &client, &idempotency, &body),

@@ -1,29 +1,50 @@
 //! How often each key, person and address may call, told in every answer by the headers of
 //! draft-ietf-httpapi-ratelimit-headers.
 
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, OnceLock};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::request::Parts;
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use tokio::sync::Semaphore;
 
 use super::Api;
 use crate::app::App;
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, FieldError, Problem};
 use crate::rate_limit::{Limiter, RateLimit, Standing};
+use crate::store::Door;
 
 /// Open to everybody, so limited by address.
 const OPEN: &str = "/v1/invite-links/";
 pub(super) const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 pub(super) const STANDING: HeaderName = HeaderName::from_static("ratelimit");
 
+/// How many of a key's requests work on the database at once; others wait for their turn, in order. There are more
+/// connections than that.
+const SHARE: u32 = Door::Requests.connections() - 1;
+/// What a batch takes of it: half.
+pub(super) const BATCH_SHARE: u32 = SHARE / 2;
+
 /// Where the extractor that knows the caller leaves their standing for the answer's headers.
 #[derive(Clone, Default)]
-struct Told(Arc<OnceLock<(&'static str, Standing)>>);
+pub(super) struct Told(Arc<Mutex<Option<(&'static str, Standing)>>>);
+
+impl Told {
+    /// The last word counts.
+    fn set(&self, policy: &'static str, standing: Standing) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((policy, standing));
+    }
+
+    fn get(&self) -> Option<(&'static str, Standing)> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// All buckets of this process; a limit that is off has none.
 pub(super) struct Limits {
@@ -31,6 +52,8 @@ pub(super) struct Limits {
     people: Option<Limiter<String>>,
     addresses: Option<Limiter<Option<IpAddr>>>,
     proxies: usize,
+    /// How many of a key's requests may work on the database at once.
+    shares: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
 impl Limits {
@@ -43,12 +66,41 @@ impl Limits {
             people: limiter(app.config.rate_limit_person, app),
             addresses: limiter(app.config.rate_limit_address, app),
             proxies: app.config.trusted_proxies,
+            shares: Mutex::default(),
         }
     }
 
     /// One call with an API key.
     pub(super) fn key(&self, parts: &Parts, name: &str) -> Result<(), Problem> {
         check("key", self.keys.as_ref(), &name.to_owned(), &parts.extensions)
+    }
+
+    /// What a batch costs beside its one call: as many calls as it has items. One that no bucket could ever pay for is
+    /// refused.
+    pub(super) fn batch(&self, name: &str, items: usize, told: &Told) -> Result<(), Problem> {
+        let Some(limiter) = &self.keys else { return Ok(()) };
+        let items = u32::try_from(items).unwrap_or(u32::MAX);
+        let most = limiter.limit().calls();
+        if items > most {
+            let detail = format!(
+                "must have at most {most} items: each is a call, and the key has {}",
+                limiter.limit()
+            );
+            return Err(Problem::invalid(vec![FieldError::new("invites", detail)]));
+        }
+        match NonZeroU32::new(items.saturating_sub(1)) {
+            Some(more) => answer("key", limiter.check_many(&name.to_owned(), more), told),
+            None => Ok(()),
+        }
+    }
+
+    /// A key's share of the database.
+    pub(super) fn share(&self, name: &str) -> Arc<Semaphore> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let share = shares
+            .entry(name.to_owned())
+            .or_insert_with(|| Arc::new(Semaphore::new(SHARE as usize)));
+        Arc::clone(share)
     }
 
     /// One call by a signed-in person.
@@ -77,9 +129,12 @@ fn check<K: Hash + Eq + Clone>(
 ) -> Result<(), Problem> {
     let Some(limiter) = limiter else { return Ok(()) };
     let standing = limiter.check(caller);
-    if let Some(told) = extensions.get::<Told>() {
-        let _ = told.0.set((policy, standing));
-    }
+    answer(policy, standing, &extensions.get::<Told>().cloned().unwrap_or_default())
+}
+
+/// Leaves it for the answer's headers where the caller stands, and refuses a call that was one too many.
+fn answer(policy: &'static str, standing: Standing, told: &Told) -> Result<(), Problem> {
+    told.set(policy, standing);
     let Some(seconds) = standing.retry_after else {
         return Ok(());
     };
@@ -101,7 +156,7 @@ pub(super) async fn layer(State(api): State<Api>, mut request: Request, next: Ne
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     };
-    if let Some((policy, standing)) = told.0.get() {
+    if let Some((policy, standing)) = told.get() {
         let (calls, seconds) = (standing.limit.calls(), standing.limit.seconds());
         let (remaining, reset) = (standing.remaining, standing.reset);
         for (name, value) in [
@@ -123,19 +178,30 @@ fn client_address(headers: &HeaderMap, extensions: &Extensions, proxies: usize) 
         .get::<ConnectInfo<SocketAddr>>()
         .map(|ConnectInfo(peer)| peer.ip());
     let forwarded = proxies.checked_sub(1).and_then(|skip| {
-        let lists: Vec<&str> = headers
+        // Several headers are one list. As bytes: a client can write anything on its left.
+        let lists: Vec<&[u8]> = headers
             .get_all("x-forwarded-for")
             .iter()
-            .filter_map(|list| list.to_str().ok())
+            .map(HeaderValue::as_bytes)
             .collect();
-        lists
-            .iter()
-            .flat_map(|list| list.split(','))
-            .rev()
-            .nth(skip)
-            .and_then(|address| address.trim().parse().ok())
+        let entries = lists.iter().flat_map(|list| list.split(|byte| *byte == b','));
+        let named = entries.map(<[u8]>::trim_ascii).filter(|entry| !entry.is_empty());
+        named.rev().nth(skip).and_then(address_in)
     });
     forwarded.or(peer).map(network)
+}
+
+/// The address in an entry of `X-Forwarded-For`: `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]` or
+/// `[2001:db8::1]:4711`.
+fn address_in(entry: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(entry).ok()?.trim_matches('"');
+    let host = match text.strip_prefix('[') {
+        Some(rest) => rest.split_once(']')?.0,
+        None if text.matches(':').count() == 1 => text.split_once(':')?.0,
+        None => text,
+    };
+    // A zone means something on the proxy's machine only.
+    host.split('%').next()?.parse().ok()
 }
 
 /// One customer of an IPv6 provider has a whole /64.
@@ -159,6 +225,21 @@ mod tests {
             ("192.0.2.1", "1.2.3.4, 198.51.100.7", 1, "198.51.100.7"),
             ("192.0.2.1", "1.2.3.4, 198.51.100.7,10.0.0.1", 2, "198.51.100.7"),
             ("192.0.2.1", "nonsense", 1, "192.0.2.1"),
+            ("192.0.2.1", "unknown, 198.51.100.7", 1, "198.51.100.7"),
+            ("192.0.2.1", "198.51.100.7, unknown", 1, "192.0.2.1"),
+            ("192.0.2.1", "198.51.100.7:4711", 1, "198.51.100.7"),
+            ("192.0.2.1", "198.51.100.7:", 1, "198.51.100.7"),
+            ("192.0.2.1", " \t198.51.100.7 ", 1, "198.51.100.7"),
+            ("192.0.2.1", "198.51.100.7,", 1, "198.51.100.7"),
+            ("192.0.2.1", ", ,198.51.100.7 , 10.0.0.1", 2, "198.51.100.7"),
+            ("192.0.2.1", "\"[2001:db8::7]:4711\"", 1, "2001:db8::"),
+            ("192.0.2.1", "2001:db8:1:2:3:4:5:6", 1, "2001:db8:1:2::"),
+            ("192.0.2.1", "[2001:db8:1:2:3:4:5:6]", 1, "2001:db8:1:2::"),
+            ("192.0.2.1", "[2001:db8:1:2:3:4:5:6]:4711", 1, "2001:db8:1:2::"),
+            ("192.0.2.1", "[::ffff:198.51.100.7]:4711", 1, "198.51.100.7"),
+            ("192.0.2.1", "[fe80::1%eth0]", 1, "fe80::"),
+            ("192.0.2.1", "[2001:db8::1", 1, "192.0.2.1"),
+            ("2001:db8:1:2::9", "[]:1", 1, "2001:db8:1:2::"),
             ("192.0.2.1", "198.51.100.7", 2, "192.0.2.1"),
             ("::ffff:192.0.2.1", "", 0, "192.0.2.1"),
             ("2001:db8:1:2:3:4:5:6", "", 0, "2001:db8:1:2::"),
@@ -170,5 +251,26 @@ mod tests {
             let address = client_address(&headers, &extensions, proxies);
             assert_eq!(address, Some(expected.parse().unwrap()), "{peer} {forwarded} {proxies}");
         }
+    }
+    #[test]
+    fn bytes_that_are_no_text_spoil_no_other_entry_and_several_headers_are_one_list() {
+        let mut headers = HeaderMap::new();
+        headers.append(
+            "x-forwarded-for",
+            HeaderValue::from_bytes(b"\xff\xfe, caf\xe9").unwrap(),
+        );
+        headers.append(
+            "x-forwarded-for",
+            HeaderValue::from_bytes(b"\xf0, 198.51.100.7").unwrap(),
+        );
+        headers.append("x-forwarded-for", HeaderValue::from_static("10.0.0.1:80"));
+        let mut extensions = Extensions::new();
+        extensions.insert(ConnectInfo(SocketAddr::from(([192, 0, 2, 1], 1))));
+        let client = |proxies| client_address(&headers, &extensions, proxies).unwrap().to_string();
+        assert_eq!(
+            [client(0), client(1), client(2)],
+            ["192.0.2.1", "10.0.0.1", "198.51.100.7"]
+        );
+        assert_eq!([client(3), client(9)], ["192.0.2.1", "192.0.2.1"]);
     }
 }

@@ -143,7 +143,7 @@ pub(super) async fn put_organization(
     client.must_use(id)?;
     let name = fields.required("name", line(MAX_NAME));
     let name = fields.finish(name)?;
-    let store = &api.app.store;
+    let store = client.store(&api, 1);
     let (is_new, place) = store
         .transaction(name, |tx, name| put_organization_in(tx, id, name).boxed())
         .await?;
@@ -184,7 +184,7 @@ pub(super) async fn put_project(
     let organization_id = fields.required("organization_id", uuid);
     let name = fields.required("name", line(MAX_NAME));
     let (organization_id, name) = fields.finish(organization_id.zip(name))?;
-    let store = &api.app.store;
+    let store = client.store(&api, 1);
     let (is_new, place) = store
         .transaction((&client, &name), |tx, (client, name)| {
             put_project_in(tx, client, id, organization_id, name).boxed()

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use chrono::TimeDelta;
 use uuid::Uuid;
 
-use super::mail_caps::{WantedMail, reserve_mails};
+use super::mail_caps::{WantedMail, count_mails, room_for_mails};
 use crate::invites::email::{EmailAddress, EmailKey};
 use crate::invites::limits::MailCaps;
 use crate::invites::roles::{Held, Roles};
@@ -104,7 +104,13 @@ pub async fn invite(
         .iter()
         .filter_map(|&i| surroundings.wanted_mail(&invitations[i]))
         .collect();
-    let granted = reserve_mails(tx, &wanted, caps).await?;
+    let granted = room_for_mails(tx, &wanted, caps).await?;
+    let sent: Vec<WantedMail> = wanted
+        .iter()
+        .zip(&granted)
+        .filter(|(_, granted)| **granted)
+        .map(|(mail, _)| *mail)
+        .collect();
     let mut granted = granted.into_iter();
     open.retain(|&i| {
         let is_granted = granted.next().unwrap_or(false);
@@ -146,6 +152,7 @@ pub async fn invite(
         tx.queue_deliveries(&mails).await?;
         open = later;
     }
+    count_mails(tx, &sent, caps).await?;
     Ok(answers
         .into_iter()
         .map(|answer| answer.unwrap_or(Err(Refusal::UnknownTarget)))

@@ -6,7 +6,7 @@ use chrono::{DateTime, NaiveTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::invites::limits::MailCaps;
-use crate::store::{CountScope, MailCount, StoreError, Tx};
+use crate::store::{CountScope, MailDemand, StoreError, Tx};
 
 /// A mail that is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -26,53 +26,63 @@ impl WantedMail {
     }
 }
 
-/// Counts the mails that the caps leave room for, first come, first served; tells of each whether it may be sent.
-/// Concurrent callers wait for one another, so no cap is ever passed.
+/// Of each mail whether the caps leave room for it by now, first come, first served. What is then sent is to be counted
+/// by [`count_mails`] at the end of the transaction.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn reserve_mails(tx: &mut Tx, wanted: &[WantedMail], caps: MailCaps) -> Result<Vec<bool>, StoreError> {
-    let day = tx.now().date_naive();
-    let cap_of = |scope| match scope {
-        CountScope::Inviter => caps.inviter,
-        CountScope::Organization => caps.organization,
-    };
-    let capped = |mail: &WantedMail| mail.subjects().filter(|(scope, _)| cap_of(*scope).is_some());
-    let mut demand: HashMap<(CountScope, Uuid), i32> = HashMap::new();
-    for subject in wanted.iter().flat_map(capped) {
-        *demand.entry(subject).or_default() += 1;
-    }
-    let counts: Vec<MailCount> = demand.iter().map(|(&subject, &mails)| count(subject, mails)).collect();
-    let mut room: HashMap<(CountScope, Uuid), i64> = HashMap::new();
-    for total in tx.count_mails(day, &counts).await? {
-        let subject = (total.scope, total.subject);
-        let before = i64::from(total.mails) - i64::from(demand.get(&subject).copied().unwrap_or(0));
-        let cap = cap_of(total.scope).map_or(i64::MAX, |cap| i64::from(cap.get()));
-        room.insert(subject, cap - before);
+pub async fn room_for_mails(tx: &mut Tx, wanted: &[WantedMail], caps: MailCaps) -> Result<Vec<bool>, StoreError> {
+    let demand = demand(wanted, caps);
+    let mut room: HashMap<(CountScope, Uuid), i32> = demand
+        .iter()
+        .map(|demand| ((demand.scope, demand.subject), demand.cap))
+        .collect();
+    for count in tx.mail_counts(tx.now().date_naive(), &demand).await? {
+        if let Some(room) = room.get_mut(&(count.scope, count.subject)) {
+            *room -= count.mails;
+        }
     }
     let mut granted = Vec::with_capacity(wanted.len());
     for mail in wanted {
-        let fits = capped(mail).all(|subject| room.get(&subject).is_some_and(|&room| room > 0));
+        let subjects: Vec<_> = mail.subjects().filter(|subject| room.contains_key(subject)).collect();
+        let fits = subjects.iter().all(|subject| room[subject] > 0);
         if fits {
-            for subject in capped(mail) {
+            for subject in subjects {
                 room.entry(subject).and_modify(|room| *room -= 1);
-                demand.entry(subject).and_modify(|mails| *mails -= 1);
             }
         }
         granted.push(fits);
     }
-    // What was not granted is given back.
-    demand.retain(|_, mails| *mails > 0);
-    let unused: Vec<MailCount> = demand
-        .into_iter()
-        .map(|(subject, mails)| count(subject, -mails))
-        .collect();
-    tx.count_mails(day, &unused).await?;
     Ok(granted)
 }
 
-fn count((scope, subject): (CountScope, Uuid), mails: i32) -> MailCount {
-    MailCount { scope, subject, mails }
+/// Counts mails. No cap is ever passed: where others have used up the room meanwhile, the transaction is done again.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn count_mails(tx: &mut Tx, sent: &[WantedMail], caps: MailCaps) -> Result<(), StoreError> {
+    tx.count_mails(tx.now().date_naive(), &demand(sent, caps)).await
+}
+
+/// How many mails there are of each subject that has a cap.
+fn demand(mails: &[WantedMail], caps: MailCaps) -> Vec<MailDemand> {
+    let cap_of = |scope| match scope {
+        CountScope::Inviter => caps.inviter,
+        CountScope::Organization => caps.organization,
+    };
+    let mut demand: HashMap<(CountScope, Uuid), MailDemand> = HashMap::new();
+    for (scope, subject) in mails.iter().copied().flat_map(WantedMail::subjects) {
+        let Some(cap) = cap_of(scope) else { continue };
+        let cap = i32::try_from(cap.get()).unwrap_or(i32::MAX);
+        let entry = demand.entry((scope, subject)).or_insert(MailDemand {
+            scope,
+            subject,
+            mails: 0,
+            cap,
+        });
+        entry.mails += 1;
+    }
+    demand.into_values().collect()
 }
 
 /// When the counts begin anew: the next midnight in UTC.

@@ -186,7 +186,7 @@ async fn receive_on_postgres(pool: &PgPool, arrived: &[Arrived<'_>], now: DateTi
     .bind(texts(|event| &event.payload))
     .bind(job_ids)
     .bind(now)
-    .bind(Queue::ProcessClerkEvent.as_str())
+    .bind(Queue::ProcessClerkEvent.stored())
     .bind(UNCOUNTED)
     .fetch_all(pool)
     .await?;
@@ -206,7 +206,7 @@ async fn receive_on_sqlite(writer: &SqlitePool, arrived: &[Arrived<'_>], now: Da
         let text = format!("{begin} {} {commit}", insertion_of(chunk.len()));
         let mut insertion = sqlx::query_scalar(sql(text))
             .bind(now)
-            .bind(Queue::ProcessClerkEvent.as_str())
+            .bind(Queue::ProcessClerkEvent.stored())
             .bind(UNCOUNTED);
         for Arrived { event, job_id } in chunk {
             insertion = insertion

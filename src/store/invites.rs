@@ -5,8 +5,8 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::people::{EMAIL_KEY, EmailKeyRow};
-use super::rows::{Time, Type, and_among, checked, of_rows, sql, to_json, unfold};
-use super::{DeliveryKind, DeliveryStatus, Result, Tx, on_conn};
+use super::rows::{Time, Type, among, and_among, checked, in_order_of_id, of_rows, sql, to_json, unfold};
+use super::{Conn, DeliveryKind, DeliveryStatus, Dialect, Result, Tx, on_conn};
 use crate::invites::email::{EmailAddress, EmailKey};
 use crate::invites::{Acceptance, Invite, Kind, Status};
 use crate::metrics::InviteEvent;
@@ -343,7 +343,11 @@ impl Tx {
                  token_version = invites.token_version + 1, updated_at = excluded.updated_at
              returning {INVITE}"
         );
+        let several = rows.len() > 1;
         let rows = to_json(&rows)?;
+        if several {
+            self.lock_known(&rows).await?;
+        }
         let now = self.clock.now();
         let saved: Vec<Invite> = on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(rows)
@@ -359,6 +363,29 @@ impl Tx {
             self.happened(event, invite.id, None);
         }
         Ok(saved)
+    }
+
+    /// Locks those of these addresses' invites that are there, in the order in which every change of a set locks them.
+    async fn lock_known(&mut self, rows: &str) -> Result<()> {
+        let Conn::Postgres(tx) = &mut self.conn else {
+            return Ok(()); // SQLite has one writer.
+        };
+        let source = unfold(
+            Dialect::Postgres,
+            &[
+                ("organization_id", Type::Uuid),
+                ("project_id", Type::Uuid),
+                ("email_key", Type::Text),
+            ],
+        );
+        let text = format!(
+            "select id from invites
+             where status in ('pending', 'expired') and (target_id, email_key) in (
+                 select coalesce(r.project_id, r.organization_id), r.email_key from {source})
+             order by id for no key update"
+        );
+        sqlx::query(sql(text)).bind(rows).execute(&mut **tx).await?;
+        Ok(())
     }
 
     /// One invite.
@@ -571,16 +598,25 @@ impl Tx {
     /// [`super::StoreError`].
     pub async fn expire_invites(&mut self, limit: u32) -> Result<u64> {
         let now = self.clock.now();
-        let expired: Vec<Uuid> = on_conn!(self, |conn| sqlx::query_scalar(
+        let oldest =
+            "select id from invites where status = 'pending' and expires_at <= $1 order by expires_at limit $2";
+        let these = among(
+            self.dialect(),
+            "id",
+            &format!(
+                "select id from invites where id in ({oldest}) {}",
+                in_order_of_id(self.dialect())
+            ),
+        );
+        let text = format!(
             "update invites set status = 'expired', expired_at = expires_at, updated_at = $1
-             where status = 'pending' and expires_at <= $1 and id in (
-                 select id from invites where status = 'pending' and expires_at <= $1 order by expires_at limit $2)
-             returning id"
-        )
-        .bind(now)
-        .bind(i64::from(limit))
-        .fetch_all(conn)
-        .await)?;
+             where status = 'pending' and expires_at <= $1 and {these} returning id"
+        );
+        let expired: Vec<Uuid> = on_conn!(self, |conn| sqlx::query_scalar(sql(text))
+            .bind(now)
+            .bind(i64::from(limit))
+            .fetch_all(conn)
+            .await)?;
         for &id in &expired {
             self.happened(InviteEvent::Expired, id, None);
         }

@@ -192,13 +192,17 @@ impl JobFilter {
     fn queues(&self) -> Result<String> {
         #[derive(Serialize)]
         struct QueueRow {
-            queue: Queue,
+            queue: &'static str,
         }
         let all = match &self.queue {
             Some(queue) => std::slice::from_ref(queue),
             None => Queue::ALL,
         };
-        to_json(&all.iter().map(|&queue| QueueRow { queue }).collect::<Vec<_>>())
+        to_json(
+            &all.iter()
+                .map(|queue| QueueRow { queue: queue.stored() })
+                .collect::<Vec<_>>(),
+        )
     }
 
     /// Ids sort by the time that they were made; those of `before` and later are left out.
@@ -264,9 +268,13 @@ impl Tx {
             words(self.dialect()).table,
             filter.conditions(self.dialect()),
         );
-        Ok(filtered!(self, filter, sqlx::query_as(sql(text)), |query, conn| query
+        let counts: Vec<(String, i64)> = filtered!(self, filter, sqlx::query_as(sql(text)), |query, conn| query
             .fetch_all(conn)
-            .await)?)
+            .await)?;
+        Ok(counts
+            .into_iter()
+            .map(|(queue, count)| (name_of(queue), count))
+            .collect())
     }
 
     /// The ids of jobs, oldest first.
@@ -533,11 +541,16 @@ impl From<Row> for JobView {
             ended_at: row.ended.and_then(|at| DateTime::from_timestamp(at, 0)),
             error: row.result.as_deref().and_then(error_of),
             id: row.id,
-            queue: row.job_type,
+            queue: name_of(row.job_type),
             attempts: row.attempts,
             worker: row.lock_by,
         }
     }
+}
+
+/// A queue's name as people know it.
+fn name_of(stored: String) -> String {
+    Queue::of_stored(&stored).map_or(stored, |queue| queue.as_str().to_owned())
 }
 
 /// What apalis keeps of an attempt: `{"Ok": …}` or `{"Err": "…"}`.

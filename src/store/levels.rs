@@ -36,17 +36,21 @@ pub struct PoolLevel {
 const POSTGRES: &str = "
     select job_type, 'waiting' as state, count(*) as jobs,
         greatest(extract(epoch from now() - min(run_at)), 0)::float8 as age
-    from apalis.jobs where (status = 'Pending' or (status = 'Failed' and attempts < max_attempts)) and run_at <= now()
+    from apalis.jobs where job_type = any (array(select json_array_elements_text($1::text::json)))
+        and (status = 'Pending' or (status = 'Failed' and attempts < max_attempts)) and run_at <= now()
     group by job_type
     union all select job_type, 'scheduled', count(*), 0
-    from apalis.jobs where (status = 'Pending' or (status = 'Failed' and attempts < max_attempts)) and run_at > now()
+    from apalis.jobs where job_type = any (array(select json_array_elements_text($1::text::json)))
+        and (status = 'Pending' or (status = 'Failed' and attempts < max_attempts)) and run_at > now()
     group by job_type
     union all select job_type, 'running', count(*), 0
-    from apalis.jobs where status in ('Running', 'Queued') group by job_type
+    from apalis.jobs where job_type = any (array(select json_array_elements_text($1::text::json)))
+        and status in ('Running', 'Queued') group by job_type
     union all select job_type, 'dead', count(*), 0
-    from apalis.jobs where status = 'Killed' or (status = 'Failed' and attempts >= max_attempts) group by job_type";
+    from apalis.jobs where job_type = any (array(select json_array_elements_text($1::text::json)))
+        and (status = 'Killed' or (status = 'Failed' and attempts >= max_attempts)) group by job_type";
 
-/// By queue and status, which is how SQLite's index is sorted, and in its words; `$1` holds the queues' names.
+/// By queue and status, which is how SQLite's index is sorted, and in its words. In both `$1` holds the queues' names.
 const SQLITE: &str = "
     select job_type, 'waiting' as state, count(*) as jobs, max(unixepoch() - min(run_at), 0) + 0.0 as age
     from Jobs where status <> 'Done' and job_type in (select value from json_each($1))
@@ -67,19 +71,17 @@ impl Store {
     /// # Errors
     /// [`super::StoreError`].
     pub async fn queue_levels(&self) -> Result<Vec<QueueLevel>> {
+        let queues = Queue::all_stored()?;
         let counts: Vec<Count> = match &self.pool {
-            Pool::Postgres(pool) => sqlx::query_as(POSTGRES).fetch_all(pool).await?,
-            Pool::Sqlite { reader, .. } => {
-                let queues = super::rows::to_json(Queue::ALL)?;
-                sqlx::query_as(SQLITE).bind(queues).fetch_all(reader).await?
-            }
+            Pool::Postgres(pool) => sqlx::query_as(POSTGRES).bind(queues).fetch_all(pool).await?,
+            Pool::Sqlite { reader, .. } => sqlx::query_as(SQLITE).bind(queues).fetch_all(reader).await?,
         };
         let counts: HashMap<(&str, &str), &Count> = counts
             .iter()
             .map(|count| ((count.job_type.as_str(), count.state.as_str()), count))
             .collect();
         let level = |queue: Queue| {
-            let count = |state| counts.get(&(queue.as_str(), state));
+            let count = |state| counts.get(&(queue.stored(), state));
             let jobs = |state| count(state).map_or(0, |count| count.jobs.unsigned_abs());
             QueueLevel {
                 queue: queue.as_str(),

@@ -19,7 +19,7 @@ named! {
 }
 
 /// A number of mails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
 pub struct MailCount {
     /// Inviter or organization.
     #[sqlx(try_from = "String")]
@@ -30,35 +30,82 @@ pub struct MailCount {
     pub mails: i32,
 }
 
+/// A number of mails that are to be counted, and how many there may be in all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct MailDemand {
+    /// Inviter or organization.
+    pub scope: CountScope,
+    /// Which.
+    pub subject: Uuid,
+    /// How many.
+    pub mails: i32,
+    /// What the count may reach.
+    pub cap: i32,
+}
+
+const SUBJECT: &[(&str, Type)] = &[("scope", Type::Text), ("subject", Type::Uuid)];
+const DEMAND: &[(&str, Type)] = &[
+    ("scope", Type::Text),
+    ("subject", Type::Uuid),
+    ("mails", Type::Int),
+    ("cap", Type::Int),
+];
+
 impl Tx {
-    /// Adds to the counts of a day, each subject once in a call; returns where they stand then. Until the transaction
-    /// ends, nobody else can count for these subjects.
+    /// Where the counts of these subjects stand on a day; those that have none are left out.
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn count_mails(&mut self, day: NaiveDate, counts: &[MailCount]) -> Result<Vec<MailCount>> {
-        if counts.is_empty() {
+    pub async fn mail_counts(&mut self, day: NaiveDate, subjects: &[MailDemand]) -> Result<Vec<MailCount>> {
+        if subjects.is_empty() {
             return Ok(Vec::new());
         }
-        let source = unfold(
-            self.dialect(),
-            &[("scope", Type::Text), ("subject", Type::Uuid), ("mails", Type::Int)],
-        );
+        let source = unfold(self.dialect(), SUBJECT);
         let text = format!(
-            "insert into usher_mail_counts (scope, subject, day, mails)
-             select r.scope, r.subject, $2, r.mails from {source} where true
-             on conflict (scope, subject, day) do update set mails = usher_mail_counts.mails + excluded.mails
-             returning scope, subject, mails"
+            "select c.scope, c.subject, c.mails from {source}
+             join usher_mail_counts c on c.scope = r.scope and c.subject = r.subject and c.day = $2"
         );
-        let mut counts = counts.to_vec();
-        // In one order for everybody: each row is locked.
-        counts.sort_by_key(|count| (count.scope.as_str(), count.subject));
-        let rows = to_json(&counts)?;
+        let rows = to_json(subjects)?;
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(rows)
             .bind(day.to_string())
             .fetch_all(conn)
             .await)?)
+    }
+
+    /// Adds to the counts of a day, each subject once in a call. Until the transaction ends nobody else can count for
+    /// these subjects: so this comes last.
+    ///
+    /// # Errors
+    /// [`super::StoreError`]; where a count would pass its cap, because others have counted meanwhile, one that says to do
+    /// the transaction again.
+    pub async fn count_mails(&mut self, day: NaiveDate, demand: &[MailDemand]) -> Result<()> {
+        if demand.is_empty() {
+            return Ok(());
+        }
+        let source = unfold(self.dialect(), DEMAND);
+        let text = format!(
+            "insert into usher_mail_counts (scope, subject, day, mails)
+             select r.scope, r.subject, $2, r.mails from {source} where true
+             on conflict (scope, subject, day) do update set mails = usher_mail_counts.mails + excluded.mails
+             where usher_mail_counts.mails + excluded.mails
+                 <= (select r.cap from {source} where r.scope = excluded.scope and r.subject = excluded.subject)"
+        );
+        let mut demand = demand.to_vec();
+        // In one order for everybody: each row is locked.
+        demand.sort_by_key(|demand| (demand.scope.as_str(), demand.subject));
+        let rows = to_json(&demand)?;
+        let counted = on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(rows)
+            .bind(day.to_string())
+            .execute(conn)
+            .await?
+            .rows_affected());
+        if counted == demand.len() as u64 {
+            Ok(())
+        } else {
+            Err(super::overtaken().into())
+        }
     }
 
     /// Forgets the counts of the days before `day`.

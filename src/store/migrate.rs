@@ -11,6 +11,7 @@ use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, SqlSafeStr as _, SqlitePool};
 
 use super::adopt::{self, APP_TABLES, Schema, Step};
+use super::pools::ISOLATION;
 use super::settings::{Rules, UniqueEmails};
 use super::{Dialect, Pool, Store, StoreError};
 use crate::private;
@@ -144,7 +145,7 @@ impl Store {
             Pool::Postgres(pool) => {
                 // A connection of its own: its settings and locks end with it.
                 let mut conn = connect(pool).await?;
-                let outcome = migrate_postgres(&mut conn, &self.migrations, rules).await;
+                let outcome = migrate_postgres(pool, &mut conn, &self.migrations, rules).await;
                 let _ = conn.close().await;
                 outcome
             }
@@ -210,12 +211,21 @@ async fn connect(pool: &PgPool) -> Result<PgConnection, MigrationError> {
     match tokio::time::timeout(super::ACQUIRE_TIMEOUT, PgConnection::connect_with(&options)).await {
         // Whoever waited for it to become one would wait for ever.
         Ok(Err(sqlx::Error::Protocol(said))) => Err(Unfit::NoPostgres(said).into()),
-        Ok(connected) => Ok(connected?),
+        Ok(connected) => {
+            let mut conn = connected?;
+            sqlx::raw_sql(ISOLATION).execute(&mut conn).await?;
+            Ok(conn)
+        }
         Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
     }
 }
 
-async fn migrate_postgres(conn: &mut PgConnection, migrator: &Migrator, rules: &Rules) -> Result<(), MigrationError> {
+async fn migrate_postgres(
+    pool: &PgPool,
+    conn: &mut PgConnection,
+    migrator: &Migrator,
+    rules: &Rules,
+) -> Result<(), MigrationError> {
     check_postgres(conn, migrator).await?;
     alone(conn).await?;
     // Another process may have done it all meanwhile.
@@ -224,9 +234,12 @@ async fn migrate_postgres(conn: &mut PgConnection, migrator: &Migrator, rules: &
         steps,
         unique_emails,
     } = prepare(conn, migrator, rules).await?;
-    let queue = PostgresStorage::migrations();
+    let queue = queue_migrations();
     if !Applied::on_postgres(conn, APALIS_TABLE).await?.is_complete(&queue) {
-        queue.run(&mut *conn).await.map_err(MigrationError::Queue)?;
+        let mut own = connect(pool).await?;
+        let outcome = migrate_queue(&mut own, &queue).await;
+        let _ = own.close().await;
+        outcome?;
     }
     for step in &steps {
         tracing::info!("{}", step.says);
@@ -240,6 +253,47 @@ async fn migrate_postgres(conn: &mut PgConnection, migrator: &Migrator, rules: &
     Ok(adopt::fill(conn, rules).await?)
 }
 
+/// apalis's migrations name a few things without their schema: they run on a connection whose search path leads to the
+/// queue's own, and to hstore wherever the app keeps it (APALIS trap 22).
+async fn migrate_queue(conn: &mut PgConnection, migrations: &Migrator) -> Result<(), MigrationError> {
+    let has_schema: bool = sqlx::query_scalar("select to_regnamespace('apalis') is not null")
+        .fetch_one(&mut *conn)
+        .await?;
+    if !has_schema {
+        sqlx::raw_sql("create schema apalis").execute(&mut *conn).await?;
+    }
+    let find_hstore = "select quote_ident(nspname) from pg_extension join pg_namespace n on n.oid = extnamespace
+         where extname = 'hstore'";
+    let mut hstore: Option<String> = sqlx::query_scalar(find_hstore).fetch_optional(&mut *conn).await?;
+    if hstore.is_none() {
+        // Where the app's own `create extension` would put it: that one is skipped from now on.
+        sqlx::raw_sql("create extension hstore").execute(&mut *conn).await?;
+        hstore = sqlx::query_scalar(find_hstore).fetch_optional(&mut *conn).await?;
+    }
+    let path = format!("set search_path = apalis, {}", hstore.unwrap_or_default());
+    sqlx::raw_sql(AssertSqlSafe(path)).execute(&mut *conn).await?;
+    migrations.run(&mut *conn).await.map_err(MigrationError::Queue)
+}
+
+/// apalis's migrations without what touches the app's: an extension that nothing uses any more, and a function in
+/// `public` that may be the app's own. Each is recorded under its own checksum.
+fn queue_migrations() -> Migrator {
+    let without = |migration: &Migration| {
+        let mut migration = migration.clone();
+        let mut text = migration.sql.as_str().to_owned();
+        for foreign in [
+            "CREATE EXTENSION IF NOT EXISTS pgcrypto;",
+            "DROP FUNCTION IF EXISTS public.generate_ulid();",
+        ] {
+            text = text.replace(foreign, "");
+        }
+        migration.sql = AssertSqlSafe(text).into_sql_str();
+        migration
+    };
+    let all = PostgresStorage::migrations().iter().map(without).collect();
+    named(Migrator::with_migrations(all), APALIS_TABLE)
+}
+
 async fn foresee_postgres(
     conn: &mut PgConnection,
     migrator: &Migrator,
@@ -249,7 +303,7 @@ async fn foresee_postgres(
     let Prepared { applied, steps, .. } = prepare(conn, migrator, rules).await?;
     let mut outlook = Vec::new();
     let queue = Applied::on_postgres(conn, APALIS_TABLE).await?;
-    if !queue.is_complete(&PostgresStorage::migrations()) {
+    if !queue.is_complete(&queue_migrations()) {
         outlook.push("bring the queue's tables, in the schema apalis, up to date".to_owned());
     }
     outlook.extend(steps.into_iter().map(|step| step.says));
@@ -364,7 +418,7 @@ async fn check_rights(conn: &mut PgConnection) -> Result<(), MigrationError> {
         "select current_user::text as role, current_database()::text as database, current_schema()::text as schema,
              has_schema_privilege(current_schema(), 'CREATE') as may_create,
              has_database_privilege(current_database(), 'CREATE')
-                 or ((select count(*) = 2 from pg_extension where extname in ('hstore', 'pgcrypto'))
+                 or (exists (select from pg_extension where extname = 'hstore')
                      and exists (select from pg_namespace where nspname = 'apalis' and pg_has_role(nspowner, 'USAGE')))
                  as may_keep_a_queue",
     )
@@ -382,7 +436,7 @@ async fn check_rights(conn: &mut PgConnection) -> Result<(), MigrationError> {
     }
     if !rights.may_keep_a_queue {
         let sentence = format!(
-            "the role {role} may create neither the schema apalis nor the extensions hstore and pgcrypto; \
+            "the role {role} may create neither the schema apalis nor the extension hstore; \
              let an owner run: grant create on database {database} to {role}"
         );
         return Err(Unfit::Rights(sentence).into());

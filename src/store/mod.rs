@@ -1,5 +1,8 @@
 //! Both databases behind one door. A [`Tx`] method holds one SQL text, written so that Postgres and SQLite both take
 //! it; where that can't be, the method matches on the connection and says why.
+//!
+//! One order of locks for every transaction: idempotency key; people by their keys; invites by id; memberships, with
+//! their places; deliveries and jobs; the day's mail counts last.
 
 mod address;
 mod adopt;
@@ -50,7 +53,7 @@ pub use inbox::{Event, EventFilter, EventState, EventView, Finished, NewEvent};
 pub use invites::{InviteFilter, InviteView, NewInvite, Remindable, ReminderPlan, Unplanned, Waiting};
 pub use jobs::{FailedAttempt, JobFilter, JobState, JobView, NewFailure};
 pub use levels::PoolLevel;
-pub use mail_counts::{CountScope, MailCount};
+pub use mail_counts::{CountScope, MailCount, MailDemand};
 pub use mail_trouble::Trouble;
 pub use migrate::{MigrationError, Unfit};
 pub use people::{Address, Person, PersonRef, Profile};
@@ -200,6 +203,8 @@ pub struct Store {
     lock_wait: Option<Duration>,
     /// Where requests wait for locks, a few at a time.
     bench: Arc<Semaphore>,
+    /// What those who work on it for somebody share, and how much of it one takes.
+    share: Option<(Arc<Semaphore>, u32)>,
     /// Those that this version knows.
     migrations: Arc<Migrator>,
     lost: watch::Sender<()>,
@@ -268,6 +273,7 @@ impl Store {
             door: Door::Requests,
             lock_wait: None,
             bench: Arc::new(Semaphore::new(retry::BENCH)),
+            share: None,
             migrations: Arc::new(migrate::migrator(dialect)),
             lost,
             renew,
@@ -280,6 +286,14 @@ impl Store {
         Self {
             pool: self.doors.get(door).clone(),
             door,
+            ..self.clone()
+        }
+    }
+
+    /// The same store, whose transactions wait until there is so much of the share free.
+    pub(crate) fn with_share(&self, share: Arc<Semaphore>, weight: u32) -> Self {
+        Self {
+            share: Some((share, weight)),
             ..self.clone()
         }
     }
@@ -542,6 +556,14 @@ impl Tx {
 /// What follows a `begin` in the same round trip.
 fn lock_timeout(wait: Duration) -> String {
     format!("; set local lock_timeout = {}", wait.as_millis())
+}
+
+/// What this transaction has read is out of date, and with what is there now it would end otherwise.
+fn overtaken() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(
+        std::io::ErrorKind::Interrupted,
+        "another transaction was first",
+    ))
 }
 
 fn no_answer() -> sqlx::Error {

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::rows::{Time, Type, among, and_among, of_rows, sql, to_json, unfold};
+use super::rows::{Time, Type, among, and_among, in_order_of_id, of_rows, sql, to_json, unfold};
 use super::{Dialect, Result, Tx, on_conn};
 use crate::invites::email::{EmailAddress, EmailKey};
 use crate::invites::matching;
@@ -633,7 +633,16 @@ impl Tx {
             ),
             format!(
                 "update invites set flagged_at = null, flagged_for = null, dismissed_at = null, updated_at = $2
-                     where status = 'pending' and flagged_for in (select r.admin_id from {these})"
+                     where {}",
+                among(
+                    self.dialect(),
+                    "id",
+                    &format!(
+                        "select id from invites
+                         where status = 'pending' and flagged_for in (select r.admin_id from {these}) {}",
+                        in_order_of_id(self.dialect())
+                    )
+                )
             ),
         ] {
             on_conn!(self, |conn| sqlx::query(sql(text))

@@ -15,10 +15,11 @@ use super::{ACQUIRE_TIMEOUT, ANSWER_TIMEOUT, Dialect, Result, no_answer};
 use crate::private;
 
 /// What holds on every connection of a pool. After 15 seconds Postgres gives up a transaction whose client says nothing,
-/// and with it the locks that it holds. No statement waits for a lock longer than a second: the app may hold one for as
-/// long as it likes. What usher asks for is found by key, mostly in memory or on disks without arms: the default price of
-/// a page that is not the next one makes the planner read whole tables instead, as long as they are small.
-const SESSION: &str = "set idle_in_transaction_session_timeout = '15s'; set lock_timeout = '1s'; \
+/// and with it the locks that it holds. The app may hold one for as long as it likes: no statement waits for it longer
+/// than it takes to find a deadlock, which Postgres looks for after a second. What usher asks for is found by key, mostly
+/// in memory or on disks without arms: the default price of a page that is not the next one makes the planner read whole
+/// tables instead, as long as they are small.
+const SESSION: &str = "set idle_in_transaction_session_timeout = '15s'; set lock_timeout = '1500ms'; \
      set random_page_cost = 1.1";
 /// usher's statements are written for this level; the database, or the role, may have another one as its default.
 pub(super) const ISOLATION: &str = "set default_transaction_isolation = 'read committed'";

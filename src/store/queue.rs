@@ -35,6 +35,28 @@ named! {
 impl Queue {
     /// After so many attempts a job is dead. With the back-off's cap of an hour this outlives two days of outage.
     pub const MAX_ATTEMPTS: i32 = 60;
+
+    /// The name that it is stored by: the tables are the whole database's, and another program may keep its jobs there.
+    #[must_use]
+    pub const fn stored(self) -> &'static str {
+        match self {
+            Self::ProcessClerkEvent => "usher:process-clerk-event",
+            Self::SendInviteEmail => "usher:send-invite-email",
+            Self::SendAcceptedNotice => "usher:send-accepted-notice",
+            Self::Periodic => "usher:periodic",
+        }
+    }
+
+    /// The queue that is stored by this name, if it is one of usher's.
+    #[must_use]
+    pub fn of_stored(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|queue| queue.stored() == name)
+    }
+
+    /// The stored names of all, as JSON.
+    pub(super) fn all_stored() -> Result<String> {
+        to_json(&Self::ALL.iter().map(|queue| queue.stored()).collect::<Vec<_>>())
+    }
 }
 
 /// apalis's own limit on attempts. Ours is [`Queue::MAX_ATTEMPTS`], and when it is reached the death is noted first; a
@@ -73,7 +95,7 @@ impl Wake {
 /// What apalis's trigger tells.
 #[derive(Deserialize)]
 struct Inserted {
-    job_type: Queue,
+    job_type: String,
 }
 
 #[derive(Serialize)]
@@ -115,7 +137,7 @@ impl Tx {
         let jobs = to_json(&jobs)?;
         on_conn!(self, |conn| sqlx::query(sql(text))
             .bind(jobs)
-            .bind(queue.as_str())
+            .bind(queue.stored())
             .bind(UNCOUNTED)
             .execute(conn)
             .await
@@ -199,8 +221,9 @@ impl Store {
             // Whatever came while the connection was lost is not told again.
             match listener.try_recv().await? {
                 Some(notification) => {
-                    if let Ok(told) = serde_json::from_str::<Inserted>(notification.payload()) {
-                        self.wake.signal(told.job_type);
+                    let told = serde_json::from_str::<Inserted>(notification.payload()).ok();
+                    if let Some(queue) = told.and_then(|told| Queue::of_stored(&told.job_type)) {
+                        self.wake.signal(queue);
                     }
                 }
                 None => Queue::ALL.iter().for_each(|&queue| self.wake.signal(queue)),
@@ -218,7 +241,7 @@ impl Store {
         let names = to_json(workers)?;
         let limits: HashMap<&str, u64> = overdue
             .iter()
-            .map(|(queue, limit)| (queue.as_str(), limit.as_secs()))
+            .map(|(queue, limit)| (queue.stored(), limit.as_secs()))
             .collect();
         let limits = serde_json::to_string(&limits).map_err(|error| sqlx::Error::Encode(error.into()))?;
         match &self.pool {
@@ -252,6 +275,30 @@ impl Store {
                     .execute(writer)
                     .await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Takes over what a process of the version before this one enqueues while it still runs beside this one: its queues
+    /// have no prefix. What another program keeps under the same names carries something else.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn take_over_old_queues(&self) -> Result<()> {
+        let Pool::Postgres(pool) = &self.pool else {
+            return Ok(()); // There a new version starts after the old one has ended.
+        };
+        let taken = sqlx::query(
+            "update apalis.jobs set job_type = 'usher:' || job_type where status in ('Pending', 'Queued', 'Running', 'Failed')
+               and ((job_type = 'process-clerk-event' and position('\"svix_id\"'::bytea in job) > 0)
+                 or (job_type in ('send-invite-email', 'send-accepted-notice')
+                     and position('\"delivery_id\"'::bytea in job) > 0)
+                 or (job_type = 'periodic' and position('\"schedule\"'::bytea in job) > 0))",
+        )
+        .execute(pool)
+        .await?;
+        if taken.rows_affected() > 0 {
+            Queue::ALL.iter().for_each(|&queue| self.wake.signal(queue));
         }
         Ok(())
     }
@@ -305,11 +352,13 @@ impl Store {
     /// # Errors
     /// [`super::StoreError`].
     pub async fn recover_orphans(&self, limit: TimeDelta) -> Result<u64> {
+        let queues = Queue::all_stored()?;
         let recovered = match &self.pool {
             Pool::Postgres(pool) => sqlx::query(
                 "with orphans as (
                      select jobs.id from apalis.jobs join apalis.workers on workers.id = jobs.lock_by
                      where jobs.status in ('Running', 'Queued') and workers.last_seen < now() - make_interval(secs => $1)
+                       and jobs.job_type in (select json_array_elements_text($2::text::json))
                      for update of jobs skip locked
                  )
                  update apalis.jobs set status = 'Pending', attempts = attempts + 1, lock_by = null, lock_at = null,
@@ -319,6 +368,7 @@ impl Store {
                  from orphans where jobs.id = orphans.id",
             )
             .bind(limit.as_seconds_f64())
+            .bind(queues)
             .execute(pool)
             .await?
             .rows_affected(),
@@ -328,9 +378,11 @@ impl Store {
                      run_at = case when attempts < 3 or attempts + 1 >= max_attempts then run_at else unixepoch()
                          + min(10 * (1 << min(attempts - 2, 9)), 3600) * (500 + abs(random() % 1000)) / 1000 end
                  where status in ('Running', 'Queued')
-                   and lock_by in (select id from Workers where last_seen < unixepoch() - $1)",
+                   and lock_by in (select id from Workers where last_seen < unixepoch() - $1)
+                   and job_type in (select value from json_each($2))",
             )
             .bind(limit.num_seconds())
+            .bind(queues)
             .execute(writer)
             .await?
             .rows_affected(),

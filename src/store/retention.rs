@@ -6,8 +6,8 @@ use ulid::Ulid;
 use uuid::Uuid;
 
 use super::jobs::{is_in, words};
-use super::rows::sql;
-use super::{JobState, Result, Tx, on_conn};
+use super::rows::{among, sql};
+use super::{Dialect, JobState, Queue, Result, Tx, on_conn};
 
 /// Where the next batch begins, and how many rows this one changed. `None` once there is nothing further.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,17 +32,24 @@ impl Tx {
         limit: u32,
     ) -> Result<Batch> {
         let words = words(self.dialect());
+        let names = match self.dialect() {
+            Dialect::Postgres => "select json_array_elements_text($4::text::json)",
+            Dialect::Sqlite => "select value from json_each($4)",
+        };
         let select = format!(
-            "select id from {} where id > $1 and id < $2 and {} and {} < $3 order by id limit {limit}",
+            "select id from {} where id > $1 and id < $2 and {} and {} and {} < $3 order by id limit {limit}",
             words.table,
+            among(self.dialect(), "job_type", names),
             is_in(state, words.now),
             (words.seconds)("coalesce(done_at, run_at)"),
         );
+        let queues = Queue::all_stored()?;
         let last = Ulid::from_parts(before.timestamp_millis().unsigned_abs(), 0).to_string();
         let ids: Vec<String> = on_conn!(self, |conn| sqlx::query_scalar(sql(select))
             .bind(after)
             .bind(last)
             .bind(before.timestamp())
+            .bind(queues)
             .fetch_all(conn)
             .await)?;
         Ok(Batch {

@@ -20,8 +20,8 @@ const BENCH_WAIT: Duration = Duration::from_secs(1);
 
 /// An error that may say that another transaction was in the way.
 pub trait Conflict {
-    /// Whether it was a deadlock or a serialization failure: the database rolled this transaction back, and the same again
-    /// may well succeed.
+    /// Whether it was a deadlock or a serialization failure, or what it has read was out of date: the same again may well
+    /// succeed.
     fn is_conflict(&self) -> bool;
 
     /// Whether it was a lock that was not had in time.
@@ -30,8 +30,9 @@ pub trait Conflict {
 
 impl Conflict for StoreError {
     fn is_conflict(&self) -> bool {
+        let is_overtaken = matches!(&self.0, sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::Interrupted);
         // Postgres: `serialization_failure`, and `deadlock_detected`.
-        super::code_of(&self.0).is_some_and(|code| matches!(&*code, "40001" | "40P01"))
+        is_overtaken || super::code_of(&self.0).is_some_and(|code| matches!(&*code, "40001" | "40P01"))
     }
 
     fn is_busy(&self) -> bool {
@@ -84,11 +85,16 @@ impl Store {
         E: Conflict,
         F: Future<Output = Result<T, E>>,
     {
-        let waits_in_two_steps = self.door == Door::Requests && self.dialect() == Dialect::Postgres;
-        if !waits_in_two_steps {
+        if self.door != Door::Requests || self.dialect() == Dialect::Sqlite {
             return self.try_often(work).await;
         }
+        let turn = match &self.share {
+            Some((share, weight)) => share.acquire_many(*weight).await.ok(),
+            None => None,
+        };
         let outcome = self.with_lock_wait(LOCK_WAIT).try_often(&work).await;
+        // Whoever waits for long takes nothing from those who could work.
+        drop(turn);
         if !outcome.as_ref().is_err_and(Conflict::is_busy) {
             return outcome;
         }

@@ -78,6 +78,15 @@ pub(super) fn among(dialect: Dialect, column: &str, select: &str) -> String {
     }
 }
 
+/// What a set of rows is locked by before it is changed: one order for everybody, so that no two changes of sets wait for
+/// one another. SQLite has one writer.
+pub(super) fn in_order_of_id(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Postgres => "order by id for no key update",
+        Dialect::Sqlite => "",
+    }
+}
+
 /// The condition that `column` is that of one of the `rows` (as [`unfold`] gives them).
 pub(super) fn of_rows(dialect: Dialect, column: &str, field: &str, rows: &str) -> String {
     among(dialect, column, &format!("select r.{field} from {rows}"))

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use uuid::Uuid;
 
 use super::people::admin_ids;
-use super::rows::{Time, Type, sql, to_json, unfold};
+use super::rows::{Time, Type, among, in_order_of_id, sql, to_json, unfold};
 use super::{Result, Tx, on_conn};
 
 /// A session that began.
@@ -115,10 +115,17 @@ impl Tx {
         let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
         let text = format!(
             "update invites set flagged_at = null, updated_at = $2
-             where status = 'pending' and flagged_at is not null
-               and flagged_for in (select r.admin_id from {rows})
-               and not exists (select 1 from usher_sessions s
-                               where s.admin_id = invites.flagged_for and s.status = 'active')"
+             where status = 'pending' and {} and not exists (
+                 select 1 from usher_sessions s where s.admin_id = invites.flagged_for and s.status = 'active')",
+            among(
+                self.dialect(),
+                "id",
+                &format!(
+                    "select id from invites where status = 'pending' and flagged_at is not null
+                         and flagged_for in (select r.admin_id from {rows}) {}",
+                    in_order_of_id(self.dialect())
+                )
+            )
         );
         let admins = admin_ids(admins)?;
         let now = self.clock.now();

@@ -94,6 +94,9 @@ pub(super) async fn beat(store: Store, names: Arc<Names>, stop: CancellationToke
             tracing::warn!(error = %error, "the heartbeat failed");
             continue;
         }
+        if let Err(error) = store.in_time(INTERVAL, store.take_over_old_queues()).await {
+            tracing::warn!(error = %error, "could not look for jobs of the version before");
+        }
         match store.in_time(INTERVAL, store.recover_orphans(limit)).await {
             Ok(0) => {}
             Ok(count) => tracing::warn!(jobs = count, "took up the jobs of workers that fell silent"),

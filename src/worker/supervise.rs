@@ -189,7 +189,7 @@ async fn fall_silent(with: Supervised, name: String, attempts: Attempts) {
 macro_rules! run_on {
     ($storage:ident, $config:path, $pool:expr, $with:expr, $name:expr, $attempts:expr) => {{
         let config = <$config>::default()
-            .queue(J::QUEUE.as_str())
+            .queue(J::QUEUE.stored())
             .batch_size($with.concurrency.div_ceil(2))
             .heartbeat_interval(INTERVAL)
             .missed_heartbeats(NEVER)

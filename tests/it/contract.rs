@@ -387,6 +387,10 @@ fn faulty(stage: &Stage, call: &Call, code: &str) -> Option<Request<Body>> {
             let broken = futures::stream::iter([Err::<Bytes, _>(std::io::Error::other("broken off"))]);
             *request.body_mut() = Body::from_stream(broken);
         }
+        "request_timeout" => {
+            let late = futures::stream::iter([Err::<Bytes, _>(usher::server::BodyTimedOut)]);
+            *request.body_mut() = Body::from_stream(late);
+        }
         "unsupported_media_type" => drop(
             request
                 .headers_mut()
@@ -443,6 +447,8 @@ const WORLDS: &[(&[&str], &str)] = &[
     (&["daily_mail_cap"], "capped"),
     (&["store_unavailable"], "no database"),
     (&["keys_unavailable"], "no keys"),
+    // Somebody else's lock: see `contention::a_request_that_meets_a_lock_is_told_to_come_again`.
+    (&["store_busy"], "-"),
     // A panic, which no request brings about: see `security::a_panic_in_a_handler_is_a_problem_without_its_cause`.
     (&["internal"], "-"),
 ];

@@ -532,7 +532,7 @@ async fn workers_wait_at_the_gate(database: TestDatabase) {
     })
     .await;
     let jobs = jobs::table(&app.pool);
-    let mail = "job_type = 'send-invite-email'";
+    let mail = "job_type = 'usher:send-invite-email'";
     let untouched = format!("{jobs} where {mail} and status = 'Pending' and lock_by is null");
     eventually("what was not begun lies in the queue", async || {
         app.pool.count(&untouched).await >= 60

@@ -333,7 +333,7 @@ async fn a_rolling_deploy_with_a_migration_drops_nothing_and_does_nothing_twice(
 async fn assert_each_tick_came_once(database: &TestDatabase) {
     let ticks: Vec<(String, i64)> = sqlx::query_as(
         "select convert_from(job, 'UTF8')::jsonb ->> 'schedule' || ' ' || (convert_from(job, 'UTF8')::jsonb ->> 'until'), count(*)
-         from apalis.jobs where job_type = 'periodic' group by 1",
+         from apalis.jobs where job_type = 'usher:periodic' group by 1",
     )
     .fetch_all(database.pool.pg())
     .await
@@ -359,7 +359,7 @@ async fn processes_of_mixed_roles_run_each_tick_once() {
     eventually("every schedule's first tick is done", async || {
         database
             .pool
-            .count("apalis.jobs where job_type = 'periodic' and status = 'Done'")
+            .count("apalis.jobs where job_type = 'usher:periodic' and status = 'Done'")
             .await
             >= schedules
     })

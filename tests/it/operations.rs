@@ -272,7 +272,7 @@ on_both! {
         let (table, payload, hour_ago) = raw_job(&running.database.pool);
         running.database.pool.execute(&format!(
             "insert into {table} (id, job_type, job, max_attempts, run_at, priority, status, attempts)
-             values ('01JDABCDEFGHJKMNPQRSTVWXY2', 'send-invite-email', {payload}, 60, {hour_ago}, 0, 'Pending', 0)"
+             values ('01JDABCDEFGHJKMNPQRSTVWXY2', 'usher:send-invite-email', {payload}, 60, {hour_ago}, 0, 'Pending', 0)"
         )).await;
         let mails = ("queue", "send-invite-email");
         let mut seen = running.metrics().await;
@@ -295,7 +295,7 @@ on_both! {
         running.database.pool.execute(&format!(
             "insert into {table} (id, job_type, job, max_attempts, run_at, priority, status, attempts)
              values ('01JDABCDEFGHJKMNPQRSTVWXYZ', 'unknown-to-this-version', {payload}, 60, {hour_ago}, 0, 'Pending', 0),
-                    ('01JDABCDEFGHJKMNPQRSTVWXY1', 'send-invite-email', {payload}, 60, {hour_ago}, 0, 'Running', 0)"
+                    ('01JDABCDEFGHJKMNPQRSTVWXY1', 'usher:send-invite-email', {payload}, 60, {hour_ago}, 0, 'Running', 0)"
         )).await;
         let running_jobs = [("queue", "send-invite-email"), ("state", "running")];
         eventually("the queue is measured again", async || {
@@ -397,7 +397,7 @@ on_both! {
         let old = "01JDABCDEFGHJKMNPQRSTVWXY3";
         running.database.pool.execute(&format!(
             "insert into {table} (id, job_type, job, max_attempts, run_at, priority, status, attempts)
-             values ('{old}', 'send-accepted-notice', {payload}, 60, {hour_ago}, 0, 'Killed', 1)"
+             values ('{old}', 'usher:send-accepted-notice', {payload}, 60, {hour_ago}, 0, 'Killed', 1)"
         )).await;
         running.jobs_are(&[
             "process-clerk-event dead", "send-accepted-notice dead", "send-invite-email dead", "send-invite-email scheduled",
@@ -601,7 +601,7 @@ stories! {
         app.post(&format!("/v1/invites/{grace}/revoke"), json!({})).await.expect(200);
         let rows = async || {
             let table = jobs::table(&app.pool);
-            let of_mails = "job_type <> 'periodic'";
+            let of_mails = "job_type <> 'usher:periodic'";
             [
                 app.pool.count("usher_events where payload is not null").await,
                 app.pool.count("usher_events").await,

@@ -112,7 +112,7 @@ async fn several_processes_run_each_tick_once(database: TestDatabase) {
     .await;
     let table = jobs::table(&database.pool);
     for round in 1..=3 {
-        let done = format!("{table} where job_type = 'periodic' and status = 'Done' and attempts = 1");
+        let done = format!("{table} where job_type = 'usher:periodic' and status = 'Done' and attempts = 1");
         let expected = round * i64::try_from(SCHEDULES.len()).unwrap();
         eventually("every tick is done", async || {
             database.pool.count(&done).await == expected
@@ -125,7 +125,7 @@ async fn several_processes_run_each_tick_once(database: TestDatabase) {
     }
     let all = database
         .pool
-        .count(&format!("{table} where job_type = 'periodic'"))
+        .count(&format!("{table} where job_type = 'usher:periodic'"))
         .await;
     assert!(all <= 4 * i64::try_from(SCHEDULES.len()).unwrap(), "{all}");
 }

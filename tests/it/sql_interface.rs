@@ -123,6 +123,11 @@ async fn newest_mail(conn: &mut PgConnection, id: Uuid) -> Value {
 
 /// What is kept of inviters, organizations and addresses, whether somebody was invited or not.
 async fn kept(conn: &mut PgConnection, now: DateTime<Utc>) -> Value {
+    // What is counted at the commit, if there were one.
+    sqlx::query("set constraints all immediate")
+        .execute(&mut *conn)
+        .await
+        .unwrap();
     sqlx::query_scalar(
         "select jsonb_build_object(
              'counts', (select jsonb_agg(to_jsonb(c) - 'day' order by scope, subject) from usher_mail_counts c where day = $1),
@@ -496,33 +501,27 @@ async fn a_daily_cap_holds_for_transactions_that_meet() {
         let answer = sql_invite(&mut tx, &body).await;
         (tx, answer)
     };
-    let is_waited_for = async || {
-        while app
-            .pool
-            .count("pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'")
-            .await
-            == 0
-        {
-            tokio::task::yield_now().await;
-        }
-    };
     let (first, _) = invite(0).await;
     first.commit().await.unwrap();
     let (second, _) = invite(1).await;
     second.commit().await.unwrap();
 
-    // Whoever takes the last one back leaves it to who waits.
-    let (last, _) = invite(2).await;
-    let ((waiting, answer), ()) = tokio::join!(invite(3), async {
-        is_waited_for().await;
-        last.rollback().await.unwrap();
-    });
-    answer.expect("the last one");
-    // Whoever keeps it doesn't.
-    let ((_, answer), ()) = tokio::join!(invite(4), async {
-        is_waited_for().await;
-        waiting.commit().await.unwrap();
-    });
+    // Nobody waits for whoever has asked for the last one and not committed yet; the one who commits first has it.
+    let (taken_back, answer) = invite(2).await;
+    answer.expect("the last one, so far");
+    let (first, answer) = invite(3).await;
+    answer.expect("the last one, so far");
+    let (late, answer) = invite(4).await;
+    answer.expect("the last one, so far");
+    taken_back.rollback().await.unwrap();
+    first.commit().await.unwrap();
+    let refusal = late.commit().await.unwrap_err();
+    assert_eq!(
+        refused(refusal),
+        json!({ "status": 429, "code": "daily_mail_cap", "field": null })
+    );
+    // And from then on it is refused at once.
+    let (_, answer) = invite(5).await;
     let refusal = answer.unwrap_err();
     let hint = refusal
         .as_database_error()
@@ -742,7 +741,7 @@ async fn an_invite_from_sql_is_the_app_s_transaction_s_and_goes_out_after_its_co
     let heard = ear.recv().await.unwrap();
     assert_eq!(
         heard.payload(),
-        r#"{"job_type" : "send-invite-email"}"#,
+        r#"{"job_type" : "usher:send-invite-email"}"#,
         "the workers are told, once"
     );
 

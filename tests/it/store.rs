@@ -8,9 +8,9 @@ use usher::invites::email::EmailAddress;
 use usher::invites::roles::Roles;
 use usher::invites::{Acceptance, Invite, Kind, Status};
 use usher::store::{
-    Address, CountScope, DeliveryKind, DeliveryNote, DeliveryStatus, DueTick, Finished, Grant, InviteFilter, MailCount,
-    NewDelivery, NewEvent, NewInvite, PersonRef, Profile, Queue, QueuedMail, ReminderPlan, Repetition, SessionStart,
-    Tx,
+    Address, Conflict as _, CountScope, DeliveryKind, DeliveryNote, DeliveryStatus, DueTick, Finished, Grant,
+    InviteFilter, MailDemand, NewDelivery, NewEvent, NewInvite, PersonRef, Profile, Queue, QueuedMail, ReminderPlan,
+    Repetition, SessionStart, Tx,
 };
 use uuid::Uuid;
 
@@ -385,14 +385,19 @@ stories! {
     async fn mails_are_counted_by_day(app) {
         let mut tx = begin(app).await;
         let (somebody, day) = (tx.new_id(), app.now().date_naive());
-        let count = |mails| MailCount { scope: CountScope::Inviter, subject: somebody, mails };
-        assert_eq!(tx.count_mails(day, &[count(3)]).await.unwrap()[0].mails, 3);
-        assert_eq!(tx.count_mails(day, &[count(-1)]).await.unwrap()[0].mails, 2);
+        let demand = |mails| MailDemand { scope: CountScope::Inviter, subject: somebody, mails, cap: 4 };
+        let subject = [demand(1)];
+        assert_eq!(tx.mail_counts(day, &subject).await.unwrap(), []);
+        tx.count_mails(day, &[demand(3)]).await.unwrap();
+        assert_eq!(tx.mail_counts(day, &subject).await.unwrap()[0].mails, 3);
+        assert!(tx.count_mails(day, &[demand(2)]).await.unwrap_err().is_conflict(), "beyond the cap");
+        tx.count_mails(day, &[demand(1)]).await.unwrap();
+        assert_eq!(tx.mail_counts(day, &subject).await.unwrap()[0].mails, 4);
         let tomorrow = day.succ_opt().unwrap();
-        assert_eq!(tx.count_mails(tomorrow, &[count(1)]).await.unwrap()[0].mails, 1);
+        tx.count_mails(tomorrow, &[demand(1)]).await.unwrap();
         tx.forget_mail_counts(tomorrow).await.unwrap();
-        assert_eq!(tx.count_mails(day, &[count(1)]).await.unwrap()[0].mails, 1, "forgotten");
-        assert_eq!(tx.count_mails(tomorrow, &[count(1)]).await.unwrap()[0].mails, 2);
+        assert_eq!(tx.mail_counts(day, &subject).await.unwrap(), [], "forgotten");
+        assert_eq!(tx.mail_counts(tomorrow, &subject).await.unwrap()[0].mails, 1);
     }
 
     async fn the_inbox_takes_each_id_once(app) {

@@ -131,7 +131,7 @@ async fn a_role_without_rights() {
         .await;
     assert_says(
         &complaint(&database, &url),
-        &["hstore and pgcrypto", "grant create on database"],
+        &["the extension hstore", "grant create on database"],
     );
     let name = database.pool.text("select current_database()::text").await.unwrap();
     database

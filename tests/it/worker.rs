@@ -47,7 +47,7 @@ impl Running {
     /// Beside those of the schedules, which come whenever they are due.
     async fn jobs_are(&self, condition: &str, count: i64) -> bool {
         let table = jobs::table(&self.database.pool);
-        let rest = format!("{table} where job_type <> 'periodic' and {condition}");
+        let rest = format!("{table} where job_type <> 'usher:periodic' and {condition}");
         self.database.pool.count(&rest).await == count
     }
 }
@@ -80,6 +80,7 @@ async fn try_receive(store: &Store, from: usize, to: usize, now: DateTime<Utc>) 
 
 /// Puts a job straight into the queue, as a program with its own ideas would.
 async fn enqueue_raw(pool: &TestPool, id: &str, queue: Queue, payload: &str, rest: &str) {
+    let queue = queue.stored();
     let text = match pool {
         TestPool::Postgres(_) => format!(
             "insert into apalis.jobs (id, job_type, job, max_attempts, run_at, priority, status, attempts, lock_by)
@@ -95,6 +96,7 @@ async fn enqueue_raw(pool: &TestPool, id: &str, queue: Queue, payload: &str, res
 
 /// A worker that was killed an hour ago.
 async fn silent_worker(pool: &TestPool, name: &str, queue: Queue) {
+    let queue = queue.stored();
     let text = match pool {
         TestPool::Postgres(_) => format!(
             "insert into apalis.workers (id, worker_type, storage_name, layers, last_seen)
@@ -276,7 +278,8 @@ async fn a_stop_does_not_begin_the_mails_that_wait_for_their_turn() {
         let untried = "usher_deliveries where status = 'queued' and attempts = 0";
         assert_eq!(running.database.pool.count(untried).await, held / 2);
         let table = jobs::table(&running.database.pool);
-        let untouched = format!("{table} where job_type = 'send-invite-email' and status = 'Pending' and attempts = 0");
+        let untouched =
+            format!("{table} where job_type = 'usher:send-invite-email' and status = 'Pending' and attempts = 0");
         assert_eq!(
             running.database.pool.count(&untouched).await,
             held / 2,
@@ -391,7 +394,9 @@ async fn a_stop_finishes_what_runs_and_gives_back_what_does_not() {
         let unfinished = "status in ('Running', 'Queued', 'Failed', 'Killed')";
         assert_eq!(pool.count(&format!("{table} where {unfinished}")).await, 0);
         let done = pool
-            .count(&format!("{table} where status = 'Done' and job_type <> 'periodic'"))
+            .count(&format!(
+                "{table} where status = 'Done' and job_type <> 'usher:periodic'"
+            ))
             .await;
         assert_eq!(pool.count("usher_events where processed_at is not null").await, done);
     }

@@ -71,14 +71,14 @@ pub fn table(pool: &TestPool) -> &'static str {
 async fn due(pool: &TestPool, now: DateTime<Utc>) -> Vec<JobRow> {
     match pool {
         TestPool::Postgres(pool) => sqlx::query_as(sqlx::AssertSqlSafe(format!(
-            "select id, job_type, job, attempts, status from apalis.jobs where ({WAITING}) and run_at <= $1 order by id"
+            "select id, replace(job_type, 'usher:', '') as job_type, job, attempts, status from apalis.jobs where job_type like 'usher:%' and ({WAITING}) and run_at <= $1 order by id"
         )))
         .bind(now)
         .fetch_all(pool)
         .await
         .expect("jobs"),
         TestPool::Sqlite(pool) => sqlx::query_as(sqlx::AssertSqlSafe(format!(
-            "select id, job_type, job, attempts, status from Jobs where ({WAITING}) and run_at <= $1 order by id"
+            "select id, replace(job_type, 'usher:', '') as job_type, job, attempts, status from Jobs where job_type like 'usher:%' and ({WAITING}) and run_at <= $1 order by id"
         )))
         .bind(now.timestamp())
         .fetch_all(pool)
@@ -90,7 +90,7 @@ async fn due(pool: &TestPool, now: DateTime<Utc>) -> Vec<JobRow> {
 /// Everything in the queue, whatever its state.
 pub async fn all(pool: &TestPool) -> Vec<JobRow> {
     let text = format!(
-        "select id, job_type, job, attempts, status from {} order by id",
+        "select id, replace(job_type, 'usher:', '') as job_type, job, attempts, status from {} order by id",
         table(pool)
     );
     super::db::on_pool!(pool, |pool| sqlx::query_as(sqlx::AssertSqlSafe(text))

@@ -1,0 +1,144 @@
+//! What others keep in the same database is theirs.
+
+use usher::clock::Clock;
+use usher::store::{Rules, Store};
+
+use crate::support::db::TestPool;
+use crate::support::{TestApp, TestDatabase, jobs, stories};
+
+/// Jobs and workers of an app that uses apalis itself, in every state and long ago, one of them under a name that was
+/// usher's.
+async fn move_in(pool: &TestPool) {
+    let (jobs, workers, ago, payload, metadata) = match pool {
+        TestPool::Postgres(_) => (
+            "apalis.jobs",
+            "apalis.workers",
+            "to_timestamp(1000)",
+            "convert_to('{\"n\":1}', 'UTF8')",
+            "''",
+        ),
+        TestPool::Sqlite(_) => ("Jobs", "Workers", "1000", "cast('{\"n\":1}' as blob)", "'{}'"),
+    };
+    pool.execute(&format!(
+        "insert into {workers} (id, worker_type, storage_name, layers, last_seen)
+         values ('their-worker', 'their-queue', 'x', '', {ago})"
+    ))
+    .await;
+    for (n, status) in ["Pending", "Queued", "Running", "Done", "Failed", "Killed"]
+        .iter()
+        .enumerate()
+    {
+        for (queue, digit) in [("their-queue", 0), ("periodic", 1)] {
+            let holder = if matches!(*status, "Queued" | "Running") {
+                "'their-worker'"
+            } else {
+                "null"
+            };
+            pool.execute(&format!(
+                "insert into {jobs} (id, job_type, job, max_attempts, run_at, priority, status, attempts, lock_by, lock_at, done_at,
+                     metadata)
+                 values ('01BX5ZZKBKACTAV9WEVGEMMV{digit}{n}', '{queue}', {payload}, 5, {ago}, 0, '{status}', 5, {holder}, {ago},
+                     {ago}, {metadata})"
+            ))
+            .await;
+        }
+    }
+}
+
+async fn theirs(pool: &TestPool) -> String {
+    pool.dump(jobs::table(pool)).await
+}
+
+stories! {
+    async fn jobs_and_workers_of_another_program_are_left_alone(app) {
+        move_in(&app.pool).await;
+        let before = theirs(&app.pool).await;
+        let store = &app.app.store;
+        app.run_schedules().await;
+        app.run_jobs().await;
+        store.take_over_old_queues().await.unwrap();
+        assert_eq!(store.recover_orphans(chrono::TimeDelta::seconds(20)).await.unwrap(), 0);
+        store.heartbeat(&["mine".to_owned()], &[]).await.unwrap();
+        store.retire_workers(&["mine".to_owned()]).await.unwrap();
+        let levels = store.queue_levels().await.unwrap();
+        assert!(levels.iter().all(|level| level.waiting + level.scheduled + level.running + level.dead == 0), "{levels:?}");
+        let mut tx = store.read().await.unwrap();
+        let listed = tx.jobs(&usher::store::JobFilter::default(), 100).await.unwrap();
+        assert!(listed.is_empty(), "{listed:?}");
+        drop(tx);
+        let table = jobs::table(&app.pool);
+        app.pool.execute(&format!("delete from {table} where job_type like 'usher:%'")).await;
+        assert_eq!(theirs(&app.pool).await, before);
+        app.pool.execute(&format!("delete from {table}")).await;
+    }
+}
+
+async fn migrated(script: &str) -> TestDatabase {
+    let database = TestDatabase::empty_postgres().await;
+    database.pool.script(script).await;
+    database.migrate(&Rules::default()).await.expect("a schema");
+    database
+}
+
+#[tokio::test]
+async fn a_function_of_the_apps_called_generate_ulid_stays() {
+    let own = "create function public.generate_ulid() returns text language sql as 'select ''the app''''s''::text'";
+    for used in ["", "; create table orders (id text default public.generate_ulid())"] {
+        let database = migrated(&format!("{own}{used}")).await;
+        let said = database.pool.text("select public.generate_ulid()").await;
+        assert_eq!(said.as_deref(), Some("the app's"));
+        let ours = database.pool.text("select length(apalis.generate_ulid())::text").await;
+        assert_eq!(ours.as_deref(), Some("26"));
+    }
+}
+
+#[tokio::test]
+async fn extensions_of_the_apps_are_used_where_they_are() {
+    let database = migrated("create schema extensions; create extension hstore schema extensions").await;
+    let schema = "select extnamespace::regnamespace::text from pg_extension where extname = 'hstore'";
+    assert_eq!(database.pool.text(schema).await.as_deref(), Some("extensions"));
+    let app = TestApp::start(database).await;
+    let acme = app.organization("Acme").await;
+    app.invite_to_organization(acme, "ada@example.com", "member").await;
+    app.run_jobs().await;
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn an_app_that_creates_its_extensions_later_finds_them() {
+    let database = migrated("create schema extensions").await;
+    database
+        .pool
+        .script(
+            "create extension if not exists pgcrypto schema extensions; select extensions.digest('x', 'sha256');
+             create extension if not exists hstore; select 'a=>1'::hstore -> 'a';
+             alter extension hstore set schema extensions",
+        )
+        .await;
+    // Wherever it moves to: usher does not name it.
+    let app = TestApp::start(database).await;
+    let acme = app.organization("Acme").await;
+    app.invite_to_organization(acme, "ada@example.com", "member").await;
+    app.run_jobs().await;
+    app.finish().await;
+}
+
+/// What a process of the version before this one enqueues during a deploy has no prefix.
+#[tokio::test]
+async fn jobs_of_the_version_before_are_taken_over() {
+    let database = TestDatabase::postgres().await;
+    let text = "insert into apalis.jobs (id, job_type, job, max_attempts, run_at, priority, status, attempts)
+        values ('01BX5ZZKBKACTAV9WEVGEMMVR0', 'periodic', convert_to('{\"schedule\":\"x\",\"until\":\"2000-01-01T00:00:00Z\"}', 'UTF8'),
+            2147483647, now(), 0, 'Pending', 0)";
+    database.pool.execute(text).await;
+    let store = Store::open(&database.url, Clock::System).await.unwrap();
+    store.take_over_old_queues().await.unwrap();
+    assert_eq!(
+        database
+            .pool
+            .count("apalis.jobs where job_type = 'usher:periodic'")
+            .await,
+        1
+    );
+    store.close().await;
+}
