@@ -2,7 +2,7 @@
 # make bench B='--database sqlite --only intake'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test lint fmt bench ci clean
+.PHONY: help setup run demo test fuzz lint fmt bench ci clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,11 @@ test: ## Run all tests, on SQLite and on a throw-away Postgres (installed if mis
 	    then cargo nextest run --locked --workspace --test-threads $$((2 * $$(nproc))) $(T); cargo test --locked --doc --quiet; \
 	    else cargo test --locked --workspace $(T); \
 	    fi'
+
+# F is how many cases each target gets; the dear ones do fewer. The readers need no Postgres.
+F ?= 100000
+fuzz: ## Feed the readers of foreign input with nonsense, some minutes for each (F=… cases)
+	PROPTEST_CASES=$(F) cargo test --locked --workspace --lib --test it -- fuzz
 
 lint: ## Check formatting, clippy and rustdoc: no warning is let through
 	cargo fmt --all --check

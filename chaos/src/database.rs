@@ -160,7 +160,16 @@ impl Database {
         }
     }
 
-    /// Jobs that are not done. The queue's tables are named differently.
+    /// Runs a statement.
+    pub async fn run(&mut self, text: &str) -> sqlx::Result<()> {
+        let text = AssertSqlSafe(text.to_owned());
+        match self {
+            Self::Postgres(conn) => sqlx::raw_sql(text).execute(conn).await.map(drop),
+            Self::Sqlite(conn) => sqlx::raw_sql(text).execute(conn).await.map(drop),
+        }
+    }
+
+    /// Jobs of usher's that are not done. The queue's tables are named differently.
     pub async fn open_jobs(&mut self) -> sqlx::Result<Vec<OpenJobs>> {
         let (jobs, now) = match self {
             Self::Postgres(_) => ("apalis.jobs", "now()"),
@@ -168,7 +177,7 @@ impl Database {
         };
         let text = format!(
             "select job_type, status, run_at <= {now} as is_due, count(*) as count from {jobs}
-             where status <> 'Done' group by 1, 2, 3 order by 1, 2, 3"
+             where status <> 'Done' and job_type not like 'app-%' group by 1, 2, 3 order by 1, 2, 3"
         );
         self.rows(&text).await
     }
@@ -178,11 +187,13 @@ impl Database {
         Ok(match self {
             Self::Postgres(conn) => {
                 let text =
-                    "update apalis.jobs set run_at = now() where status in ('Pending', 'Failed') and run_at > now()";
+                    "update apalis.jobs set run_at = now() where status in ('Pending', 'Failed') and run_at > now()
+                     and job_type not like 'app-%'";
                 sqlx::query(text).execute(conn).await?.rows_affected()
             }
             Self::Sqlite(conn) => {
-                let text = "update Jobs set run_at = unixepoch() where status in ('Pending', 'Failed') and run_at > unixepoch()";
+                let text = "update Jobs set run_at = unixepoch() where status in ('Pending', 'Failed') and run_at > unixepoch()
+                     and job_type not like 'app-%'";
                 sqlx::query(text).execute(conn).await?.rows_affected()
             }
         })

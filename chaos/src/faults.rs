@@ -9,22 +9,43 @@ use anyhow::Context as _;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand::{RngExt as _, SeedableRng as _};
-use sqlx::ConnectOptions as _;
 use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
+use crate::crowd::Crowd;
 use crate::database::Place;
 use crate::fleet::Process;
+use crate::journal::GoesOn;
 use crate::postgres::{Postgres, Stop};
 use crate::proxy::{Network, Proxy};
-use crate::watch::probe;
+use crate::watch::{HOME, probe};
 use crate::world::World;
 
 /// How long a process may take from its start until it is ready.
 const TIME_TO_START: Duration = Duration::from_secs(30);
+/// How long letting somebody in may take while the app holds something of others.
+const ELSEWHERE: Duration = Duration::from_secs(10);
 /// Between the end of a killed process and the start of its successor at most.
 const TIME_TO_NOTICE_MS: u64 = 2000;
+
+/// What the app holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// The row of an organization.
+    Organization,
+    /// The row of a project.
+    Project,
+    /// The row of an organization's owner.
+    Owner,
+    /// The tables of memberships, for everybody.
+    Tables,
+}
+
+impl Held {
+    const ALL: [Self; 4] = [Self::Organization, Self::Project, Self::Owner, Self::Tables];
+}
 
 /// One thing that goes wrong.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +68,10 @@ pub enum Fault {
     OutOfConnections(Duration),
     /// The network between usher and the database.
     Network(Network, Duration),
+    /// The app holds something for itself in a transaction of its own.
+    AppLock(Held, Duration),
+    /// Clients that are silent, slow, or stop in the middle.
+    Crowd { clients: usize, time: Duration },
     /// SQLite: no file may grow.
     DiskFull(Duration),
     /// SQLite: another process writes all the time.
@@ -68,6 +93,9 @@ impl fmt::Display for Fault {
             Self::EndBackends { by_kill: false } => write!(f, "all connections ended by Postgres"),
             Self::OutOfConnections(time) => write!(f, "no connections left for {}", seconds(time)),
             Self::Network(network, time) => write!(f, "the network {network:?} for {}", seconds(time)),
+            Self::AppLock(Held::Tables, time) => write!(f, "the app holding tables for {}", seconds(time)),
+            Self::AppLock(held, time) => write!(f, "the app holding one {held:?} for {}", seconds(time)),
+            Self::Crowd { clients, time } => write!(f, "{clients} slow and half-open clients for {}", seconds(time)),
             Self::DiskFull(time) => write!(f, "the disk full for {}", seconds(time)),
             Self::Locked(time) => write!(f, "the file locked for {}", seconds(time)),
         }
@@ -81,6 +109,18 @@ impl Fault {
             Self::StopDatabase(..) | Self::OutOfConnections(_) => true,
             Self::Network(network, _) => !matches!(network, Network::Slow(_) | Network::Fine),
             _ => false,
+        }
+    }
+}
+
+impl Fault {
+    /// What it must not hold up.
+    fn leaves_alone(self) -> Option<GoesOn> {
+        match self {
+            Self::AppLock(..) => Some(GoesOn::Webhooks),
+            Self::Crowd { .. } => Some(GoesOn::Everything),
+            Self::Locked(_) => Some(GoesOn::Workers),
+            _ => None,
         }
     }
 }
@@ -138,6 +178,12 @@ fn deck(rng: &mut StdRng, is_postgres: bool) -> Vec<(Fault, Duration)> {
         let slow = Network::Slow(Duration::from_millis(rng.random_range(20..200)));
         let slow_for = Duration::from_millis(rng.random_range(3000..10_000));
         deck.push((Fault::Network(slow, slow_for), slow_for));
+        let mut held = Held::ALL;
+        held.shuffle(rng);
+        for (held, (from, to)) in held.into_iter().zip([(3, 8), (3, 8), (8, 15), (20, 30)]) {
+            let time = Duration::from_millis(rng.random_range(from * 1000..to * 1000));
+            deck.push((Fault::AppLock(held, time), time));
+        }
         for by_kill in [false, true] {
             deck.push((Fault::EndBackends { by_kill }, Duration::from_secs(1)));
         }
@@ -145,8 +191,11 @@ fn deck(rng: &mut StdRng, is_postgres: bool) -> Vec<(Fault, Duration)> {
         lasting(Fault::DiskFull, time(2, 10));
         lasting(Fault::DiskFull, time(2, 10));
         lasting(Fault::Locked, time(1, 4));
-        lasting(Fault::Locked, time(6, 10));
+        lasting(Fault::Locked, time(6, 14));
     }
+    let time = Duration::from_millis(rng.random_range(5000..12_000));
+    let clients = rng.random_range(1000..4000);
+    deck.push((Fault::Crowd { clients, time }, time));
     for all in [false, false, true] {
         deck.push((Fault::KillUsher { all }, Duration::from_secs(2)));
     }
@@ -181,19 +230,33 @@ impl Victims {
         let mut probes = JoinSet::new();
         for Step { wait, fault } in plan {
             sleep(*wait).await;
+            let goes_on = fault.leaves_alone();
+            if goes_on.is_some() {
+                // What went wrong before is no excuse: it is waited for.
+                while probes.join_next().await.is_some() {}
+                self.all_ready().await?;
+            }
             // Whoever is still waiting is disturbed by what comes now.
             probes.abort_all();
             journal.say(format!("fault: {fault}"));
             journal.count(format!("fault: {}", kind(fault)));
             journal.fault_begins(fault.takes_the_database_away());
+            if let Some(goes_on) = goes_on {
+                journal.gentle_begins(goes_on);
+            }
             let inflicted = self.inflict(*fault, &mut rng).await;
+            if let Some(since) = goes_on.and_then(|_| journal.gentle_ends()) {
+                for id in self.world.sink.repeated_since(since) {
+                    journal.violation(format!("mail {id} was sent twice because of {fault}"));
+                }
+            }
             journal.database_comes_back();
             journal.fault_ends();
             inflicted.with_context(|| format!("{fault} could not be done"))?;
             let (world, fault, seed) = (Arc::clone(&self.world), fault.to_string(), rng.random());
             probes.spawn(async move {
                 let since = Instant::now();
-                if probe(&world, &mut StdRng::seed_from_u64(seed)).await {
+                if probe(&world, &mut StdRng::seed_from_u64(seed), HOME).await {
                     world.journal.recovered(&fault, since.elapsed());
                 }
             });
@@ -233,16 +296,27 @@ impl Victims {
                 self.world.journal.database_comes_back();
                 fleet.all().iter().for_each(|process| process.limit_files(None));
             }
+            Fault::Crowd { clients, time } => {
+                let crowd = Crowd::gather(clients, &fleet.all());
+                sleep(time).await;
+                crowd.leave(&self.world.journal).await;
+            }
             Fault::Locked(time) => lock(self.file.as_deref().context("no file")?, time).await?,
             _ => {
                 let (postgres, proxy) = self.postgres.as_ref().context("no Postgres")?;
-                self.inflict_on_postgres(fault, postgres, proxy).await?;
+                self.inflict_on_postgres(fault, postgres, proxy, rng).await?;
             }
         }
         Ok(())
     }
 
-    async fn inflict_on_postgres(&self, fault: Fault, postgres: &Postgres, proxy: &Proxy) -> anyhow::Result<()> {
+    async fn inflict_on_postgres(
+        &self,
+        fault: Fault,
+        postgres: &Postgres,
+        proxy: &Proxy,
+        rng: &mut StdRng,
+    ) -> anyhow::Result<()> {
         match fault {
             Fault::StopDatabase(how, time) => {
                 postgres.stop(how).await?;
@@ -267,6 +341,7 @@ impl Victims {
                 self.world.journal.database_comes_back();
                 postgres.limit_connections(-1).await?;
             }
+            Fault::AppLock(held, time) => self.hold(held, time, &postgres.url(), rng).await?,
             Fault::Network(network, time) => {
                 proxy.set(network);
                 sleep(time).await;
@@ -275,6 +350,52 @@ impl Victims {
             }
             _ => {}
         }
+        Ok(())
+    }
+
+    async fn all_ready(&self) -> anyhow::Result<()> {
+        let fleet = &self.world.fleet;
+        for process in fleet.all() {
+            fleet.ready(&process, &self.world.http, TIME_TO_START).await?;
+        }
+        Ok(())
+    }
+
+    /// The app holds something of one organization, and elsewhere people come and go as always.
+    async fn hold(&self, held: Held, time: Duration, url: &str, rng: &mut StdRng) -> anyhow::Result<()> {
+        let place = self.world.places.get(HOME).context("no organization")?;
+        let mut app = PgConnection::connect(url).await?;
+        let mut transaction = app.begin().await?;
+        let statement = match held {
+            Held::Organization => format!(
+                "select from organizations where id = '{}' for update",
+                place.organization
+            ),
+            Held::Project => {
+                let project = place.projects.first().context("no project")?;
+                format!("select from projects where id = '{project}' for update")
+            }
+            Held::Owner => format!("select from admins where external_id = '{}' for update", place.founder),
+            Held::Tables => "lock table organization_users, project_admins in exclusive mode".to_owned(),
+        };
+        sqlx::query(AssertSqlSafe(statement)).execute(&mut *transaction).await?;
+        let until = Instant::now() + time;
+        while held != Held::Tables && Instant::now() < until {
+            let (since, mut rng) = (Instant::now(), StdRng::seed_from_u64(rng.random()));
+            let elsewhere = probe(&self.world, &mut rng, HOME + 1);
+            match timeout_at(until.max(since + ELSEWHERE), elsewhere).await {
+                Ok(true) => self
+                    .world
+                    .journal
+                    .took("times that somebody was let in elsewhere meanwhile", since.elapsed()),
+                _ => self
+                    .world
+                    .journal
+                    .violation(format!("nobody could be let in elsewhere because of one {held:?}")),
+            }
+        }
+        sleep_until(until).await;
+        transaction.rollback().await?;
         Ok(())
     }
 

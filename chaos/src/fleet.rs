@@ -16,7 +16,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::journal::Journal;
+use crate::journal::{GoesOn, Journal};
 
 /// What webhooks are signed with.
 pub const SIGNING_SECRET: &str = "whsec_dXNoZXItY2hhb3MtdXNoZXItY2hhb3MtMDAwMDAwMDA=";
@@ -26,6 +26,10 @@ pub const API_KEY: &str = "chaos-chaos-chaos-chaos-chaos-chaos";
 pub const LINK: &str = "https://app.example.com/invite#";
 /// Who signs the session tokens.
 pub const ISSUER: &str = "https://clerk.example.com";
+/// What a process says of a worker that ended.
+const WORKER_STOPPED: &str = "starting it again";
+/// A process is disturbed by its own start.
+const JUST_STARTED: Duration = Duration::from_millis(1);
 /// How long a process may take to end when asked: its own 20 s for running jobs, and 10 s for requests.
 const TIME_TO_END: Duration = Duration::from_secs(40);
 
@@ -192,7 +196,7 @@ impl Fleet {
             ended: watch::Sender::new(None),
         });
         let said = child.stderr.take().context("no log")?;
-        tokio::spawn(listen(Arc::clone(&process), said, log));
+        tokio::spawn(listen(Arc::clone(&process), said, log, Arc::clone(&self.journal)));
         tokio::spawn(mourn(Arc::clone(&process), child, Arc::clone(&self.journal)));
         self.running().push(Arc::clone(&process));
         Ok(process)
@@ -200,10 +204,11 @@ impl Fleet {
 
     fn command(&self, role: &str) -> Command {
         let settings = &self.settings;
-        // The signal that a too long file is answered with would end it; a full disk sends none.
+        // The signal that a too long file is answered with would end it; a full disk sends none. Of open files it is
+        // allowed as few as most systems allow at first.
         let mut command = Command::new("sh");
         command
-            .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
+            .args(["-c", "trap '' XFSZ; ulimit -S -n 1024; exec \"$0\" \"$@\""])
             .arg(&settings.program)
             .args(["serve", "--role", role])
             .env_clear()
@@ -260,11 +265,27 @@ impl Fleet {
 }
 
 /// Keeps the log, and takes the addresses out of it.
-async fn listen(process: Arc<Process>, said: tokio::process::ChildStderr, log: PathBuf) -> anyhow::Result<()> {
+async fn listen(
+    process: Arc<Process>,
+    said: tokio::process::ChildStderr,
+    log: PathBuf,
+    journal: Arc<Journal>,
+) -> anyhow::Result<()> {
     let mut file = tokio::fs::File::create(&log).await?;
     let mut lines = BufReader::new(said).lines();
     while let Some(line) = lines.next_line().await? {
         file.write_all(format!("{line}\n").as_bytes()).await?;
+        if line.contains(WORKER_STOPPED) {
+            journal.count("workers that stopped and were started again");
+            let is_excused = process.was_disturbed_since(process.started + JUST_STARTED)
+                || !journal.had_to_go_on(GoesOn::Workers, Instant::now());
+            journal.insist(is_excused, || {
+                format!(
+                    "{} started a worker again because of something else: {line}",
+                    process.name
+                )
+            });
+        }
         if process.private().is_none() {
             let fact: Value = serde_json::from_str(&line).unwrap_or_default();
             let message = fact["fields"]["message"].as_str().unwrap_or_default();

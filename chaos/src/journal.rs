@@ -10,6 +10,10 @@ use tokio::time::Instant;
 const BLUR: Duration = Duration::from_millis(700);
 /// How soon after a fault everything must work again.
 pub const RECOVERY: Duration = Duration::from_secs(30);
+/// What the times of webhooks are called that came while something else was held up.
+pub const WEBHOOKS_MEANWHILE: &str = "webhooks while something else was held up";
+/// What half of them may take, in milliseconds.
+const MOST_MS: f64 = 1000.0;
 /// More than so many are not told one by one.
 const TOLD: usize = 40;
 
@@ -22,6 +26,23 @@ pub struct Journal {
 /// From when to when; without an end it lasts.
 type Window = (Instant, Option<Instant>);
 
+/// What must go on while something else is held up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GoesOn {
+    /// No worker may be started again.
+    Workers,
+    /// Nor may a webhook be refused or a process be unready.
+    Webhooks,
+    /// Nor may any request be refused.
+    Everything,
+}
+
+struct Gentle {
+    from: Instant,
+    to: Option<Instant>,
+    goes_on: GoesOn,
+}
+
 #[derive(Default)]
 struct State {
     violations: Vec<String>,
@@ -30,6 +51,9 @@ struct State {
     away: Vec<Window>,
     /// When it could only be read, because the disk was full.
     full: Vec<Window>,
+    /// When something went on that must disturb nobody else.
+    gentle: Vec<Gentle>,
+    latencies: BTreeMap<&'static str, Vec<Duration>>,
     /// Faults in force, and since when there has been none.
     faults: usize,
     calm_since: Option<Instant>,
@@ -75,6 +99,59 @@ impl Journal {
     /// Counts one.
     pub fn count(&self, what: impl Into<String>) {
         *self.state().counts.entry(what.into()).or_default() += 1;
+    }
+
+    /// Counts many.
+    pub fn count_many(&self, what: impl Into<String>, count: usize) {
+        *self.state().counts.entry(what.into()).or_default() += count;
+    }
+
+    /// How long something took.
+    pub fn took(&self, what: &'static str, time: Duration) {
+        self.state().latencies.entry(what).or_default().push(time);
+    }
+
+    /// From now on something is held up that must not hold up this.
+    pub fn gentle_begins(&self, goes_on: GoesOn) {
+        let (from, to) = (Instant::now(), None);
+        self.state().gentle.push(Gentle { from, to, goes_on });
+    }
+
+    /// It is over; since when it lasted.
+    pub fn gentle_ends(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let mut state = self.state();
+        let last = state.gentle.last_mut()?;
+        last.to.get_or_insert(now);
+        Some(last.from)
+    }
+
+    /// Whether this had to go on at that time.
+    pub fn had_to_go_on(&self, what: GoesOn, sent: Instant) -> bool {
+        let state = self.state();
+        state.gentle.iter().any(|gentle| {
+            let is_meant = match gentle.goes_on {
+                GoesOn::Everything => true,
+                GoesOn::Webhooks => what != GoesOn::Everything,
+                GoesOn::Workers => what == GoesOn::Workers,
+            };
+            is_meant && gentle.from <= sent && gentle.to.is_none_or(|to| sent <= to)
+        })
+    }
+
+    /// Webhooks must not have waited for what was none of theirs. Half of them, because the machine may be busy: whoever
+    /// waits for a lock or a connection waits for seconds.
+    pub fn check_latencies(&self) {
+        let times = self
+            .state()
+            .latencies
+            .get(WEBHOOKS_MEANWHILE)
+            .cloned()
+            .unwrap_or_default();
+        let half = percentile(&times, 50);
+        self.insist(half <= MOST_MS, || {
+            format!("half of the webhooks took {half:.0} ms and more while something else was held up")
+        });
     }
 
     /// How many violations there are.
@@ -172,11 +249,19 @@ impl Journal {
             .sum();
         let longest = state.recoveries.iter().map(|(_, took)| *took).max().unwrap_or_default();
         let memory = state.largest.iter().filter(|(of, _)| of.starts_with("MiB of memory"));
+        let crowd = state
+            .largest
+            .iter()
+            .filter(|(of, _)| of.starts_with("connections held"));
+        let webhooks = state.latencies.get(WEBHOOKS_MEANWHILE).cloned().unwrap_or_default();
         format!(
-            "| {database} | {seed} | {minutes} | {faults} | {} | {} | {:.1} s | {} MiB | {} |",
+            "| {database} | {seed} | {minutes} | {faults} | {} | {} | {:.1} s | {} | {:.0} / {:.0} ms | {} MiB | {} |",
             count("webhooks taken"),
             count("invites answered 201"),
             longest.as_secs_f64(),
+            crowd.map(|(_, size)| *size).sum::<u64>(),
+            percentile(&webhooks, 50),
+            percentile(&webhooks, 99),
             memory.map(|(_, size)| *size).max().unwrap_or_default(),
             state.violations.len()
         )
@@ -192,6 +277,18 @@ impl Journal {
         println!("\nLargest");
         for (what, size) in &state.largest {
             println!("  {size:>7}  {what}");
+        }
+        if !state.latencies.is_empty() {
+            println!("\nHow long it took");
+        }
+        for (what, times) in &state.latencies {
+            println!(
+                "  p50 {:.1} ms, p99 {:.1} ms, at most {:.1} ms: {} {what}",
+                percentile(times, 50),
+                percentile(times, 99),
+                percentile(times, 100),
+                times.len()
+            );
         }
         let worst = state.recoveries.iter().max_by_key(|(_, took)| *took);
         if let Some((after, took)) = worst {
@@ -210,6 +307,14 @@ impl Journal {
             }
         }
     }
+}
+
+/// In milliseconds.
+fn percentile(times: &[Duration], part: usize) -> f64 {
+    let mut times = times.to_vec();
+    times.sort();
+    let at = times.len().saturating_sub(1) * part / 100;
+    times.get(at).copied().unwrap_or_default().as_secs_f64() * 1000.0
 }
 
 fn covered(windows: &[Window], sent: Instant, answered: Instant) -> bool {

@@ -5,12 +5,14 @@
 //! At the end all is healed, and what usher said is compared with what is true. docs/reliability.md says more.
 
 mod check;
+mod crowd;
 mod database;
 mod faults;
 mod fleet;
 mod journal;
 mod load;
 mod model;
+mod neighbour;
 mod postgres;
 mod proxy;
 mod smtp;
@@ -25,6 +27,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
 use tokio::time::Instant;
 use usher::clerk::DevSigner;
@@ -36,7 +39,7 @@ use journal::Journal;
 use postgres::Postgres;
 use proxy::Proxy;
 use smtp::Sink;
-use watch::probe;
+use watch::{HOME, probe};
 use world::World;
 
 /// Breaks everything around the running usher while it works, and looks whether it kept its word.
@@ -80,6 +83,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
 
+    raise_the_limit_of_open_files();
     let folder = tempfile::Builder::new().prefix("usher-chaos-").tempdir()?;
     let journal = Arc::new(Journal::begin());
     let sink = Sink::start().await?;
@@ -119,6 +123,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     if let Err(error) = &outcome {
         journal.violation(format!("the run was not finished: {error:#}"));
     }
+    journal.check_latencies();
     journal.summary();
     println!("\n{}", journal.row(&version, seed, options.minutes));
     let is_well = journal.violations() == 0;
@@ -150,6 +155,7 @@ async fn run(victims: &Victims, plan: &[faults::Step], seed: u64, clients: usize
             .ready(&process, &world.http, Duration::from_secs(60))
             .await?;
     }
+    let neighbours = neighbour::move_in(&victims.place()?).await?;
     let mut rng = StdRng::seed_from_u64(seed);
     load::found(world, &mut rng).await;
     let watching = tokio::spawn(watch::watch(Arc::clone(world)));
@@ -161,13 +167,14 @@ async fn run(victims: &Victims, plan: &[faults::Step], seed: u64, clients: usize
     while load.join_next().await.is_some() {}
     world.journal.say("healed, and the load has ended");
     let since = Instant::now();
-    if probe(world, &mut rng).await {
+    if probe(world, &mut rng, HOME).await {
         world.journal.recovered("the end", since.elapsed());
     }
     let place = victims.place()?;
     check::settle(world, &place, &mut rng).await?;
     watching.abort();
     check::check(world, &place).await?;
+    neighbour::is_untouched(&place, &neighbours, &world.journal).await?;
     for process in world.fleet.all() {
         let status = process.terminate().await;
         world.journal.insist(status.is_some_and(|status| status.success()), || {
@@ -176,6 +183,18 @@ async fn run(victims: &Victims, plan: &[faults::Step], seed: u64, clients: usize
         world.fleet.forget(&process);
     }
     Ok(())
+}
+
+/// A crowd of clients has a connection each.
+fn raise_the_limit_of_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        println!("the limit of open files could not be raised: {error}");
+    }
 }
 
 /// Leaves what helps to understand.

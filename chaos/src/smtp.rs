@@ -1,5 +1,6 @@
 //! A mail server that keeps what it takes, and is away when told so.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mail_parser::MessageParser;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 
 /// A mail that was taken.
 #[derive(Debug, Clone)]
@@ -17,6 +19,8 @@ pub struct Mail {
     pub message_id: String,
     /// The token of the link in it.
     pub token: Option<String>,
+    /// When it was taken.
+    pub at: Instant,
 }
 
 /// The server. It lives as long as the harness.
@@ -56,6 +60,17 @@ impl Sink {
     /// What it has taken so far.
     pub fn mails(&self) -> Vec<Mail> {
         self.state.mails.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The ids of mails that have come more than once since then.
+    pub fn repeated_since(&self, then: Instant) -> Vec<String> {
+        let mails = self.state.mails.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = HashSet::new();
+        let since = mails.iter().filter(|mail| mail.at >= then);
+        since
+            .filter(|mail| !seen.insert(mail.message_id.as_str()))
+            .map(|mail| mail.message_id.clone())
+            .collect()
     }
 }
 
@@ -110,6 +125,7 @@ async fn read_mail(stream: &mut BufReader<TcpStream>, to: &str) -> Option<Mail> 
         to: to.to_owned(),
         message_id: message.message_id().unwrap_or_default().to_owned(),
         token,
+        at: Instant::now(),
     })
 }
 

@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::fleet::Process;
-use crate::journal::RECOVERY;
+use crate::journal::{GoesOn, RECOVERY};
 use crate::model::key;
 use crate::world::{Reply, World};
 
@@ -63,14 +63,20 @@ async fn look(world: Arc<World>, process: Arc<Process>) {
             journal.insist(!(journal.was_calm(sent) && had_time), || {
                 format!("{name} said that it was not ready although all was well")
             });
+            journal.insist(!journal.had_to_go_on(GoesOn::Webhooks, sent), || {
+                format!("{name} said that it was not ready because of something else")
+            });
         }
     }
 }
 
-/// Invites somebody new and tells that they signed up; `true` once they are in. `false`: never.
-pub async fn probe(world: &World, rng: &mut StdRng) -> bool {
+/// Where it is tried whether work goes on, unless it is elsewhere on purpose.
+pub const HOME: usize = 0;
+
+/// Invites somebody new into a place and tells that they signed up; `true` once they are in. `false`: never.
+pub async fn probe(world: &World, rng: &mut StdRng, place: usize) -> bool {
     let done = timeout(GIVE_UP, async {
-        let Some(place) = world.places.first() else { return };
+        let Some(place) = world.places.get(place) else { return };
         let organization = place.organization;
         let email = {
             let mut model = world.model();

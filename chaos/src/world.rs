@@ -16,10 +16,12 @@ use usher::webhooks::sign;
 use uuid::Uuid;
 
 use crate::fleet::{API_KEY, Fleet, ISSUER, Process, SIGNING_SECRET};
-use crate::journal::Journal;
+use crate::journal::{GoesOn, Journal, WEBHOOKS_MEANWHILE};
 use crate::model::{FOUNDERS, Model};
 use crate::smtp::Sink;
 
+/// What a webhook is called in the journal.
+const WEBHOOK: &str = "a webhook";
 /// No request may take longer: Svix gives up after 15 s.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -97,6 +99,16 @@ impl World {
         Clock::System.now().trunc_subsecs(3)
     }
 
+    /// What must not be refused while something else is held up.
+    fn must_go_on(&self, what: &str, sent: Instant) -> bool {
+        let of = if what == WEBHOOK {
+            GoesOn::Webhooks
+        } else {
+            GoesOn::Everything
+        };
+        self.journal.had_to_go_on(of, sent)
+    }
+
     async fn send(&self, process: &Process, request: RequestBuilder, what: &str) -> Reply {
         let sent = Instant::now();
         let answer = async {
@@ -115,6 +127,9 @@ impl World {
                     .insist(retry_after, || format!("{what}: a 503 without Retry-After"));
                 self.journal.insist(!self.journal.was_calm(sent), || {
                     format!("{what}: {} answered 503 although all was well", process.name)
+                });
+                self.journal.insist(!self.must_go_on(what, sent), || {
+                    format!("{what}: {} answered 503 because of something else", process.name)
                 });
                 Reply::Away
             }
@@ -136,6 +151,9 @@ impl World {
                 });
                 self.journal.insist(is_excused || !self.journal.was_calm(sent), || {
                     format!("{what}: {} gave no answer although all was well", process.name)
+                });
+                self.journal.insist(is_excused || !self.must_go_on(what, sent), || {
+                    format!("{what}: {} gave no answer because of something else", process.name)
                 });
                 Reply::Nothing
             }
@@ -165,7 +183,7 @@ impl World {
             .header("svix-signature", signature)
             .body(body);
         let sent = Instant::now();
-        let Reply::Answer(status, _) = self.send(&process, request, "a webhook").await else {
+        let Reply::Answer(status, _) = self.send(&process, request, WEBHOOK).await else {
             return false;
         };
         self.journal
@@ -173,6 +191,9 @@ impl World {
         self.journal.insist(!self.journal.was_away(sent, Instant::now()), || {
             format!("{} took a webhook while the database was away", process.name)
         });
+        if self.journal.had_to_go_on(GoesOn::Webhooks, sent) {
+            self.journal.took(WEBHOOKS_MEANWHILE, sent.elapsed());
+        }
         self.journal.count("webhooks taken");
         self.model().events[number].is_acknowledged |= status == 202;
         status == 202

@@ -34,10 +34,10 @@ fn run(database: &str, seed: &str) {
 
 #[test]
 fn usher_keeps_its_word_on_sqlite() {
-    run("sqlite", "1");
+    run("sqlite", "70");
 }
 
 #[test]
 fn usher_keeps_its_word_on_postgres() {
-    run("postgres", "7");
+    run("postgres", "176");
 }

@@ -13,6 +13,10 @@ use uuid::Uuid;
 
 use crate::problem::{Code, FieldError, Problem};
 
+/// Unknown fields that an answer names, and characters of each: it must not be larger than what it answers.
+const MAX_UNKNOWN: usize = 20;
+const MAX_NAME_SHOWN: usize = 64;
+
 /// The fields of a JSON object, taken out one by one; [`Fields::finish`] names whatever was wrong, missing or unknown.
 pub(super) struct Fields {
     values: BTreeMap<String, Value>,
@@ -105,8 +109,9 @@ impl Fields {
 
     /// An error that names everything that was wrong; fields that nobody took are wrong, too.
     pub(super) fn finish<T>(mut self, value: Option<T>) -> Result<T, Problem> {
-        let unknown: Vec<String> = self.values.keys().cloned().collect();
+        let unknown: Vec<String> = self.values.keys().take(MAX_UNKNOWN).cloned().collect();
         for name in unknown {
+            let name: String = name.chars().take(MAX_NAME_SHOWN).collect();
             self.error(&name, "is not a field of this request");
         }
         match value {

@@ -281,3 +281,29 @@ async fn not_open(tx: &mut Tx, id: Uuid) -> Result<Problem, Problem> {
     let invite = tx.invite(id).await?.ok_or_else(Problem::not_found)?;
     Ok(super::me::closed(invite.status_at(now)))
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::Datelike as _;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn fuzz_a_cursor_is_read_as_it_was_written(micros in 0_i64..253_402_300_800_000_000, id: u128) {
+            let (created_at, id) = (DateTime::from_timestamp_micros(micros).unwrap(), Uuid::from_u128(id));
+            prop_assert_eq!(read_cursor(Value::from(cursor(created_at, id))), Ok((created_at, id)));
+        }
+
+        #[test]
+        fn fuzz_a_cursor_is_nothing_that_no_database_takes(
+            text in prop_oneof!["[A-Za-z0-9_-]{32}", "\\PC{0,40}", any::<[u8; 24]>().prop_map(|bytes| URL_SAFE_NO_PAD.encode(bytes))],
+        ) {
+            if let Ok((created_at, id)) = read_cursor(Value::from(text.as_str())) {
+                prop_assert!((1970..=9999).contains(&created_at.year()));
+                prop_assert_eq!(cursor(created_at, id), text);
+            }
+        }
+    }
+}

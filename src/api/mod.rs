@@ -33,6 +33,8 @@ use limits::Limits;
 
 /// Bytes; a full batch of 500 invites with messages fits.
 const MAX_BODY: usize = 4 * 1024 * 1024;
+/// Bytes; what a page sends is a token.
+const MAX_PAGE_BODY: usize = 64 * 1024;
 /// For so long a browser need not ask again.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
 
@@ -55,6 +57,7 @@ pub fn router(app: &App) -> Router {
     // The fallback stands here so that a preflight comes through the layer.
     let pages = Router::from(for_pages())
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
+        .layer(DefaultBodyLimit::max(MAX_PAGE_BODY))
         .layer(limits.clone())
         .layer(cors(&app.config.authorized_parties));
     Router::from(for_the_app())

@@ -5,14 +5,14 @@
 //! Errors name the place in the payload, never what stands there.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::fmt;
 
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-use serde_json::Value;
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
+
+use super::bounds::{self, MAX_ADDRESSES};
 
 /// The event types that usher acts on; all others are answered 2xx and forgotten.
 ///
@@ -171,15 +171,15 @@ impl Event {
     ///
     /// See [`PayloadError`]; repeating the attempt can't help.
     pub fn parse(kind: EventKind, payload: &str) -> Result<Event, PayloadError> {
-        let envelope = parse_json(payload.as_bytes())?;
-        let data = Node::root("data", envelope.get("data")).object()?;
+        let envelope = Fields::of(parse_json(payload.as_bytes())?).unwrap_or_default();
+        let data = Node::new("data".to_owned(), envelope.get("data")).object()?;
         Ok(match kind {
-            EventKind::UserCreated | EventKind::UserUpdated => Event::UserSeen(User::from_node(&data)?),
+            EventKind::UserCreated | EventKind::UserUpdated => Event::UserSeen(User::of(&data)?),
             EventKind::UserDeleted => Event::UserDeleted {
-                clerk_user_id: data.get("id").if_present(Node::text)?,
+                clerk_user_id: data.get("id").if_present(Node::id)?,
             },
             EventKind::SessionCreated => {
-                let session = Session::from_node(&data)?;
+                let session = Session::of(&data)?;
                 let user = data.get("user").if_present(|node| User::of_session(node, &session))?;
                 if data.get("status").text()? == "active" {
                     Event::SessionStarted { session, user }
@@ -188,7 +188,7 @@ impl Event {
                 }
             }
             EventKind::SessionEnded | EventKind::SessionRemoved | EventKind::SessionRevoked => Event::SessionEnded {
-                session: Session::from_node(&data)?,
+                session: Session::of(&data)?,
             },
         })
     }
@@ -247,8 +247,7 @@ impl User {
     ///
     /// See [`PayloadError`]; paths begin with `user`.
     pub fn from_json(body: &[u8]) -> Result<User, PayloadError> {
-        let value = parse_json(body)?;
-        User::from_node(&Node::root("user", Some(&value)).object()?)
+        User::of(&Node::new("user".to_owned(), Some(parse_json(body)?)).object()?)
     }
 
     /// The primary address, verified or not. The first of the list is no substitute for it.
@@ -270,37 +269,41 @@ impl User {
         (!names.is_empty()).then(|| names.join(" "))
     }
 
-    fn from_node(node: &Node<'_>) -> Result<User, PayloadError> {
-        let primary_id = node.get("primary_email_address_id").optional_text()?;
+    fn of(user: &Object<'_>) -> Result<User, PayloadError> {
+        let primary_id = user.get("primary_email_address_id").optional_text()?;
         let mut addresses = Vec::new();
-        for address in node.get("email_addresses").items()? {
+        for address in user.get("email_addresses").items()? {
+            let address = address.lenient_object();
             let id = address.get("id").optional_text()?;
-            let status = address.get("verification").get("status").optional_text()?;
+            let verification = address.get("verification").lenient_object();
+            let status = verification.get("status").optional_text()?;
             addresses.push(Address {
                 email: address.get("email_address").text()?,
                 verified: status.as_deref() == Some("verified"),
                 primary: id.is_some() && id == primary_id,
             });
         }
+        let text = |name| user.get(name).optional_text();
         Ok(User {
-            clerk_user_id: node.get("id").text()?,
+            clerk_user_id: user.get("id").id()?,
             addresses,
-            first_name: node.get("first_name").optional_text()?,
-            last_name: node.get("last_name").optional_text()?,
-            image_url: node.get("image_url").optional_text()?,
-            locale: node.get("locale").optional_text()?,
-            banned: node.get("banned").flag()?,
-            locked: node.get("locked").flag()?,
-            created_at: node.get("created_at").time()?,
-            updated_at: node.get("updated_at").time()?,
+            first_name: text("first_name")?.and_then(|name| bounds::name(&name)),
+            last_name: text("last_name")?.and_then(|name| bounds::name(&name)),
+            image_url: text("image_url")?.and_then(|url| bounds::image_url(&url)),
+            locale: text("locale")?.and_then(|tag| bounds::locale(&tag)),
+            banned: user.get("banned").flag()?,
+            locked: user.get("locked").flag()?,
+            created_at: user.get("created_at").time()?,
+            updated_at: user.get("updated_at").time()?,
         })
     }
 
     /// The user inside a session event, who must be the session's: else invites would be matched for the wrong person.
     fn of_session(node: &Node<'_>, session: &Session) -> Result<User, PayloadError> {
-        let user = User::from_node(node)?;
+        let object = node.object()?;
+        let user = User::of(&object)?;
         if user.clerk_user_id != session.clerk_user_id {
-            return Err(node.get("id").error("not the user of the session"));
+            return Err(object.get("id").error("not the user of the session"));
         }
         Ok(user)
     }
@@ -322,19 +325,19 @@ pub struct Session {
 }
 
 impl Session {
-    fn from_node(node: &Node<'_>) -> Result<Session, PayloadError> {
+    fn of(session: &Object<'_>) -> Result<Session, PayloadError> {
         Ok(Session {
-            clerk_session_id: node.get("id").text()?,
-            clerk_user_id: node.get("user_id").text()?,
-            impersonated: node.get("actor").is_present(),
-            created_at: node.get("created_at").time()?,
-            updated_at: node.get("updated_at").time()?,
+            clerk_session_id: session.get("id").id()?,
+            clerk_user_id: session.get("user_id").id()?,
+            impersonated: session.get("actor").is_present(),
+            created_at: session.get("created_at").time()?,
+            updated_at: session.get("updated_at").time()?,
         })
     }
 }
 
-/// What usher reads of an envelope, a user or a session. Everything else is skipped unread: people write their own
-/// `unsafe_metadata`, and must not be able to make an event about themselves unreadable by nesting it deeply.
+/// The fields that usher reads of an envelope, a user, a session or an address. Everything else is skipped unread: people
+/// write their own `unsafe_metadata`, and must not be able to make an event about themselves unreadable.
 const READ: &[&str] = &[
     "data",
     "user",
@@ -343,6 +346,8 @@ const READ: &[&str] = &[
     "user_id",
     "actor",
     "email_addresses",
+    "email_address",
+    "verification",
     "primary_email_address_id",
     "first_name",
     "last_name",
@@ -354,36 +359,126 @@ const READ: &[&str] = &[
     "updated_at",
 ];
 
-/// Those of [`READ`] that hold such objects again.
-const NESTED: &[&str] = &["data", "user"];
-
-fn parse_json(text: &[u8]) -> Result<Value, PayloadError> {
-    let text: &RawValue = serde_json::from_slice(text).map_err(|error| not_json(&error))?;
-    parse_read(text)
-}
-
-fn parse_read(text: &RawValue) -> Result<Value, PayloadError> {
-    if !text.get().starts_with('{') {
-        return serde_json::from_str(text.get()).map_err(|error| not_json(&error));
-    }
-    let fields: HashMap<Cow<'_, str>, &RawValue> =
-        serde_json::from_str(text.get()).map_err(|error| not_json(&error))?;
-    let mut object = serde_json::Map::new();
-    for (name, text) in fields.into_iter().filter(|(name, _)| READ.contains(&name.as_ref())) {
-        let value = if NESTED.contains(&name.as_ref()) {
-            parse_read(text)?
-        } else {
-            serde_json::from_str(text.get()).map_err(|error| not_json(&error))?
-        };
-        object.insert(name.into_owned(), value);
-    }
-    Ok(Value::Object(object))
-}
-
-fn not_json(error: &serde_json::Error) -> PayloadError {
-    PayloadError::NotJson {
+/// Checks that it is JSON and where it ends. The reader below goes down by one level each time it is asked to, and skips
+/// what it is not asked for without recursion, so how deeply something is nested costs no stack.
+fn parse_json(text: &[u8]) -> Result<&RawValue, PayloadError> {
+    serde_json::from_slice(text).map_err(|error| PayloadError::NotJson {
         line: error.line(),
         column: error.column(),
+    })
+}
+
+/// The fields of an object that are in [`READ`], unread. Of two of one name the last counts.
+#[derive(Default)]
+struct Fields<'a>(Vec<(&'static str, &'a RawValue)>);
+
+impl<'a> Fields<'a> {
+    /// The fields, or none if it is no object.
+    fn of(value: &'a RawValue) -> Option<Fields<'a>> {
+        // A map would also be read from an array.
+        value
+            .get()
+            .starts_with('{')
+            .then(|| serde_json::from_str(value.get()).ok())?
+    }
+
+    fn get(&self, name: &str) -> Option<&'a RawValue> {
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
+    }
+
+    fn set(&mut self, name: &'static str, value: &'a RawValue) {
+        match self.0.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, known)) => *known = value,
+            None => self.0.push((name, value)),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visit;
+
+        impl<'de> Visitor<'de> for Visit {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
+                let mut fields = Fields::default();
+                while let Some(Text(name)) = map.next_key()? {
+                    match READ.iter().find(|known| ***known == name) {
+                        Some(known) => fields.set(known, map.next_value()?),
+                        None => drop(map.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(fields)
+            }
+        }
+
+        deserializer.deserialize_map(Visit)
+    }
+}
+
+/// Any string of JSON, also those that are none of Unicode: half of a surrogate pair, as JavaScript makes when it cuts an
+/// emoji in two. It is left out, and `\u{fffd}` stands in its place.
+struct Text<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Text<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visit;
+
+        impl<'de> Visitor<'de> for Visit {
+            type Value = Text<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_borrowed_bytes<E>(self, bytes: &'de [u8]) -> Result<Text<'de>, E> {
+                Ok(Text(String::from_utf8_lossy(bytes)))
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(String::from_utf8_lossy(bytes).into_owned())))
+            }
+        }
+
+        // serde_json gives bytes as they are; a `str` would have to be Unicode.
+        deserializer.deserialize_bytes(Visit)
+    }
+}
+
+/// A list of at most [`MAX_ADDRESSES`] items, unread.
+struct Items<'a>(Option<Vec<&'a RawValue>>);
+
+impl<'de> Deserialize<'de> for Items<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visit;
+
+        impl<'de> Visitor<'de> for Visit {
+            type Value = Items<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Items<'de>, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = list.next_element()? {
+                    if items.len() < MAX_ADDRESSES {
+                        items.push(item);
+                    } else {
+                        while list.next_element::<IgnoredAny>()?.is_some() {}
+                        return Ok(Items(None));
+                    }
+                }
+                Ok(Items(Some(items)))
+            }
+        }
+
+        deserializer.deserialize_seq(Visit)
     }
 }
 
@@ -393,20 +488,27 @@ fn not_json(error: &serde_json::Error) -> PayloadError {
 struct Node<'a> {
     path: String,
     /// `None` where there is nothing or null, which Clerk doesn't tell apart.
-    value: Option<&'a Value>,
+    value: Option<&'a RawValue>,
+}
+
+/// An object in the payload with its path.
+struct Object<'a> {
+    path: String,
+    fields: Fields<'a>,
+}
+
+impl<'a> Object<'a> {
+    fn get(&self, key: &str) -> Node<'a> {
+        Node::new(format!("{}.{key}", self.path), self.fields.get(key))
+    }
 }
 
 impl<'a> Node<'a> {
-    fn root(name: &str, value: Option<&'a Value>) -> Node<'a> {
+    fn new(path: String, value: Option<&'a RawValue>) -> Node<'a> {
         Node {
-            path: name.to_owned(),
-            value: value.filter(|value| !value.is_null()),
+            path,
+            value: value.filter(|value| value.get() != "null"),
         }
-    }
-
-    fn get(&self, key: &str) -> Node<'a> {
-        let value = self.value.and_then(|value| value.get(key));
-        Node::root(&format!("{}.{key}", self.path), value)
     }
 
     fn error(&self, problem: &'static str) -> PayloadError {
@@ -420,7 +522,7 @@ impl<'a> Node<'a> {
         self.value.is_some()
     }
 
-    fn present(&self) -> Result<&'a Value, PayloadError> {
+    fn present(&self) -> Result<&'a RawValue, PayloadError> {
         self.value.ok_or_else(|| self.error("missing"))
     }
 
@@ -428,62 +530,85 @@ impl<'a> Node<'a> {
         self.is_present().then(|| read(self)).transpose()
     }
 
-    fn object(self) -> Result<Node<'a>, PayloadError> {
-        if self.present()?.is_object() {
-            Ok(self)
-        } else {
-            Err(self.error("not an object"))
+    fn object(&self) -> Result<Object<'a>, PayloadError> {
+        let fields = Fields::of(self.present()?).ok_or_else(|| self.error("not an object"))?;
+        Ok(Object {
+            path: self.path.clone(),
+            fields,
+        })
+    }
+
+    /// As [`Node::object`], but what is no object has no fields.
+    fn lenient_object(&self) -> Object<'a> {
+        Object {
+            path: self.path.clone(),
+            fields: self.value.and_then(Fields::of).unwrap_or_default(),
         }
     }
 
     fn items(&self) -> Result<Vec<Node<'a>>, PayloadError> {
-        let items = self.present()?.as_array().ok_or_else(|| self.error("not a list"))?;
+        let text = self.present()?.get();
+        let Items(items) = serde_json::from_str(text).map_err(|_| self.error("not a list"))?;
+        let items = items.ok_or_else(|| self.error("a list of more than 1000"))?;
         let nodes = items
-            .iter()
+            .into_iter()
             .enumerate()
-            .map(|(index, item)| Node::root(&format!("{}[{index}]", self.path), Some(item)));
+            .map(|(index, item)| Node::new(format!("{}[{index}]", self.path), Some(item)));
         Ok(nodes.collect())
     }
 
-    fn text(&self) -> Result<String, PayloadError> {
-        match self.present()?.as_str() {
-            Some(text) if text.trim().is_empty() => Err(self.error("empty")),
-            Some(text) if text.contains('\0') => Err(self.error("a string with NUL")),
-            Some(text) => Ok(text.to_owned()),
-            None => Err(self.error("not a string")),
+    fn string(&self, value: &'a RawValue) -> Result<Cow<'a, str>, PayloadError> {
+        // Bytes would also be read from an array.
+        let text = value.get().starts_with('"').then(|| serde_json::from_str(value.get()));
+        match text {
+            Some(Ok(Text(text))) => Ok(text),
+            _ => Err(self.error("not a string")),
         }
     }
 
-    fn optional_text(&self) -> Result<Option<String>, PayloadError> {
-        match self.value {
-            None => Ok(None),
-            Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
-            // Names and the like come from people; Postgres takes no NUL in a text.
-            Some(Value::String(text)) => Ok(Some(text.replace('\0', ""))),
-            Some(_) => Err(self.error("not a string")),
+    fn text(&self) -> Result<String, PayloadError> {
+        let text = self.string(self.present()?)?;
+        if text.trim().is_empty() {
+            Err(self.error("empty"))
+        } else if text.contains(['\0', char::REPLACEMENT_CHARACTER]) {
+            Err(self.error("a string with NUL or half a character"))
+        } else {
+            Ok(text.into_owned())
         }
+    }
+
+    /// The id of a user or a session.
+    fn id(&self) -> Result<String, PayloadError> {
+        let id = self.string(self.present()?)?;
+        bounds::check_id(&id).map_err(|problem| self.error(problem))?;
+        Ok(id.into_owned())
+    }
+
+    fn optional_text(&self) -> Result<Option<Cow<'a, str>>, PayloadError> {
+        let text = self.value.map(|value| self.string(value)).transpose()?;
+        Ok(text.filter(|text| !text.trim().is_empty()))
     }
 
     fn flag(&self) -> Result<bool, PayloadError> {
-        let flag = self.if_present(|node| {
-            let value = node.present()?.as_bool();
-            value.ok_or_else(|| node.error("not a boolean"))
-        })?;
-        Ok(flag.unwrap_or(false))
+        match self.value.map(RawValue::get) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(self.error("not a boolean")),
+        }
     }
 
     /// Clerk's times are integer milliseconds since 1970.
     fn time(&self) -> Result<DateTime<Utc>, PayloadError> {
-        self.present()?
-            .as_i64()
-            .and_then(DateTime::from_timestamp_millis)
+        serde_json::from_str(self.present()?.get())
+            .ok()
+            .and_then(bounds::time)
             .ok_or_else(|| self.error("not a time in milliseconds"))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -650,12 +775,31 @@ mod tests {
     #[test]
     fn nesting_neither_exhausts_the_stack_nor_hides_what_is_read() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-        let envelope = format!(r#"{{"type":"x","data":{deep}}}"#);
-        assert_eq!(peek_type(envelope.as_bytes()).unwrap(), "x");
-        assert!(matches!(
-            Event::parse(EventKind::UserCreated, &envelope),
-            Err(PayloadError::NotJson { .. })
-        ));
+        let nested = |name: &str| format!("{}0{}", format!(r#"{{"{name}":"#).repeat(20_000), "}".repeat(20_000));
+        for (data, expected) in [
+            (deep.clone(), "data is not an object"),
+            (nested("data"), "data.email_addresses is missing"),
+            (nested("user"), "data.email_addresses is missing"),
+            (
+                format!(r#"{{"email_addresses":[{deep}]}}"#),
+                "data.email_addresses[0].email_address is missing",
+            ),
+            (
+                format!(r#"{{"email_addresses":[],"id":{deep}}}"#),
+                "data.id is not a string",
+            ),
+        ] {
+            let envelope = format!(r#"{{"type":"x","data":{data}}}"#);
+            assert_eq!(peek_type(envelope.as_bytes()).unwrap(), "x");
+            let error = Event::parse(EventKind::UserCreated, &envelope).unwrap_err();
+            assert_eq!(error.to_string(), expected);
+        }
+        let session = format!(
+            r#"{{"id":"sess_1","user_id":"user_1","created_at":1,"updated_at":1,"user":{}}}"#,
+            nested("user")
+        );
+        let error = Event::parse(EventKind::SessionCreated, &format!(r#"{{"data":{session}}}"#)).unwrap_err();
+        assert_eq!(error.to_string(), "data.user.email_addresses is missing");
         let user = format!(
             r#"{{"type":"user.updated","data":{{"id":"user_1","email_addresses":[],"banned":true,
                 "unsafe_metadata":{deep},"created_at":1,"updated_at":1}}}}"#
@@ -998,6 +1142,82 @@ mod tests {
             User::from_json(b"{}").unwrap_err().to_string(),
             "user.email_addresses is missing"
         );
+    }
+
+    #[test]
+    fn what_no_database_takes_is_refused_with_its_place() {
+        use EventKind::{SessionCreated, SessionEnded, UserCreated, UserDeleted};
+
+        let year_10000 = 253_402_300_800_000_i64;
+        for time in [
+            json!(year_10000),
+            json!(-1),
+            json!(i64::MIN),
+            json!(1e300),
+            json!(u64::MAX),
+        ] {
+            for field in ["created_at", "updated_at"] {
+                let error = parse(UserCreated, with(ada(), &[(field, time.clone())])).unwrap_err();
+                assert_eq!(
+                    error.to_string(),
+                    format!("data.{field} is not a time in milliseconds"),
+                    "{time}"
+                );
+            }
+        }
+        let long = json!("x".repeat(256));
+        for (kind, data, expected) in [
+            (
+                UserCreated,
+                with(ada(), &[("id", long.clone())]),
+                "data.id is longer than 255 bytes",
+            ),
+            (UserDeleted, json!({ "id": long }), "data.id is longer than 255 bytes"),
+            (
+                SessionEnded,
+                with(old_session("ended"), &[("id", long.clone())]),
+                "data.id is longer than 255 bytes",
+            ),
+            (
+                SessionCreated,
+                with(old_session("active"), &[("user_id", json!("user\u{0}_1"))]),
+                "data.user_id is not an id: it has characters that ids don't have",
+            ),
+            (
+                UserCreated,
+                with(
+                    ada(),
+                    &[(
+                        "email_addresses",
+                        Value::Array(vec![address("idn_1", "a@example.com", Value::Null); 1001]),
+                    )],
+                ),
+                "data.email_addresses is a list of more than 1000",
+            ),
+        ] {
+            assert_eq!(parse(kind, data).unwrap_err().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn half_a_character_spoils_a_name_and_nothing_else() {
+        let with_half = |field: &str| {
+            let data = with(ada(), &[(field, json!("HALF"))]);
+            Event::parse(
+                EventKind::UserUpdated,
+                &envelope(EventKind::UserUpdated, data).replace("HALF", "A\\ud83d"),
+            )
+        };
+        for field in ["first_name", "last_name", "username", "unsafe_metadata"] {
+            let Ok(Event::UserSeen(user)) = with_half(field) else {
+                panic!("{field}");
+            };
+            assert_eq!(user.primary_email(), Some("Ada@Example.com"));
+        }
+        assert!(with_half("id").is_err());
+        // As the name of a field, too.
+        let text = envelope(EventKind::UserUpdated, ada()).replace("something_new", "\\ud800");
+        assert!(Event::parse(EventKind::UserUpdated, &text).is_ok());
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! - [`signing`]: a key pair that plays Clerk in development, the demo and the tests.
 
 pub mod backend;
+mod bounds;
 pub mod event;
 pub mod probe;
 pub mod session_token;

@@ -16,6 +16,7 @@ use serde::de::IgnoredAny;
 use tokio::time::Instant;
 use url::Url;
 
+use super::bounds::check_id;
 use super::{describe, http_client, is_https_or_loopback, read_body};
 
 /// How far Clerk's clock and ours may be apart, in seconds.
@@ -74,9 +75,9 @@ pub enum SessionVerifierError {
 /// What a valid token says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionClaims {
-    /// `sub`; never empty.
+    /// `sub`: printable ASCII, 1 to 255 bytes.
     pub clerk_user_id: String,
-    /// `sid`.
+    /// `sid`, where it can be the id of a session.
     pub session_id: Option<String>,
     /// `act` is there: somebody else acts as the user, who may look but not decide for them.
     pub impersonated: bool,
@@ -186,7 +187,7 @@ impl SessionVerifier {
     }
 
     fn check_claims(&self, claims: RawClaims, now: DateTime<Utc>) -> Result<SessionClaims, TokenError> {
-        if claims.sub.is_empty() || claims.iss.is_empty() {
+        if check_id(&claims.sub).is_err() || claims.iss.is_empty() {
             return Err(TokenError::Malformed);
         }
         if self.issuer.as_ref().is_some_and(|issuer| *issuer != claims.iss) {
@@ -208,7 +209,7 @@ impl SessionVerifier {
         }
         Ok(SessionClaims {
             clerk_user_id: claims.sub,
-            session_id: claims.sid.filter(|id| !id.is_empty()),
+            session_id: claims.sid.filter(|id| check_id(id).is_ok()),
             impersonated: claims.act.is_some(),
         })
     }
@@ -545,6 +546,11 @@ mod tests {
             (with("sub", json!("")), Err(Malformed)),
             (with("sub", Value::Null), Err(Malformed)),
             (with("sub", json!(7)), Err(Malformed)),
+            (with("sub", json!("user\0ada")), Err(Malformed)),
+            (with("sub", json!("u".repeat(256))), Err(Malformed)),
+            (with("exp", json!(f64::MAX)), Ok(ada())),
+            (with("exp", json!(i64::MIN)), Err(Expired)),
+            (with("nbf", json!(u64::MAX)), Err(NotYetValid)),
             (without("azp"), Ok(ada())),
             (with("azp", Value::Null), Ok(ada())),
             (with("azp", json!("")), Ok(ada())),

@@ -115,9 +115,9 @@ impl From<&StoreError> for JobError {
         if error.is_busy() {
             store::tell_busy(error);
             Self::Busy(error.to_string())
-        } else if error.is_refusal() {
-            // The database's own words would quote what it refuses.
-            Self::give_up("it holds a value that the database can't store")
+        } else if let Some(code) = error.refusal_code() {
+            // The database's own words are left out: they may quote what it was given.
+            Self::GiveUp(format!("the database refuses what it was given (error {code})"))
         } else {
             Self::retry(error)
         }

@@ -130,17 +130,20 @@ impl StoreError {
         is_busy(&self.0) || code_of(&self.0).is_some_and(|code| matches!(&*code, "55P03" | "57014"))
     }
 
-    /// Whether the database will never take this: a value that it can't represent, or one that is too large.
+    /// The database's code for a value that it will never take, because it can't represent it or it is too large: the same
+    /// fails again whenever it is repeated.
     #[must_use]
-    pub fn is_refusal(&self) -> bool {
-        match &self.0 {
-            sqlx::Error::Encode(_) => true,
-            // Classes of Postgres: data exception, program limit exceeded. Of SQLite: too big, mismatch.
-            error => {
-                code_of(error).is_some_and(|code| code.starts_with("22") || code.starts_with("54"))
-                    || sqlite_code(error).is_some_and(|code| matches!(code & 0xff, 18 | 20))
-            }
+    pub fn refusal_code(&self) -> Option<String> {
+        if matches!(self.0, sqlx::Error::Encode(_)) {
+            return Some("encode".to_owned());
         }
+        // Classes of Postgres: data exception, program limit exceeded.
+        let by_postgres = code_of(&self.0).filter(|code| code.starts_with("22") || code.starts_with("54"));
+        // Primary codes of SQLite: too big, wrong type.
+        let by_sqlite = sqlite_code(&self.0).filter(|code| matches!(code & 0xff, 18 | 20));
+        by_postgres
+            .map(Cow::into_owned)
+            .or_else(|| by_sqlite.map(|code| code.to_string()))
     }
 }
 

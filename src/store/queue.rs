@@ -345,6 +345,10 @@ impl Store {
     /// Gives the jobs of workers that have been silent for `limit` back to the queue, one attempt dearer; returns how
     /// many there were. apalis's own sweep knows only the workers of one queue and, on SQLite, never its own name.
     ///
+    /// Three times they are due at once. A job that is lost again and again may be what its process dies of: from then on
+    /// it waits longer each time, from 20 s up to an hour, and apart from those that were lost with it, so that it neither
+    /// keeps the service down nor takes them with it.
+    ///
     /// # Errors
     /// [`super::StoreError`].
     pub async fn recover_orphans(&self, limit: TimeDelta) -> Result<u64> {
@@ -358,7 +362,9 @@ impl Store {
                      for update of jobs skip locked
                  )
                  update apalis.jobs set status = 'Pending', attempts = attempts + 1, lock_by = null, lock_at = null,
-                     done_at = null, last_result = '{\"Err\": \"its worker fell silent\"}'
+                     done_at = null, last_result = '{\"Err\": \"its worker fell silent\"}',
+                     run_at = case when attempts < 3 or attempts + 1 >= max_attempts then run_at else now() + make_interval(
+                         secs => least(10 * (1 << least(attempts - 2, 9)), 3600) * (0.5 + random())) end
                  from orphans where jobs.id = orphans.id",
             )
             .bind(limit.as_seconds_f64())
@@ -368,7 +374,9 @@ impl Store {
             .rows_affected(),
             Pool::Sqlite { writer, .. } => sqlx::query(
                 "update Jobs set status = 'Pending', attempts = attempts + 1, lock_by = null, lock_at = null,
-                     done_at = null, last_result = '{\"Err\": \"its worker fell silent\"}'
+                     done_at = null, last_result = '{\"Err\": \"its worker fell silent\"}',
+                     run_at = case when attempts < 3 or attempts + 1 >= max_attempts then run_at else unixepoch()
+                         + min(10 * (1 << min(attempts - 2, 9)), 3600) * (500 + abs(random() % 1000)) / 1000 end
                  where status in ('Running', 'Queued')
                    and lock_by in (select id from Workers where last_seen < unixepoch() - $1)
                    and job_type in (select value from json_each($2))",

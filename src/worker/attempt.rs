@@ -77,7 +77,11 @@ fn cause_of(payload: &[u8]) -> Option<String> {
 
 async fn run<J: Job>(job: &J, context: &Context, at: &At<'_>) -> Result<(), Failure> {
     let outcome = if at.attempt > J::MAX_STARTS {
-        Err(JobError::GiveUp("no attempts are left".to_owned()))
+        // One that fails is dead by then: these never came to their end.
+        Err(JobError::GiveUp(
+            "no attempts are left: the last ones never ended, because their process was killed or died of them"
+                .to_owned(),
+        ))
     } else {
         guarded(job, context).await
     };

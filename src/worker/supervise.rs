@@ -20,13 +20,16 @@ use ulid::Ulid;
 
 use super::attempt::{Failure, run_attempt};
 use super::finish::Finishing;
-use super::heartbeat::{INTERVAL, MISSED, Names};
+use super::heartbeat::{INTERVAL, Names};
 use super::payload::{RawPayload, Verbatim};
 use super::poll::{Signalled, Tick};
 use crate::jobs::{Context, Job};
 use crate::metrics;
 use crate::store::{Pool, Queue};
 
+/// apalis's own sweep would run what a silent worker held at once, and again and again (APALIS trap 8): it shall find
+/// nothing that `Store::recover_orphans` has not found hours before.
+const NEVER: usize = 10_000;
 /// How soon jobs are noticed whose time comes later.
 const TICK: Duration = Duration::from_secs(1);
 /// The first wait before a worker is started again, doubled up to the last.
@@ -189,7 +192,7 @@ macro_rules! run_on {
             .queue(J::QUEUE.stored())
             .batch_size($with.concurrency.div_ceil(2))
             .heartbeat_interval(INTERVAL)
-            .missed_heartbeats(MISSED as usize)
+            .missed_heartbeats(NEVER)
             // The fetch has locked the job. To write once more that it has begun tells nobody anything: a job is held or
             // it is not.
             .lock_tasks(false);

@@ -142,6 +142,43 @@ async fn a_kill_between_the_servers_yes_and_our_note_sends_one_more_copy_on_post
     a_kill_between_the_servers_yes_and_our_note_sends_one_more_copy(TestDatabase::postgres().await).await;
 }
 
+/// A job that its process dies of, each time: it is started again three times, then later and later, and in the end it is
+/// dead and says why.
+#[tokio::test]
+async fn a_job_that_takes_its_process_down_is_started_less_and_less_often_and_ends() {
+    let database = TestDatabase::sqlite().await;
+    let smtp = SmtpServer::start().await;
+    smtp.at(Phase::EndOfData, Behaviour::Stall);
+    let mut usher = UsherProcess::start(&database, &smtp.url()).await;
+    let path = format!("/v1/organizations/{}", Clock::System.new_id());
+    let acme = usher.call(reqwest::Method::PUT, &path, json!({ "name": "Acme" })).await;
+    let invite = json!({ "organization_id": acme["id"], "email": "ada@example.com", "role": "member" });
+    usher.call(reqwest::Method::POST, "/v1/invites", invite).await;
+    for starts in 1..=4 {
+        smtp.wait_for_stalls(starts).await;
+        usher.kill().await;
+        // As if its successor came after those 20 s that a worker may be silent for.
+        database.pool.execute("update Workers set last_seen = 0").await;
+        usher = UsherProcess::start(&database, &smtp.url()).await;
+    }
+    let mail = "Jobs where job_type like '%send-invite-email' and status = 'Pending'";
+    eventually("it waits", async || {
+        database
+            .pool
+            .count(&format!("{mail} and attempts = 4 and run_at > unixepoch() + 3"))
+            .await
+            == 1
+    })
+    .await;
+    database
+        .pool
+        .execute("update Jobs set attempts = 600, run_at = unixepoch() where job_type like '%send-invite-email'")
+        .await;
+    let said = "usher_deliveries where status = 'failed' and last_error like 'no attempts are left: the last ones never ended%'";
+    eventually("it is dead and says why", async || database.pool.count(said).await == 1).await;
+    assert!(usher.terminate().await);
+}
+
 /// Refusals cost a line each, and no line shows an address, a token, a secret or what a body said.
 #[tokio::test]
 async fn bad_input_leaves_at_most_one_line_each_in_the_log_and_nothing_private() {

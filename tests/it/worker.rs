@@ -158,7 +158,7 @@ on_both! {
         silent_worker(&running.database.pool, "gone", Queue::ProcessClerkEvent).await;
         running.database.pool.execute("update usher_events set processed_at = null").await;
         for (n, status) in ["Running", "Queued"].into_iter().enumerate() {
-            let rest = format!("'{status}', 1, 'gone'");
+            let rest = format!("'{status}', 0, 'gone'");
             enqueue_raw(&running.database.pool, &format!("{ULID}{n}"), Queue::ProcessClerkEvent, r#"{"svix_id":"msg_0"}"#, &rest).await;
         }
         eventually("both are done", async || running.jobs_are("status = 'Done'", 3).await).await;
@@ -197,7 +197,26 @@ on_both! {
         enqueue_raw(&running.database.pool, &format!("{ULID}0"), Queue::ProcessClerkEvent, payload, "'Running', 60, 'gone'").await;
         eventually("it is dead", async || running.jobs_are("status = 'Killed'", 1).await).await;
         let error = running.database.pool.text("select error from usher_events").await.unwrap();
-        assert_eq!(error, "no attempts are left");
+        assert!(error.starts_with("no attempts are left: the last ones never ended"), "{error}");
+    }
+
+    trap_8_jobs_that_are_lost_again_wait_longer_each_time_and_apart_from_each_other(running) {
+        silent_worker(&running.database.pool, "gone", Queue::ProcessClerkEvent).await;
+        let due_in = match &running.database.pool {
+            TestPool::Postgres(_) => "extract(epoch from run_at - now())",
+            TestPool::Sqlite(_) => "(run_at - unixepoch())",
+        };
+        for (n, attempts) in [3, 3, 3, 3, 7, 58].into_iter().enumerate() {
+            let rest = format!("'Queued', {attempts}, 'gone'");
+            enqueue_raw(&running.database.pool, &format!("{ULID}{n}"), Queue::ProcessClerkEvent, r#"{"svix_id":"msg_0"}"#, &rest).await;
+        }
+        eventually("they are taken up", async || running.jobs_are("status = 'Pending' and lock_by is null", 6).await).await;
+        assert!(running.jobs_are(&format!("attempts = 4 and {due_in} between 3 and 31"), 4).await);
+        assert!(running.jobs_are(&format!("attempts = 8 and {due_in} between 100 and 481"), 1).await);
+        assert!(running.jobs_are(&format!("attempts = 59 and {due_in} between 1700 and 5401"), 1).await);
+        let table = jobs::table(&running.database.pool);
+        let times = running.database.pool.count(&format!("(select distinct run_at from {table} where attempts = 4) as times")).await;
+        assert!(times > 1, "not all at once again");
     }
 
     a_payload_that_no_version_can_read_does_not_end_the_worker(running) {

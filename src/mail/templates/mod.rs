@@ -13,6 +13,7 @@ use handlebars::{Context, Handlebars, no_escape};
 use serde_json::Value;
 
 use self::{
+    depth::TooDeep,
     language::{ever_broader, lookup},
     sources::{LOCALE, PARTS, STYLE, Source, Sources},
 };
@@ -21,6 +22,7 @@ use super::{
     text::{OneLine, wrapped},
 };
 
+mod depth;
 mod language;
 mod sources;
 mod style;
@@ -206,6 +208,11 @@ impl Templates {
             }
         };
         let (sources, mut errors) = sources::gather(overrides, &MAILS.map(|(mail, _)| mail));
+        if let Some((name, TooDeep { line, reason })) = depth::that_holds_itself(&sources) {
+            let file = sources.get(name).map_or(name, |source| source.file.as_str()).to_owned();
+            errors.push(TemplateError::Syntax { file, line, reason });
+            return Err(TemplateErrors(errors));
+        }
         if try_out {
             // Without their style, the templates' lines are those of their files.
             let templates = Self::build(&sources, None, default_language, &mut errors);
@@ -369,6 +376,7 @@ impl Templates {
             line,
             reason,
         };
+        depth::check(&text, is_html).map_err(|error| syntax(error.line, error.reason))?;
         let text = match style {
             Some(style) if is_html => style::inlined(&text, style).map_err(|error| syntax(error.line, error.reason))?,
             _ => text,

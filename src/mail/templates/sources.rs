@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
+    io::{self, Read as _},
     path::{MAIN_SEPARATOR, Path, PathBuf},
 };
 
@@ -10,6 +11,8 @@ use super::{TemplateError, language};
 
 /// The files of every mail, in the folder of each language.
 pub(super) const PARTS: [&str; 3] = ["subject.txt.hbs", "body.txt.hbs", "body.html.hbs"];
+/// Bytes of a file: the largest that ships with usher has 2 KB, and mail programs cut off what is over 100.
+const MAX_FILE: u64 = 128 * 1024;
 /// What all languages share.
 const SHARED: [&str; 6] = [
     STYLE,
@@ -103,7 +106,7 @@ pub(super) fn gather(overrides: Option<&Path>, mails: &[&str]) -> (Sources, Vec<
             continue;
         };
         if is_known(name, mails) {
-            match fs::read_to_string(&path) {
+            match read(&path) {
                 Ok(text) => {
                     let file = path.display().to_string();
                     sources.insert(key(name), Source { file, text });
@@ -119,6 +122,17 @@ pub(super) fn gather(overrides: Option<&Path>, mails: &[&str]) -> (Sources, Vec<
         }
     }
     (sources, errors)
+}
+
+/// The text of a file that is no larger than a template may be.
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    fs::File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_FILE {
+        let reason = format!("it is larger than {} KiB", MAX_FILE / 1024);
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
+    }
+    Ok(text)
 }
 
 /// Languages are looked up in lower case.
