@@ -22,8 +22,9 @@ RUN apt-get update \
 COPY --from=build /usr/local/bin/usher /usr/local/bin/usher
 USER 10001
 WORKDIR /var/lib/usher
-# Inside a container the outside is what is published: publish 8080, and 9090 to your own network only.
-ENV USHER_LISTEN=0.0.0.0:8080 USHER_ADMIN_LISTEN=0.0.0.0:9090 LOG_FORMAT=json
+# Inside a container the outside is what is published: publish 8080, and 9090 to your own network only. Settings that did not
+# arrive must not make it a development server.
+ENV USHER_ENV=production USHER_LISTEN=0.0.0.0:8080 USHER_ADMIN_LISTEN=0.0.0.0:9090 LOG_FORMAT=json
 EXPOSE 8080 9090
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["curl", "--fail", "--silent", "--show-error", "--max-time", "4", "http://127.0.0.1:9090/readyz"]

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use url::Url;
+
 use crate::clerk::{BackendClient, BackendSetupError, SessionKeys, SessionVerifier, SessionVerifierError};
 use crate::clock::Clock;
-use crate::config::{Config, MailRoute, SessionKeySource};
+use crate::config::{Config, SessionKeySource};
 use crate::invites::token::TokenKey;
-use crate::mail::{MailConfig, MailSetupError, Mailer, TransportConfig};
+use crate::mail::{MailSetupError, Mailer};
 use crate::store::{Store, StoreError};
 
 /// Configuration, store, mailer, clock, and Clerk: cheap to clone.
@@ -60,19 +62,42 @@ impl App {
     /// # Errors
     /// [`SetupError`] names the variable to change.
     pub fn on(store: Store, config: Config, clock: Clock) -> Result<Self, SetupError> {
-        let mailer = Mailer::new(MailConfig {
-            from: config.mail_from.clone(),
-            reply_to: config.mail_reply_to.clone(),
-            transport: match &config.mail_route {
-                MailRoute::Smtp(url) => TransportConfig::Smtp {
-                    url: url.expose().to_owned(),
-                },
-                MailRoute::Outbox(dir) => TransportConfig::Outbox { dir: dir.clone() },
-            },
-            templates_dir: config.templates_dir.clone(),
-            default_locale: config.mail_default_locale.clone(),
-            unsubscribe: config.mail_unsubscribe.clone(),
-        })?;
+        let Clients {
+            mailer,
+            sessions,
+            clerk,
+        } = Clients::new(&config)?;
+        let mut secrets = config.token_keys.iter().map(|secret| secret.expose().as_bytes());
+        let newest = TokenKey::new(secrets.next().unwrap_or_default());
+        Ok(Self {
+            token_key: secrets.fold(newest, TokenKey::or),
+            config: Arc::new(config),
+            store,
+            mailer: Arc::new(mailer),
+            clock,
+            sessions: sessions.map(Arc::new),
+            clerk: clerk.map(Arc::new),
+        })
+    }
+}
+
+/// What speaks to others, the database apart. Nothing is connected yet.
+pub struct Clients {
+    /// Renders and sends.
+    pub mailer: Mailer,
+    /// Verifies session tokens, where keys are configured.
+    pub sessions: Option<SessionVerifier>,
+    /// Clerk's Backend API, where its key is configured.
+    pub clerk: Option<BackendClient>,
+}
+
+impl Clients {
+    /// Those that the configuration asks for.
+    ///
+    /// # Errors
+    /// [`SetupError`] names the variable to change.
+    pub fn new(config: &Config) -> Result<Self, SetupError> {
+        let mailer = Mailer::new(config.mail())?;
         let mailer = match config.smtp_rate {
             Some(rate) => mailer.at_most(rate),
             None => mailer,
@@ -89,17 +114,16 @@ impl App {
             None => None,
         };
         let clerk = match &config.clerk_secret_key {
-            Some(key) => Some(BackendClient::new(&config.clerk_api_url, key.expose())?),
+            Some(key) => {
+                let url = Url::parse(&config.clerk_api_url).map_err(|_| BackendSetupError::ApiUrl)?;
+                Some(BackendClient::new(&url, key.expose())?)
+            }
             None => None,
         };
         Ok(Self {
-            token_key: TokenKey::new(config.token_key.expose().as_bytes()),
-            config: Arc::new(config),
-            store,
-            mailer: Arc::new(mailer),
-            clock,
-            sessions: sessions.map(Arc::new),
-            clerk: clerk.map(Arc::new),
+            mailer,
+            sessions,
+            clerk,
         })
     }
 }

@@ -1,6 +1,5 @@
 //! The `usher` command.
 
-use clap::Parser as _;
 use tikv_jemallocator::Jemalloc;
 use usher::cli::Cli;
 
@@ -10,8 +9,6 @@ use usher::cli::Cli;
 static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> anyhow::Result<()> {
-    // Before anything else runs: it adds to the environment, which threads share.
-    dotenvy::dotenv().ok();
-    let cli = Cli::parse();
+    let cli = Cli::read()?;
     tokio::runtime::Runtime::new()?.block_on(cli.run())
 }

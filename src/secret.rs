@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// A text whose `Debug` is masked, so that no log and no `usher config` shows it by accident.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {

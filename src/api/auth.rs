@@ -5,17 +5,20 @@ use std::collections::HashSet;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::Api;
 use super::limits::Told;
 use crate::api_key::{self, ApiKey};
-use crate::clerk::TokenError;
+use crate::clerk::{SessionClaims, SessionVerifier, TokenError};
 use crate::problem::{Code, Problem};
 use crate::store::Store;
 
-/// Clerk's session cookie.
+/// Clerk's session cookie; newer ones have `_` and a suffix after it that tells instances apart.
 const SESSION_COOKIE: &str = "__session";
+/// Cookies that are tried: another app on the same domain may have its own. Each costs a signature's check.
+const MAX_COOKIES: usize = 8;
 
 /// The app, known by its key.
 pub(super) struct AppClient {
@@ -100,17 +103,15 @@ impl FromRequestParts<Api> for SignedIn {
             Problem::new(Code::Unauthorized)
                 .with_detail("usher has no CLERK_JWT_KEY or CLERK_ISSUER, so nobody can sign in here.")
         })?;
-        let token = session_token(parts, api)?;
-        let claims = verifier
-            .verify(token, api.app.clock.now())
-            .await
-            .map_err(|error| match error {
-                TokenError::KeysUnavailable => Code::KeysUnavailable.into(),
-                _ => api.stranger(
-                    parts,
-                    "The session token is missing, expired or not Clerk's. Sign in again.",
-                ),
-            })?;
+        let tokens = session_tokens(parts, api)?;
+        let claims = first_good(verifier, &tokens, api.app.clock.now()).await;
+        let claims = claims.map_err(|error| match error {
+            TokenError::KeysUnavailable => Code::KeysUnavailable.into(),
+            _ => api.stranger(
+                parts,
+                "The session token is missing, expired or not Clerk's. Sign in again.",
+            ),
+        })?;
         api.limits.person(parts, &claims.clerk_user_id)?;
         Ok(Self {
             clerk_user_id: claims.clerk_user_id,
@@ -129,14 +130,33 @@ impl Api {
     }
 }
 
-/// From the header, or from the cookie: that one travels by itself, so whatever changes something must come from a
-/// page of the app.
-fn session_token<'a>(parts: &'a Parts, api: &Api) -> Result<&'a str, Problem> {
-    if let Some(token) = bearer(&parts.headers) {
-        return Ok(token);
+/// The first token that is good. Where none is, the error of the last, unless one of them may be good after all.
+async fn first_good(
+    verifier: &SessionVerifier,
+    tokens: &[&str],
+    now: DateTime<Utc>,
+) -> Result<SessionClaims, TokenError> {
+    let mut refused = TokenError::Malformed;
+    for token in tokens {
+        match verifier.verify(token, now).await {
+            Ok(claims) => return Ok(claims),
+            Err(_) if refused == TokenError::KeysUnavailable => {}
+            Err(error) => refused = error,
+        }
     }
-    let token = cookie(&parts.headers, SESSION_COOKIE)
-        .ok_or_else(|| api.stranger(parts, "Send Clerk's session token as `Authorization: Bearer …`."))?;
+    Err(refused)
+}
+
+/// From the header, or else from cookies: those travel by themselves, so whatever changes something must come from a page
+/// of the app.
+fn session_tokens<'a>(parts: &'a Parts, api: &Api) -> Result<Vec<&'a str>, Problem> {
+    if let Some(token) = bearer(&parts.headers) {
+        return Ok(vec![token]);
+    }
+    let tokens: Vec<&str> = session_cookies(&parts.headers).take(MAX_COOKIES).collect();
+    if tokens.is_empty() {
+        return Err(api.stranger(parts, "Send Clerk's session token as `Authorization: Bearer …`."));
+    }
     let origins = &api.app.config.authorized_parties;
     let origin = parts
         .headers
@@ -144,7 +164,7 @@ fn session_token<'a>(parts: &'a Parts, api: &Api) -> Result<&'a str, Problem> {
         .and_then(|origin| origin.to_str().ok());
     let is_safe = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
     if is_safe || origin.is_some_and(|origin| origins.iter().any(|allowed| allowed == origin)) {
-        Ok(token)
+        Ok(tokens)
     } else {
         Err(Problem::new(Code::ForeignOrigin)
             .with_detail("Add its origin to CLERK_AUTHORIZED_PARTIES, or send the token in the Authorization header."))
@@ -160,12 +180,21 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
         .filter(|token| !token.is_empty())
 }
 
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+/// The values of Clerk's session cookies, in the order in which they came.
+fn session_cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     headers
         .get_all(header::COOKIE)
         .iter()
-        .filter_map(|cookies| cookies.to_str().ok())
-        .flat_map(|cookies| cookies.split(';'))
-        .filter_map(|cookie| cookie.trim().split_once('='))
-        .find_map(|(cookie, value)| (cookie == name && !value.is_empty()).then_some(value))
+        // A cookie of another app may hold any bytes, and stands in the same header.
+        .flat_map(|cookies| cookies.as_bytes().split(|&byte| byte == b';'))
+        .filter_map(|cookie| std::str::from_utf8(cookie).ok()?.trim().split_once('='))
+        .filter(|(name, _)| is_session(name.trim_end()))
+        .map(|(_, value)| value.trim().trim_matches('"'))
+        // Three parts, as a token has: anything else is not worth a try.
+        .filter(|value| value.split('.').count() == 3)
+}
+
+fn is_session(name: &str) -> bool {
+    let suffix = name.strip_prefix(SESSION_COOKIE);
+    suffix.is_some_and(|suffix| suffix.is_empty() || suffix.starts_with('_'))
 }

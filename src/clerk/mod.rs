@@ -13,6 +13,7 @@ pub mod backend;
 mod bounds;
 pub mod event;
 pub mod probe;
+mod public_key;
 pub mod session_token;
 pub mod signing;
 pub mod simulated;
@@ -27,6 +28,14 @@ pub use signing::{DevSigner, SigningError};
 use std::time::Duration;
 
 use url::{Host, Url};
+
+/// Whether a text is the public key of session tokens, in any of the forms that it is pasted in.
+///
+/// # Errors
+/// [`SessionVerifierError`] says what it is instead, without repeating it.
+pub fn check_public_key(text: &str) -> Result<(), SessionVerifierError> {
+    public_key::read(text).map(|_| ())
+}
 
 /// Sent with every request: Clerk's edge refuses some clients that don't name themselves.
 const USER_AGENT: &str = concat!("usher/", env!("CARGO_PKG_VERSION"));
@@ -68,7 +77,7 @@ fn describe(error: &reqwest::Error) -> String {
 }
 
 /// Whether keys fetched from, or secrets sent to, this address are safe from whoever sits on the way.
-fn is_https_or_loopback(url: &Url) -> bool {
+pub(crate) fn is_https_or_loopback(url: &Url) -> bool {
     match (url.scheme(), url.host()) {
         ("https", Some(_)) => true,
         ("http", Some(Host::Domain(name))) => name == "localhost",

@@ -4,14 +4,16 @@ use anstream::println;
 use anstyle::AnsiColor;
 use anyhow::bail;
 use chrono::{DateTime, TimeDelta, Utc};
+use url::Url;
 
 use super::paint::{FAINT, colour, paint};
-use crate::app::{App, SetupError};
-use crate::clerk::BackendError;
+use crate::app::{Clients, SetupError};
 use crate::clerk::probe::{Probe, key_set_of, probe};
+use crate::clerk::{BackendClient, BackendError};
 use crate::clock::Clock;
 use crate::config::{Config, Environment, SessionKeySource, Settings};
-use crate::mail::MailSetupError;
+use crate::mail::{MailSetupError, Mailer};
+use crate::store::Store;
 
 /// A clock that is further off is worth a word.
 const NOTICED: TimeDelta = TimeDelta::seconds(3);
@@ -52,26 +54,20 @@ impl Report {
 /// Checks everything that can be checked without changing anything or writing to anybody.
 pub(super) async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut report = Report::default();
-    let Some(app) = set_up(settings, &mut report).await else {
+    let Some((config, clients)) = set_up(settings, &mut report) else {
         bail!("nothing else can be checked before that is right");
     };
-    // To set up the app, all templates were rendered with samples, and the sender was read.
-    report.line("templates", &templates(&app));
-    let database = database(&app).await;
-    let is_there = !matches!(database, Bad(_));
-    report.line("database", &database);
-    if is_there {
-        report.line("schema", &schema(&app).await);
-        report.line("database clock", &database_clock(&app).await);
-    }
-    report.line("mail server", &mail_server(&app).await);
-    report.line("sender", &sender(&app).await);
-    let (keys, date) = session_keys(&app).await;
+    let clock = Clock::System;
+    // To set up the mailer, all templates were rendered with samples, and the sender was read.
+    report.line("templates", &templates(&config, &clients));
+    check_database(&config, &clock, &mut report).await;
+    report.line("mail server", &mail_server(&clients.mailer).await);
+    report.line("sender", &sender(&config, &clients.mailer).await);
+    let (keys, date) = session_keys(&config).await;
     report.line("session keys", &keys);
-    report.line("Clerk's API", &backend(&app).await);
-    report.line("clock", &clock(&app, date).await);
-    app.mailer.close().await;
-    app.store.close().await;
+    report.line("Clerk's API", &backend(clients.clerk.as_ref()).await);
+    report.line("clock", &clerk_clock(&config, &clock, date).await);
+    clients.mailer.close().await;
     match report.bad {
         0 => Ok(()),
         1 => bail!("one check failed"),
@@ -79,20 +75,22 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<()> {
     }
 }
 
-/// The app, as `usher serve` has it; where there is none, the report says why.
-async fn set_up(settings: Settings, report: &mut Report) -> Option<App> {
+/// What `usher serve` is made of; where it can't be, the report says everything that is in its way.
+fn set_up(settings: Settings, report: &mut Report) -> Option<(Config, Clients)> {
     let config = match settings.resolve() {
         Ok(config) => config,
-        Err(error) => {
-            report.line("configuration", &Bad(error.to_string()));
+        Err(errors) => {
+            for error in errors.0 {
+                report.line("configuration", &Bad(error.to_string()));
+            }
             return None;
         }
     };
     let found = configuration(&config);
-    let error = match App::new(config, Clock::System).await {
-        Ok(app) => {
+    let error = match Clients::new(&config) {
+        Ok(clients) => {
             report.line("configuration", &found);
-            return Some(app);
+            return Some((config, clients));
         }
         Err(error) => error,
     };
@@ -111,6 +109,28 @@ async fn set_up(settings: Settings, report: &mut Report) -> Option<App> {
     None
 }
 
+/// The database, and whether `usher serve` could work with what is in it. One that is not there is not made.
+async fn check_database(config: &Config, clock: &Clock, report: &mut Report) {
+    let url = config.database_url.expose();
+    if matches!(Store::file_exists(url), Ok(false)) {
+        let found = Doubtful("there is no file yet: usher serve makes it, or usher migrate".to_owned());
+        return report.line("database", &found);
+    }
+    let store = match Store::open(url, clock.clone()).await {
+        Ok(store) => store,
+        Err(error) => return report.line("database", &Bad(format!("USHER_DATABASE_URL: {error}"))),
+    };
+    match store.ping().await {
+        Ok(()) => {
+            report.line("database", &Good(format!("{:?} answers", store.dialect())));
+            report.line("schema", &schema(&store, config).await);
+            report.line("database clock", &database_clock(&store, clock).await);
+        }
+        Err(error) => report.line("database", &Bad(format!("USHER_DATABASE_URL: {error}"))),
+    }
+    store.close().await;
+}
+
 fn configuration(config: &Config) -> Found {
     match config.environment {
         Environment::Production => Good("production".to_owned()),
@@ -118,10 +138,10 @@ fn configuration(config: &Config) -> Found {
     }
 }
 
-fn templates(app: &App) -> Found {
-    match app.mailer.templates().samples() {
+fn templates(config: &Config, clients: &Clients) -> Found {
+    match clients.mailer.templates().samples() {
         Ok(samples) => {
-            let from = app.config.templates_dir.as_ref();
+            let from = config.templates_dir.as_ref();
             let from = from.map_or_else(|| "built in".to_owned(), |folder| folder.display().to_string());
             Good(format!("{} samples rendered, {from}", samples.len()))
         }
@@ -129,33 +149,33 @@ fn templates(app: &App) -> Found {
     }
 }
 
-async fn database(app: &App) -> Found {
-    match app.store.ping().await {
-        Ok(()) => Good(format!("{:?} answers", app.store.dialect())),
-        Err(error) => Bad(format!("USHER_DATABASE_URL: {error}")),
-    }
-}
-
-async fn schema(app: &App) -> Found {
-    match app.store.is_migrated().await {
-        Ok(true) => Good("up to date".to_owned()),
-        Ok(false) => Doubtful("older than this version: usher serve brings it up to date, or usher migrate".to_owned()),
-        Err(_) => Doubtful("there is none yet: usher serve makes it, or usher migrate".to_owned()),
+/// By the look that a start takes before it changes anything.
+async fn schema(store: &Store, config: &Config) -> Found {
+    match store.foresee(&config.rules()).await {
+        Ok(steps) if steps.is_empty() => Good("up to date".to_owned()),
+        Ok(_) => match store.is_migrated().await {
+            Ok(_) => Doubtful(
+                "older than this version: usher serve brings it up to date, or usher migrate (--dry-run tells how)"
+                    .to_owned(),
+            ),
+            Err(_) => Doubtful("there is none yet: usher serve makes it, or usher migrate".to_owned()),
+        },
+        Err(error) => Bad(error.to_string()),
     }
 }
 
 /// Jobs are due by the database's clock, and invites expire by this machine's.
-async fn database_clock(app: &App) -> Found {
-    match app.store.database_time().await {
-        Ok(Some(time)) => skew(app.clock.now(), time, "the database"),
+async fn database_clock(store: &Store, clock: &Clock) -> Found {
+    match store.database_time().await {
+        Ok(Some(time)) => skew(clock.now(), time, "the database"),
         Ok(None) => Absent("the database is in this process"),
         Err(error) => Bad(error.to_string()),
     }
 }
 
-async fn mail_server(app: &App) -> Found {
-    match app.mailer.check().await {
-        Ok(()) => match app.mailer.outbox() {
+async fn mail_server(mailer: &Mailer) -> Found {
+    match mailer.check().await {
+        Ok(()) => match mailer.outbox() {
             Some(folder) => Doubtful(format!("none: mails go to {}", folder.display())),
             None => Good("connected and logged in".to_owned()),
         },
@@ -163,16 +183,16 @@ async fn mail_server(app: &App) -> Found {
     }
 }
 
-async fn sender(app: &App) -> Found {
-    match app.mailer.check_sender().await {
-        Ok(()) => Good(app.config.mail_from.clone()),
+async fn sender(config: &Config, mailer: &Mailer) -> Found {
+    match mailer.check_sender().await {
+        Ok(()) => Good(config.mail_from.clone()),
         Err(error) => Bad(format!("MAIL_FROM: {error}")),
     }
 }
 
 /// And what time it is at Clerk's, if Clerk was asked.
-async fn session_keys(app: &App) -> (Found, Option<DateTime<Utc>>) {
-    let issuer = match &app.config.session_keys {
+async fn session_keys(config: &Config) -> (Found, Option<DateTime<Utc>>) {
+    let issuer = match &config.session_keys {
         Some(SessionKeySource::Pem(_)) => return (Good("CLERK_JWT_KEY is a key".to_owned()), None),
         Some(SessionKeySource::Jwks(issuer)) => issuer,
         None => {
@@ -196,8 +216,8 @@ async fn session_keys(app: &App) -> (Found, Option<DateTime<Utc>>) {
     }
 }
 
-async fn backend(app: &App) -> Found {
-    let Some(clerk) = &app.clerk else {
+async fn backend(clerk: Option<&BackendClient>) -> Found {
+    let Some(clerk) = clerk else {
         return Absent("no CLERK_SECRET_KEY: people are known from webhooks only");
     };
     match clerk.user("user_check").await {
@@ -207,13 +227,15 @@ async fn backend(app: &App) -> Found {
     }
 }
 
-async fn clock(app: &App, mut date: Option<DateTime<Utc>>) -> Found {
-    if date.is_none() && app.clerk.is_some() {
-        let answered = probe(app.config.clerk_api_url.clone()).await;
-        date = answered.ok().and_then(|probe| probe.date);
+async fn clerk_clock(config: &Config, clock: &Clock, mut date: Option<DateTime<Utc>>) -> Found {
+    if date.is_none()
+        && config.clerk_secret_key.is_some()
+        && let Ok(url) = Url::parse(&config.clerk_api_url)
+    {
+        date = probe(url).await.ok().and_then(|probe| probe.date);
     }
     match date {
-        Some(date) => skew(app.clock.now(), date, "Clerk"),
+        Some(date) => skew(clock.now(), date, "Clerk"),
         None => Absent("Clerk was not asked, so there is nothing to compare with"),
     }
 }

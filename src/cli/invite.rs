@@ -6,14 +6,13 @@ use chrono::TimeDelta;
 use futures::FutureExt as _;
 use uuid::Uuid;
 
-use super::report;
-use crate::clock::Clock;
+use super::{existing_database, report};
 use crate::config::Config;
 use crate::flows::{self, Invitation, Invited, Refusal, Target};
 use crate::invites::Acceptance;
 use crate::invites::email::EmailAddress;
 use crate::invites::limits::MAX_TTL;
-use crate::store::{PersonRef, Store, Tx};
+use crate::store::{PersonRef, Tx};
 
 /// Invite somebody into an organization or a project, by the rules of the API. A running worker sends the mail.
 #[derive(Debug, clap::Args)]
@@ -72,7 +71,7 @@ impl InviteSomebody {
             locale: self.locale,
             message: self.message,
         };
-        let store = Store::open(config.database_url.expose(), Clock::System).await?;
+        let store = existing_database(config.database_url.expose()).await?;
         if !store.is_migrated().await.unwrap_or(false) {
             bail!("the schema is not the one that this version works with, or there is none: run usher migrate");
         }

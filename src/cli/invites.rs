@@ -8,8 +8,6 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::report;
-use crate::clock::Clock;
-use crate::config::Config;
 use crate::invites::email::EmailAddress;
 use crate::invites::{Invite, Status};
 use crate::store::{DeliveryStatus, DeliveryView, InviteFilter, InviteView, Store, StoreError, Tx};
@@ -56,8 +54,7 @@ pub struct Selection {
 }
 
 impl Invites {
-    pub(super) async fn run(self, config: Config) -> anyhow::Result<()> {
-        let store = Store::open(config.database_url.expose(), Clock::System).await?;
+    pub(super) async fn run(self, store: Store) -> anyhow::Result<()> {
         match self {
             Self::List { selection, limit, json } => list(&store, selection, limit, json).await?,
             Self::Show { id, json } => show(&store, id, json).await?,

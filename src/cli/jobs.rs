@@ -6,8 +6,6 @@ use futures::FutureExt as _;
 use serde_json::json;
 
 use super::report;
-use crate::clock::Clock;
-use crate::config::Config;
 use crate::store::{JobFilter, JobState, JobView, Queue, Store, StoreError, Tx};
 
 /// The queue, to look at and to repair, beside a running service.
@@ -85,8 +83,7 @@ enum Deed {
 const BATCH: usize = 500;
 
 impl Jobs {
-    pub(super) async fn run(self, config: Config) -> anyhow::Result<()> {
-        let store = Store::open(config.database_url.expose(), Clock::System).await?;
+    pub(super) async fn run(self, store: Store) -> anyhow::Result<()> {
         match self {
             Self::List { selection, limit, json } => list(&store, &selection.filter(&store), limit, json).await?,
             Self::Show { id, json } => show(&store, id, json).await?,

@@ -4,7 +4,7 @@ use anyhow::Context as _;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::store::{Dialect, Store};
+use crate::store::Store;
 
 /// Bring the database's schema up to date. An app's own tables are taken over; nothing of theirs is dropped.
 #[derive(Debug, clap::Args)]
@@ -17,7 +17,7 @@ pub(super) struct Migrate {
 impl Migrate {
     pub(super) async fn run(self, config: Config) -> anyhow::Result<()> {
         let url = config.database_url.expose();
-        if self.dry_run && Dialect::of(url) == Some(Dialect::Sqlite) && !Store::file_exists(url)? {
+        if self.dry_run && !Store::file_exists(url)? {
             println!("Would make the database file with the whole schema. Nothing was changed.");
             return Ok(());
         }

@@ -6,8 +6,6 @@ use futures::FutureExt as _;
 use serde_json::json;
 
 use super::report;
-use crate::clock::Clock;
-use crate::config::Config;
 use crate::store::{EventFilter, EventState, Store, Tx};
 
 /// The inbox of Clerk's events.
@@ -67,8 +65,7 @@ pub struct Selection {
 const MOST: u32 = 10_000;
 
 impl Webhooks {
-    pub(super) async fn run(self, config: Config) -> anyhow::Result<()> {
-        let store = Store::open(config.database_url.expose(), Clock::System).await?;
+    pub(super) async fn run(self, store: Store) -> anyhow::Result<()> {
         match self {
             Self::List { selection, limit, json } => list(&store, selection, limit, json).await?,
             Self::Show { svix_id, payload, json } => show(&store, &svix_id, payload, json).await?,

@@ -6,9 +6,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, wrong};
+use super::error::{ConfigError, wrong};
 use crate::api_key::hex;
 use crate::clerk::DevSigner;
+use crate::private;
 
 /// Secrets that development generates once and keeps.
 #[derive(Debug, Serialize, Deserialize)]
@@ -40,7 +41,10 @@ impl DevSecrets {
             )
         };
         match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| problem("read", &error)),
+            Ok(bytes) => {
+                private::warn_if_open_to_all(&path);
+                serde_json::from_slice(&bytes).map_err(|error| problem("read", &error))
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let secrets = Self::generate().map_err(|error| problem("generated", &error))?;
                 secrets
@@ -68,13 +72,8 @@ impl DevSecrets {
 
     fn write(&self, folder: &Path, path: &Path) -> std::io::Result<()> {
         use std::io::Write as _;
-        use std::os::unix::fs::OpenOptionsExt as _;
-        std::fs::create_dir_all(folder)?;
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)?;
+        private::create_folder(folder)?;
+        let mut file = private::create_new(path)?;
         file.write_all(&serde_json::to_vec_pretty(self)?)
     }
 }

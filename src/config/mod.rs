@@ -1,12 +1,18 @@
 //! The configuration: one struct, and the only reader of the environment.
 //!
-//! - `settings`: what was given. `resolve`: what that comes to. `values`: how single values are written.
-//! - `dev_secrets`: what development generates. `shown`: what `usher config` prints. `unknown`: misspelt names.
+//! - `settings`: what can be given. `sources`: flags, the environment, and `dotenv`. `unknown`: misspelt names.
+//! - `resolve`: what that comes to, and `error`: what is wrong with it. `values`, `clerk_values`: single values.
+//! - `dev_secrets`: what development generates. `shown`: what `usher config` prints, and `masked`: what it doesn't.
 
+mod clerk_values;
 mod dev_secrets;
+mod dotenv;
+mod error;
+mod masked;
 mod resolve;
 mod settings;
 mod shown;
+mod sources;
 mod unknown;
 mod values;
 
@@ -17,11 +23,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use url::Url;
+use url::{Position, Url};
 use uuid::Uuid;
 
 pub use dev_secrets::DevSecrets;
+pub use dotenv::{DotEnv, DotEnvError};
+pub use error::{ConfigError, ConfigErrors};
 pub use settings::Settings;
+pub use sources::{variable, without_environment};
 pub use unknown::warn_of_unknown_variables;
 pub use values::parse_duration;
 
@@ -30,10 +39,11 @@ use crate::invites::limits::MailCaps;
 use crate::invites::matching::AutoAccept;
 use crate::invites::reminders::Reminders;
 use crate::invites::roles::Roles;
-use crate::mail;
+use crate::mail::{self, MailConfig, TransportConfig};
 use crate::rate_limit::RateLimit;
 use crate::secret::Secret;
 use crate::store::{Identities, Rules};
+use crate::telemetry::{LogFilter, LogFormat};
 
 /// Where development keeps its database, secrets and mails.
 pub const VAR: &str = "var";
@@ -51,18 +61,20 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// How long requests are still taken once the end was asked for.
     pub drain_time: Duration,
+    /// How many connections the public address has at most.
+    pub max_connections: usize,
     /// The webhook's signing secrets, at least one.
     pub signing_secrets: Vec<Secret>,
     /// How session tokens are verified; without it nobody can use `/v1/me`.
     pub session_keys: Option<SessionKeySource>,
-    /// The issuer that session tokens must name, where one is configured.
+    /// The issuer that session tokens must name, where one is configured: without a slash at its end.
     pub clerk_issuer: Option<String>,
-    /// The origins that session tokens may be issued for; empty for any.
+    /// The origins that session tokens may be issued for, as browsers write them; empty for any.
     pub authorized_parties: Vec<String>,
     /// The key for Clerk's Backend API.
     pub clerk_secret_key: Option<Secret>,
     /// Clerk's Backend API.
-    pub clerk_api_url: Url,
+    pub clerk_api_url: String,
     /// The keys that the app calls the API with, at least one.
     pub api_keys: Vec<ApiKey>,
     /// How often each API key may call; `None` for as often as it likes.
@@ -73,8 +85,8 @@ pub struct Config {
     pub rate_limit_address: Option<RateLimit>,
     /// How many proxies stand between the clients and usher.
     pub trusted_proxies: usize,
-    /// The secret that invite links are derived from.
-    pub token_key: Secret,
+    /// The secrets that invite links are derived from: the first makes them, each is taken.
+    pub token_keys: Vec<Secret>,
     /// Where mails go.
     pub mail_route: MailRoute,
     /// Mails that this process sends in a second at most; `None` for as many as it can.
@@ -107,6 +119,19 @@ pub struct Config {
     pub templates_dir: Option<PathBuf>,
     /// For how long what is done with is kept.
     pub retention: Retention,
+    /// How logs and traces are written.
+    pub telemetry: Telemetry,
+}
+
+/// How logs and traces are written.
+#[derive(Debug, Clone, Default)]
+pub struct Telemetry {
+    /// The format of the log.
+    pub format: LogFormat,
+    /// What is logged, where somebody said so.
+    pub filter: Option<LogFilter>,
+    /// The collector for traces.
+    pub collector: Option<String>,
 }
 
 /// For how long what is done with is kept.
@@ -127,6 +152,24 @@ pub struct Retention {
 }
 
 impl Config {
+    /// What the mailer needs to know of it.
+    #[must_use]
+    pub fn mail(&self) -> MailConfig {
+        MailConfig {
+            from: self.mail_from.clone(),
+            reply_to: self.mail_reply_to.clone(),
+            transport: match &self.mail_route {
+                MailRoute::Smtp(url) => TransportConfig::Smtp {
+                    url: url.expose().to_owned(),
+                },
+                MailRoute::Outbox(dir) => TransportConfig::Outbox { dir: dir.clone() },
+            },
+            templates_dir: self.templates_dir.clone(),
+            default_locale: self.mail_default_locale.clone(),
+            unsubscribe: self.mail_unsubscribe.clone(),
+        }
+    }
+
     /// What the database needs to know of it.
     #[must_use]
     pub fn rules(&self) -> Rules {
@@ -167,18 +210,8 @@ pub enum MailRoute {
     Outbox(PathBuf),
 }
 
-/// The format of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// For machines, one object a line.
-    Json,
-}
-
 /// An address with a place for the token.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InviteUrl(String);
 
 impl InviteUrl {
@@ -198,27 +231,15 @@ impl FromStr for InviteUrl {
         if !text.contains(Self::PLACE) {
             return Err("must contain {token}");
         }
-        match Url::parse(&text.replace(Self::PLACE, "token")) {
-            Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(Self(text.to_owned())),
+        let with = |token| Url::parse(&text.replace(Self::PLACE, token));
+        match (with("one"), with("two")) {
+            // A host has no capitals, and tokens do.
+            (Ok(one), Ok(two)) if one[..Position::AfterPort] != two[..Position::AfterPort] => {
+                Err("must have {token} in its path, its query or after its #")
+            }
+            (Ok(url), Ok(_)) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(Self(text.to_owned())),
             _ => Err("must be an http:// or https:// address"),
         }
-    }
-}
-
-/// A setting that can't be used, named so that the sentence says what to change.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{variable} {problem}")]
-pub struct ConfigError {
-    /// The environment variable.
-    pub variable: &'static str,
-    /// What is wrong with it and what would be right.
-    pub problem: String,
-}
-
-fn wrong(variable: &'static str, problem: impl Into<String>) -> ConfigError {
-    ConfigError {
-        variable,
-        problem: problem.into(),
     }
 }
 

@@ -1,65 +1,90 @@
-//! From what was given to what is in force.
+//! From what was given to what is in force. All that is missing or wrong is told at once.
 
-use std::path::Path;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chrono::TimeDelta;
 
+use super::clerk_values::{self, Issuer};
+use super::error::{ConfigError, ConfigErrors, Problems, wrong};
 use super::values::{
-    address, age, drain_time, list, non_empty, number_or_off, parse_duration, parsed, rate_limit, url,
+    address, age, drain_time, list, max_connections, non_empty, number_or_off, parse_duration, parsed, rate_limit, url,
 };
 use super::{
-    Config, ConfigError, DevSecrets, Environment, InviteUrl, LogFormat, MailRoute, Retention, SessionKeySource,
-    Settings, VAR, wrong,
+    Config, DevSecrets, Environment, InviteUrl, MailRoute, Retention, SessionKeySource, Settings, Telemetry, VAR,
 };
 use crate::api_key::ApiKey;
-use crate::clerk::DevSigner;
+use crate::clerk::{DevSigner, check_public_key};
 use crate::invites::limits::{DEFAULT_TTL, MAX_TTL, MailCaps};
 use crate::invites::reminders::Reminders;
 use crate::invites::roles::{Ladder, Roles};
+use crate::mail::Templates;
 use crate::secret::Secret;
-use crate::store::{Dialect, Identities};
+use crate::store::{Identities, check_address};
+use crate::telemetry::{LogFilter, LogFormat};
 
 /// Characters, for every secret that is compared or derived from.
 const MIN_SECRET: usize = 32;
+/// Clerk's Backend API.
+const CLERK_API: &str = "https://api.clerk.com";
+/// Stands where an address was wrong, until all that is wrong is told.
+const UNUSED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 impl Settings {
-    /// The format of the log, needed before the rest.
-    ///
-    /// # Errors
-    /// [`ConfigError`].
-    pub fn log_format(&self) -> Result<LogFormat, ConfigError> {
-        match self.log_format.as_deref() {
-            None | Some("text") => Ok(LogFormat::Text),
-            Some("json") => Ok(LogFormat::Json),
-            Some(_) => Err(wrong("LOG_FORMAT", "must be text or json")),
-        }
-    }
-
     /// The language of mails where nothing better is known, needed before the rest.
     #[must_use]
     pub fn mail_default_locale(&self) -> &str {
         self.mail_default_locale.as_deref().unwrap_or("en")
     }
 
-    /// The address of the collector for traces, needed before the rest.
+    /// How logs and traces are written, needed before the rest.
     ///
     /// # Errors
-    /// [`ConfigError`].
-    pub fn collector(&self) -> Result<Option<&str>, ConfigError> {
-        let given = self.otel_exporter_otlp_endpoint.as_deref();
-        if let Some(text) = given {
-            url("OTEL_EXPORTER_OTLP_ENDPOINT", text)?;
+    /// [`ConfigErrors`].
+    pub fn telemetry(&self) -> Result<Telemetry, ConfigErrors> {
+        let mut problems = Problems::default();
+        let telemetry = self.read_telemetry(&mut problems);
+        problems.end(telemetry)
+    }
+
+    fn read_telemetry(&self, problems: &mut Problems) -> Telemetry {
+        let collector = self.otel_exporter_otlp_endpoint.clone();
+        let is_address = collector
+            .as_deref()
+            .map(|text| url("OTEL_EXPORTER_OTLP_ENDPOINT", text));
+        problems.check(is_address.transpose().map(drop));
+        Telemetry {
+            format: problems.or_default(match self.log_format.as_deref() {
+                None | Some("text") => Ok(LogFormat::Text),
+                Some("json") => Ok(LogFormat::Json),
+                Some(_) => Err(wrong("LOG_FORMAT", "must be text or json")),
+            }),
+            filter: problems.or_default(
+                self.rust_log
+                    .as_deref()
+                    .map(str::parse::<LogFilter>)
+                    .transpose()
+                    .map_err(|problem| wrong("RUST_LOG", problem)),
+            ),
+            collector,
         }
-        Ok(given)
+    }
+
+    /// Where the data lives: all that commands need which look at it and change nothing else.
+    ///
+    /// # Errors
+    /// [`ConfigErrors`].
+    pub fn database(&self) -> Result<Secret, ConfigErrors> {
+        Ok(self.database_in(Path::new(VAR))?)
     }
 
     /// Reads and checks everything, fills in what development generates.
     ///
     /// # Errors
-    /// [`ConfigError`] names the first variable that is missing or wrong.
-    pub fn resolve(self) -> Result<Config, ConfigError> {
+    /// [`ConfigErrors`] names every variable that is missing or wrong, and what to do about it.
+    pub fn resolve(self) -> Result<Config, ConfigErrors> {
         self.resolve_in(Path::new(VAR))
     }
 
@@ -67,95 +92,120 @@ impl Settings {
     ///
     /// # Errors
     /// As [`Settings::resolve`].
-    pub fn resolve_in(self, var: &Path) -> Result<Config, ConfigError> {
-        let environment = self.environment()?;
+    pub fn resolve_in(self, var: &Path) -> Result<Config, ConfigErrors> {
+        let mut all = Problems::default();
+        let environment = all.or(self.environment(), Environment::Production);
         let dev = match environment {
+            // Without them, development would be told of each secret that it lacks.
             Environment::Development => Some(DevSecrets::load_or_generate(var)?),
             Environment::Production => None,
         };
-        let session = self.session_keys(dev.as_ref())?;
-        Ok(Config {
+        let dev = dev.as_ref();
+        let issuer = all.or_default(self.issuer());
+        let config = Config {
             environment,
-            database_url: self.database(var)?,
-            listen: address("USHER_LISTEN", self.usher_listen.as_deref(), "127.0.0.1:8080")?,
-            admin_listen: address(
-                "USHER_ADMIN_LISTEN",
-                self.usher_admin_listen.as_deref(),
-                "127.0.0.1:9090",
-            )?,
-            drain_time: drain_time(environment, self.usher_drain_time.as_deref())?,
-            signing_secrets: self.signing_secrets(dev.as_ref())?,
-            clerk_issuer: self.issuer(dev.as_ref()),
-            session_keys: session,
-            authorized_parties: list(self.clerk_authorized_parties.as_deref()),
-            clerk_secret_key: non_empty("CLERK_SECRET_KEY", self.clerk_secret_key.clone())?,
-            clerk_api_url: url(
-                "CLERK_API_URL",
-                self.clerk_api_url.as_deref().unwrap_or("https://api.clerk.com"),
-            )?,
-            api_keys: self.api_keys(dev.as_ref())?,
-            rate_limit: rate_limit("USHER_RATE_LIMIT", self.usher_rate_limit.as_deref(), "6000/m")?,
-            rate_limit_person: rate_limit(
+            database_url: all.or_default(self.database_in(var)),
+            listen: all.or(
+                address("USHER_LISTEN", self.usher_listen.as_deref(), "127.0.0.1:8080"),
+                UNUSED,
+            ),
+            admin_listen: all.or(
+                address(
+                    "USHER_ADMIN_LISTEN",
+                    self.usher_admin_listen.as_deref(),
+                    "127.0.0.1:9090",
+                ),
+                UNUSED,
+            ),
+            drain_time: all.or_default(drain_time(environment, self.usher_drain_time.as_deref())),
+            max_connections: all.or_default(max_connections(self.usher_max_connections.as_deref())),
+            signing_secrets: all.or_default(self.signing_secrets(dev)),
+            session_keys: all.or_default(self.session_keys(issuer.as_ref(), dev)),
+            clerk_issuer: issuer
+                .map(|issuer| issuer.name)
+                .or_else(|| self.development_issuer(dev)),
+            authorized_parties: self.authorized_parties(&mut all),
+            clerk_secret_key: all.or_default(self.clerk_secret_key()),
+            clerk_api_url: all.or_default(clerk_values::api_url(
+                self.clerk_api_url.as_deref().unwrap_or(CLERK_API),
+            )),
+            api_keys: all.or_default(self.api_keys(dev)),
+            rate_limit: all.or_default(rate_limit(
+                "USHER_RATE_LIMIT",
+                self.usher_rate_limit.as_deref(),
+                "6000/m",
+            )),
+            rate_limit_person: all.or_default(rate_limit(
                 "USHER_RATE_LIMIT_PERSON",
                 self.usher_rate_limit_person.as_deref(),
                 "120/m",
-            )?,
-            rate_limit_address: rate_limit(
+            )),
+            rate_limit_address: all.or_default(rate_limit(
                 "USHER_RATE_LIMIT_ADDRESS",
                 self.usher_rate_limit_address.as_deref(),
                 "120/m",
-            )?,
-            trusted_proxies: self
-                .usher_trusted_proxies
-                .as_deref()
-                .unwrap_or("0")
-                .parse()
-                .map_err(|_| wrong("USHER_TRUSTED_PROXIES", "must be a number such as 0 or 1"))?,
-            token_key: self.token_key(dev.as_ref())?,
-            mail_route: self.mail_route(environment, var)?,
-            smtp_rate: number_or_off("SMTP_RATE", self.smtp_rate.as_deref(), None)?,
-            mail_from: self.mail_from(environment)?,
+            )),
+            trusted_proxies: all.or_default(
+                self.usher_trusted_proxies
+                    .as_deref()
+                    .unwrap_or("0")
+                    .parse()
+                    .map_err(|_| wrong("USHER_TRUSTED_PROXIES", "must be a number such as 0 or 1")),
+            ),
+            token_keys: all.or_default(self.token_keys(dev)),
+            mail_route: all.or(self.mail_route(environment, var), MailRoute::Outbox(PathBuf::new())),
+            smtp_rate: all.or_default(number_or_off("SMTP_RATE", self.smtp_rate.as_deref(), None)),
+            mail_from: all.or_default(self.mail_from(environment)),
             mail_reply_to: self.mail_reply_to.clone(),
             mail_unsubscribe: self.mail_unsubscribe.clone(),
             mail_default_locale: self.mail_default_locale().to_owned(),
             app_name: self.app_name.clone().unwrap_or_else(|| "usher".to_owned()),
-            invite_url: self.invite_url(environment)?,
-            auto_accept: parsed("AUTO_ACCEPT", self.auto_accept.as_deref())?,
-            invite_ttl: self.invite_ttl()?,
-            invite_reminders: self.invite_reminders()?,
-            mail_caps: self.mail_caps()?,
-            roles: self.roles()?,
-            identities: self.identities()?,
+            invite_url: all.or_default(self.invite_url(environment)),
+            auto_accept: all.or_default(parsed("AUTO_ACCEPT", self.auto_accept.as_deref())),
+            invite_ttl: all.or_default(self.invite_ttl()),
+            invite_reminders: all.or_default(self.invite_reminders()),
+            mail_caps: self.mail_caps(&mut all),
+            roles: self.roles(&mut all),
+            identities: all.or_default(self.identities()),
             templates_dir: self.templates_dir.clone(),
-            retention: self.retention()?,
-        })
+            retention: self.retention(&mut all),
+            telemetry: self.read_telemetry(&mut all),
+        };
+        for problem in config.mail().problems() {
+            // What is missing was told, and is empty here.
+            if !all.name(problem.variable()) {
+                all.add(wrong(problem.variable(), problem.without_variable()));
+            }
+        }
+        if !all.is_empty() {
+            // Read at every start anyway, so only who must come back is told at once.
+            all.check(self.templates());
+        }
+        all.end(config)
     }
 
-    fn retention(&self) -> Result<Retention, ConfigError> {
-        let events = age("USHER_KEEP_EVENTS", self.usher_keep_events.as_deref(), "90d")?;
-        let payloads = age("USHER_KEEP_PAYLOADS", self.usher_keep_payloads.as_deref(), "7d")?;
-        if payloads > events {
-            return Err(wrong(
+    fn retention(&self, all: &mut Problems) -> Retention {
+        let mut kept =
+            |variable, given: &Option<String>, default| all.or_default(age(variable, given.as_deref(), default));
+        let retention = Retention {
+            payloads: kept("USHER_KEEP_PAYLOADS", &self.usher_keep_payloads, "7d"),
+            events: kept("USHER_KEEP_EVENTS", &self.usher_keep_events, "90d"),
+            jobs: kept("USHER_KEEP_JOBS", &self.usher_keep_jobs, "7d"),
+            dead_jobs: kept("USHER_KEEP_DEAD_JOBS", &self.usher_keep_dead_jobs, "90d"),
+            deliveries: kept("USHER_KEEP_DELIVERIES", &self.usher_keep_deliveries, "365d"),
+            idempotency_keys: kept("USHER_KEEP_IDEMPOTENCY_KEYS", &self.usher_keep_idempotency_keys, "2d"),
+        };
+        // One that could not be read is zero here, and was told.
+        if retention.payloads > retention.events && !retention.events.is_zero() {
+            all.add(wrong(
                 "USHER_KEEP_PAYLOADS",
                 "must not be longer than USHER_KEEP_EVENTS",
             ));
         }
-        let idempotency_keys = age(
-            "USHER_KEEP_IDEMPOTENCY_KEYS",
-            self.usher_keep_idempotency_keys.as_deref(),
-            "2d",
-        )?;
-        if idempotency_keys < TimeDelta::days(1) {
-            return Err(wrong("USHER_KEEP_IDEMPOTENCY_KEYS", "must be at least 1d"));
+        if retention.idempotency_keys < TimeDelta::days(1) && !retention.idempotency_keys.is_zero() {
+            all.add(wrong("USHER_KEEP_IDEMPOTENCY_KEYS", "must be at least 1d"));
         }
-        Ok(Retention {
-            payloads,
-            events,
-            jobs: age("USHER_KEEP_JOBS", self.usher_keep_jobs.as_deref(), "7d")?,
-            dead_jobs: age("USHER_KEEP_DEAD_JOBS", self.usher_keep_dead_jobs.as_deref(), "90d")?,
-            deliveries: age("USHER_KEEP_DELIVERIES", self.usher_keep_deliveries.as_deref(), "365d")?,
-            idempotency_keys,
-        })
+        retention
     }
 
     fn environment(&self) -> Result<Environment, ConfigError> {
@@ -168,14 +218,17 @@ impl Settings {
         }
     }
 
-    fn database(&self, var: &Path) -> Result<Secret, ConfigError> {
-        let Some(url) = self.usher_database_url.clone().or(self.database_url.clone()) else {
-            return Ok(Secret::from(format!("sqlite://{}", var.join("usher.db").display())));
+    fn database_in(&self, var: &Path) -> Result<Secret, ConfigError> {
+        let (variable, given) = match (&self.usher_database_url, &self.database_url) {
+            (None, Some(url)) => ("DATABASE_URL", url.clone()),
+            (Some(url), _) => ("USHER_DATABASE_URL", url.clone()),
+            (None, None) => {
+                let default = format!("sqlite://{}", var.join("usher.db").display());
+                ("USHER_DATABASE_URL", Secret::from(default))
+            }
         };
-        match Dialect::of(url.expose()) {
-            Some(_) => Ok(url),
-            None => Err(wrong("USHER_DATABASE_URL", "must begin with postgres:// or sqlite://")),
-        }
+        check_address(given.expose()).map_err(|problem| wrong(variable, problem))?;
+        Ok(given)
     }
 
     fn signing_secrets(&self, dev: Option<&DevSecrets>) -> Result<Vec<Secret>, ConfigError> {
@@ -211,12 +264,17 @@ impl Settings {
         Ok(secrets.into_iter().map(Secret::from).collect())
     }
 
-    fn session_keys(&self, dev: Option<&DevSecrets>) -> Result<Option<SessionKeySource>, ConfigError> {
+    fn session_keys(
+        &self,
+        issuer: Option<&Issuer>,
+        dev: Option<&DevSecrets>,
+    ) -> Result<Option<SessionKeySource>, ConfigError> {
         if let Some(pem) = &self.clerk_jwt_key {
+            check_public_key(pem).map_err(|error| wrong("CLERK_JWT_KEY", format!("is {error}")))?;
             return Ok(Some(SessionKeySource::Pem(pem.clone())));
         }
-        if let Some(issuer) = &self.clerk_issuer {
-            return Ok(Some(SessionKeySource::Jwks(url("CLERK_ISSUER", issuer)?)));
+        if self.clerk_issuer.is_some() {
+            return Ok(issuer.map(|issuer| SessionKeySource::Jwks(issuer.url.clone())));
         }
         let Some(dev) = dev else { return Ok(None) };
         let pem = DevSigner::from_pkcs8_pem(&dev.session_key)
@@ -230,11 +288,39 @@ impl Settings {
         Ok(Some(SessionKeySource::Pem(pem)))
     }
 
-    fn issuer(&self, dev: Option<&DevSecrets>) -> Option<String> {
-        let development = dev
-            .filter(|_| self.clerk_jwt_key.is_none())
-            .map(|_| DevSecrets::ISSUER.to_owned());
-        self.clerk_issuer.clone().or(development)
+    fn issuer(&self) -> Result<Option<Issuer>, ConfigError> {
+        let keys_are_fetched = self.clerk_jwt_key.is_none();
+        let read = |text: &String| clerk_values::issuer(text, keys_are_fetched);
+        self.clerk_issuer.as_ref().map(read).transpose()
+    }
+
+    fn development_issuer(&self, dev: Option<&DevSecrets>) -> Option<String> {
+        dev.filter(|_| self.clerk_jwt_key.is_none())
+            .map(|_| DevSecrets::ISSUER.to_owned())
+    }
+
+    fn authorized_parties(&self, all: &mut Problems) -> Vec<String> {
+        let given = self.clerk_authorized_parties.as_deref().unwrap_or_default();
+        clerk_values::origins(given).unwrap_or_else(|problems| {
+            problems.into_iter().for_each(|problem| all.add(problem));
+            Vec::new()
+        })
+    }
+
+    fn clerk_secret_key(&self) -> Result<Option<Secret>, ConfigError> {
+        const VARIABLE: &str = "CLERK_SECRET_KEY";
+        let key = non_empty(VARIABLE, self.clerk_secret_key.clone())?;
+        let text = key.as_ref().map(|key| key.expose().trim()).unwrap_or_default();
+        if text.starts_with("pk_") || text.starts_with("whsec_") {
+            return Err(wrong(
+                VARIABLE,
+                "is another key of Clerk's; the secret key begins with sk_",
+            ));
+        }
+        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(wrong(VARIABLE, "holds characters that no key has"));
+        }
+        Ok(key)
     }
 
     fn api_keys(&self, dev: Option<&DevSecrets>) -> Result<Vec<ApiKey>, ConfigError> {
@@ -250,15 +336,26 @@ impl Settings {
         Ok(keys)
     }
 
-    fn token_key(&self, dev: Option<&DevSecrets>) -> Result<Secret, ConfigError> {
-        match (&self.usher_token_key, dev) {
-            (Some(given), _) if given.expose().len() >= MIN_SECRET => Ok(given.clone()),
-            (None, Some(dev)) => Ok(Secret::from(dev.token_key.clone())),
-            _ => Err(wrong(
-                "USHER_TOKEN_KEY",
-                "must have at least 32 characters; make one with: openssl rand -hex 32",
-            )),
+    fn token_keys(&self, dev: Option<&DevSecrets>) -> Result<Vec<Secret>, ConfigError> {
+        const VARIABLE: &str = "USHER_TOKEN_KEY";
+        let keys = match (&self.usher_token_key, dev) {
+            (Some(given), _) => list(Some(given.expose())),
+            (None, Some(dev)) => vec![dev.token_key.clone()],
+            (None, None) => Vec::new(),
+        };
+        if keys.is_empty() {
+            return Err(wrong(VARIABLE, "is missing; make one with: openssl rand -hex 32"));
         }
+        if let Some(at) = keys.iter().position(|key| key.chars().count() < MIN_SECRET) {
+            let which = if keys.len() == 1 {
+                String::new()
+            } else {
+                format!("entry {} ", at + 1)
+            };
+            let problem = format!("{which}must have at least 32 characters; make one with: openssl rand -hex 32");
+            return Err(wrong(VARIABLE, problem));
+        }
+        Ok(keys.into_iter().map(Secret::from).collect())
     }
 
     fn mail_route(&self, environment: Environment, var: &Path) -> Result<MailRoute, ConfigError> {
@@ -320,13 +417,17 @@ impl Settings {
         }
     }
 
-    fn mail_caps(&self) -> Result<MailCaps, ConfigError> {
+    fn mail_caps(&self, all: &mut Problems) -> MailCaps {
         let default = MailCaps::default();
-        let organization = self.mail_cap_organization.as_deref();
-        Ok(MailCaps {
-            inviter: number_or_off("MAIL_CAP_INVITER", self.mail_cap_inviter.as_deref(), default.inviter)?,
-            organization: number_or_off("MAIL_CAP_ORGANIZATION", organization, default.organization)?,
-        })
+        let (inviter, organization) = (self.mail_cap_inviter.as_deref(), self.mail_cap_organization.as_deref());
+        MailCaps {
+            inviter: all.or_default(number_or_off("MAIL_CAP_INVITER", inviter, default.inviter)),
+            organization: all.or_default(number_or_off(
+                "MAIL_CAP_ORGANIZATION",
+                organization,
+                default.organization,
+            )),
+        }
     }
 
     fn identities(&self) -> Result<Identities, ConfigError> {
@@ -337,16 +438,16 @@ impl Settings {
                     .usher_identity_provider
                     .clone()
                     .unwrap_or_else(|| "clerk".to_owned()),
-                issuer: self
-                    .usher_identity_issuer
-                    .clone()
-                    .or_else(|| self.clerk_issuer.clone())
-                    .ok_or_else(|| {
+                issuer: match &self.usher_identity_issuer {
+                    Some(issuer) => issuer.clone(),
+                    // One that is wrong is told by its own name.
+                    None => self.issuer().ok().flatten().map(|issuer| issuer.name).ok_or_else(|| {
                         wrong(
                             "USHER_IDENTITY_ISSUER",
                             "is missing; it is what admin_identities.issuer says of Clerk users",
                         )
                     })?,
+                },
             }),
             Some(_) => Err(wrong(
                 "USHER_IDENTITIES",
@@ -355,17 +456,35 @@ impl Settings {
         }
     }
 
-    fn roles(&self) -> Result<Roles, ConfigError> {
+    fn roles(&self, all: &mut Problems) -> Roles {
         let default = Roles::default();
-        let ladder = |variable, given: &Option<String>, default| match given {
-            Some(text) => text
-                .parse::<Ladder>()
-                .map_err(|error| wrong(variable, error.to_string())),
-            None => Ok(default),
+        let mut ladder = |variable, given: &Option<String>, default: Ladder| match given {
+            Some(text) => {
+                let read = text
+                    .parse::<Ladder>()
+                    .map_err(|error| wrong(variable, error.to_string()));
+                all.or(read, default)
+            }
+            None => default,
         };
-        Ok(Roles {
-            organization: ladder("ORGANIZATION_ROLES", &self.organization_roles, default.organization)?,
-            project: ladder("PROJECT_ROLES", &self.project_roles, default.project)?,
-        })
+        Roles {
+            organization: ladder("ORGANIZATION_ROLES", &self.organization_roles, default.organization),
+            project: ladder("PROJECT_ROLES", &self.project_roles, default.project),
+        }
+    }
+
+    fn templates(&self) -> Result<(), ConfigError> {
+        let Some(folder) = &self.templates_dir else {
+            return Ok(());
+        };
+        Templates::check(Some(folder), self.mail_default_locale())
+            .map(drop)
+            .map_err(|errors| {
+                let first = errors.0.first().map(ToString::to_string).unwrap_or_default();
+                wrong(
+                    "TEMPLATES_DIR",
+                    format!("has templates that can't be used: {first}; all: usher templates check"),
+                )
+            })
     }
 }

@@ -1,4 +1,4 @@
-//! Everything that can be set, as it was given.
+//! Everything that can be set, as it was given. What is empty is absent: see `sources`.
 
 use std::path::PathBuf;
 
@@ -40,6 +40,10 @@ pub struct Settings {
     /// `off`.
     #[arg(long, env = "USHER_DRAIN_TIME", global = true, value_name = "DURATION")]
     pub usher_drain_time: Option<String>,
+    /// How many connections the public address has at most; one more closes one that keeps it waiting. The private
+    /// address has its own. Default: `16384`, or as many as the limit of open files leaves room for.
+    #[arg(long, env = "USHER_MAX_CONNECTIONS", global = true, value_name = "NUMBER")]
+    pub usher_max_connections: Option<String>,
     /// The webhook's signing secrets (`whsec_…`), comma-separated: two while one is being rotated.
     #[arg(
         long,
@@ -58,7 +62,8 @@ pub struct Settings {
         value_name = "SECRETS"
     )]
     pub clerk_webhook_secret: Option<Secret>,
-    /// The PEM public key that Clerk's session tokens are verified with.
+    /// The PEM public key that Clerk's session tokens are verified with: as it is, on one line with `\n` between its
+    /// lines, or all of it in base64.
     #[arg(long, env = "CLERK_JWT_KEY", global = true, value_name = "PEM")]
     pub clerk_jwt_key: Option<String>,
     /// Clerk's Frontend API address: the tokens' issuer, and where the keys are fetched without `CLERK_JWT_KEY`.
@@ -104,13 +109,14 @@ pub struct Settings {
     /// from its right. Default: `0`, the header is not believed.
     #[arg(long, env = "USHER_TRUSTED_PROXIES", global = true, value_name = "NUMBER")]
     pub usher_trusted_proxies: Option<String>,
-    /// The secret that invite links are derived from, at least 32 characters.
+    /// The secrets that invite links are derived from, comma-separated, each of at least 32 characters: the first makes
+    /// links, links of all are taken.
     #[arg(
         long,
         env = "USHER_TOKEN_KEY",
         global = true,
         hide_env_values = true,
-        value_name = "SECRET"
+        value_name = "SECRETS"
     )]
     pub usher_token_key: Option<Secret>,
     /// The mail server: `smtp://user:password@host:587?tls=required` or `smtps://…`. Development without it writes

@@ -1,7 +1,6 @@
 //! What `usher config` prints: everything in force, and no secret.
 
-use url::Url;
-
+use super::masked::{addresses, text_or_address};
 use super::values::{shown_age, shown_drain_time, shown_limit, shown_number};
 use super::{Config, Environment, MailRoute, SessionKeySource};
 use crate::api_key::ApiKey;
@@ -11,9 +10,10 @@ impl Config {
     #[must_use]
     pub fn shown(&self) -> Vec<(&'static str, String)> {
         let masked = |count: usize| vec!["****"; count].join(",");
+        let shown = |address: Option<&str>| address.map(addresses).unwrap_or_default();
         let or_none = |value: Option<String>| value.unwrap_or_default();
         let smtp = match &self.mail_route {
-            MailRoute::Smtp(url) => without_password(url.expose()),
+            MailRoute::Smtp(url) => addresses(url.expose()),
             MailRoute::Outbox(folder) => format!("(none: mails go to {})", folder.display()),
         };
         let jwt_key = match &self.session_keys {
@@ -31,16 +31,17 @@ impl Config {
                 }
                 .to_owned(),
             ),
-            ("USHER_DATABASE_URL", without_password(self.database_url.expose())),
+            ("USHER_DATABASE_URL", addresses(self.database_url.expose())),
             ("USHER_LISTEN", self.listen.to_string()),
             ("USHER_ADMIN_LISTEN", self.admin_listen.to_string()),
             ("USHER_DRAIN_TIME", shown_drain_time(self.drain_time)),
+            ("USHER_MAX_CONNECTIONS", self.max_connections.to_string()),
             ("CLERK_WEBHOOK_SIGNING_SECRET", masked(self.signing_secrets.len())),
             ("CLERK_JWT_KEY", jwt_key.to_owned()),
-            ("CLERK_ISSUER", or_none(self.clerk_issuer.clone())),
+            ("CLERK_ISSUER", shown(self.clerk_issuer.as_deref())),
             ("CLERK_AUTHORIZED_PARTIES", self.authorized_parties.join(",")),
             ("CLERK_SECRET_KEY", masked(usize::from(self.clerk_secret_key.is_some()))),
-            ("CLERK_API_URL", self.clerk_api_url.to_string()),
+            ("CLERK_API_URL", addresses(&self.clerk_api_url)),
             (
                 "USHER_API_KEYS",
                 self.api_keys
@@ -53,15 +54,15 @@ impl Config {
             ("USHER_RATE_LIMIT_PERSON", shown_limit(self.rate_limit_person)),
             ("USHER_RATE_LIMIT_ADDRESS", shown_limit(self.rate_limit_address)),
             ("USHER_TRUSTED_PROXIES", self.trusted_proxies.to_string()),
-            ("USHER_TOKEN_KEY", masked(1)),
+            ("USHER_TOKEN_KEY", masked(self.token_keys.len())),
             ("SMTP_URL", smtp),
             ("SMTP_RATE", shown_number(self.smtp_rate)),
             ("MAIL_FROM", self.mail_from.clone()),
             ("MAIL_REPLY_TO", or_none(self.mail_reply_to.clone())),
-            ("MAIL_UNSUBSCRIBE", or_none(self.mail_unsubscribe.clone())),
+            ("MAIL_UNSUBSCRIBE", shown(self.mail_unsubscribe.as_deref())),
             ("MAIL_DEFAULT_LOCALE", self.mail_default_locale.clone()),
             ("APP_NAME", self.app_name.clone()),
-            ("INVITE_URL", self.invite_url.0.clone()),
+            ("INVITE_URL", addresses(&self.invite_url.0)),
             ("AUTO_ACCEPT", self.auto_accept.as_str().to_owned()),
             ("INVITE_TTL", shown_age(self.invite_ttl)),
             ("INVITE_REMINDERS", self.invite_reminders.to_string()),
@@ -71,7 +72,7 @@ impl Config {
             ("PROJECT_ROLES", self.roles.project.to_string()),
             ("USHER_IDENTITIES", self.identities.place().to_owned()),
             ("USHER_IDENTITY_PROVIDER", self.identities.provider().to_owned()),
-            ("USHER_IDENTITY_ISSUER", self.identities.issuer().to_owned()),
+            ("USHER_IDENTITY_ISSUER", text_or_address(self.identities.issuer())),
             (
                 "TEMPLATES_DIR",
                 or_none(self.templates_dir.as_ref().map(|folder| folder.display().to_string())),
@@ -85,17 +86,15 @@ impl Config {
                 "USHER_KEEP_IDEMPOTENCY_KEYS",
                 shown_age(self.retention.idempotency_keys),
             ),
+            (
+                "OTEL_EXPORTER_OTLP_ENDPOINT",
+                shown(self.telemetry.collector.as_deref()),
+            ),
+            ("LOG_FORMAT", self.telemetry.format.as_str().to_owned()),
+            (
+                "RUST_LOG",
+                or_none(self.telemetry.filter.as_ref().map(ToString::to_string)),
+            ),
         ]
     }
-}
-
-/// An address without its password. One that can't be understood is not shown at all.
-fn without_password(address: &str) -> String {
-    let Ok(mut url) = Url::parse(address) else {
-        return "****".to_owned();
-    };
-    if url.password().is_some() {
-        let _ = url.set_password(Some("****"));
-    }
-    url.to_string()
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use url::Url;
 
-use super::{ConfigError, Environment, wrong};
+use super::Environment;
+use super::error::{ConfigError, wrong};
 use crate::rate_limit::RateLimit;
 use crate::secret::Secret;
 
@@ -53,6 +54,14 @@ pub(super) fn drain_time(environment: Environment, given: Option<&str>) -> Resul
     Some(Duration::from_secs(number.saturating_mul(unit)))
         .filter(|time| *time <= MAX_DRAIN)
         .ok_or_else(|| wrong("USHER_DRAIN_TIME", "must be a duration such as 10s, at most 5m, or off"))
+}
+
+pub(super) fn max_connections(given: Option<&str>) -> Result<usize, ConfigError> {
+    const VARIABLE: &str = "USHER_MAX_CONNECTIONS";
+    let number = given.unwrap_or("16384").parse().ok();
+    number
+        .filter(|number| (1..=1_000_000).contains(number))
+        .ok_or_else(|| wrong(VARIABLE, "must be a number from 1 to 1000000"))
 }
 
 pub(super) fn shown_drain_time(time: Duration) -> String {

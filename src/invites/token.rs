@@ -13,9 +13,13 @@ const TAG: usize = 32;
 /// Keeps this use of the key apart from any other.
 const CONTEXT: &[u8] = b"usher invite link v1\0";
 
-/// The secret that link tokens are derived from.
+/// The secrets that link tokens are derived from: the first makes them, each is taken, so that one can be replaced while
+/// links of the older one are under way.
 #[derive(Clone)]
-pub struct TokenKey(Hmac<Sha256>);
+pub struct TokenKey {
+    newest: Hmac<Sha256>,
+    older: Vec<Hmac<Sha256>>,
+}
 
 impl std::fmt::Debug for TokenKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -36,7 +40,17 @@ impl TokenKey {
     /// A key from a secret of any length; the configuration sees to at least 32 characters.
     #[must_use]
     pub fn new(secret: &[u8]) -> Self {
-        Self(Hmac::new_from_slice(secret).unwrap_or_else(|_| Hmac::new(&Default::default())))
+        Self {
+            newest: hmac(secret),
+            older: Vec::new(),
+        }
+    }
+
+    /// Takes tokens of an older secret, too.
+    #[must_use]
+    pub fn or(mut self, older: &[u8]) -> Self {
+        self.older.push(hmac(older));
+        self
     }
 
     /// The token for one version of an invite's link: `base64url(invite_id ‖ version ‖ HMAC-SHA256)`.
@@ -45,12 +59,12 @@ impl TokenKey {
         let mut bytes = Vec::with_capacity(SUBJECT + TAG);
         bytes.extend_from_slice(claim.invite_id.as_bytes());
         bytes.extend_from_slice(&claim.version.to_be_bytes());
-        let tag = self.mac(&bytes).finalize().into_bytes();
+        let tag = mac(&self.newest, &bytes).finalize().into_bytes();
         bytes.extend_from_slice(&tag);
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Reads a token; `None` for one that this key did not make. Compares in constant time, asks no database.
+    /// Reads a token; `None` for one that none of the secrets made. Compares in constant time, asks no database.
     #[must_use]
     pub fn verify(&self, token: &str) -> Option<LinkClaim> {
         let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
@@ -58,20 +72,25 @@ impl TokenKey {
             return None;
         }
         let (subject, tag) = bytes.split_at(SUBJECT);
-        self.mac(subject).verify_slice(tag).ok()?;
+        let mut keys = std::iter::once(&self.newest).chain(&self.older);
+        keys.find(|key| mac(key, subject).verify_slice(tag).is_ok())?;
         let (id, version) = subject.split_at(16);
         Some(LinkClaim {
             invite_id: Uuid::from_slice(id).ok()?,
             version: i32::from_be_bytes(version.try_into().ok()?),
         })
     }
+}
 
-    fn mac(&self, subject: &[u8]) -> Hmac<Sha256> {
-        let mut mac = self.0.clone();
-        mac.update(CONTEXT);
-        mac.update(subject);
-        mac
-    }
+fn hmac(secret: &[u8]) -> Hmac<Sha256> {
+    Hmac::new_from_slice(secret).unwrap_or_else(|_| Hmac::new(&Default::default()))
+}
+
+fn mac(key: &Hmac<Sha256>, subject: &[u8]) -> Hmac<Sha256> {
+    let mut mac = key.clone();
+    mac.update(CONTEXT);
+    mac.update(subject);
+    mac
 }
 
 #[cfg(test)]
@@ -92,6 +111,19 @@ mod tests {
         assert_eq!(key.verify(&token), Some(claim(3)));
         assert_eq!(token, key.token(claim(3)), "derived, so always the same");
         assert_ne!(token, key.token(claim(4)));
+    }
+
+    #[test]
+    fn the_newest_secret_makes_tokens_and_those_of_older_ones_are_taken() {
+        let (old, new) = (
+            b"0123456789abcdef0123456789abcdef",
+            b"another-secret-of-thirty-two-chars",
+        );
+        let both = TokenKey::new(new).or(old);
+        assert_eq!(both.token(claim(1)), TokenKey::new(new).token(claim(1)));
+        assert_eq!(both.verify(&TokenKey::new(old).token(claim(1))), Some(claim(1)));
+        assert_eq!(TokenKey::new(new).verify(&TokenKey::new(old).token(claim(1))), None);
+        assert_eq!(TokenKey::new(old).verify(&both.token(claim(1))), None);
     }
 
     #[test]

@@ -84,6 +84,11 @@ impl FromStr for Unsubscribe {
     }
 }
 
+/// Where readers can have further mails stopped, if the text names that.
+pub(super) fn unsubscribe(text: &str) -> Option<Unsubscribe> {
+    text.parse().ok()
+}
+
 /// Builds the mail.
 pub(super) fn compose(
     Letterhead {

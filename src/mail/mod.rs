@@ -104,6 +104,56 @@ pub enum MailSetupError {
     Unsubscribe(String),
 }
 
+impl MailSetupError {
+    /// The variable to look at.
+    #[must_use]
+    pub fn variable(&self) -> &'static str {
+        match self {
+            Self::From(_) => "MAIL_FROM",
+            Self::ReplyTo(_) => "MAIL_REPLY_TO",
+            Self::SmtpUrl(_) => "SMTP_URL",
+            Self::Templates(_) => "TEMPLATES_DIR",
+            Self::DefaultLocale(_) => "MAIL_DEFAULT_LOCALE",
+            Self::Unsubscribe(_) => "MAIL_UNSUBSCRIBE",
+        }
+    }
+
+    /// What is wrong with it: the sentence after its name.
+    #[must_use]
+    pub fn without_variable(&self) -> String {
+        let sentence = self.to_string();
+        let rest = sentence.strip_prefix(self.variable()).unwrap_or(&sentence);
+        rest.trim_start_matches([':', ' ']).to_owned()
+    }
+}
+
+impl MailConfig {
+    /// All that is wrong with the addresses in it. The templates are not looked at.
+    #[must_use]
+    pub fn problems(&self) -> Vec<MailSetupError> {
+        let mut problems = Vec::new();
+        if compose::mailbox(&self.from).is_none() {
+            problems.push(MailSetupError::From(self.from.clone()));
+        }
+        if let Some(text) = &self.reply_to
+            && compose::mailbox(text).is_none()
+        {
+            problems.push(MailSetupError::ReplyTo(text.clone()));
+        }
+        if let TransportConfig::Smtp { url } = &self.transport
+            && let Err(problem) = smtp::check_url(url)
+        {
+            problems.push(MailSetupError::SmtpUrl(problem));
+        }
+        if let Some(text) = &self.unsubscribe
+            && compose::unsubscribe(text).is_none()
+        {
+            problems.push(MailSetupError::Unsubscribe(text.clone()));
+        }
+        problems
+    }
+}
+
 /// Where a mail went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sent {

@@ -8,8 +8,10 @@ use std::{
 };
 
 use tokio::fs;
+use tokio::io::AsyncWriteExt as _;
 
 use super::{compose::MessageIdentity, failure::SendError};
+use crate::private;
 
 /// Tells apart two writers of one mail, which may be at work at once when a job runs twice.
 static WRITERS: AtomicU64 = AtomicU64::new(0);
@@ -43,11 +45,17 @@ impl Outbox {
 
 /// Whoever watches the folder sees a complete mail or none.
 async fn write_whole(folder: &Path, path: &Path, raw: &[u8]) -> io::Result<()> {
-    fs::create_dir_all(folder).await?;
+    // Short enough not to be worth a thread.
+    private::create_folder(folder)?;
     let writer = WRITERS.fetch_add(1, Ordering::Relaxed);
     let unfinished = folder.join(format!(".{}-{writer}.tmp", process::id()));
+    // A process of the same id may have died over it.
+    let _ = fs::remove_file(&unfinished).await;
     let written = async {
-        fs::write(&unfinished, raw).await?;
+        // The links in it open doors, so it is for its owner's eyes only.
+        let mut file = fs::File::from_std(private::create_new(&unfinished)?);
+        file.write_all(raw).await?;
+        file.flush().await?;
         fs::rename(&unfinished, path).await
     };
     let result = written.await;

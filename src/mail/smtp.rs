@@ -48,6 +48,11 @@ const IDLE_LIMIT: Duration = Duration::from_secs(30);
 /// A good-bye is a courtesy and not waited for long.
 const QUIT_LIMIT: Duration = Duration::from_secs(2);
 
+/// Whether a server's address can be used. The error never repeats it.
+pub(super) fn check_url(url: &str) -> Result<(), String> {
+    Server::from_url(url).map(drop)
+}
+
 pub(super) struct Smtp {
     server: Server,
     pool: Arc<Pool>,
@@ -59,8 +64,13 @@ impl Smtp {
     /// Takes lettre's form: `smtps://user:password@host:465`, `smtp://user:password@host:587?tls=required`,
     /// `smtp://localhost:25`; the path, if any, is the name for EHLO. The error never repeats the URL.
     pub(super) fn from_url(url: &str) -> Result<Self, String> {
+        let server = Server::from_url(url)?;
+        if server.credentials.is_some() && matches!(server.tls, Tls::None) && !is_loopback(&server.host) {
+            let host = &server.host;
+            tracing::warn!(smtp.host = %host, "SMTP_URL sends the password to {host} in clear: add ?tls=required or use smtps://");
+        }
         Ok(Self {
-            server: Server::from_url(url)?,
+            server,
             pool: Arc::default(),
             slots: Semaphore::new(MAX_CONNECTIONS),
             rate: None,
@@ -211,9 +221,6 @@ impl Server {
             (user, Some(password)) if !user.is_empty() => Some(Credentials::new(user, password)),
             _ => return Err("user name and password belong together".to_owned()),
         };
-        if credentials.is_some() && matches!(tls, Tls::None) && !is_loopback(&host) {
-            tracing::warn!(smtp.host = %host, "SMTP_URL sends the password to {host} in clear: add ?tls=required or use smtps://");
-        }
         let hello = match url.path().trim_matches('/') {
             "" => ClientId::default(),
             name => ClientId::Domain(name.to_owned()),

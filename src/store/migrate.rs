@@ -14,6 +14,7 @@ use super::adopt::{self, APP_TABLES, Schema, Step};
 use super::pools::ISOLATION;
 use super::settings::{Rules, UniqueEmails};
 use super::{Dialect, Pool, Store, StoreError};
+use crate::private;
 
 /// Why the schema could not be brought up to date. A database that is [unfit](Unfit) is left as it was; what else was
 /// done before an error stays, and the next run goes on from there.
@@ -161,7 +162,9 @@ impl Store {
                 self.migrations.run(&mut *tx).await.map_err(MigrationError::Usher)?;
                 // Shows, too, that the file can be written to, where nothing had to be migrated.
                 rules.publish_on_sqlite(&mut tx).await?;
-                Ok(tx.commit().await?)
+                tx.commit().await?;
+                private::warn_if_open_to_all(writer.connect_options().get_filename());
+                Ok(())
             }
         }
     }

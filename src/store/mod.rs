@@ -4,6 +4,7 @@
 //! One order of locks for every transaction: idempotency key; people by their keys; invites by id; memberships, with
 //! their places; deliveries and jobs; the day's mail counts last.
 
+mod address;
 mod adopt;
 mod deliveries;
 mod history;
@@ -43,6 +44,7 @@ use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::telemetry::{self, Throttle};
+pub use address::check_address;
 pub use deliveries::{DeliveryKind, DeliveryNote, DeliveryStatus, DeliveryView, MailContext, NewDelivery, QueuedMail};
 pub use history::Happened;
 use history::History;
@@ -258,11 +260,10 @@ impl Store {
     /// no error here: connections are made when needed.
     pub async fn open(url: &str, clock: Clock) -> Result<Self> {
         let (lost, renew) = (watch::Sender::new(()), watch::Sender::new(None));
-        let Some(dialect) = Dialect::of(url) else {
-            return Err(StoreError(sqlx::Error::Configuration(
-                "the database address must begin with postgres:// or sqlite://".into(),
-            )));
-        };
+        let unusable =
+            |problem: String| StoreError(sqlx::Error::Configuration(format!("its address {problem}").into()));
+        check_address(url).map_err(unusable)?;
+        let dialect = Dialect::of(url).ok_or_else(|| unusable("is of no database".to_owned()))?;
         let doors = Doors::open(dialect, url, &lost, &renew).await?;
         Ok(Self {
             pool: doors.get(Door::Requests).clone(),
@@ -305,11 +306,14 @@ impl Store {
         }
     }
 
-    /// Whether the file that a SQLite address names is there.
+    /// Whether the file that a SQLite address names is there. A server is looked for when it is asked.
     ///
     /// # Errors
     /// [`StoreError`] when the address can't be understood.
     pub fn file_exists(url: &str) -> Result<bool> {
+        if Dialect::of(url) != Some(Dialect::Sqlite) {
+            return Ok(true);
+        }
         let options: SqliteConnectOptions = url.parse()?;
         Ok(options.get_filename().exists())
     }

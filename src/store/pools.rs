@@ -1,5 +1,6 @@
 //! The connections: how they are opened, what is asked of them before they are used again, and which are not.
 
+use std::path::Path;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -11,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{ACQUIRE_TIMEOUT, ANSWER_TIMEOUT, Dialect, Result, no_answer};
+use crate::private;
 
 /// What holds on every connection of a pool. After 15 seconds Postgres gives up a transaction whose client says nothing,
 /// and with it the locks that it holds. The app may hold one for as long as it likes: no statement waits for it longer
@@ -160,9 +162,7 @@ async fn leave_any_transaction(connection: &mut PgConnection) -> sqlx::Result<()
 
 async fn open_sqlite(url: &str) -> Result<Pool> {
     let options: SqliteConnectOptions = url.parse()?;
-    if let Some(folder) = options.get_filename().parent() {
-        std::fs::create_dir_all(folder).map_err(sqlx::Error::Io)?;
-    }
+    make_file(options.get_filename()).map_err(sqlx::Error::Io)?;
     // The readers wait for less: a writer keeps them out only while the file is opened or recovered.
     let options = options
         .create_if_missing(true)
@@ -200,6 +200,18 @@ async fn open_sqlite(url: &str) -> Result<Pool> {
         .before_acquire(is_outside_of_transactions)
         .connect_lazy_with(options.busy_timeout(OPEN_TIMEOUT).pragma("query_only", "on"));
     Ok(Pool::Sqlite { writer, reader })
+}
+
+/// SQLite would make the file for everybody to read. Those that it puts beside it get the file's own mode.
+fn make_file(path: &Path) -> std::io::Result<()> {
+    let problem = |error: std::io::Error| {
+        let sentence = format!("{} can't be made: {error}", path.display());
+        std::io::Error::new(error.kind(), sentence)
+    };
+    if let Some(folder) = path.parent() {
+        private::create_folder(folder).map_err(problem)?;
+    }
+    private::create_if_missing(path).map_err(problem)
 }
 
 /// Another program has the file locked, for longer than this was to wait.

@@ -4,6 +4,7 @@
 //! that it brings or is given. The cause travels with the jobs, so one word finds a webhook, its jobs and its mails in
 //! the log, and all of them share one trace, whose id is derived from it.
 
+mod filter;
 mod otlp;
 mod throttle;
 mod trace_id;
@@ -12,30 +13,49 @@ use std::io::stderr;
 use std::panic::PanicHookInfo;
 
 use tracing::Span;
+use tracing_subscriber::fmt;
 use tracing_subscriber::prelude::*;
-use tracing_subscriber::{EnvFilter, fmt};
 
+pub use filter::LogFilter;
 pub use otlp::Exporter;
 pub use throttle::Throttle;
 pub use trace_id::is_trace_id;
-
-use crate::config::LogFormat;
 
 tokio::task_local! {
     static CAUSE: String;
 }
 
-/// What is logged where nobody says otherwise. Others are quiet whose messages repeat ours or show SQL.
-const FILTER: &str = "info,sqlx=warn,apalis=warn,apalis_core=warn,rustls_platform_verifier=off";
+/// The format of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines, one object a line.
+    Json,
+}
+
+impl LogFormat {
+    /// As the configuration names it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
 
 /// Starts logging to standard error, and exporting where `OTEL_EXPORTER_OTLP_ENDPOINT` names a collector.
 ///
 /// # Errors
 /// When the collector's address can't be used.
-pub fn init(format: LogFormat, filter: Option<&str>, collector: Option<&str>) -> anyhow::Result<Exporter> {
-    let filter = EnvFilter::try_new(filter.unwrap_or(FILTER)).unwrap_or_else(|_| EnvFilter::new(FILTER));
+pub fn init(format: LogFormat, filter: Option<&LogFilter>, collector: Option<&str>) -> anyhow::Result<Exporter> {
     let (exporter, spans) = Exporter::start(collector)?;
-    let registry = tracing_subscriber::registry().with(filter).with(spans);
+    let registry = tracing_subscriber::registry()
+        .with(filter::without_contents())
+        .with(LogFilter::or_default(filter))
+        .with(spans);
     // A second start, as in tests, keeps the first.
     let _ = match format {
         LogFormat::Text => registry.with(fmt::layer().with_writer(stderr)).try_init(),

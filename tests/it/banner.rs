@@ -184,6 +184,52 @@ stories! {
         app.run_jobs().await;
     }
 
+    async fn each_session_cookie_is_tried_until_one_is_good(app) {
+        let bob = app.person("bob@example.com", None).await;
+        let good = app.session_token(json!({ "sub": bob.id }));
+        let foreign = app.session_token(json!({ "sub": bob.id, "iss": "https://clerk.other.example" }));
+        let expired = app.session_token(json!({ "sub": bob.id, "exp": app.now().timestamp() - 60 }));
+        let forged = format!("{}.forged", good.rsplit_once('.').unwrap().0);
+        let send = async |method: Method, path: &str, cookies: &[&[u8]]| {
+            let mut request = request(method, path, None, None);
+            for cookies in cookies {
+                request.headers_mut().append("cookie", axum::http::HeaderValue::from_bytes(cookies).unwrap());
+            }
+            app.send(request).await
+        };
+        let look = async |cookies: &str| send(Method::GET, "/v1/me/invites", &[cookies.as_bytes()]).await;
+        for cookies in [
+            format!("__session={good}"),
+            format!("__session_Ab1-_x9Z={good}"),
+            format!("__session={foreign}; __session_Ab1={good}"),
+            format!("__session_Ab1={good}; __session={foreign}"),
+            format!("__session={foreign}; __session={good}"),
+            format!("__session={forged}; __session_x={expired}; __session_y={good}"),
+            format!("__session=; __session_x=junk; __session_y=a.b.c; theme=dark;__session_z={good}"),
+            format!("{}__session_z={good}", "__session=junk; ".repeat(50)),
+            format!("__session=\"{good}\""),
+        ] {
+            look(&cookies).await.expect(200);
+        }
+        for cookies in [
+            format!("__session={foreign}; __session_x={expired}; __session_y={forged}"),
+            format!("__sessions={good}; session={good}; __client={good}; x__session={good}"),
+            // A bound, so that one request is not a hundred checks of signatures.
+            format!("{}__session_z={good}", format!("__session={forged}; ").repeat(50)),
+        ] {
+            assert_eq!(look(&cookies).await.problem(401), "unauthorized", "{cookies}");
+        }
+        // In headers of their own, and beside bytes that are no text.
+        let (first, second) = (format!("__session={foreign}"), format!("__session={good}"));
+        send(Method::GET, "/v1/me/invites", &[first.as_bytes(), second.as_bytes()]).await.expect(200);
+        let beside = [b"theme=\xff; ".as_slice(), second.as_bytes()].concat();
+        send(Method::GET, "/v1/me/invites", &[&beside]).await.expect(200);
+        // Whichever it is, it travels by itself.
+        let path = "/v1/me/invites/0192e4a0-0000-7000-8000-000000000000/accept";
+        let suffixed = format!("__session_x={good}");
+        assert_eq!(send(Method::POST, path, &[suffixed.as_bytes()]).await.problem(403), "foreign_origin");
+    }
+
     async fn security_13_tokens_that_clerk_did_not_make_for_this_app_are_refused(app) {
         let bob = app.person("bob@example.com", None).await;
         let now = app.now().timestamp();

@@ -137,6 +137,20 @@ impl Deploy {
         }
     }
 
+    /// `usher serve`, which can't: its exit code and what it said.
+    async fn start(&self) -> (Option<i32>, String) {
+        let serve = Command::new(env!("CARGO_BIN_EXE_usher"))
+            .arg("serve")
+            .env_clear()
+            .envs(environment(&self.database.url, &self.smtp.url()))
+            .current_dir(self.database.folder.path())
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(std::time::Duration::from_secs(60), serve).await;
+        let output = output.expect("it ends").unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    }
+
     /// `usher check` in a complete production environment with these changes.
     async fn check(&self, changes: &[(&str, Option<&str>)]) -> Said {
         let mut command = Command::new(env!("CARGO_BIN_EXE_usher"));
@@ -215,11 +229,83 @@ before_a_deploy! {
         let said = deploy.check(&[]).await;
         said.is_well();
         assert!(said.of("schema").starts_with("warn older than this version"), "{}", said.all);
-        deploy.database.pool.execute("drop table usher_migrations").await;
-        let said = deploy.check(&[]).await;
-        said.is_well();
-        assert!(said.of("schema").starts_with("warn there is none yet"), "{}", said.all);
     }
+
+    async fn a_schema_that_no_start_would_take_fails_with_the_same_words(deploy) {
+        for (change, words) in [
+            ("update usher_migrations set success = false where version = 3", "applied by halves"),
+            ("update usher_migrations set success = true, checksum = checksum || checksum where version = 3", "another one here"),
+            ("insert into usher_migrations (version, description, success, checksum, execution_time) \
+              select 9999, 'newer', true, checksum, 0 from usher_migrations where version = 1", "is newer than this usher"),
+        ] {
+            deploy.database.pool.execute(change).await;
+            let said = deploy.check(&[]).await;
+            said.failed_for("schema", words);
+            let (ended, log) = deploy.start().await;
+            assert_eq!(ended, Some(1), "{log}");
+            let sentence = said.of("schema").trim_start_matches("FAIL ").to_owned();
+            assert!(log.contains(&sentence), "the check says {sentence}, and the start {log}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn where_no_schema_is_yet_that_is_worth_a_word_and_none_is_made() {
+    let deploy = Deploy::to(TestDatabase::empty_postgres().await).await;
+    let said = deploy.check(&[]).await;
+    said.is_well();
+    assert!(said.of("schema").starts_with("warn there is none yet"), "{}", said.all);
+    assert_eq!(
+        deploy
+            .database
+            .pool
+            .count("pg_class where relname = 'usher_migrations'")
+            .await,
+        0
+    );
+
+    let deploy = Deploy::to(TestDatabase::sqlite().await).await;
+    let file = deploy.database.folder.path().join("new/other.db");
+    let url = format!("sqlite://{}", file.display());
+    let said = deploy.check(&[("USHER_DATABASE_URL", Some(&url))]).await;
+    said.is_well();
+    assert!(
+        said.of("database").starts_with("warn there is no file yet"),
+        "{}",
+        said.all
+    );
+    assert!(!file.exists() && !file.parent().unwrap().exists());
+    std::fs::create_dir(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "").unwrap();
+    let said = deploy.check(&[("USHER_DATABASE_URL", Some(&url))]).await;
+    said.is_well();
+    assert!(said.of("schema").starts_with("warn there is none yet"), "{}", said.all);
+}
+
+#[tokio::test]
+async fn commands_that_look_at_the_database_ask_for_nothing_else_and_make_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = async |arguments: &[&str], url: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_usher"));
+        command.args(arguments).env_clear().current_dir(folder.path());
+        command.envs(url.map(|url| ("USHER_DATABASE_URL", url)));
+        let output = command.output().await.unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let database = TestDatabase::sqlite().await;
+    for command in ["jobs", "webhooks", "invites"] {
+        let (code, said) = run(&[command, "list"], Some(&database.url)).await;
+        assert_eq!(code, Some(0), "{command}: {said}");
+        for url in [None, Some("sqlite://elsewhere/usher.db")] {
+            let (code, said) = run(&[command, "list"], url).await;
+            assert_eq!(code, Some(1), "{command}: {said}");
+            assert!(
+                said.contains("is not there yet: usher serve makes it"),
+                "{command}: {said}"
+            );
+        }
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was made");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use clap::CommandFactory as _;
 use usher::cli::Cli;
-use usher::config::{Config, ConfigError, Settings};
+use usher::config::{Config, ConfigErrors, Settings};
 use usher::secret::Secret;
 
 use crate::support::app::settings;
@@ -17,7 +17,7 @@ fn complete() -> Settings {
     )
 }
 
-fn resolve(settings: Settings) -> Result<Config, ConfigError> {
+fn resolve(settings: Settings) -> Result<Config, ConfigErrors> {
     let folder = tempfile::tempdir().unwrap();
     settings.resolve_in(folder.path())
 }
@@ -55,6 +55,43 @@ fn a_wrong_or_missing_setting_stops_the_start_with_its_name() {
             s.clerk_issuer = Some("clerk".into());
         }),
         ("CLERK_SECRET_KEY", |s| s.clerk_secret_key = secret(" ")),
+        ("CLERK_SECRET_KEY", |s| s.clerk_secret_key = secret("pk_test_Y2xlcms")),
+        ("CLERK_JWT_KEY", |s| s.clerk_jwt_key = Some("no key".into())),
+        ("CLERK_ISSUER", |s| {
+            s.clerk_issuer = Some("https://api.clerk.com/v1/jwks".into())
+        }),
+        ("CLERK_AUTHORIZED_PARTIES", |s| {
+            s.clerk_authorized_parties = Some("https://app.example.com,*".into())
+        }),
+        ("USHER_DATABASE_URL", |s| s.usher_database_url = secret("sqlite://")),
+        ("USHER_DATABASE_URL", |s| {
+            s.usher_database_url = secret("sqlite::memory:")
+        }),
+        ("USHER_DATABASE_URL", |s| {
+            s.usher_database_url = secret("sqlite://x.db?mode=memory")
+        }),
+        ("USHER_DATABASE_URL", |s| s.usher_database_url = secret("sqlite:///")),
+        ("DATABASE_URL", |s| {
+            s.usher_database_url = None;
+            s.database_url = secret("sqlite://");
+        }),
+        ("MAIL_FROM", |s| s.mail_from = Some("Acme".into())),
+        ("MAIL_REPLY_TO", |s| s.mail_reply_to = Some("nobody".into())),
+        ("MAIL_UNSUBSCRIBE", |s| {
+            s.mail_unsubscribe = Some("http://example.com".into())
+        }),
+        ("SMTP_URL", |s| s.smtp_url = secret("smtp://u:p@localhost?tls=maybe")),
+        ("RUST_LOG", |s| s.rust_log = Some("usher=loud".into())),
+        ("LOG_FORMAT", |s| s.log_format = Some("xml".into())),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", |s| {
+            s.otel_exporter_otlp_endpoint = Some("collector:4318".into())
+        }),
+        ("USHER_TOKEN_KEY", |s| {
+            s.usher_token_key = secret("a-key-of-at-least-32-characters-in-all,short")
+        }),
+        ("INVITE_URL", |s| {
+            s.invite_url = Some("https://{token}.example.com/invite".into())
+        }),
         ("CLERK_API_URL", |s| s.clerk_api_url = Some("api.clerk.com".into())),
         ("USHER_API_KEYS", |s| s.usher_api_keys = None),
         ("USHER_API_KEYS", |s| s.usher_api_keys = secret(" , ")),
@@ -105,11 +142,24 @@ fn a_wrong_or_missing_setting_stops_the_start_with_its_name() {
     for (variable, change) in cases {
         let mut settings = complete();
         change(&mut settings);
-        let error = resolve(settings).expect_err(variable);
-        assert_eq!(&error.variable, variable, "{error}");
-        assert!(error.to_string().starts_with(variable));
+        let errors = resolve(settings).expect_err(variable);
+        assert_eq!(errors.0.len(), 1, "{errors}");
+        assert_eq!(errors.0[0].variable, *variable, "{errors}");
+        assert!(errors.to_string().starts_with(variable));
     }
     resolve(complete()).unwrap();
+}
+
+#[test]
+fn what_is_written_differently_and_means_the_same_is_brought_into_one_form() {
+    let mut settings = complete();
+    settings.clerk_issuer = Some("clerk.example.com/.well-known/jwks.json".into());
+    settings.clerk_authorized_parties = Some("https://App.example.com:443/dashboard/".into());
+    settings.clerk_api_url = Some("https://api.clerk.com/v1/".into());
+    let config = resolve(settings).unwrap();
+    assert_eq!(config.clerk_issuer.as_deref(), Some("https://clerk.example.com"));
+    assert_eq!(config.authorized_parties, ["https://app.example.com"]);
+    assert_eq!(config.clerk_api_url, "https://api.clerk.com/");
 }
 
 #[test]
@@ -143,20 +193,21 @@ fn development_is_the_default_without_a_database_and_keeps_what_it_generates_to_
 
 #[test]
 fn nothing_that_is_shown_or_logged_holds_a_secret() {
-    let config = resolve(complete()).unwrap();
+    let mut settings = complete();
+    settings.usher_database_url = secret("postgres://usher:hunter2@localhost/app?sslpassword=hunter4&password=hunter5");
+    settings.clerk_issuer = Some("https://proxy:hunter6@clerk.example.com".into());
+    settings.clerk_api_url = Some("https://proxy:hunter7@api.example.com".into());
+    settings.mail_unsubscribe = Some("mailto:stop@example.com,https://u:hunter8@example.com/stop?key=hunter9".into());
+    settings.otel_exporter_otlp_endpoint = Some("https://u:hunter10@collector.example.com?key=hunter11".into());
+    let config = resolve(settings).unwrap();
     let shown: Vec<String> = config
         .shown()
         .into_iter()
         .map(|(name, value)| format!("{name}={value}"))
         .collect();
+    assert!(!shown.join("\n").contains("hunter"), "{shown:#?}");
     for text in [shown.join("\n"), format!("{config:?}"), format!("{:?}", complete())] {
-        for secret in [
-            "hunter2",
-            "hunter3",
-            "C2FVsBQIhrscChlQIMV",
-            "test-api-key",
-            "test-token-key",
-        ] {
+        for secret in ["hunter3", "C2FVsBQIhrscChlQIMV", "test-api-key", "test-token-key"] {
             assert!(!text.contains(secret), "{secret} in {text}");
         }
     }
@@ -190,11 +241,16 @@ fn the_readme_documents_every_setting_as_the_help_does() {
 
 /// `usher serve` in an otherwise complete production environment with this change: its exit code and what it said.
 fn serve_with(changes: &[(&str, Option<&str>)]) -> (Option<i32>, String) {
+    run_with("serve", changes)
+}
+
+fn run_with(command: &str, changes: &[(&str, Option<&str>)]) -> (Option<i32>, String) {
+    let argument = command;
     let folder = tempfile::tempdir().unwrap();
     let database = format!("sqlite://{}", folder.path().join("usher.db").display());
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_usher"));
     command
-        .arg("serve")
+        .arg(argument)
         .env_clear()
         .envs(environment(&database, "smtp://localhost:2525"))
         .current_dir(folder.path());
@@ -205,7 +261,8 @@ fn serve_with(changes: &[(&str, Option<&str>)]) -> (Option<i32>, String) {
         };
     }
     let output = command.output().unwrap();
-    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).unwrap())
 }
 
 #[test]
@@ -232,9 +289,20 @@ fn a_mistake_stops_the_process_with_a_sentence_that_names_the_variable() {
         ("AUTO_ACCEPT", Some("sometimes"), "new-users"),
         ("USHER_ENV", Some("staging"), "development or production"),
         ("LOG_FORMAT", Some("xml"), "text or json"),
+        ("RUST_LOG", Some("info,usher=loud"), "usher=loud"),
+        ("RUST_LOG", Some("verbose"), "verbose"),
+        ("CLERK_AUTHORIZED_PARTIES", Some("https://*.example.com"), "wildcards"),
+        ("CLERK_ISSUER", Some("https://dashboard.clerk.com"), "Frontend API"),
+        ("USHER_DATABASE_URL", Some("sqlite://"), "names no file"),
+        ("USHER_DATABASE_URL", Some("sqlite::memory:"), "in memory"),
+        ("USHER_DATABASE_URL", Some("sqlite://x.db?mode=memory"), "in memory"),
+        ("USHER_DATABASE_URL", Some("sqlite://x.db?mode=ro"), "reading only"),
+        ("USHER_DATABASE_URL", Some("sqlite:///tmp"), "folder"),
         ("USHER_LISTEN", Some("8080"), "address and a port"),
         ("USHER_DRAIN_TIME", Some("soon"), "10s"),
         ("USHER_DRAIN_TIME", Some("301s"), "5m"),
+        ("USHER_MAX_CONNECTIONS", Some("0"), "from 1 to"),
+        ("USHER_MAX_CONNECTIONS", Some("many"), "from 1 to"),
         ("USHER_KEEP_JOBS", Some("a while"), "7d"),
         ("USHER_KEEP_PAYLOADS", Some("100d"), "USHER_KEEP_EVENTS"),
         ("USHER_KEEP_IDEMPOTENCY_KEYS", Some("1h"), "1d"),
@@ -261,4 +329,119 @@ fn an_unknown_variable_of_usher_s_is_told_with_the_nearest_name() {
         said.contains("USHER_TOKEN_KYE is no setting of usher's; did you mean USHER_TOKEN_KEY?"),
         "{said}"
     );
+}
+
+#[test]
+fn everything_that_is_missing_or_wrong_is_named_at_once_by_the_start_and_by_the_check() {
+    let wrong: &[(&str, Option<&str>)] = &[
+        ("USHER_LISTEN", Some("8080")),
+        ("CLERK_WEBHOOK_SIGNING_SECRET", None),
+        ("CLERK_JWT_KEY", Some("no key")),
+        ("CLERK_ISSUER", Some("https://api.clerk.com")),
+        ("CLERK_AUTHORIZED_PARTIES", Some("app.example.com,*")),
+        ("USHER_API_KEYS", None),
+        ("USHER_TOKEN_KEY", Some("hunter2")),
+        ("SMTP_URL", None),
+        ("MAIL_FROM", None),
+        ("MAIL_REPLY_TO", Some("nobody")),
+        ("INVITE_URL", None),
+        ("INVITE_TTL", Some("a week")),
+        ("USHER_KEEP_JOBS", Some("a while")),
+        ("PROJECT_ROLES", Some("A B")),
+        ("TEMPLATES_DIR", Some("/there/is/nothing")),
+        ("RUST_LOG", Some("usher=loud")),
+        ("LOG_FORMAT", Some("xml")),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", Some("collector")),
+    ];
+    for command in ["serve", "check", "migrate", "config"] {
+        let (code, said) = run_with(command, wrong);
+        assert_eq!(code, Some(1), "{said}");
+        for (variable, _) in wrong {
+            assert!(
+                said.contains(&format!("\n  {variable} ")),
+                "{command}: no {variable} in: {said}"
+            );
+        }
+        assert!(said.contains("entry 1") && said.contains("entry 2"), "{said}");
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+    // Without a log to set up, the check has a line for each.
+    let (code, said) = run_with("check", &wrong[..12]);
+    assert_eq!(code, Some(1), "{said}");
+    let lines = said
+        .lines()
+        .filter(|line| line.starts_with("FAIL  configuration"))
+        .count();
+    assert_eq!(lines, 13, "{said}");
+}
+
+#[test]
+fn an_empty_variable_is_as_if_it_were_not_there() {
+    let command = Cli::command();
+    let names: Vec<&str> = command
+        .get_arguments()
+        .filter_map(|argument| argument.get_env()?.to_str())
+        .collect();
+    let needed = environment("sqlite://usher.db", "smtp://localhost:2525");
+    let others: Vec<&str> = names
+        .into_iter()
+        .filter(|name| !needed.iter().any(|(known, _)| known == name))
+        .collect();
+    assert!(others.len() > 25, "{others:?}");
+    let empty: Vec<(&str, Option<&str>)> = others.iter().map(|name| (*name, Some(""))).collect();
+    let (code, with_empty) = run_with("config", &empty);
+    assert_eq!(code, Some(0), "{with_empty}");
+    let without_folder = |said: &str| -> Vec<String> {
+        let lines = said.lines().filter(|line| !line.starts_with("USHER_DATABASE_URL="));
+        lines.map(str::to_owned).collect()
+    };
+    assert_eq!(without_folder(&with_empty), without_folder(&run_with("config", &[]).1));
+    // What production needs is missing when it is empty, and said to be.
+    let (code, said) = serve_with(&[("SMTP_URL", Some("")), ("USHER_TOKEN_KEY", Some(" "))]);
+    assert_eq!(code, Some(1));
+    assert!(
+        said.contains("SMTP_URL is missing") && said.contains("USHER_TOKEN_KEY is missing"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_misspelt_variable_is_told_whatever_it_begins_with_and_other_programs_are_not() {
+    let (_, said) = serve_with(&[
+        ("CLERK_ISUER", Some("x")),
+        ("MAIL_FORM", Some("x")),
+        ("INVITE_TLL", Some("x")),
+        ("CLERK_PUBLISHABLE_KEY", Some("x")),
+        ("APP_ENV", Some("x")),
+        ("MAIL_HOST", Some("x")),
+        ("USHER_LISTEN", Some("8080")),
+    ]);
+    for (name, meant) in [
+        ("CLERK_ISUER", "CLERK_ISSUER"),
+        ("MAIL_FORM", "MAIL_FROM"),
+        ("INVITE_TLL", "INVITE_TTL"),
+    ] {
+        let told = format!("{name} is no setting of usher's; did you mean {meant}?");
+        assert!(said.contains(&told), "{said}");
+    }
+    for name in ["CLERK_PUBLISHABLE_KEY", "APP_ENV", "MAIL_HOST"] {
+        assert!(!said.contains(name), "{said}");
+    }
+}
+
+#[test]
+fn help_names_every_variable_and_shows_no_value() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_usher"))
+        .arg("--help")
+        .env_clear()
+        .env("CLERK_ISSUER", "https://u:hunter2@clerk.example.com")
+        .env("MAIL_UNSUBSCRIBE", "https://example.com?key=hunter2")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        said.contains("[env: CLERK_ISSUER]") && said.contains("[env: SMTP_URL]"),
+        "{said}"
+    );
+    assert!(!said.contains("hunter2"), "{said}");
 }

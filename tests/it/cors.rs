@@ -3,7 +3,7 @@
 use axum::http::Method;
 
 use crate::support::app::{API_KEY, Answer, ORIGIN, TestApp, request};
-use crate::support::stories;
+use crate::support::{TestDatabase, stories};
 
 async fn call(app: &TestApp, method: Method, path: &str, bearer: Option<&str>, origin: &str) -> Answer {
     let is_preflight = method == Method::OPTIONS;
@@ -52,5 +52,32 @@ stories! {
             answer.problem(status);
             assert!(!answer.headers.keys().any(|name| name.as_str().starts_with("access-control-")));
         }
+    }
+}
+
+#[tokio::test]
+async fn an_origin_with_a_slash_or_a_path_is_the_same_for_pages_cookies_and_tokens() {
+    for written in [
+        "https://app.example.com/",
+        "HTTPS://App.Example.com:443",
+        "https://app.example.com/dashboard",
+    ] {
+        let app = TestApp::start_with(TestDatabase::sqlite().await, |settings| {
+            settings.clerk_authorized_parties = Some(written.to_owned());
+        })
+        .await;
+        let bob = app.person("bob@example.com", None).await;
+        let token = app.session_token(serde_json::json!({ "sub": bob.id }));
+        let answer = call(&app, Method::GET, "/v1/me/invites", Some(&token), ORIGIN).await;
+        answer.expect(200);
+        assert_eq!(answer.headers["access-control-allow-origin"], ORIGIN, "{written}");
+        let unknown = format!("/v1/me/invites/{}/accept", app.clock.new_id());
+        let mut with_cookie = request(Method::POST, &unknown, None, None);
+        with_cookie
+            .headers_mut()
+            .insert("cookie", format!("__session={token}").parse().unwrap());
+        with_cookie.headers_mut().insert("origin", ORIGIN.parse().unwrap());
+        assert_eq!(app.send(with_cookie).await.problem(404), "not_found", "{written}");
+        app.finish().await;
     }
 }

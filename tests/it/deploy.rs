@@ -51,7 +51,7 @@ async fn the_next_version() {
     if !is_wanted {
         return;
     }
-    let _exporter = usher::telemetry::init(settings.log_format().unwrap(), None, None).unwrap();
+    let _exporter = usher::telemetry::init(settings.telemetry().unwrap().format, None, None).unwrap();
     let mut app = App::new(settings.resolve().unwrap(), Clock::System).await.unwrap();
     let (version, text) = NEXT_MIGRATION;
     app.store = app.store.with_migration(version, text);
