@@ -11,7 +11,8 @@
 //! - [`flows`]: asked, told of by Clerk, matched, let in: each one function over a transaction.
 //! - [`jobs`]: one file per job. [`worker`]: runs them on apalis, with a cure for each of its traps.
 //! - [`webhooks`]: what Clerk pushes. [`api`]: what the app and the invitee call. [`ops`]: health and the page of metrics.
-//! - [`contract`]: the OpenAPI document and the page that shows it.
+//! - [`contract`]: the OpenAPI document and the page that shows it. [`server`]: the listeners, and what a client may make
+//!   them wait for.
 //! - [`api_key`]: the keys that the app calls with. [`rate_limit`]: how often somebody may call.
 //! - [`private`]: files for their owner alone. [`metrics`]: what is counted. [`telemetry`]: logs, traces, and the causes that join them.
 //! - [`cli`]: one file per command. [`config`] is the only reader of the environment, [`clock`] the only source of time.
@@ -37,6 +38,7 @@ pub mod private;
 pub mod problem;
 pub mod rate_limit;
 pub mod secret;
+pub mod server;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;

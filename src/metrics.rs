@@ -55,8 +55,10 @@ named! {
         Ignored = "ignored",
         /// Its signature, id or timestamp is wrong.
         BadSignature = "bad_signature",
-        /// Not JSON, or without a type.
+        /// Broken off, not JSON, or without a type.
         Unreadable = "unreadable",
+        /// Its body did not come in time.
+        TimedOut = "timed_out",
         /// Over the limit.
         TooLarge = "too_large",
         /// It could not be stored in time; Svix tries again.

@@ -2,6 +2,7 @@
 //! server.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -10,7 +11,9 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
+use crate::server::BodyError;
 use crate::store::{self, Conflict, StoreError};
+use crate::telemetry::Throttle;
 
 /// Seconds after which a caller should come again when something that usher needs is away.
 const RETRY_AFTER: u32 = 5;
@@ -96,6 +99,8 @@ codes! {
     InviteExpired = "invite_expired", CONFLICT, "The invite has expired. Ask for a new one.";
     /// The link is genuine, but the invite's time has passed.
     LinkExpired = "link_expired", GONE, "The invite has expired. Ask for a new one.";
+    /// The body did not come in time: the client was too slow, or fell silent.
+    RequestTimeout = "request_timeout", REQUEST_TIMEOUT, "The body did not come in time.";
     /// The body is larger than this path takes.
     TooLarge = "too_large", PAYLOAD_TOO_LARGE, "The body is too large.";
     /// The body did not come as `application/json`.
@@ -265,6 +270,21 @@ impl From<Code> for Problem {
     }
 }
 
+impl From<BodyError> for Problem {
+    fn from(error: BodyError) -> Self {
+        Self::new(match error {
+            BodyError::TooLarge => Code::TooLarge,
+            BodyError::TimedOut => Code::RequestTimeout,
+            BodyError::BrokenOff => Code::UnreadableBody,
+        })
+    }
+}
+
+/// Whoever calls while the database is away makes the line.
+static AWAY: Throttle = Throttle::new(Duration::from_secs(10));
+/// Each is worth a look, so they come more often.
+static REFUSED: Throttle = Throttle::new(Duration::from_secs(1));
+
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         if error.is_conflict() {
@@ -277,10 +297,14 @@ impl From<StoreError> for Problem {
             store::tell_busy(&error);
             Self::new(Code::StoreBusy).retry_after(BUSY_RETRY_AFTER)
         } else if error.is_temporary() {
-            tracing::warn!(error = %error, "the store is away");
+            if let Some(suppressed) = AWAY.admit() {
+                tracing::warn!(error = %error, suppressed, "the store is away");
+            }
             Self::new(Code::StoreUnavailable)
         } else {
-            tracing::error!(error = %error, "the store refused");
+            if let Some(suppressed) = REFUSED.admit() {
+                tracing::error!(error = %error, suppressed, "the store refused");
+            }
             Self::internal()
         }
     }
@@ -307,6 +331,9 @@ impl IntoResponse for Problem {
         );
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::REQUEST_TIMEOUT {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -12,6 +12,7 @@ mod mails;
 mod report;
 mod retention;
 mod service;
+mod silent;
 mod sink;
 mod soak;
 mod webhooks;
@@ -48,6 +49,9 @@ struct Options {
     /// Mails in the backlog that is sent.
     #[arg(long, default_value_t = 5_000)]
     mails: usize,
+    /// Connections that say nothing, or not all of it, beside the webhooks of others.
+    #[arg(long, default_value_t = 10_000)]
+    silent: usize,
     /// Minutes of steady load at 1000 events a second, to see whether memory creeps; nothing else is then measured.
     #[arg(long, value_name = "MINUTES")]
     soak: Option<f64>,
@@ -96,6 +100,8 @@ enum Part {
     Growth,
     /// A long past that is let go.
     Retention,
+    /// Thousands of connections that say nothing, or not all of it, beside the webhooks of others.
+    Silent,
 }
 
 /// Events a second of the soak.
@@ -214,6 +220,10 @@ async fn measure(bench: &Bench, options: &Options, database: Kind, report: &mut 
     if options.wants(Part::Retention) {
         let rows = if options.quick { 1_000 } else { 1_000_000 };
         report.add(Measure::Retention(retention::measure(bench, database, rows).await?));
+    }
+    if options.wants(Part::Silent) {
+        let connections = if options.quick { 500 } else { options.silent };
+        report.add(Measure::Silent(silent::measure(bench, database, connections).await?));
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ use crate::intake::Intake;
 use crate::load::Latencies;
 use crate::mails::Mails;
 use crate::retention::Retention;
+use crate::silent::Silent;
 use crate::soak::Soak;
 
 /// Everything that was measured, in the order in which it was.
@@ -75,6 +76,7 @@ pub enum Measure {
     },
     Growth(Growth),
     Retention(Retention),
+    Silent(Silent),
     Soak(Soak),
 }
 
@@ -189,6 +191,20 @@ impl Measure {
                 let gauges = format!("  the queue's gauges {:.1} ms", retention.gauges_ms);
                 let what = format!("lets go of {} rows, by 500 and 500", retention.rows);
                 row(&what, &retention.batches, &gauges);
+            }
+            Self::Silent(silent) => {
+                let Silent {
+                    connections,
+                    fewest,
+                    reopened,
+                    ..
+                } = silent;
+                println!(
+                    "beside {connections} connections that say nothing or not all ({fewest} at least, {reopened} came again):"
+                );
+                let memory = format!("  memory {:.0} MB", silent.memory_mb);
+                row("  webhooks, each on a new connection", &silent.webhooks, &memory);
+                row("  /readyz, each on a new connection", &silent.ready, "");
             }
             Self::Soak(soak) => {
                 let memory: Vec<_> = soak.memory_mb.iter().map(|mb| format!("{mb:.0}")).collect();

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use axum::body::Bytes;
 use axum::extract::FromRequestParts;
-use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
 use axum::extract::{FromRequest, Path, Request};
 use axum::http::header;
 use axum::http::request::Parts;
@@ -12,6 +11,14 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::problem::{Code, FieldError, Problem};
+use crate::server::read_body;
+
+/// Bytes; a full batch of 500 invites with messages fits.
+const MAX_BODY: usize = 4 * 1024 * 1024;
+
+/// The largest body, in bytes, of routes that take less than [`MAX_BODY`]: an extension of theirs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct MaxBody(pub usize);
 
 /// Unknown fields that an answer names, and characters of each: it must not be larger than what it answers.
 const MAX_UNKNOWN: usize = 20;
@@ -40,7 +47,7 @@ pub(super) struct JsonBody {
 impl<S: Send + Sync> FromRequest<S> for JsonBody {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let is_json = request
             .headers()
             .get(header::CONTENT_TYPE)
@@ -50,16 +57,14 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
         if !is_json {
             return Err(Code::UnsupportedMediaType.into());
         }
-        let bytes = Bytes::from_request(request, state).await.map_err(unreadable)?;
+        let (parts, body) = request.into_parts();
+        let most = parts.extensions.get().map_or(MAX_BODY, |&MaxBody(most)| most);
+        let bytes = read_body(&parts.headers, body, most).await?;
         let value = serde_json::from_slice(&bytes).map_err(|_| Code::NotJson)?;
-        Ok(Self { bytes, value })
-    }
-}
-
-fn unreadable(rejection: BytesRejection) -> Problem {
-    match rejection {
-        BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => Code::TooLarge.into(),
-        _ => Code::UnreadableBody.into(),
+        Ok(Self {
+            bytes: bytes.into(),
+            value,
+        })
     }
 }
 

@@ -178,19 +178,30 @@ fn client_address(headers: &HeaderMap, extensions: &Extensions, proxies: usize) 
         .get::<ConnectInfo<SocketAddr>>()
         .map(|ConnectInfo(peer)| peer.ip());
     let forwarded = proxies.checked_sub(1).and_then(|skip| {
-        let lists: Vec<&str> = headers
+        // Several headers are one list. As bytes: a client can write anything on its left.
+        let lists: Vec<&[u8]> = headers
             .get_all("x-forwarded-for")
             .iter()
-            .filter_map(|list| list.to_str().ok())
+            .map(HeaderValue::as_bytes)
             .collect();
-        lists
-            .iter()
-            .flat_map(|list| list.split(','))
-            .rev()
-            .nth(skip)
-            .and_then(|address| address.trim().parse().ok())
+        let entries = lists.iter().flat_map(|list| list.split(|byte| *byte == b','));
+        let named = entries.map(<[u8]>::trim_ascii).filter(|entry| !entry.is_empty());
+        named.rev().nth(skip).and_then(address_in)
     });
     forwarded.or(peer).map(network)
+}
+
+/// The address in an entry of `X-Forwarded-For`: `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]` or
+/// `[2001:db8::1]:4711`.
+fn address_in(entry: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(entry).ok()?.trim_matches('"');
+    let host = match text.strip_prefix('[') {
+        Some(rest) => rest.split_once(']')?.0,
+        None if text.matches(':').count() == 1 => text.split_once(':')?.0,
+        None => text,
+    };
+    // A zone means something on the proxy's machine only.
+    host.split('%').next()?.parse().ok()
 }
 
 /// One customer of an IPv6 provider has a whole /64.
@@ -214,6 +225,21 @@ mod tests {
             ("192.0.2.1", "1.2.3.4, 198.51.100.7", 1, "198.51.100.7"),
             ("192.0.2.1", "1.2.3.4, 198.51.100.7,10.0.0.1", 2, "198.51.100.7"),
             ("192.0.2.1", "nonsense", 1, "192.0.2.1"),
+            ("192.0.2.1", "unknown, 198.51.100.7", 1, "198.51.100.7"),
+            ("192.0.2.1", "198.51.100.7, unknown", 1, "192.0.2.1"),
+            ("192.0.2.1", "198.51.100.7:4711", 1, "198.51.100.7"),
+            ("192.0.2.1", "198.51.100.7:", 1, "198.51.100.7"),
+            ("192.0.2.1", " \t198.51.100.7 ", 1, "198.51.100.7"),
+            ("192.0.2.1", "198.51.100.7,", 1, "198.51.100.7"),
+            ("192.0.2.1", ", ,198.51.100.7 , 10.0.0.1", 2, "198.51.100.7"),
+            ("192.0.2.1", "\"[2001:db8::7]:4711\"", 1, "2001:db8::"),
+            ("192.0.2.1", "2001:db8:1:2:3:4:5:6", 1, "2001:db8:1:2::"),
+            ("192.0.2.1", "[2001:db8:1:2:3:4:5:6]", 1, "2001:db8:1:2::"),
+            ("192.0.2.1", "[2001:db8:1:2:3:4:5:6]:4711", 1, "2001:db8:1:2::"),
+            ("192.0.2.1", "[::ffff:198.51.100.7]:4711", 1, "198.51.100.7"),
+            ("192.0.2.1", "[fe80::1%eth0]", 1, "fe80::"),
+            ("192.0.2.1", "[2001:db8::1", 1, "192.0.2.1"),
+            ("2001:db8:1:2::9", "[]:1", 1, "2001:db8:1:2::"),
             ("192.0.2.1", "198.51.100.7", 2, "192.0.2.1"),
             ("::ffff:192.0.2.1", "", 0, "192.0.2.1"),
             ("2001:db8:1:2:3:4:5:6", "", 0, "2001:db8:1:2::"),
@@ -225,5 +251,26 @@ mod tests {
             let address = client_address(&headers, &extensions, proxies);
             assert_eq!(address, Some(expected.parse().unwrap()), "{peer} {forwarded} {proxies}");
         }
+    }
+    #[test]
+    fn bytes_that_are_no_text_spoil_no_other_entry_and_several_headers_are_one_list() {
+        let mut headers = HeaderMap::new();
+        headers.append(
+            "x-forwarded-for",
+            HeaderValue::from_bytes(b"\xff\xfe, caf\xe9").unwrap(),
+        );
+        headers.append(
+            "x-forwarded-for",
+            HeaderValue::from_bytes(b"\xf0, 198.51.100.7").unwrap(),
+        );
+        headers.append("x-forwarded-for", HeaderValue::from_static("10.0.0.1:80"));
+        let mut extensions = Extensions::new();
+        extensions.insert(ConnectInfo(SocketAddr::from(([192, 0, 2, 1], 1))));
+        let client = |proxies| client_address(&headers, &extensions, proxies).unwrap().to_string();
+        assert_eq!(
+            [client(0), client(1), client(2)],
+            ["192.0.2.1", "10.0.0.1", "198.51.100.7"]
+        );
+        assert_eq!([client(3), client(9)], ["192.0.2.1", "192.0.2.1"]);
     }
 }

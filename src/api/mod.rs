@@ -16,12 +16,12 @@ mod view;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Router};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -29,11 +29,11 @@ use utoipa_axum::routes;
 
 use crate::app::App;
 use crate::problem::{Code, Problem};
+use crate::server::{ClientTime, within};
 use crate::telemetry::Throttle;
+use body::MaxBody;
 use limits::Limits;
 
-/// Bytes; a full batch of 500 invites with messages fits.
-const MAX_BODY: usize = 4 * 1024 * 1024;
 /// Bytes; what a page sends is a token.
 const MAX_PAGE_BODY: usize = 64 * 1024;
 /// For so long a browser need not ask again.
@@ -42,7 +42,7 @@ const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
 /// Characters of a refused page's origin that are logged.
 const MAX_SHOWN_ORIGIN: usize = 200;
 
-/// How long a request may take, its body and a question to Clerk included.
+/// How long a request may take, a question to Clerk included. Its body has its own limits; see `server`.
 const TIME_LIMIT: Duration = Duration::from_secs(12);
 
 #[derive(Clone)]
@@ -61,7 +61,7 @@ pub fn router(app: &App) -> Router {
     // The fallback stands here so that a preflight comes through the layer.
     let pages = Router::from(for_pages())
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
-        .layer(DefaultBodyLimit::max(MAX_PAGE_BODY))
+        .layer(Extension(MaxBody(MAX_PAGE_BODY)))
         .layer(limits.clone())
         .layer(cors(&app.config.authorized_parties));
     Router::from(for_the_app())
@@ -69,7 +69,6 @@ pub fn router(app: &App) -> Router {
         .merge(pages)
         .layer(from_fn(in_time))
         .layer(from_fn_with_state(api.clone(), request::layer))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(api)
 }
 
@@ -115,9 +114,10 @@ mod tag {
 
 /// Nobody waits for ever for a database that does not answer.
 async fn in_time(request: Request, next: Next) -> Response {
-    match tokio::time::timeout(TIME_LIMIT, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => Problem::new(Code::StoreUnavailable).into_response(),
+    let client = request.extensions().get::<ClientTime>().cloned();
+    match within(TIME_LIMIT, client, next.run(request)).await {
+        Some(response) => response,
+        None => Problem::new(Code::StoreUnavailable).into_response(),
     }
 }
 

@@ -7,10 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
-use axum::serve::ListenerExt as _;
 use axum::{Extension, Router};
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceBuilder;
@@ -23,6 +20,7 @@ use crate::config::{Config, Environment};
 use crate::names::named;
 use crate::ops::{Scrape, Stopping};
 use crate::problem::Problem;
+use crate::server::{Limits, Server, connections_within_open_files};
 use crate::store::{MigrationError, Store};
 use crate::worker::{Concurrency, Workers};
 use crate::{api, contract, ops, shutdown, webhooks};
@@ -117,13 +115,31 @@ impl Service {
     /// # Errors
     /// When an address is taken or a secret can't be used.
     pub async fn start(app: App, role: Role) -> anyhow::Result<Self> {
+        let limits = Limits::public(app.config.max_connections);
+        Self::start_within(app, role, limits).await
+    }
+
+    /// [`Service::start`] with other limits for its clients; the private listener has them, too, with connections of its
+    /// own.
+    ///
+    /// # Errors
+    /// As [`Service::start`].
+    pub async fn start_within(app: App, role: Role, mut limits: Limits) -> anyhow::Result<Self> {
+        limits.connections = connections_within_open_files(limits.connections);
         // Before anything happens that is counted.
         let scrape = Arc::new(Scrape::start()?);
         let stopping = CancellationToken::new();
         let public = match role {
             Role::Api | Role::All => {
                 let routes = parting(public_router(&app)?, stopping.clone());
-                Some(Server::start("USHER_LISTEN", app.config.listen, routes).await?)
+                let address = app.config.listen;
+                Some(Server::start(
+                    "public",
+                    "USHER_LISTEN",
+                    address,
+                    routes,
+                    limits.clone(),
+                )?)
             }
             Role::Worker => None,
         };
@@ -133,7 +149,8 @@ impl Service {
         };
         let health = ops::router(app.store.clone(), workers.as_ref().map(Workers::alive), scrape)
             .layer(Extension(Stopping(stopping.clone())));
-        let private = Server::start("USHER_ADMIN_LISTEN", app.config.admin_listen, health).await?;
+        let address = app.config.admin_listen;
+        let private = Server::start("private", "USHER_ADMIN_LISTEN", address, health, limits.private())?;
         Ok(Self {
             app,
             public,
@@ -146,13 +163,13 @@ impl Service {
     /// The public address, where there is one.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
-        self.public.as_ref().map(|server| server.address)
+        self.public.as_ref().map(Server::address)
     }
 
     /// The private address.
     #[must_use]
     pub fn admin_address(&self) -> SocketAddr {
-        self.private.address
+        self.private.address()
     }
 
     /// Says that it stops and answers what still comes for the drain time, finishes meanwhile what runs, and closes the
@@ -234,38 +251,4 @@ fn parting(routes: Router, stopping: CancellationToken) -> Router {
         }
         answer
     }))
-}
-
-struct Server {
-    address: SocketAddr,
-    stop: CancellationToken,
-    task: JoinHandle<std::io::Result<()>>,
-}
-
-impl Server {
-    async fn start(variable: &'static str, address: SocketAddr, router: Router) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("{variable}={address} can't be listened on; is it taken?"))?;
-        let address = listener.local_addr()?;
-        // Answers are small and wanted at once.
-        let listener = listener.tap_io(|stream| {
-            let _ = stream.set_nodelay(true);
-        });
-        let stop = CancellationToken::new();
-        let stopped = stop.clone().cancelled_owned();
-        let serve = axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
-            .with_graceful_shutdown(stopped);
-        Ok(Self {
-            address,
-            stop,
-            task: tokio::spawn(serve.into_future()),
-        })
-    }
-
-    async fn stop(self) {
-        self.stop.cancel();
-        // A client that never ends its request must not keep the process.
-        let _ = tokio::time::timeout(Duration::from_secs(10), self.task).await;
-    }
 }

@@ -61,6 +61,8 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// How long requests are still taken once the end was asked for.
     pub drain_time: Duration,
+    /// How many connections the public address has at most.
+    pub max_connections: usize,
     /// The webhook's signing secrets, at least one.
     pub signing_secrets: Vec<Secret>,
     /// How session tokens are verified; without it nobody can use `/v1/me`.

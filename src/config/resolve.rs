@@ -10,7 +10,7 @@ use chrono::TimeDelta;
 use super::clerk_values::{self, Issuer};
 use super::error::{ConfigError, ConfigErrors, Problems, wrong};
 use super::values::{
-    address, age, drain_time, list, non_empty, number_or_off, parse_duration, parsed, rate_limit, url,
+    address, age, drain_time, list, max_connections, non_empty, number_or_off, parse_duration, parsed, rate_limit, url,
 };
 use super::{
     Config, DevSecrets, Environment, InviteUrl, MailRoute, Retention, SessionKeySource, Settings, Telemetry, VAR,
@@ -118,6 +118,7 @@ impl Settings {
                 UNUSED,
             ),
             drain_time: all.or_default(drain_time(environment, self.usher_drain_time.as_deref())),
+            max_connections: all.or_default(max_connections(self.usher_max_connections.as_deref())),
             signing_secrets: all.or_default(self.signing_secrets(dev)),
             session_keys: all.or_default(self.session_keys(issuer.as_ref(), dev)),
             clerk_issuer: issuer

@@ -40,6 +40,10 @@ pub struct Settings {
     /// `off`.
     #[arg(long, env = "USHER_DRAIN_TIME", global = true, value_name = "DURATION")]
     pub usher_drain_time: Option<String>,
+    /// How many connections the public address has at most; one more closes one that keeps it waiting. The private
+    /// address has its own. Default: `16384`, or as many as the limit of open files leaves room for.
+    #[arg(long, env = "USHER_MAX_CONNECTIONS", global = true, value_name = "NUMBER")]
+    pub usher_max_connections: Option<String>,
     /// The webhook's signing secrets (`whsec_…`), comma-separated: two while one is being rotated.
     #[arg(
         long,

@@ -35,6 +35,7 @@ impl Config {
             ("USHER_LISTEN", self.listen.to_string()),
             ("USHER_ADMIN_LISTEN", self.admin_listen.to_string()),
             ("USHER_DRAIN_TIME", shown_drain_time(self.drain_time)),
+            ("USHER_MAX_CONNECTIONS", self.max_connections.to_string()),
             ("CLERK_WEBHOOK_SIGNING_SECRET", masked(self.signing_secrets.len())),
             ("CLERK_JWT_KEY", jwt_key.to_owned()),
             ("CLERK_ISSUER", shown(self.clerk_issuer.as_deref())),

@@ -56,6 +56,14 @@ pub(super) fn drain_time(environment: Environment, given: Option<&str>) -> Resul
         .ok_or_else(|| wrong("USHER_DRAIN_TIME", "must be a duration such as 10s, at most 5m, or off"))
 }
 
+pub(super) fn max_connections(given: Option<&str>) -> Result<usize, ConfigError> {
+    const VARIABLE: &str = "USHER_MAX_CONNECTIONS";
+    let number = given.unwrap_or("16384").parse().ok();
+    number
+        .filter(|number| (1..=1_000_000).contains(number))
+        .ok_or_else(|| wrong(VARIABLE, "must be a number from 1 to 1000000"))
+}
+
 pub(super) fn shown_drain_time(time: Duration) -> String {
     match time.as_secs() {
         0 => "off".to_owned(),

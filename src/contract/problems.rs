@@ -96,6 +96,7 @@ fn problems_of(operation: &mut Operation) -> BTreeSet<Code> {
         codes.extend([
             Code::NotJson,
             Code::UnreadableBody,
+            Code::RequestTimeout,
             Code::UnsupportedMediaType,
             Code::TooLarge,
             Code::InvalidRequest,

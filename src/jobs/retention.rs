@@ -77,11 +77,10 @@ async fn drop_jobs(app: &App, state: JobState, before: DateTime<Utc>) -> Result<
     }
 }
 
-async fn repeat(
-    app: &App,
-    before: DateTime<Utc>,
-    step: for<'t> fn(&'t mut Tx, DateTime<Utc>, u32) -> BoxFuture<'t, Result<u64, StoreError>>,
-) -> Result<u64, StoreError> {
+/// Lets go a number of rows that are older than a time; returns how many.
+type Step = for<'t> fn(&'t mut Tx, DateTime<Utc>, u32) -> BoxFuture<'t, Result<u64, StoreError>>;
+
+async fn repeat(app: &App, before: DateTime<Utc>, step: Step) -> Result<u64, StoreError> {
     let mut rows = 0;
     loop {
         let count = app.store.transaction((), |tx, ()| step(tx, before, BATCH)).await?;

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -28,12 +28,13 @@ use crate::clerk::{EventKind, PeekError, peek_type};
 use crate::metrics::{self, OTHER_TYPE, UNKNOWN_TYPE, WebhookOutcome};
 use crate::names::named;
 use crate::problem::{Code, Problem};
+use crate::server::{BodyError, read_body};
 use crate::store::NewEvent;
-use crate::telemetry;
+use crate::telemetry::{self, Throttle};
 
 /// Bytes; a whole user is 2 to 20 KB.
 const MAX_BODY: usize = 256 * 1024;
-/// Svix gives an attempt 15 seconds in all.
+/// For the body, and then for the store: Svix gives an attempt 15 seconds in all.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
 #[derive(Clone)]
@@ -112,18 +113,44 @@ named! {
         (status = 200, description = "Of a type that usher does not act on", body = EventAnswer, example = json!({"status": "ignored"})),
     ),
     security(("svix_signature" = [])),
-    extensions(("x-problems" = json!([Code::BadSignature, Code::NotJson, Code::NoType, Code::TooLarge])))
+    extensions(("x-problems" = json!([Code::BadSignature, Code::NotJson, Code::NoType, Code::TooLarge, Code::RequestTimeout, Code::UnreadableBody])))
 )]
 async fn receive(State(webhooks): State<Webhooks>, headers: HeaderMap, body: Body) -> Response {
-    let started = Instant::now();
     let mut event_type = UNKNOWN_TYPE;
-    let received = tokio::time::timeout(MAX_WAIT, webhooks.receive(&headers, body, &mut event_type)).await;
-    let result = received.unwrap_or_else(|_| Err((WebhookOutcome::StoreAway, Problem::new(Code::StoreUnavailable))));
+    let mut work = Stopwatch::start();
+    let result = webhooks.receive(&headers, body, &mut work, &mut event_type).await;
     let (Ok(outcome) | Err((outcome, _))) = &result;
-    metrics::webhook(event_type, *outcome, started.elapsed());
+    metrics::webhook(event_type, *outcome, work.elapsed());
     match result {
         Ok(outcome) => answer(outcome),
         Err((_, problem)) => problem.into_response(),
+    }
+}
+
+/// Counts the time that is ours, not the client's.
+struct Stopwatch {
+    started: Instant,
+    waited: Duration,
+}
+
+impl Stopwatch {
+    fn start() -> Self {
+        Self {
+            started: Instant::now(),
+            waited: Duration::ZERO,
+        }
+    }
+
+    /// Leaves out the time that this takes.
+    async fn leave_out<T>(&mut self, wait: impl Future<Output = T>) -> T {
+        let started = Instant::now();
+        let outcome = wait.await;
+        self.waited += started.elapsed();
+        outcome
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.started.elapsed().saturating_sub(self.waited)
     }
 }
 
@@ -143,42 +170,61 @@ impl Webhooks {
         &self,
         headers: &HeaderMap,
         body: Body,
+        work: &mut Stopwatch,
         known_type: &mut &'static str,
     ) -> Result<WebhookOutcome, Refused> {
-        let body = read(headers, body).await?;
-        let svix_id = self.verify(headers, &body)?;
+        Signatures::look_at(headers, self.app.clock.now()).map_err(bad_signature)?;
+        let body = work.leave_out(read(headers, body)).await?;
+        let verified = self.signatures.verify(headers, &body, self.app.clock.now());
+        let svix_id = verified.map_err(bad_signature)?;
         let event_type = peek_type(&body).map_err(unreadable)?.into_owned();
         *known_type = EventKind::from_type(&event_type).map_or(OTHER_TYPE, EventKind::as_str);
         if *known_type == OTHER_TYPE {
             return Ok(WebhookOutcome::Ignored);
         }
-        let payload = String::from_utf8(body.into()).map_err(|_| unreadable(PeekError::NotJson))?;
-        let span = tracing::info_span!("webhook", svix.id = svix_id, event.type = event_type);
-        let received = self.intake.receive(NewEvent {
-            svix_id: svix_id.clone(),
+        let payload = String::from_utf8(body).map_err(|_| unreadable(PeekError::NotJson))?;
+        let event = NewEvent {
+            svix_id,
             event_type,
             payload,
-        });
+        };
+        let stored = tokio::time::timeout(MAX_WAIT, self.store(event)).await;
+        stored.unwrap_or_else(|_| Err(store_away()))
+    }
+
+    async fn store(&self, event: NewEvent) -> Result<WebhookOutcome, Refused> {
+        let svix_id = event.svix_id.clone();
+        let span = tracing::info_span!("webhook", svix.id = svix_id, event.type = event.event_type);
+        let received = self.intake.receive(event);
         let receipt = telemetry::caused_by(svix_id, span, received).await.map_err(|error| {
             tracing::warn!(error = %error, "an event could not be stored; Svix will repeat it");
-            (WebhookOutcome::StoreAway, Code::StoreUnavailable.into())
+            store_away()
         })?;
         Ok(match receipt {
             Receipt::Queued => WebhookOutcome::Queued,
             Receipt::Duplicate => WebhookOutcome::Duplicate,
         })
     }
+}
 
-    fn verify(&self, headers: &HeaderMap, body: &Bytes) -> Result<String, Refused> {
-        self.signatures
-            .verify(headers, body, self.app.clock.now())
-            .map_err(|error| {
-                tracing::warn!(reason = %error, "a webhook was refused");
-                let problem = Problem::new(Code::BadSignature)
-                    .with_detail("Check that CLERK_WEBHOOK_SIGNING_SECRET is this endpoint's secret, and the clocks.");
-                (WebhookOutcome::BadSignature, problem)
-            })
+fn store_away() -> Refused {
+    (WebhookOutcome::StoreAway, Code::StoreUnavailable.into())
+}
+
+fn bad_signature(error: SignatureError) -> Refused {
+    // Anybody can have it written, so seldom; each reason by itself, so that none hides another.
+    static REFUSED: [Throttle; 3] = [const { Throttle::per_minute() }; 3];
+    let throttle = match error {
+        SignatureError::Header => &REFUSED[0],
+        SignatureError::Timestamp => &REFUSED[1],
+        SignatureError::Mismatch => &REFUSED[2],
+    };
+    if let Some(suppressed) = throttle.admit() {
+        tracing::warn!(reason = %error, suppressed, "a webhook was refused");
     }
+    let problem = Problem::new(Code::BadSignature)
+        .with_detail("Check that CLERK_WEBHOOK_SIGNING_SECRET is this endpoint's secret, and the clocks.");
+    (WebhookOutcome::BadSignature, problem)
 }
 
 /// An event, for the documentation.
@@ -204,19 +250,16 @@ fn example() -> Value {
     })
 }
 
-async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Refused> {
-    let announced = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > MAX_BODY) {
-        return Err(too_large());
-    }
-    axum::body::to_bytes(body, MAX_BODY).await.map_err(|_| too_large())
-}
-
-fn too_large() -> Refused {
-    let problem = Problem::new(Code::TooLarge).with_detail("At most 256 KiB.");
-    (WebhookOutcome::TooLarge, problem)
+async fn read(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Refused> {
+    let read = tokio::time::timeout(MAX_WAIT, read_body(headers, body, MAX_BODY)).await;
+    read.unwrap_or(Err(BodyError::TimedOut)).map_err(|error| match error {
+        BodyError::TooLarge => {
+            let problem = Problem::new(Code::TooLarge).with_detail("At most 256 KiB.");
+            (WebhookOutcome::TooLarge, problem)
+        }
+        BodyError::TimedOut => (WebhookOutcome::TimedOut, error.into()),
+        BodyError::BrokenOff => (WebhookOutcome::Unreadable, error.into()),
+    })
 }
 
 fn unreadable(error: PeekError) -> Refused {

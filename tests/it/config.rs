@@ -301,6 +301,8 @@ fn a_mistake_stops_the_process_with_a_sentence_that_names_the_variable() {
         ("USHER_LISTEN", Some("8080"), "address and a port"),
         ("USHER_DRAIN_TIME", Some("soon"), "10s"),
         ("USHER_DRAIN_TIME", Some("301s"), "5m"),
+        ("USHER_MAX_CONNECTIONS", Some("0"), "from 1 to"),
+        ("USHER_MAX_CONNECTIONS", Some("many"), "from 1 to"),
         ("USHER_KEEP_JOBS", Some("a while"), "7d"),
         ("USHER_KEEP_PAYLOADS", Some("100d"), "USHER_KEEP_EVENTS"),
         ("USHER_KEEP_IDEMPOTENCY_KEYS", Some("1h"), "1d"),

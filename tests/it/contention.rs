@@ -448,13 +448,15 @@ async fn a_transaction_that_was_given_up_leaves_no_warning() {
             .finish(),
     );
     let store = Store::open(&database.url, Clock::System).await.unwrap();
+    let mut given_up = 0;
     for _ in 0..20 {
         drop(store.begin().await.unwrap());
-        // Asked once: the server is told to begin, and nobody waits for its answer.
-        assert!(poll_immediate(store.begin()).await.is_none());
+        // Asked once: the server is told to begin, and nobody waits for its answer, unless it is there at once.
+        given_up += usize::from(poll_immediate(store.begin()).await.is_none());
         store.ping().await.unwrap();
     }
     store.close().await;
+    assert!(given_up > 0);
     let said = log.text();
     assert!(said.is_empty(), "{said}");
 }

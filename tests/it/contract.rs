@@ -387,6 +387,10 @@ fn faulty(stage: &Stage, call: &Call, code: &str) -> Option<Request<Body>> {
             let broken = futures::stream::iter([Err::<Bytes, _>(std::io::Error::other("broken off"))]);
             *request.body_mut() = Body::from_stream(broken);
         }
+        "request_timeout" => {
+            let late = futures::stream::iter([Err::<Bytes, _>(usher::server::BodyTimedOut)]);
+            *request.body_mut() = Body::from_stream(late);
+        }
         "unsupported_media_type" => drop(
             request
                 .headers_mut()

@@ -17,6 +17,7 @@ mod bounds;
 mod check;
 mod cli;
 mod config;
+mod connections;
 mod contention;
 mod contract;
 mod cors;

@@ -1,0 +1,134 @@
+//! The listeners: HTTP/1 over TCP, with a limit for everything that a client can make usher wait for or hold.
+//!
+//! Each listener has its own connections ([`Limits`]), so that a crowd at the public one leaves the private one alone. A
+//! full listener takes whoever comes, and closes one that keeps it waiting instead ([`connections`]). What a client is
+//! given time for is decided in [`progress`], by its own task ([`connection`]).
+
+mod body;
+mod connection;
+mod connections;
+mod limits;
+mod progress;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+pub use body::{BodyError, BodyTimedOut, ClientTime, read_body, within};
+pub use limits::{Limits, connections_within_open_files};
+
+use crate::telemetry::Throttle;
+use connections::Connections;
+
+/// Connections that the system completes before they are accepted; it caps this by its own limit. Beyond, an honest
+/// client's first packet is dropped and comes again a second later.
+const BACKLOG: u32 = 4096;
+/// Before the next try, where the system has nothing left for a new connection.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+
+/// A listener that serves some routes.
+pub struct Server {
+    address: SocketAddr,
+    stop: CancellationToken,
+    accepting: AbortOnDropHandle<()>,
+    connections: Arc<Connections>,
+}
+
+impl Server {
+    /// Listens on `address`, which `variable` has set, and serves from now on. `name` is `public` or `private`.
+    ///
+    /// # Errors
+    /// When the address can't be listened on.
+    pub fn start(
+        name: &'static str,
+        variable: &'static str,
+        address: SocketAddr,
+        routes: Router,
+        limits: Limits,
+    ) -> anyhow::Result<Self> {
+        let listener =
+            listen(address).with_context(|| format!("{variable}={address} can't be listened on; is it taken?"))?;
+        let address = listener.local_addr()?;
+        let stop = CancellationToken::new();
+        let connections = Connections::new(name, limits);
+        let accepting = accept_all(name, listener, routes, Arc::clone(&connections), stop.clone());
+        Ok(Self {
+            address,
+            stop,
+            accepting: AbortOnDropHandle::new(tokio::spawn(accepting)),
+            connections,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Listens no more, closes what rests, and gives what has begun the time that the limits say.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        let _ = self.accepting.await;
+        self.connections.finish().await;
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+async fn accept_all(
+    name: &'static str,
+    listener: TcpListener,
+    routes: Router,
+    connections: Arc<Connections>,
+    stop: CancellationToken,
+) {
+    let accept = async {
+        let exhausted = Throttle::per_minute();
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => {
+                    // Answers are small and wanted at once.
+                    let _ = stream.set_nodelay(true);
+                    let admitted = connections.admit().await;
+                    tokio::spawn(connection::serve(stream, peer, routes.clone(), admitted));
+                }
+                Err(error) if is_the_clients(&error) => {}
+                Err(error) => {
+                    if let Some(suppressed) = exhausted.admit() {
+                        tracing::error!(
+                            error = %error, suppressed,
+                            "the {name} listener can't take a connection; trying again"
+                        );
+                    }
+                    connections.make_room();
+                    tokio::time::sleep(ACCEPT_AGAIN).await;
+                }
+            }
+        }
+    };
+    stop.run_until_cancelled(accept).await;
+}
+
+/// Whether a connection ended before it was accepted.
+fn is_the_clients(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+    )
+}
