@@ -319,7 +319,7 @@ const TEMPLATES: &[(&str, &str)] = &[
 
 proptest! {
     // Each case tries every mail in every language.
-    #![proptest_config(cases(16))]
+    #![proptest_config(cases(64))]
 
     #[test]
     fn templates_are_loaded_or_refused(file in proptest::sample::select(TEMPLATES), edits in edits()) {
