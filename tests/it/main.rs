@@ -37,6 +37,7 @@ mod operations;
 mod ops_files;
 mod private;
 mod quiet;
+mod repairs;
 mod rotation;
 mod schedules;
 mod security;
