@@ -35,6 +35,7 @@ mod matching;
 mod neighbours;
 mod operations;
 mod ops_files;
+mod places;
 mod private;
 mod quiet;
 mod repairs;
