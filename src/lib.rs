@@ -14,7 +14,8 @@
 //! - [`contract`]: the OpenAPI document and the page that shows it. [`server`]: the listeners, and what a client may make
 //!   them wait for.
 //! - [`api_key`]: the keys that the app calls with. [`rate_limit`]: how often somebody may call.
-//! - [`private`]: files for their owner alone. [`metrics`]: what is counted. [`telemetry`]: logs, traces, and the causes that join them.
+//! - [`private`]: files for their owner alone. [`metrics`]: what is counted. [`telemetry`]: logs, traces, and the causes that
+//!   join them. [`unicode`]: what people see of a text.
 //! - [`cli`]: one file per command. [`config`] is the only reader of the environment, [`clock`] the only source of time.
 
 pub mod api;
@@ -42,5 +43,6 @@ pub mod server;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;
+pub mod unicode;
 pub mod webhooks;
 pub mod worker;

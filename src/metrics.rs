@@ -24,6 +24,7 @@ const INVITES: &str = "usher_invites_total";
 const QUEUE_DEPTH: &str = "usher_queue_depth";
 const QUEUE_OLDEST: &str = "usher_queue_oldest_job_age_seconds";
 const DEAD_JOBS: &str = "usher_dead_jobs";
+const FAILED_EVENTS: &str = "usher_failed_events";
 const WORKERS_ALIVE: &str = "usher_workers_alive";
 const DATABASE_UP: &str = "usher_database_up";
 const DATABASE_CONNECTIONS: &str = "usher_database_connections";
@@ -220,6 +221,11 @@ pub fn queue_level(level: &QueueLevel) {
     gauge!(QUEUE_OLDEST, "queue" => level.queue).set(level.oldest_age);
 }
 
+/// Sets how many events could not be processed and wait for a person.
+pub fn failed_events(count: u64) {
+    gauge!(FAILED_EVENTS).set(count as f64);
+}
+
 /// Sets whether a queue has a live worker in this process.
 pub fn worker_alive(queue: &'static str, alive: bool) {
     gauge!(WORKERS_ALIVE, "queue" => queue).set(f64::from(u8::from(alive)));
@@ -326,6 +332,10 @@ fn describe() {
     describe_gauge!(
         DEAD_JOBS,
         "Jobs in the database that were given up and wait for a person."
+    );
+    describe_gauge!(
+        FAILED_EVENTS,
+        "Events in the inbox that could not be processed and wait for a person."
     );
     describe_gauge!(WORKERS_ALIVE, "Whether this process has a live worker for a queue.");
     describe_gauge!(

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
@@ -24,7 +24,7 @@ const BUSY_RETRY_AFTER: u32 = 1;
 macro_rules! codes {
     ($(#[doc = $when:literal] $variant:ident = $code:literal, $status:ident, $title:literal;)+) => {
         /// A stable name for one kind of problem: this list is all there are.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         pub enum Code { $(#[doc = $when] #[serde(rename = $code)] $variant),+ }
 
         impl Code {
@@ -89,6 +89,10 @@ codes! {
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "This path does not know that method.";
     /// The address's owner is in already, with this role or a higher one.
     AlreadyMember = "already_member", CONFLICT, "The address's owner is a member already, with this role or a higher one.";
+    /// The organization is deleted. It comes back only where it was deleted: in the app's own tables.
+    OrganizationDeleted = "organization_deleted", CONFLICT, "The organization is deleted.";
+    /// The project is deleted, or the organization that it is in. It comes back only where it was deleted: in the app's own tables.
+    ProjectDeleted = "project_deleted", CONFLICT, "The project is deleted.";
     /// The invite was accepted, which is final.
     InviteAccepted = "invite_accepted", CONFLICT, "The invite was accepted already.";
     /// The invite was declined, which is final.

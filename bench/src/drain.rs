@@ -112,11 +112,12 @@ pub async fn wait_for_none(connection: &mut crate::database::Connection, rows: &
 async fn invite(database: &Database, count: usize) -> anyhow::Result<()> {
     let store = Store::open(&database.url, Clock::System).await?;
     let mut tx = store.begin().await?;
-    let organization = tx.put_organization(tx.new_id(), "Bench").await?;
+    let organization = tx.new_id();
+    tx.put_organization(organization, "Bench").await?;
     let invites = (0..count).map(|number| {
         Ok(NewInvite {
             id: tx.new_id(),
-            organization_id: organization.id,
+            organization_id: organization,
             project_id: None,
             email: EmailAddress::parse(&webhooks::email(number))?,
             role: "member".to_owned(),

@@ -148,10 +148,11 @@ pub async fn sink_alone(bench: &Bench, mails: usize) -> anyhow::Result<Latencies
 async fn invite(database: &Database, count: usize) -> anyhow::Result<()> {
     let store = Store::open(&database.url, Clock::System).await?;
     let mut tx = store.begin().await?;
-    let organization = tx.put_organization(tx.new_id(), "Bench").await?;
+    let organization = tx.new_id();
+    tx.put_organization(organization, "Bench").await?;
     let invitations = (0..count).map(|number| {
         Ok(Invitation {
-            target: Target::Organization(organization.id),
+            target: Target::Organization(organization),
             email: EmailAddress::parse(&webhooks::email(number))?,
             role: "member".to_owned(),
             invited_by: None,

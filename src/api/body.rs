@@ -10,15 +10,17 @@ use axum::http::request::Parts;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::invites::MAX_INVITE;
 use crate::problem::{Code, FieldError, Problem};
 use crate::server::read_body;
+use crate::unicode::has_visible;
 
-/// Bytes; a full batch of 500 invites with messages fits.
-const MAX_BODY: usize = 4 * 1024 * 1024;
-
-/// The largest body, in bytes, of routes that take less than [`MAX_BODY`]: an extension of theirs.
+/// The largest body, in bytes, of routes that take another one than [`MAX_INVITE`]: an extension of theirs.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MaxBody(pub usize);
+
+/// Values in one body: a full batch of invites with all their fields has a quarter of them.
+const MAX_VALUES: usize = 24_000;
 
 /// Unknown fields that an answer names, and characters of each: it must not be larger than what it answers.
 const MAX_UNKNOWN: usize = 20;
@@ -58,14 +60,33 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
             return Err(Code::UnsupportedMediaType.into());
         }
         let (parts, body) = request.into_parts();
-        let most = parts.extensions.get().map_or(MAX_BODY, |&MaxBody(most)| most);
+        let most = parts.extensions.get().map_or(MAX_INVITE, |&MaxBody(most)| most);
         let bytes = read_body(&parts.headers, body, most).await?;
+        if !has_few_values(&bytes) {
+            return Err(Code::TooLarge.into());
+        }
         let value = serde_json::from_slice(&bytes).map_err(|_| Code::NotJson)?;
         Ok(Self {
             bytes: bytes.into(),
             value,
         })
     }
+}
+
+/// Whether a JSON text has few enough values to be read: each takes many times the memory of the two bytes that it can be
+/// written in.
+fn has_few_values(json: &[u8]) -> bool {
+    let (mut values, mut in_text, mut is_escaped) = (1_usize, false, false);
+    for &byte in json {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if in_text => is_escaped = true,
+            b'"' => in_text = !in_text,
+            b',' | b'[' | b'{' if !in_text => values += 1,
+            _ => {}
+        }
+    }
+    values <= MAX_VALUES
 }
 
 impl Fields {
@@ -78,6 +99,16 @@ impl Fields {
             }),
             _ => Err(Problem::invalid(vec![FieldError::new("", "must be a JSON object")])),
         }
+    }
+
+    /// The parameters of a query, each with the last of its values.
+    pub(super) fn of_query(query: Option<&str>) -> Result<Self, Problem> {
+        let pairs = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+        Self::of(
+            pairs
+                .map(|(name, value)| (name.into_owned(), Value::from(value.into_owned())))
+                .collect(),
+        )
     }
 
     /// A field's value where it is there and not null, read by `read`, which says what is wrong with it.
@@ -141,7 +172,18 @@ pub(super) fn uuid(value: Value) -> Result<Uuid, String> {
         .ok_or_else(|| "must be a UUID".to_owned())
 }
 
-/// Reads one line of 1 to `most` characters, trimmed.
+/// Reads how many items a page shall have at most: 1 to `most`.
+pub(super) fn page_limit(most: u32) -> impl FnOnce(Value) -> Result<u32, String> {
+    move |value| {
+        value
+            .as_str()
+            .and_then(|text| text.parse().ok())
+            .filter(|limit| (1..=most).contains(limit))
+            .ok_or_else(|| format!("must be a number from 1 to {most}"))
+    }
+}
+
+/// Reads one line of 1 to `most` characters, trimmed, of which something can be seen.
 pub(super) fn line(most: usize) -> impl FnOnce(Value) -> Result<String, String> {
     move |value| {
         let text = value.as_str().ok_or("must be a string")?.trim();
@@ -156,6 +198,9 @@ pub(super) fn line(most: usize) -> impl FnOnce(Value) -> Result<String, String> 
             .any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'))
         {
             return Err("must not contain control characters".to_owned());
+        }
+        if !has_visible(text) {
+            return Err("must have a character that can be seen".to_owned());
         }
         Ok(text.to_owned())
     }

@@ -52,7 +52,7 @@ pub(super) fn members() -> Value {
     json!({ "items": [{
         "admin_id": GRACE, "clerk_user_id": "user_2grace", "email": "grace@example.com", "name": "Grace Hopper",
         "role": "admin", "since": MADE,
-    }]})
+    }], "next_cursor": null })
 }
 
 pub(super) fn create_invite() -> Value {

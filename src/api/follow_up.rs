@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::Api;
 use super::auth::AppClient;
-use super::body::{Fields, Id, uuid};
+use super::body::{Fields, Id, page_limit, uuid};
 use super::invites::{email, invite_json, inviter, seconds_of, too_many_mails};
 use super::view::InviteJson;
 use super::{example, tag};
@@ -66,7 +66,7 @@ pub(super) async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Json<InvitePage>, Problem> {
     let mut tx = api.app.store.read().await?;
-    let Some((mut filter, limit)) = filter(&mut tx, query.as_deref().unwrap_or_default()).await? else {
+    let Some((mut filter, limit)) = filter(&mut tx, query.as_deref()).await? else {
         return Ok(Json(InvitePage {
             items: Vec::new(),
             next_cursor: None,
@@ -98,19 +98,14 @@ pub(super) async fn list(
 }
 
 /// Reads the query; `None` if nothing can match, because its inviter is not there.
-async fn filter(tx: &mut Tx, query: &str) -> Result<Option<(InviteFilter, u32)>, Problem> {
-    let pairs = url::form_urlencoded::parse(query.as_bytes());
-    let mut fields = Fields::of(
-        pairs
-            .map(|(name, value)| (name.into_owned(), Value::from(value.into_owned())))
-            .collect(),
-    )?;
+async fn filter(tx: &mut Tx, query: Option<&str>) -> Result<Option<(InviteFilter, u32)>, Problem> {
+    let mut fields = Fields::of_query(query)?;
     let organization_id = fields.optional("organization_id", uuid);
     let project_id = fields.optional("project_id", uuid);
     let email = fields.optional("email", email);
     let status = fields.optional("status", status);
     let invited_by = fields.optional("invited_by", inviter);
-    let limit = fields.optional("limit", limit);
+    let limit = fields.optional("limit", page_limit(MAX_PAGE));
     let before = fields.optional("cursor", read_cursor);
     let invited_by = fields.finish(Some(invited_by))?;
     let invited_by = match invited_by {
@@ -140,14 +135,6 @@ fn status(value: Value) -> Result<Status, String> {
         .as_str()
         .and_then(|text| text.parse().ok())
         .ok_or_else(|| format!("must be one of {}", names.join(", ")))
-}
-
-fn limit(value: Value) -> Result<u32, String> {
-    value
-        .as_str()
-        .and_then(|text| text.parse().ok())
-        .filter(|limit| (1..=MAX_PAGE).contains(limit))
-        .ok_or_else(|| format!("must be a number from 1 to {MAX_PAGE}"))
 }
 
 /// Where a page ended: the creation and the id of its last invite.

@@ -1,25 +1,37 @@
 //! `Idempotency-Key`: a request that is repeated gets the answer that it got, and does nothing twice.
+//!
+//! What is kept is bounded. An answer of up to [`MAX_ANSWER`] is kept as it was given, and given again so. Of a longer one,
+//! a batch with hundreds of messages, only what became of each item is kept, and its invites are shown as they stand by now.
+//!
+//! Whatever is kept, a key is shown only what it may see when it asks again: it may have been limited meanwhile, or a
+//! project moved. What it may not see is answered as what is not there.
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use utoipa::IntoParams;
+use uuid::Uuid;
 
 use super::Api;
 use super::auth::AppClient;
 use crate::problem::{Code, Problem};
-use crate::store::{Repetition, Tx};
+use crate::store::{KeptAnswer, Repetition, Tx};
 
 /// Characters.
 const MAX_KEY: usize = 255;
+/// Bytes of an answer that is kept as it was given.
+const MAX_ANSWER: usize = 256 * 1024;
 
 /// The header, where the caller sent one.
 #[derive(IntoParams)]
 #[into_params(names("Idempotency-Key"), parameter_in = Header)]
 pub(super) struct IdempotencyKey(
-    /// Makes repeating safe: the same request with the same key within 24 hours gets the first answer again.
+    /// Makes repeating safe: within 24 hours the same request with the same key does nothing again. It gets the first answer
+    /// again, as far as the key may still see what is in it; of an answer of more than 256 KiB it gets the same statuses and
+    /// invites, as they stand by then.
     #[param(min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
     Option<String>,
 );
@@ -39,14 +51,14 @@ impl FromRequestParts<Api> for IdempotencyKey {
 }
 
 impl IdempotencyKey {
-    /// The answer that the same request got before, if there is one.
+    /// What the same request was answered before, if it was.
     pub(super) async fn repeated(
         &self,
         tx: &mut Tx,
         client: &AppClient,
         path: &str,
         body: &[u8],
-    ) -> Result<Option<Kept>, Problem> {
+    ) -> Result<Option<Repeated>, Problem> {
         let Some(key) = &self.0 else { return Ok(None) };
         let hash = Sha256::new()
             .chain_update(path)
@@ -55,7 +67,7 @@ impl IdempotencyKey {
             .finalize();
         match tx.claim_idempotency_key(client.name(), key, &hash).await? {
             Repetition::First => Ok(None),
-            Repetition::Answered { status, answer } => Ok(Some(Kept { status, answer })),
+            Repetition::Answered(kept) => Ok(Some(Repeated::read(kept))),
             Repetition::OtherRequest => Err(Code::IdempotencyKeyReused.into()),
         }
     }
@@ -65,18 +77,69 @@ impl IdempotencyKey {
         &self,
         tx: &mut Tx,
         client: &AppClient,
-        status: StatusCode,
-        answer: &str,
+        answer: &Kept,
+        outcomes: &[Outcome],
     ) -> Result<(), Problem> {
-        if let Some(key) = &self.0 {
-            tx.keep_answer(client.name(), key, status.as_u16().into(), answer)
-                .await?;
-        }
-        Ok(())
+        let Some(key) = &self.0 else { return Ok(()) };
+        let outcomes = serde_json::to_string(outcomes).map_err(|_| Problem::internal())?;
+        let kept = KeptAnswer {
+            status: answer.status,
+            answer: (answer.answer.len() <= MAX_ANSWER).then(|| answer.answer.clone()),
+            outcomes: Some(outcomes),
+        };
+        Ok(tx.keep_answer(client.name(), key, &kept).await?)
     }
 }
 
-/// An answer as it is kept: its status, and its JSON as text.
+/// What became of one item of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Outcome {
+    /// The status that it was answered with.
+    pub status: u16,
+    /// The invite, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub invite: Option<Uuid>,
+    /// Why there is none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub code: Option<Code>,
+}
+
+/// What an earlier request of the same key was answered.
+pub(super) struct Repeated {
+    status: i32,
+    answer: Option<String>,
+    /// Absent for answers of earlier versions.
+    outcomes: Option<Vec<Outcome>>,
+}
+
+impl Repeated {
+    fn read(kept: KeptAnswer) -> Self {
+        Self {
+            status: kept.status,
+            answer: kept.answer,
+            outcomes: kept.outcomes.and_then(|text| serde_json::from_str(&text).ok()),
+        }
+    }
+
+    /// What became of each item.
+    pub(super) fn outcomes(&self) -> &[Outcome] {
+        self.outcomes.as_deref().unwrap_or_default()
+    }
+
+    /// The answer as it was given, if it was kept and the caller may see all of it: that is, all invites in it are among
+    /// those that `may_see` lets it see.
+    pub(super) fn as_it_was(&self, client: &AppClient, may_see: impl Fn(Uuid) -> bool) -> Option<Kept> {
+        let sees_all = match &self.outcomes {
+            Some(outcomes) => outcomes.iter().filter_map(|outcome| outcome.invite).all(may_see),
+            None => client.organizations().is_none(),
+        };
+        let answer = self.answer.clone().filter(|_| sees_all)?;
+        let status = self.status;
+        Some(Kept { status, answer })
+    }
+}
+
+/// An answer as it is given: its status, and its JSON as text.
 pub(super) struct Kept {
     pub status: i32,
     pub answer: String,

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::Api;
 use super::auth::AppClient;
 use super::body::{Fields, Id, JsonBody, is_clerk_user_id, line, uuid};
-use super::idempotency::{IdempotencyKey, Kept};
+use super::idempotency::{IdempotencyKey, Kept, Outcome, Repeated};
 use super::limits::BATCH_SHARE;
 use super::view::InviteJson;
 use super::{example, tag};
@@ -31,6 +31,14 @@ use crate::store::{StoreError, Tx};
 
 /// Invites in one request.
 const MAX_BATCH: usize = 500;
+/// Bytes of a character in JSON at most: `\ud83d\ude00`.
+const MAX_CHARACTER: usize = 12;
+/// Characters of everything else in an invite, the names of its fields and room for spaces included.
+const BESIDE_THE_MESSAGE: usize = 700;
+/// Bytes of one invite, every character escaped.
+pub(super) const MAX_INVITE: usize = (MAX_MESSAGE as usize + BESIDE_THE_MESSAGE) * MAX_CHARACTER;
+/// Bytes of a batch: every one that the schema allows fits, however it is escaped.
+pub(super) const MAX_BATCH_BODY: usize = (MAX_BATCH + 1) * MAX_INVITE;
 
 /// Whom to invite, into what, as what.
 #[derive(ToSchema)]
@@ -42,7 +50,7 @@ pub(super) struct CreateInvite {
     /// The project to invite into. Whoever accepts comes into its organization, too, on the lowest rung.
     project_id: Option<Uuid>,
     /// The address to invite.
-    #[schema(format = Email)]
+    #[schema(format = Email, max_length = 254)]
     email: String,
     /// The role that the invite gives: one of `ORGANIZATION_ROLES` or `PROJECT_ROLES`.
     #[schema(
@@ -56,7 +64,7 @@ pub(super) struct CreateInvite {
     #[schema(pattern = "^([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|user_[A-Za-z0-9_]{1,59})$")]
     invited_by: Option<String>,
     /// How long the invite is valid: a number of minutes, hours or days, at most 30 days. Default: `INVITE_TTL`.
-    #[schema(example = "7d", pattern = "^0*[1-9][0-9]*[mhd]$")]
+    #[schema(example = "7d", max_length = 16, pattern = "^0*[1-9][0-9]*[mhd]$")]
     expires_in: Option<String>,
     /// Whether its person is let in or asked. Default: `default`.
     acceptance: Option<Acceptance>,
@@ -64,7 +72,7 @@ pub(super) struct CreateInvite {
     #[schema(pattern = "^[A-Za-z0-9]{1,8}(-[A-Za-z0-9]{1,8})*$", max_length = 35)]
     locale: Option<String>,
     /// A few words for the mail and the banner.
-    #[schema(max_length = 10_000, pattern = r"^[^\u0000]*$")]
+    #[schema(max_length = 2_000, pattern = r"^[^\u0000]*$")]
     message: Option<String>,
 }
 
@@ -158,8 +166,8 @@ async fn create_in(
     body: &JsonBody,
 ) -> Result<Kept, Problem> {
     let config = &api.app.config;
-    if let Some(answer) = idempotency.repeated(tx, client, "/v1/invites", &body.bytes).await? {
-        return Ok(answer);
+    if let Some(repeated) = idempotency.repeated(tx, client, "/v1/invites", &body.bytes).await? {
+        return created_again(tx, client, &repeated, body.value.clone(), config).await;
     }
     let invitation = invitation(Fields::of(body.value.clone())?, config)?;
     let answers = flows::invite(
@@ -178,11 +186,57 @@ async fn create_in(
     let json = invite_json(tx, invited.invite.id)
         .await?
         .ok_or_else(Problem::internal)?;
-    let (status, text) = (created_or_ok(&invited), to_text(&json)?);
-    idempotency.keep(tx, client, status, &text).await?;
+    let answer = kept(created_or_ok(&invited), &json)?;
+    let outcome = Outcome {
+        status: created_or_ok(&invited).as_u16(),
+        invite: Some(json.id()),
+        code: None,
+    };
+    idempotency.keep(tx, client, &answer, &[outcome]).await?;
+    Ok(answer)
+}
+
+/// The answer to a request that was carried out before, as far as the key may see it now.
+async fn created_again(
+    tx: &mut Tx,
+    client: &AppClient,
+    repeated: &Repeated,
+    request: Value,
+    config: &Config,
+) -> Result<Kept, Problem> {
+    let views = visible(tx, client, repeated).await?;
+    if let Some(answer) = repeated.as_it_was(client, |id| views.contains_key(&id)) {
+        return Ok(answer);
+    }
+    let &[outcome] = repeated.outcomes() else {
+        return Err(Code::IdempotencyKeyReused.into());
+    };
+    match outcome.invite.and_then(|id| views.get(&id)) {
+        Some(invite) => kept(StatusCode::from_u16(outcome.status).unwrap_or_default(), invite),
+        None => {
+            let invitation = invitation(Fields::of(request)?, config)?;
+            Err(refused(Refusal::UnknownTarget, &invitation, config, tx.now()))
+        }
+    }
+}
+
+/// The invites in an answer that was given before which the key may see now.
+async fn visible(
+    tx: &mut Tx,
+    client: &AppClient,
+    repeated: &Repeated,
+) -> Result<HashMap<Uuid, InviteJson>, StoreError> {
+    let outcomes = repeated.outcomes().iter();
+    let ids: Vec<Uuid> = outcomes.filter_map(|outcome| outcome.invite).collect();
+    let mut views = views_by_id(tx, &ids).await?;
+    views.retain(|_, invite| client.may_use(invite.organization_id()));
+    Ok(views)
+}
+
+fn kept(status: StatusCode, json: &impl Serialize) -> Result<Kept, Problem> {
     Ok(Kept {
         status: status.as_u16().into(),
-        answer: text,
+        answer: serde_json::to_string(json).map_err(|_| Problem::internal())?,
     })
 }
 
@@ -244,11 +298,11 @@ async fn batch_in(
     body: &JsonBody,
 ) -> Result<Kept, Problem> {
     let config = &api.app.config;
-    if let Some(answer) = idempotency
+    if let Some(repeated) = idempotency
         .repeated(tx, client, "/v1/invites/batch", &body.bytes)
         .await?
     {
-        return Ok(answer);
+        return batch_again(tx, client, &repeated, body.value.clone(), config).await;
     }
     let mut fields = Fields::of(body.value.clone())?;
     let items = fields.required("invites", items);
@@ -263,7 +317,7 @@ async fn batch_in(
     let ids: Vec<Uuid> = answers.iter().flatten().map(|invited| invited.invite.id).collect();
     let views = views_by_id(tx, &ids).await?;
     let mut answers = answers.into_iter();
-    let results = read
+    let results: Vec<BatchResult> = read
         .into_iter()
         .map(|item| {
             let invitation = item?;
@@ -277,13 +331,68 @@ async fn batch_in(
         })
         .map(|result: Result<BatchResult, Problem>| result.unwrap_or_else(BatchResult::of))
         .collect();
-    let text = to_text(&BatchAnswer { results })?;
-    idempotency.keep(tx, client, StatusCode::OK, &text).await?;
-    let (status, answer) = (200, text);
-    Ok(Kept { status, answer })
+    let outcomes: Vec<Outcome> = results.iter().map(BatchResult::outcome).collect();
+    let answer = kept(StatusCode::OK, &BatchAnswer { results })?;
+    idempotency.keep(tx, client, &answer, &outcomes).await?;
+    Ok(answer)
+}
+
+/// The answer to a batch that was carried out before, as far as the key may see it now.
+async fn batch_again(
+    tx: &mut Tx,
+    client: &AppClient,
+    repeated: &Repeated,
+    request: Value,
+    config: &Config,
+) -> Result<Kept, Problem> {
+    let views = visible(tx, client, repeated).await?;
+    if let Some(answer) = repeated.as_it_was(client, |id| views.contains_key(&id)) {
+        return Ok(answer);
+    }
+    let mut fields = Fields::of(request)?;
+    let items = fields.required("invites", items).unwrap_or_default();
+    if items.len() != repeated.outcomes().len() {
+        return Err(Code::IdempotencyKeyReused.into());
+    }
+    let now = tx.now();
+    let again = |(item, outcome): (Value, &Outcome)| -> Result<BatchResult, Problem> {
+        if let Some(code) = outcome.code {
+            return Err(code.into());
+        }
+        match outcome.invite.and_then(|id| views.get(&id)) {
+            Some(invite) => Ok(BatchResult::Invited {
+                status: outcome.status,
+                invite: Box::new(invite.clone()),
+            }),
+            None => {
+                let invitation = invitation(Fields::of(item)?, config)?;
+                Err(refused(Refusal::UnknownTarget, &invitation, config, now))
+            }
+        }
+    };
+    let results = items.into_iter().zip(repeated.outcomes());
+    let results = results
+        .map(|item| again(item).unwrap_or_else(BatchResult::of))
+        .collect();
+    kept(StatusCode::OK, &BatchAnswer { results })
 }
 
 impl BatchResult {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Invited { status, invite } => Outcome {
+                status: *status,
+                invite: Some(invite.id()),
+                code: None,
+            },
+            Self::Refused { status, problem } => Outcome {
+                status: *status,
+                invite: None,
+                code: Some(problem.code),
+            },
+        }
+    }
+
     fn of(problem: Problem) -> Self {
         Self::Refused {
             status: problem.status.as_u16(),
@@ -298,10 +407,6 @@ fn created_or_ok(invited: &Invited) -> StatusCode {
     } else {
         StatusCode::OK
     }
-}
-
-fn to_text(json: &impl serde::Serialize) -> Result<String, Problem> {
-    serde_json::to_string(json).map_err(|_| Problem::internal())
 }
 
 fn items(value: Value) -> Result<Vec<Value>, String> {

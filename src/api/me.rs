@@ -1,5 +1,7 @@
 //! The invitee: what waits for them, and their answer.
 
+use std::collections::HashSet;
+
 use axum::Json;
 use axum::extract::State;
 use chrono::TimeDelta;
@@ -44,12 +46,13 @@ pub(super) struct Banner {
     security(("session" = []), ("session_cookie" = [])),
 )]
 pub(super) async fn list(State(api): State<Api>, me: SignedIn) -> Result<Json<Banner>, Problem> {
-    banner(&api, &me.clerk_user_id, |_| true).await
+    banner(&api, &me.clerk_user_id, None).await
 }
 
 /// What waits for a person
 ///
-/// The banner, for apps that render on the server. Of somebody whom usher does not know it is empty.
+/// The banner, for apps that render on the server. To a key that is limited to organizations, somebody who is in none of
+/// them, and for whom nothing waits there, is as somebody whom nobody knows: `items` is empty and `synced` false.
 #[utoipa::path(
     get, path = "/v1/users/{clerk_user_id}/invites", tag = tag::INVITES, operation_id = "listUserInvites",
     params(("clerk_user_id" = String, Path, description = "Clerk's id of the person",
@@ -65,40 +68,61 @@ pub(super) async fn list_of(
     if !is_clerk_user_id(&clerk_user_id) {
         return Err(Code::InvalidId.into());
     }
-    banner(&api, &clerk_user_id, |invite| client.may_use(invite.organization_id())).await
+    banner(&api, &clerk_user_id, client.organizations()).await
 }
 
-async fn banner(
-    api: &Api,
-    clerk_user_id: &str,
-    may_see: impl Fn(&InviteJson) -> bool,
-) -> Result<Json<Banner>, Problem> {
+/// What waits for a person, in all organizations or within some.
+async fn banner(api: &Api, clerk_user_id: &str, within: Option<&HashSet<Uuid>>) -> Result<Json<Banner>, Problem> {
     let mut tx = api.app.store.read().await?;
     let known = known(&mut tx, clerk_user_id).await?;
-    let is_fresh = known.as_ref().is_some_and(|person| is_fresh(person, tx.now()));
+    let is_theirs = is_within(&mut tx, known.as_ref(), within).await?;
+    if known.as_ref().is_some_and(|person| is_fresh(person, tx.now())) {
+        let items = items(&mut tx, None, known.as_ref(), within).await?;
+        drop(tx);
+        let synced = is_theirs || !items.is_empty();
+        if !synced {
+            // Somebody unknown would be asked about, so that the time it takes tells nothing either.
+            let _ = ask_clerk(api, clerk_user_id).await;
+        }
+        return Ok(Json(Banner { items, synced }));
+    }
     drop(tx);
-    let asked = if is_fresh {
-        None
-    } else {
-        ask_clerk(api, clerk_user_id).await.ok().flatten()
-    };
-    let synced = is_fresh || asked.is_some() || (known.is_some() && api.app.clerk.is_none());
+    let asked = ask_clerk(api, clerk_user_id).await.ok().flatten();
+    let is_all = asked.is_some() || (known.is_some() && api.app.clerk.is_none());
     let mut tx = api.app.store.read().await?;
+    let items = items(&mut tx, asked.as_ref(), known.as_ref(), within).await?;
+    let synced = is_all && (is_theirs || !items.is_empty());
+    Ok(Json(Banner { items, synced }))
+}
+
+/// Whether somebody is in one of these organizations or their projects; where there is no limit, everybody is.
+async fn is_within(tx: &mut Tx, person: Option<&Person>, within: Option<&HashSet<Uuid>>) -> Result<bool, StoreError> {
+    let Some(organizations) = within else {
+        return Ok(true);
+    };
+    let Some(admin_id) = person.and_then(|person| person.admin_id) else {
+        return Ok(false);
+    };
+    Ok(!tx.people_within(&[admin_id], organizations).await?.is_empty())
+}
+
+/// What the banner shows of what waits for a person, as Clerk just told of them or as usher knows them.
+async fn items(
+    tx: &mut Tx,
+    asked: Option<&Profile>,
+    known: Option<&Person>,
+    within: Option<&HashSet<Uuid>>,
+) -> Result<Vec<InviteJson>, StoreError> {
     let shown = match (asked, known) {
         (_, Some(person)) if person.deleted_at.is_some() => Vec::new(),
-        (Some(profile), known) => shown_to_profile(&mut tx, &profile, known.and_then(|person| person.admin_id)).await?,
-        (None, Some(person)) => shown_to_person(&mut tx, &person).await?,
+        (Some(profile), known) => shown_to_profile(tx, profile, known.and_then(|person| person.admin_id)).await?,
+        (None, Some(person)) => shown_to_person(tx, person).await?,
         (None, None) => Vec::new(),
     };
     let now = tx.now();
-    let items = tx
-        .invite_views(&shown)
-        .await?
-        .into_iter()
-        .map(|view| InviteJson::at(view, now))
-        .filter(may_see)
-        .collect();
-    Ok(Json(Banner { items, synced }))
+    let may_see = |invite: &InviteJson| within.is_none_or(|within| within.contains(&invite.organization_id()));
+    let views = tx.invite_views(&shown).await?.into_iter();
+    Ok(views.map(|view| InviteJson::at(view, now)).filter(may_see).collect())
 }
 
 async fn known(tx: &mut Tx, clerk_user_id: &str) -> Result<Option<Person>, StoreError> {

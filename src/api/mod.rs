@@ -24,7 +24,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Router};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::openapi::OpenApi;
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
 use utoipa_axum::routes;
 
 use crate::app::App;
@@ -86,7 +86,7 @@ fn for_the_app() -> OpenApiRouter<Api> {
         .routes(routes!(places::put_project))
         .routes(routes!(places::project_members))
         .routes(routes!(follow_up::list, invites::create))
-        .routes(routes!(invites::batch))
+        .routes(routes!(invites::batch).layer(Extension(MaxBody(invites::MAX_BATCH_BODY))))
         .routes(routes!(invites::show))
         .routes(routes!(follow_up::resend))
         .routes(routes!(follow_up::revoke))

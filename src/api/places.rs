@@ -1,23 +1,30 @@
 //! Organizations and projects, for apps that don't share the database, and who is in them.
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::FutureExt as _;
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Api;
 use super::auth::AppClient;
-use super::body::{Fields, Id, line, uuid};
+use super::body::{Fields, Id, line, page_limit, uuid};
 use super::view::{Rfc3339, full_name};
 use super::{example, tag};
 use crate::problem::{Code, FieldError, Problem};
-use crate::store::{Member, Place, Tx};
+use crate::store::{Member, Place, Put, PutRefusal};
 
 /// Characters.
 const MAX_NAME: usize = 200;
+/// Members on a page, unless the caller says otherwise.
+const PAGE: u32 = 100;
+/// At most.
+const MAX_PAGE: u32 = 500;
 
 /// An organization that was made or renamed.
 #[derive(Serialize, ToSchema)]
@@ -70,11 +77,14 @@ pub(super) struct MemberJson {
     since: Rfc3339,
 }
 
-/// Who is in.
+/// A page of those who are in, without those who were removed.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Members {
-    /// Everybody who is in, without those who were removed.
+    /// The members, in the order of their `admin_id`.
     items: Vec<MemberJson>,
+    /// The `cursor` of the next page; null on the last one.
+    #[schema(required)]
+    next_cursor: Option<String>,
 }
 
 /// What an organization shall be called.
@@ -82,11 +92,11 @@ pub(super) struct Members {
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "the schema of what `put_organization` reads field by field")]
 pub(super) struct PutOrganization {
-    /// One line.
+    /// One line, of which something can be seen. usher answers it as it is: whoever shows it escapes it.
     #[schema(
         min_length = 1,
         max_length = 200,
-        pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*[^\u0000-\u001f\u007f-\u009f\u2028\u2029\s][^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$"
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*[^\u0000-\u001f\u007f-\u009f\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffc][^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$"
     )]
     name: String,
 }
@@ -98,11 +108,11 @@ pub(super) struct PutOrganization {
 pub(super) struct PutProject {
     /// The organization that it belongs to; another one moves it.
     organization_id: Uuid,
-    /// One line.
+    /// One line, of which something can be seen. usher answers it as it is: whoever shows it escapes it.
     #[schema(
         min_length = 1,
         max_length = 200,
-        pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*[^\u0000-\u001f\u007f-\u009f\u2028\u2029\s][^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$"
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*[^\u0000-\u001f\u007f-\u009f\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffc][^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$"
     )]
     name: String,
 }
@@ -122,7 +132,7 @@ impl From<Member> for MemberJson {
 
 /// Make or rename an organization
 ///
-/// For apps that don't share the database. The id is yours to choose.
+/// For apps that don't share the database. The id is yours to choose. What was deleted stays deleted.
 #[utoipa::path(
     put, path = "/v1/organizations/{id}", tag = tag::PLACES, operation_id = "putOrganization",
     params(("id" = Uuid, Path, description = "The organization's id", example = example::organization_id)),
@@ -132,7 +142,7 @@ impl From<Member> for MemberJson {
         (status = 200, description = "It was there, and is called so now", body = OrganizationJson, example = example::organization),
     ),
     security(("api_key" = [])),
-    extensions(("x-problems" = json!([Code::NotFound])))
+    extensions(("x-problems" = json!([Code::NotFound, Code::OrganizationDeleted])))
 )]
 pub(super) async fn put_organization(
     State(api): State<Api>,
@@ -144,26 +154,23 @@ pub(super) async fn put_organization(
     let name = fields.required("name", line(MAX_NAME));
     let name = fields.finish(name)?;
     let store = client.store(&api, 1);
-    let (is_new, place) = store
-        .transaction(name, |tx, name| put_organization_in(tx, id, name).boxed())
+    let put = store
+        .transaction(name, |tx, name| tx.put_organization(id, name).boxed())
         .await?;
+    let (status, place) = answered(put)?;
     let body = OrganizationJson {
         id: place.id,
         name: place.name,
         created_at: Rfc3339(place.created_at),
         updated_at: Rfc3339(place.updated_at),
     };
-    Ok((created_or_ok(is_new), Json(body)))
-}
-
-async fn put_organization_in(tx: &mut Tx, id: Uuid, name: &str) -> Result<(bool, Place), Problem> {
-    let is_new = tx.organizations(&[id]).await?.is_empty();
-    Ok((is_new, tx.put_organization(id, name).await?))
+    Ok((status, Json(body)))
 }
 
 /// Make, rename or move a project
 ///
-/// For apps that don't share the database. The id is yours to choose; its organization must be there.
+/// For apps that don't share the database. The id is yours to choose; its organization must be there. Moving it moves
+/// nobody: whoever is in the project stays in it, and in the organizations that they are in. What was deleted stays deleted.
 #[utoipa::path(
     put, path = "/v1/projects/{id}", tag = tag::PLACES, operation_id = "putProject",
     params(("id" = Uuid, Path, description = "The project's id", example = example::project_id)),
@@ -173,7 +180,7 @@ async fn put_organization_in(tx: &mut Tx, id: Uuid, name: &str) -> Result<(bool,
         (status = 200, description = "It was there, and is as asked now", body = ProjectJson, example = example::project),
     ),
     security(("api_key" = [])),
-    extensions(("x-problems" = json!([Code::NotFound])))
+    extensions(("x-problems" = json!([Code::NotFound, Code::OrganizationDeleted, Code::ProjectDeleted])))
 )]
 pub(super) async fn put_project(
     State(api): State<Api>,
@@ -185,17 +192,13 @@ pub(super) async fn put_project(
     let name = fields.required("name", line(MAX_NAME));
     let (organization_id, name) = fields.finish(organization_id.zip(name))?;
     let store = client.store(&api, 1);
-    let (is_new, place) = store
+    let put = store
         .transaction((&client, &name), |tx, (client, name)| {
-            put_project_in(tx, client, id, organization_id, name).boxed()
+            tx.put_project(id, organization_id, name, client.organizations())
+                .boxed()
         })
         .await?;
-    let place = place.ok_or_else(|| {
-        Problem::invalid(vec![FieldError::new(
-            "organization_id",
-            "there is no such organization; PUT it first",
-        )])
-    })?;
+    let (status, place) = answered(put)?;
     let body = ProjectJson {
         id: place.id,
         organization_id: place.organization_id,
@@ -203,75 +206,113 @@ pub(super) async fn put_project(
         created_at: Rfc3339(place.created_at),
         updated_at: Rfc3339(place.updated_at),
     };
-    Ok((created_or_ok(is_new), Json(body)))
+    Ok((status, Json(body)))
 }
 
-async fn put_project_in(
-    tx: &mut Tx,
-    client: &AppClient,
-    id: Uuid,
-    organization_id: Uuid,
-    name: &str,
-) -> Result<(bool, Option<Place>), Problem> {
-    let is_new = tx.projects(&[id]).await?.is_empty();
-    if let Some(home_id) = tx.project_home(id).await? {
-        client.must_use(home_id)?;
+fn answered(put: Put) -> Result<(StatusCode, Place), Problem> {
+    match put {
+        Put::Made(place) => Ok((StatusCode::CREATED, place)),
+        Put::Changed(place) => Ok((StatusCode::OK, place)),
+        Put::Refused(PutRefusal::Foreign) => Err(Problem::not_found()),
+        Put::Refused(PutRefusal::UnknownOrganization) => Err(Problem::invalid(vec![FieldError::new(
+            "organization_id",
+            "there is no such organization; PUT it first",
+        )])),
+        Put::Refused(PutRefusal::OrganizationDeleted) => Err(Code::OrganizationDeleted.into()),
+        Put::Refused(PutRefusal::ProjectDeleted) => Err(Code::ProjectDeleted.into()),
     }
-    let place = if client.may_use(organization_id) {
-        tx.put_project(id, organization_id, name).await?
-    } else {
-        None
-    };
-    Ok((is_new, place))
-}
-
-fn created_or_ok(is_new: bool) -> StatusCode {
-    if is_new { StatusCode::CREATED } else { StatusCode::OK }
 }
 
 /// Who is in an organization
+///
+/// In pages, which stay stable while people come and go: follow `next_cursor` until it is null.
 #[utoipa::path(
     get, path = "/v1/organizations/{id}/members", tag = tag::PLACES, operation_id = "listOrganizationMembers",
-    params(("id" = Uuid, Path, description = "The organization's id", example = example::organization_id)),
-    responses((status = 200, description = "Its members", body = Members, example = example::members)),
+    params(
+        ("id" = Uuid, Path, description = "The organization's id", example = example::organization_id),
+        ("limit" = Option<u32>, Query, description = "At most so many; 100 where it is left out", minimum = 1, maximum = 500),
+        ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before"),
+    ),
+    responses((status = 200, description = "A page of its members", body = Members, example = example::members)),
     security(("api_key" = [])),
-    extensions(("x-problems" = json!([Code::NotFound])))
+    extensions(("x-problems" = json!([Code::NotFound, Code::InvalidRequest])))
 )]
 pub(super) async fn organization_members(
     State(api): State<Api>,
     client: AppClient,
     Id(id): Id,
+    RawQuery(query): RawQuery,
 ) -> Result<Json<Members>, Problem> {
     client.must_use(id)?;
+    let page = MemberPage::asked(query.as_deref())?;
     let mut tx = api.app.store.read().await?;
     if tx.organizations(&[id]).await?.is_empty() {
         return Err(Problem::not_found());
     }
-    Ok(members(tx.organization_members(id).await?))
+    let found = tx.organization_members(id, page.after, page.limit + 1).await?;
+    Ok(Json(page.of(found)))
 }
 
 /// Who is in a project
 ///
-/// Those with a role of the project itself. Admins and owners of its organization manage it, too.
+/// Those with a role of the project itself. Admins and owners of its organization manage it, too. In pages, which stay
+/// stable while people come and go: follow `next_cursor` until it is null.
 #[utoipa::path(
     get, path = "/v1/projects/{id}/members", tag = tag::PLACES, operation_id = "listProjectMembers",
-    params(("id" = Uuid, Path, description = "The project's id", example = example::project_id)),
-    responses((status = 200, description = "Its members", body = Members, example = example::members)),
+    params(
+        ("id" = Uuid, Path, description = "The project's id", example = example::project_id),
+        ("limit" = Option<u32>, Query, description = "At most so many; 100 where it is left out", minimum = 1, maximum = 500),
+        ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before"),
+    ),
+    responses((status = 200, description = "A page of its members", body = Members, example = example::members)),
     security(("api_key" = [])),
-    extensions(("x-problems" = json!([Code::NotFound])))
+    extensions(("x-problems" = json!([Code::NotFound, Code::InvalidRequest])))
 )]
 pub(super) async fn project_members(
     State(api): State<Api>,
     client: AppClient,
     Id(id): Id,
+    RawQuery(query): RawQuery,
 ) -> Result<Json<Members>, Problem> {
     let mut tx = api.app.store.read().await?;
     let project = tx.projects(&[id]).await?.into_iter().next();
     client.must_use(project.ok_or_else(Problem::not_found)?.organization_id)?;
-    Ok(members(tx.project_members(id).await?))
+    let page = MemberPage::asked(query.as_deref())?;
+    let found = tx.project_members(id, page.after, page.limit + 1).await?;
+    Ok(Json(page.of(found)))
 }
 
-fn members(members: Vec<Member>) -> Json<Members> {
-    let items = members.into_iter().map(MemberJson::from).collect();
-    Json(Members { items })
+/// Which page of members is asked for.
+struct MemberPage {
+    after: Option<Uuid>,
+    limit: u32,
+}
+
+impl MemberPage {
+    fn asked(query: Option<&str>) -> Result<Self, Problem> {
+        let mut fields = Fields::of_query(query)?;
+        let limit = fields.optional("limit", page_limit(MAX_PAGE));
+        let after = fields.optional("cursor", read_cursor);
+        let limit = fields.finish(Some(limit))?.unwrap_or(PAGE);
+        Ok(Self { after, limit })
+    }
+
+    /// The page, out of the members that were found: one more than asked for tells that there is a next one.
+    fn of(&self, mut found: Vec<Member>) -> Members {
+        let has_more = found.len() > self.limit as usize;
+        found.truncate(self.limit as usize);
+        let last = found.last().filter(|_| has_more);
+        Members {
+            next_cursor: last.map(|member| URL_SAFE_NO_PAD.encode(member.admin_id)),
+            items: found.into_iter().map(MemberJson::from).collect(),
+        }
+    }
+}
+
+fn read_cursor(value: Value) -> Result<Uuid, String> {
+    value
+        .as_str()
+        .and_then(|text| URL_SAFE_NO_PAD.decode(text).ok())
+        .and_then(|bytes| Uuid::from_slice(&bytes).ok())
+        .ok_or_else(|| "must be a next_cursor of an earlier answer".to_owned())
 }

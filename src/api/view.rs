@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::invites::{Acceptance, Kind, Status};
 use crate::store::{DeliveryKind, DeliveryStatus, InviteView};
+use crate::unicode::has_visible;
 
 /// A time as RFC 3339 in UTC, to the microsecond.
 #[derive(Debug, Clone, Copy, ToSchema)]
@@ -144,6 +145,11 @@ pub(super) struct InviteJson {
 }
 
 impl InviteJson {
+    /// Its id.
+    pub(super) fn id(&self) -> Uuid {
+        self.id
+    }
+
     /// The organization that the invite, or the project that it leads into, belongs to.
     pub(super) fn organization_id(&self) -> Uuid {
         self.organization.id
@@ -200,13 +206,13 @@ impl InviteJson {
     }
 }
 
-/// First and last name, as far as there are any.
+/// First and last name, as far as there is anything to see of them.
 pub(super) fn full_name(first: Option<&str>, last: Option<&str>) -> Option<String> {
     let names: Vec<&str> = [first, last]
         .into_iter()
         .flatten()
         .map(str::trim)
-        .filter(|name| !name.is_empty())
+        .filter(|name| has_visible(name))
         .collect();
     (!names.is_empty()).then(|| names.join(" "))
 }

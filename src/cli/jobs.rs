@@ -32,9 +32,9 @@ pub enum Jobs {
     },
     /// Give jobs that are dead or wait for their next attempt to the workers at once, with all attempts before them.
     Retry(Change),
-    /// End jobs that no worker holds; mails among them are not sent.
+    /// End jobs that no worker holds; mails among them are not sent, events among them have failed.
     Cancel(Change),
-    /// Delete jobs that are dead or done.
+    /// Delete jobs that are dead or done; events that failed stay in the inbox.
     Purge(Change),
 }
 
@@ -247,6 +247,12 @@ impl Change {
             changed += store.transaction(ids, |tx, ids| deed.apply(tx, ids).boxed()).await?;
         }
         println!("{changed} {} {done}.", if changed == 1 { "job" } else { "jobs" });
+        if matches!(deed, Deed::Purge) {
+            let failed = store.read().await?.count_failed_events().await?;
+            if failed > 0 {
+                println!("Events that failed stay in the inbox, {failed} now: `usher webhooks list --state failed`");
+            }
+        }
         Ok(())
     }
 }

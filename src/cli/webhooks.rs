@@ -34,17 +34,30 @@ pub enum Webhooks {
         json: bool,
     },
     /// Run events again that could not be processed.
-    Replay {
-        /// Their ids: `msg_…`.
-        #[arg(value_name = "SVIX_ID")]
-        svix_ids: Vec<String>,
-        /// All that failed.
-        #[arg(long, conflicts_with = "svix_ids")]
-        failed: bool,
-        /// Don't ask.
-        #[arg(long)]
-        yes: bool,
-    },
+    Replay(Change),
+    /// Let events go that could not be processed: nothing comes of them.
+    Discard(Change),
+}
+
+/// Which events to change.
+#[derive(Debug, clap::Args)]
+pub struct Change {
+    /// Their ids: `msg_…`.
+    #[arg(value_name = "SVIX_ID")]
+    svix_ids: Vec<String>,
+    /// All that failed.
+    #[arg(long, conflicts_with = "svix_ids")]
+    failed: bool,
+    /// Don't ask.
+    #[arg(long)]
+    yes: bool,
+}
+
+/// What is done to events.
+#[derive(Clone, Copy)]
+enum Action {
+    Replay,
+    Discard,
 }
 
 /// Which events.
@@ -61,15 +74,18 @@ pub struct Selection {
     older_than: Option<chrono::TimeDelta>,
 }
 
-/// Events that are replayed at most in one go.
+/// Events that are changed at most in one go.
 const MOST: u32 = 10_000;
+/// Events that one transaction changes.
+const BATCH: usize = 500;
 
 impl Webhooks {
     pub(super) async fn run(self, store: Store) -> anyhow::Result<()> {
         match self {
             Self::List { selection, limit, json } => list(&store, selection, limit, json).await?,
             Self::Show { svix_id, payload, json } => show(&store, &svix_id, payload, json).await?,
-            Self::Replay { svix_ids, failed, yes } => replay(&store, svix_ids, failed, yes).await?,
+            Self::Replay(change) => change.run(&store, Action::Replay).await?,
+            Self::Discard(change) => change.run(&store, Action::Discard).await?,
         }
         store.close().await;
         Ok(())
@@ -146,35 +162,64 @@ async fn show(store: &Store, svix_id: &str, with_payload: bool, as_json: bool) -
     Ok(())
 }
 
-/// All or none, unless they are those that have `failed` when it is looked: another may have replayed one meanwhile.
-async fn replay_all(tx: &mut Tx, svix_ids: &[String], failed: bool) -> anyhow::Result<()> {
-    for svix_id in svix_ids {
-        if !tx.replay_event(svix_id).await? && !failed {
-            bail!("no unprocessed event has the id {svix_id}");
+impl Action {
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Replay => ("replay", "queued again"),
+            Self::Discard => ("discard", "discarded"),
         }
     }
-    Ok(())
+
+    /// The events that this can be done to.
+    fn fits(self) -> &'static str {
+        match self {
+            Self::Replay => "unprocessed",
+            Self::Discard => "failed",
+        }
+    }
+
+    /// To all or to none, unless they are those that had failed when it was looked: another may have replayed one meanwhile.
+    async fn apply(self, tx: &mut Tx, svix_ids: &[&str], all_or_none: bool) -> anyhow::Result<Vec<String>> {
+        let changed = match self {
+            Self::Replay => tx.replay_events(svix_ids).await?,
+            Self::Discard => tx.discard_events(svix_ids).await?,
+        };
+        match svix_ids.iter().find(|id| !changed.iter().any(|this| this == *id)) {
+            Some(svix_id) if all_or_none => bail!("no {} event has the id {svix_id}", self.fits()),
+            _ => Ok(changed),
+        }
+    }
 }
 
-async fn replay(store: &Store, mut svix_ids: Vec<String>, failed: bool, yes: bool) -> anyhow::Result<()> {
-    if failed {
-        let filter = EventFilter {
-            state: Some(EventState::Failed),
-            ..EventFilter::default()
-        };
-        let events = store.read().await?.events(&filter, MOST).await?;
-        svix_ids = events.into_iter().map(|event| event.svix_id).collect();
-        println!("{} failed", svix_ids.len());
-        report::confirm(&format!("replay {} events", svix_ids.len()), yes)?;
-    } else if svix_ids.is_empty() {
-        bail!("which events? Give ids or --failed");
+impl Change {
+    async fn run(self, store: &Store, action: Action) -> anyhow::Result<()> {
+        let (verb, done) = action.words();
+        let mut svix_ids = self.svix_ids;
+        if self.failed {
+            let filter = EventFilter {
+                state: Some(EventState::Failed),
+                ..EventFilter::default()
+            };
+            let events = store.read().await?.events(&filter, MOST).await?;
+            svix_ids = events.into_iter().map(|event| event.svix_id).collect();
+            println!("{} failed", svix_ids.len());
+            report::confirm(&format!("{verb} {} events", svix_ids.len()), self.yes)?;
+        } else if svix_ids.is_empty() {
+            bail!("which events? Give ids or --failed");
+        }
+        let mut changed = Vec::new();
+        for ids in svix_ids.chunks(BATCH) {
+            let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+            let all_or_none = !self.failed;
+            let these = store
+                .transaction(ids, |tx, ids| action.apply(tx, ids, all_or_none).boxed())
+                .await?;
+            changed.extend(these);
+        }
+        match changed.as_slice() {
+            [svix_id] => println!("{svix_id} is {done}."),
+            all => println!("{} events are {done}.", all.len()),
+        }
+        Ok(())
     }
-    store
-        .transaction(&svix_ids, |tx, svix_ids| replay_all(tx, svix_ids, failed).boxed())
-        .await?;
-    match svix_ids.as_slice() {
-        [svix_id] => println!("{svix_id} is queued again."),
-        all => println!("{} events are queued again.", all.len()),
-    }
-    Ok(())
 }

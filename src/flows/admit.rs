@@ -24,7 +24,10 @@ pub struct Admitted {
 /// # Errors
 /// [`StoreError`].
 pub async fn admit(tx: &mut Tx, waiting: &[&Waiting], roles: &Roles) -> Result<Admitted, StoreError> {
-    let refused = without_right(tx, waiting, roles).await?;
+    // A project may be moved while its invite is accepted.
+    let waiting = tx.hold_homes(waiting).await?;
+    let waiting: Vec<&Waiting> = waiting.iter().collect();
+    let refused = without_right(tx, &waiting, roles).await?;
     let has_right = |waiting: &&Waiting| !refused.contains(&waiting.invite.id);
     let waiting: Vec<&Waiting> = waiting.iter().copied().filter(has_right).collect();
     let accepted = tx.accept_invites(&waiting).await?;

@@ -61,7 +61,7 @@ pub enum Refusal {
     UnknownTarget,
     /// The role is not on the target's ladder.
     UnknownRole,
-    /// There is no such inviter.
+    /// There is no such inviter, or nobody whom the caller may know of.
     UnknownInviter,
     /// The inviter may not hand out this role here.
     RoleAboveInviter,
@@ -87,9 +87,14 @@ pub async fn invite(
 ) -> Result<Vec<Result<Invited, Refusal>>, StoreError> {
     let mut surroundings = Surroundings::load(tx, invitations).await?;
     if let Some(organizations) = organizations {
+        surroundings.is_limited = true;
         surroundings
             .places
             .retain(|_, place| organizations.contains(&place.organization_id));
+        // So are people who have nothing to do with them.
+        let named: Vec<Uuid> = surroundings.inviters.values().copied().collect();
+        let theirs = tx.people_within(&named, organizations).await?;
+        surroundings.inviters.retain(|_, id| theirs.contains(id));
     }
     let now = tx.now();
     let mut answers: Vec<Option<Result<Invited, Refusal>>> = vec![None; invitations.len()];
@@ -167,6 +172,8 @@ fn target_of(invite: &Invite) -> Target {
 
 /// All that the rules need to know, loaded for the whole set.
 struct Surroundings {
+    /// Whether the caller is limited to some organizations.
+    is_limited: bool,
     places: HashMap<Target, Place>,
     inviters: HashMap<Inviter, Uuid>,
     owners: HashMap<EmailKey, Vec<Uuid>>,
@@ -190,6 +197,8 @@ impl Surroundings {
             places.extend(found.into_iter().map(|place| (Target::Organization(place.id), place)));
         }
         if !projects.is_empty() {
+            // None of them is moved while it is invited into.
+            tx.hold_projects(&projects).await?;
             let found = tx.projects(&projects).await?;
             places.extend(found.into_iter().map(|place| (Target::Project(place.id), place)));
         }
@@ -220,6 +229,7 @@ impl Surroundings {
                 .collect()
         };
         Ok(Self {
+            is_limited: false,
             places,
             inviters,
             owners,
@@ -241,7 +251,9 @@ impl Surroundings {
         let owners = self.owners.get(invitation.email.key()).map_or(&[][..], Vec::as_slice);
         if let Some(inviter) = &invitation.invited_by {
             let inviter = *self.inviters.get(inviter).ok_or(Refusal::UnknownInviter)?;
-            if owners.contains(&inviter) {
+            let is_own = owners.contains(&inviter);
+            // It tells whose an address is: to a limited caller only of an inviter who may invite there.
+            if is_own && !self.is_limited {
                 return Err(Refusal::OwnAddress);
             }
             let held = self.held(inviter, invitation.target, place);
@@ -251,6 +263,9 @@ impl Surroundings {
             };
             if !may_grant {
                 return Err(Refusal::RoleAboveInviter);
+            }
+            if is_own {
+                return Err(Refusal::OwnAddress);
             }
         }
         let is_in = |&owner: &Uuid| {

@@ -8,8 +8,8 @@ use chrono::TimeDelta;
 pub const DEFAULT_TTL: TimeDelta = TimeDelta::days(7);
 /// The longest that an invite may live.
 pub const MAX_TTL: TimeDelta = TimeDelta::days(30);
-/// Characters of an inviter's message.
-pub const MAX_MESSAGE: u16 = 10_000;
+/// Characters of an inviter's message. A batch of the longest ones has to fit into one request.
+pub const MAX_MESSAGE: u16 = 2_000;
 /// Between two mails for one invite.
 pub const COOL_DOWN: TimeDelta = TimeDelta::minutes(5);
 /// Mails for one invite in 24 hours.

@@ -10,6 +10,7 @@ use crate::app::App;
 use crate::invites::Kind;
 use crate::mail::{AcceptLink, Mailer, OrganizationInvite, ProjectInvite, Reminder, Rendered, TemplateError};
 use crate::store::{DeliveryKind, Queue, QueuedMail};
+use crate::unicode::has_visible;
 
 /// One mail to an invited address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,7 +119,7 @@ pub(super) fn full_name(first: Option<&str>, last: Option<&str>) -> Option<Strin
         .into_iter()
         .flatten()
         .map(str::trim)
-        .filter(|name| !name.is_empty())
+        .filter(|name| has_visible(name))
         .collect();
     (!names.is_empty()).then(|| names.join(" "))
 }

@@ -9,11 +9,11 @@ use url::Url;
 
 use super::{
     templates::Language,
-    text::{Lines, OneLine},
+    text::{Lines, Name, OneLine},
 };
 
 /// A mail: the values that its templates need.
-pub trait Mail {
+pub trait Mail: Sized {
     /// The folder of its templates.
     const TEMPLATE: &'static str;
     /// Whether its reader never asked for it.
@@ -21,6 +21,22 @@ pub trait Mail {
 
     /// What its templates may say, an object, in this language.
     fn words(&self, language: &Language) -> Value;
+
+    /// The names in it, by what its templates call them.
+    fn names(&self) -> Vec<(&'static str, Option<&Name>)>;
+
+    /// What the template of its subject may say: the same, names as subjects have them. One of which nothing is left there
+    /// is as one that is not known.
+    fn subject_words(&self, language: &Language) -> Value {
+        let (mut words, bare) = (self.words(language), Self::bare_sample());
+        let optional = bare.names();
+        for (key, name) in self.names() {
+            let is_optional = optional.contains(&(key, None));
+            let told = name.filter(|name| !is_optional || name.is_told_in_subject());
+            words[key] = told.map(Name::in_subject).into();
+        }
+        words
+    }
 
     /// An example with everything in it, for previews and for checking templates.
     fn sample() -> Self;
@@ -35,9 +51,9 @@ pub struct OrganizationInvite {
     /// What the app calls itself.
     pub app_name: OneLine,
     /// The organization to join.
-    pub organization_name: OneLine,
+    pub organization_name: Name,
     /// Who invites, if usher knows a name.
-    pub inviter_name: Option<OneLine>,
+    pub inviter_name: Option<Name>,
     /// The role that the invitee will have.
     pub role: OneLine,
     /// What the inviter wants to say.
@@ -65,6 +81,13 @@ impl Mail for OrganizationInvite {
             "expires_at": language.date(self.expires_at),
             "email": self.email,
         })
+    }
+
+    fn names(&self) -> Vec<(&'static str, Option<&Name>)> {
+        vec![
+            ("organization_name", Some(&self.organization_name)),
+            ("inviter_name", self.inviter_name.as_ref()),
+        ]
     }
 
     fn sample() -> Self {
@@ -95,11 +118,11 @@ pub struct ProjectInvite {
     /// What the app calls itself.
     pub app_name: OneLine,
     /// The organization that the project belongs to.
-    pub organization_name: OneLine,
+    pub organization_name: Name,
     /// The project to join.
-    pub project_name: OneLine,
+    pub project_name: Name,
     /// Who invites, if usher knows a name.
-    pub inviter_name: Option<OneLine>,
+    pub inviter_name: Option<Name>,
     /// The role that the invitee will have in the project.
     pub role: OneLine,
     /// What the inviter wants to say.
@@ -128,6 +151,14 @@ impl Mail for ProjectInvite {
             "expires_at": language.date(self.expires_at),
             "email": self.email,
         })
+    }
+
+    fn names(&self) -> Vec<(&'static str, Option<&Name>)> {
+        vec![
+            ("organization_name", Some(&self.organization_name)),
+            ("project_name", Some(&self.project_name)),
+            ("inviter_name", self.inviter_name.as_ref()),
+        ]
     }
 
     fn sample() -> Self {
@@ -159,11 +190,11 @@ pub struct Reminder {
     /// What the app calls itself.
     pub app_name: OneLine,
     /// The organization to join, or that the project belongs to.
-    pub organization_name: OneLine,
+    pub organization_name: Name,
     /// The project to join; none if the invite is for the organization.
-    pub project_name: Option<OneLine>,
+    pub project_name: Option<Name>,
     /// Who invites, if usher knows a name.
-    pub inviter_name: Option<OneLine>,
+    pub inviter_name: Option<Name>,
     /// The role that the invitee will have.
     pub role: OneLine,
     /// Where the invite is accepted.
@@ -189,6 +220,14 @@ impl Mail for Reminder {
             "expires_at": language.date(self.expires_at),
             "email": self.email,
         })
+    }
+
+    fn names(&self) -> Vec<(&'static str, Option<&Name>)> {
+        vec![
+            ("organization_name", Some(&self.organization_name)),
+            ("project_name", self.project_name.as_ref()),
+            ("inviter_name", self.inviter_name.as_ref()),
+        ]
     }
 
     fn sample() -> Self {
@@ -220,15 +259,15 @@ pub struct AcceptedNotice {
     /// What the app calls itself.
     pub app_name: OneLine,
     /// The organization that was joined, or that the project belongs to.
-    pub organization_name: OneLine,
+    pub organization_name: Name,
     /// The project that was joined; none if the invite was for the organization.
-    pub project_name: Option<OneLine>,
+    pub project_name: Option<Name>,
     /// Who joined, if usher knows a name.
-    pub invitee_name: Option<OneLine>,
+    pub invitee_name: Option<Name>,
     /// The address that was invited.
     pub invitee_email: OneLine,
     /// Who reads this.
-    pub inviter_name: Option<OneLine>,
+    pub inviter_name: Option<Name>,
 }
 
 impl Mail for AcceptedNotice {
@@ -244,6 +283,15 @@ impl Mail for AcceptedNotice {
             "invitee_email": self.invitee_email,
             "inviter_name": self.inviter_name,
         })
+    }
+
+    fn names(&self) -> Vec<(&'static str, Option<&Name>)> {
+        vec![
+            ("organization_name", Some(&self.organization_name)),
+            ("project_name", self.project_name.as_ref()),
+            ("invitee_name", self.invitee_name.as_ref()),
+            ("inviter_name", self.inviter_name.as_ref()),
+        ]
     }
 
     fn sample() -> Self {

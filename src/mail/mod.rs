@@ -26,7 +26,7 @@ pub use self::{
     messages::{AcceptLink, AcceptedNotice, Mail, NotAWebLink, OrganizationInvite, ProjectInvite, Reminder},
     smtp::MAX_CONNECTIONS,
     templates::{Language, Rendered, Sample, TemplateError, TemplateErrors, Templates},
-    text::{Lines, OneLine},
+    text::{Lines, Name, OneLine},
 };
 
 /// The domain in which mails from a sender, such as `Example <no-reply@example.com>`, have their Message-IDs; none if

@@ -80,12 +80,15 @@ impl Scrape {
         }
         let look = async {
             let levels = store.queue_levels().await?;
-            Ok::<_, StoreError>((levels, store.read().await?.mail_trouble().await?))
+            let mut tx = store.read().await?;
+            let (mail_trouble, failed_events) = (tx.mail_trouble().await?, tx.count_failed_events().await?);
+            Ok::<_, StoreError>((levels, mail_trouble, failed_events))
         };
         let levels = tokio::time::timeout(MAX_WAIT, look).await;
         *asked = Some(Instant::now());
         let answered = match levels {
-            Ok(Ok((levels, mail_trouble))) => {
+            Ok(Ok((levels, mail_trouble, failed_events))) => {
+                metrics::failed_events(failed_events);
                 metrics::mails_wait(mail_trouble.is_some());
                 levels.iter().for_each(metrics::queue_level);
                 true

@@ -13,21 +13,21 @@ pub enum Repetition {
     /// Nothing: the key is now this transaction's to answer.
     First,
     /// The same request was answered so.
-    Answered {
-        /// The HTTP status.
-        status: i32,
-        /// The body.
-        answer: String,
-    },
+    Answered(KeptAnswer),
     /// The key belongs to another request.
     OtherRequest,
 }
 
-#[derive(sqlx::FromRow)]
-struct Known {
-    request_hash: Vec<u8>,
-    status: Option<i32>,
-    answer: Option<String>,
+/// What is kept of an answer.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct KeptAnswer {
+    /// The HTTP status.
+    pub status: i32,
+    /// The body, unless it was too long to be kept.
+    pub answer: Option<String>,
+    /// What became of each item that was asked for, as JSON; by it the caller's right to the answer is looked at again.
+    /// Absent for answers of earlier versions.
+    pub outcomes: Option<String>,
 }
 
 impl Tx {
@@ -42,7 +42,7 @@ impl Tx {
             "insert into usher_idempotency_keys (api_key, idempotency_key, request_hash, created_at)
              values ($1, $2, $3, $4)
              on conflict (api_key, idempotency_key) do update set request_hash = excluded.request_hash,
-                 status = null, answer = null, created_at = excluded.created_at
+                 status = null, answer = null, outcomes = null, created_at = excluded.created_at
              where usher_idempotency_keys.created_at <= $5"
         )
         .bind(api_key)
@@ -56,36 +56,32 @@ impl Tx {
         if claimed == 1 {
             return Ok(Repetition::First);
         }
-        let known: Known = on_conn!(self, |conn| sqlx::query_as(
-            "select request_hash, status, answer from usher_idempotency_keys
-             where api_key = $1 and idempotency_key = $2"
+        let answered: Option<KeptAnswer> = on_conn!(self, |conn| sqlx::query_as(
+            "select status, answer, outcomes from usher_idempotency_keys
+             where api_key = $1 and idempotency_key = $2 and request_hash = $3 and status is not null"
         )
         .bind(api_key)
         .bind(key)
-        .fetch_one(conn)
+        .bind(request_hash)
+        .fetch_optional(conn)
         .await)?;
-        Ok(match known {
-            Known {
-                request_hash: known,
-                status: Some(status),
-                answer: Some(answer),
-            } if known == request_hash => Repetition::Answered { status, answer },
-            _ => Repetition::OtherRequest,
-        })
+        Ok(answered.map_or(Repetition::OtherRequest, Repetition::Answered))
     }
 
     /// Keeps the answer to the request whose key this transaction claimed.
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn keep_answer(&mut self, api_key: &str, key: &str, status: i32, answer: &str) -> Result<()> {
+    pub async fn keep_answer(&mut self, api_key: &str, key: &str, kept: &KeptAnswer) -> Result<()> {
         on_conn!(self, |conn| sqlx::query(
-            "update usher_idempotency_keys set status = $3, answer = $4 where api_key = $1 and idempotency_key = $2"
+            "update usher_idempotency_keys set status = $3, answer = $4, outcomes = $5
+             where api_key = $1 and idempotency_key = $2"
         )
         .bind(api_key)
         .bind(key)
-        .bind(status)
-        .bind(answer)
+        .bind(kept.status)
+        .bind(&kept.answer)
+        .bind(&kept.outcomes)
         .execute(conn)
         .await
         .map(drop))?;

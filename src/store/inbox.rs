@@ -362,22 +362,85 @@ impl Tx {
         Ok(payload.flatten())
     }
 
-    /// Enqueues an event again that could not be processed; `false` if there is none of this id waiting.
+    /// [`Tx::replay_events`] for one event; `false` if there is none of this id waiting.
     ///
     /// # Errors
     /// [`super::StoreError`].
     pub async fn replay_event(&mut self, svix_id: &str) -> Result<bool> {
-        let found = on_conn!(self, |conn| sqlx::query(
-            "update usher_events set error = null where svix_id = $1 and processed_at is null"
-        )
-        .bind(svix_id)
-        .execute(conn)
-        .await?
-        .rows_affected());
-        if found == 0 {
-            return Ok(false);
-        }
-        self.enqueue(Queue::ProcessClerkEvent, &[Payload { svix_id }]).await?;
-        Ok(true)
+        let replayed = self.replay_events(&[svix_id]).await?;
+        Ok(!replayed.is_empty())
+    }
+
+    /// Runs events again that could not be processed: their dead jobs are given to the workers again, or where there is
+    /// none, a new one. Returns the ids of those that wait now.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn replay_events(&mut self, svix_ids: &[&str]) -> Result<Vec<String>> {
+        let waiting = self
+            .change_open_events(svix_ids, "error = null", "processed_at is null")
+            .await?;
+        let dead = self.dead_jobs_about_events(&waiting).await?;
+        let jobs: Vec<String> = dead.iter().map(|(job, _)| job.clone()).collect();
+        let retried: HashSet<String> = self.retry_jobs(&jobs).await?.into_iter().collect();
+        let has_job: HashSet<&String> = dead
+            .iter()
+            .filter(|(job, _)| retried.contains(job))
+            .map(|(_, event)| event)
+            .collect();
+        let without: Vec<_> = waiting
+            .iter()
+            .filter(|event| !has_job.contains(event))
+            .map(|svix_id| Payload { svix_id })
+            .collect();
+        self.enqueue(Queue::ProcessClerkEvent, &without).await?;
+        Ok(waiting)
+    }
+
+    /// Lets events go that failed, for good: nothing comes of them. Their dead jobs are done with, too. Returns the ids of
+    /// those that were.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn discard_events(&mut self, svix_ids: &[&str]) -> Result<Vec<String>> {
+        let discarded = self
+            .change_open_events(
+                svix_ids,
+                "processed_at = $2, outcome = 'discarded by hand'",
+                EventState::Failed.condition(),
+            )
+            .await?;
+        let dead = self.dead_jobs_about_events(&discarded).await?;
+        let jobs: Vec<String> = dead.into_iter().map(|(job, _)| job).collect();
+        self.end_dead_jobs(&jobs).await?;
+        Ok(discarded)
+    }
+
+    async fn change_open_events(&mut self, svix_ids: &[&str], set: &str, condition: &str) -> Result<Vec<String>> {
+        let ids: Vec<_> = svix_ids.iter().map(|svix_id| Payload { svix_id }).collect();
+        let text = format!(
+            "update usher_events set {set}
+             where $2 = $2 and {condition} and svix_id in (select r.svix_id from {}) returning svix_id",
+            unfold(self.dialect(), &[("svix_id", Type::Text)])
+        );
+        let (ids, now) = (to_json(&ids)?, self.clock.now());
+        Ok(on_conn!(self, |conn| sqlx::query_scalar(sql(text))
+            .bind(ids)
+            .bind(now)
+            .fetch_all(conn)
+            .await)?)
+    }
+
+    /// How many events could not be processed and wait for a person.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn count_failed_events(&mut self) -> Result<u64> {
+        let text = format!(
+            "select count(*) from usher_events where {}",
+            EventState::Failed.condition()
+        );
+        let count: i64 = on_conn!(self, |conn| sqlx::query_scalar(sql(text)).fetch_one(conn).await)?;
+        Ok(count.unsigned_abs())
     }
 }

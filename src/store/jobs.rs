@@ -1,6 +1,7 @@
 //! The queue as a person looks at it and repairs it. Beside a running service every change is guarded: what a worker
 //! holds is left alone.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
@@ -296,7 +297,7 @@ impl Tx {
     }
 
     /// Gives jobs that are dead or wait for their next attempt to the workers at once, with all their attempts before
-    /// them; a mail that was given up is wanted again, and
+    /// them; an event that had failed waits again, a mail that was given up is wanted again, and
     /// its address is no longer suppressed. Returns the ids of those that were.
     ///
     /// # Errors
@@ -313,13 +314,15 @@ impl Tx {
         self.move_deliveries(&retried, "failed", "status = 'queued', attempts = 0")
             .await?;
         self.release_addresses_of(&retried).await?;
+        self.reopen_events(&retried).await?;
         for queue in Queue::ALL {
             self.enqueued.push(*queue);
         }
         Ok(retried.into_iter().map(|job| job.id).collect())
     }
 
-    /// Ends jobs that no worker holds; the mails among them are no longer wanted. Returns the ids of those that were.
+    /// Ends jobs that no worker holds; the mails among them are no longer wanted, the events have failed. Returns the ids of
+    /// those that were.
     ///
     /// # Errors
     /// [`super::StoreError`].
@@ -335,6 +338,7 @@ impl Tx {
             .await?;
         self.move_deliveries(&cancelled, "queued", "status = 'suppressed'")
             .await?;
+        self.fail_events(&cancelled, "cancelled by hand").await?;
         Ok(cancelled.into_iter().map(|job| job.id).collect())
     }
 
@@ -381,6 +385,63 @@ impl Tx {
         self.execute_for(jobs, text).await
     }
 
+    /// The events that these jobs are about wait for them again.
+    async fn reopen_events(&mut self, jobs: &[Changed]) -> Result<()> {
+        self.set_error_of_events(jobs, None).await
+    }
+
+    /// The events that these jobs were about have failed, those that still waited for them.
+    async fn fail_events(&mut self, jobs: &[Changed], why: &str) -> Result<()> {
+        self.set_error_of_events(jobs, Some(why)).await
+    }
+
+    async fn set_error_of_events(&mut self, jobs: &[Changed], error: Option<&str>) -> Result<()> {
+        let events: Vec<String> = jobs.iter().filter_map(Changed::event).collect();
+        if events.is_empty() {
+            return Ok(());
+        }
+        // What failed keeps the error that it failed with.
+        let from = if error.is_some() {
+            "error is null"
+        } else {
+            "error is not null"
+        };
+        let these = format!("select r.job_id from {}", unfold(self.dialect(), JOB_ID));
+        let text = format!(
+            "update usher_events set error = $2 where processed_at is null and {from} and svix_id in ({these})"
+        );
+        let ids = job_ids(&events)?;
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(ids)
+            .bind(error)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        Ok(())
+    }
+
+    /// The dead jobs that are about one of these events.
+    pub(super) async fn dead_jobs_about_events(&mut self, svix_ids: &[String]) -> Result<Vec<(String, String)>> {
+        let dead = JobFilter {
+            queue: Some(Queue::ProcessClerkEvent),
+            states: vec![JobState::Dead],
+            ..JobFilter::default()
+        };
+        let events: HashSet<&String> = svix_ids.iter().collect();
+        let dead = self.jobs(&dead, u32::MAX).await?.into_iter();
+        let about = dead.filter_map(|job| Some((job.id, event_in(job.payload.as_bytes())?)));
+        Ok(about.filter(|(_, event)| events.contains(event)).collect())
+    }
+
+    /// Ends dead jobs that nobody waits for any more. They keep their last error.
+    pub(super) async fn end_dead_jobs(&mut self, ids: &[String]) -> Result<()> {
+        self.change_jobs(ids, &[JobState::Dead], |words| {
+            format!("status = 'Done', done_at = {}", words.now)
+        })
+        .await
+        .map(drop)
+    }
+
     /// Executes a statement over the deliveries that these jobs carry.
     async fn execute_for(&mut self, jobs: &[Changed], text: String) -> Result<()> {
         let deliveries: Vec<Uuid> = jobs.iter().filter_map(Changed::delivery).collect();
@@ -396,17 +457,19 @@ impl Tx {
         Ok(())
     }
 
-    /// Deletes jobs that are dead or done, and what is known of their attempts; returns how many.
+    /// Deletes jobs that are dead or done, and what is known of their attempts; returns how many. An event whose job is dead
+    /// stays in the inbox, failed.
     ///
     /// # Errors
     /// [`super::StoreError`].
     pub async fn purge_jobs(&mut self, ids: &[String]) -> Result<u64> {
         let words = words(self.dialect());
         let rows = unfold(self.dialect(), JOB_ID);
+        let is_dead = is_in(JobState::Dead, words.now);
         let jobs = format!(
-            "delete from {} where id in (select r.job_id from {rows}) and ({} or {})",
+            "delete from {} where id in (select r.job_id from {rows}) and ({is_dead} or {})
+             returning id, job, {is_dead}",
             words.table,
-            is_in(JobState::Dead, words.now),
             is_in(JobState::Done, words.now),
         );
         let failures = format!(
@@ -415,17 +478,18 @@ impl Tx {
             words.table
         );
         let ids = job_ids(ids)?;
-        let purged = on_conn!(self, |conn| sqlx::query(sql(jobs))
-            .bind(&ids)
-            .execute(conn)
-            .await?
-            .rows_affected());
+        let purged: Vec<(String, Vec<u8>, bool)> =
+            on_conn!(self, |conn| sqlx::query_as(sql(jobs)).bind(&ids).fetch_all(conn).await)?;
+        let count = purged.len() as u64;
+        let dead = purged.into_iter().filter(|(_, _, is_dead)| *is_dead);
+        let dead: Vec<Changed> = dead.map(|(id, job, _)| Changed { id, job }).collect();
+        self.fail_events(&dead, "its job was deleted").await?;
         on_conn!(self, |conn| sqlx::query(sql(failures))
             .bind(ids)
             .execute(conn)
             .await
             .map(drop))?;
-        Ok(purged)
+        Ok(count)
     }
 
     /// The failed attempts at one job, oldest first.
@@ -528,6 +592,16 @@ impl Changed {
         let payload: serde_json::Value = serde_json::from_slice(&self.job).ok()?;
         payload["delivery_id"].as_str()?.parse().ok()
     }
+
+    fn event(&self) -> Option<String> {
+        event_in(&self.job)
+    }
+}
+
+/// The event that a job is about, by its payload.
+fn event_in(payload: &[u8]) -> Option<String> {
+    let payload: serde_json::Value = serde_json::from_slice(payload).ok()?;
+    payload["svix_id"].as_str().map(str::to_owned)
 }
 
 impl From<Row> for JobView {

@@ -1,11 +1,13 @@
 //! Organizations, projects, and who is in them: the tables that the app may own.
 
+use std::collections::{HashMap, HashSet};
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::rows::{Type, app_time, sql, to_json, unfold};
-use super::{Dialect, Result, Tx, on_conn};
+use super::{Dialect, Result, Tx, Waiting, on_conn};
 use crate::invites::roles::Ladder;
 
 /// An organization or a project that is there.
@@ -21,6 +23,41 @@ pub struct Place {
     pub created_at: DateTime<Utc>,
     /// When the row last changed.
     pub updated_at: DateTime<Utc>,
+}
+
+/// What came of putting an organization or a project.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Put {
+    /// It was made.
+    Made(Place),
+    /// It was there, and is as asked now.
+    Changed(Place),
+    /// Nothing was changed.
+    Refused(PutRefusal),
+}
+
+impl Put {
+    /// The organization or project, if it is as asked now.
+    #[must_use]
+    pub fn place(self) -> Option<Place> {
+        match self {
+            Self::Made(place) | Self::Changed(place) => Some(place),
+            Self::Refused(_) => None,
+        }
+    }
+}
+
+/// Why nothing was put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutRefusal {
+    /// The project is in an organization that the caller may not use: to them it is not there.
+    Foreign,
+    /// There is no such organization to put a project into, or none that the caller may use.
+    UnknownOrganization,
+    /// The organization is deleted. Only the app brings it back.
+    OrganizationDeleted,
+    /// The project is deleted, or the organization that it is in. Only the app brings it back.
+    ProjectDeleted,
 }
 
 /// A membership to give: a role for a person in an organization or a project.
@@ -93,39 +130,99 @@ const PROJECT_ADMINS: Memberships = Memberships {
 };
 
 impl Tx {
-    /// Creates or renames an organization; a deleted one comes back.
+    /// Creates or renames an organization. A deleted one stays as it is.
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn put_organization(&mut self, id: Uuid, name: &str) -> Result<Place> {
+    pub async fn put_organization(&mut self, id: Uuid, name: &str) -> Result<Put> {
         let now = self.clock.now();
-        let text = format!(
+        let columns = organization(self.dialect());
+        let insert = format!(
             "insert into organizations (id, name, created_at, updated_at) values ($1, $2, $3, $3)
-             on conflict (id) do update
-                 set name = excluded.name, updated_at = excluded.updated_at, deleted_at = null
-             returning {}",
-            organization(self.dialect())
+             on conflict (id) do nothing returning {columns}"
         );
-        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+        let update = format!(
+            "update organizations set name = $2, updated_at = $3 where id = $1 and deleted_at is null returning {columns}"
+        );
+        for (text, put) in [(insert, Put::Made as fn(Place) -> Put), (update, Put::Changed)] {
+            let place: Option<Place> = on_conn!(self, |conn| sqlx::query_as(sql(text))
+                .bind(id)
+                .bind(name)
+                .bind(now)
+                .fetch_optional(conn)
+                .await)?;
+            if let Some(place) = place {
+                return Ok(put(place));
+            }
+        }
+        Ok(Put::Refused(PutRefusal::OrganizationDeleted))
+    }
+
+    /// Creates, renames or moves a project, for a caller who may use these organizations (any, where there are none):
+    /// into one of them, and out of one of them. Where the project is at that moment is decided by the statement that
+    /// writes, so that nobody takes a project back that was moved away meanwhile. A deleted project stays as it is.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn put_project(
+        &mut self,
+        id: Uuid,
+        organization_id: Uuid,
+        name: &str,
+        may_use: Option<&HashSet<Uuid>>,
+    ) -> Result<Put> {
+        let now = self.clock.now();
+        let is_ours = |organization: &Uuid| may_use.is_none_or(|may_use| may_use.contains(organization));
+        let is_deleted = if is_ours(&organization_id) {
+            self.hold_organization(organization_id).await?
+        } else {
+            None
+        };
+        if is_deleted == Some(false) {
+            let made = self.insert_project(id, organization_id, name, now).await?;
+            if let Some(place) = made {
+                return Ok(Put::Made(place));
+            }
+            let changed = self.update_project(id, organization_id, name, may_use, now).await?;
+            if let Some(place) = changed {
+                return Ok(Put::Changed(place));
+            }
+        }
+        let there = self.home_of_project(id).await?;
+        Ok(Put::Refused(match (there, is_deleted) {
+            (Some((home, _)), _) if !is_ours(&home) => PutRefusal::Foreign,
+            (_, Some(true)) => PutRefusal::OrganizationDeleted,
+            (Some((_, true)), _) => PutRefusal::ProjectDeleted,
+            (_, None) => PutRefusal::UnknownOrganization,
+            // It came back, or was moved to where it may be moved from, between two statements of this transaction. Whoever
+            // asks again gets it.
+            (_, Some(false)) => PutRefusal::Foreign,
+        }))
+    }
+
+    /// Whether an organization is deleted, if it is there at all. On Postgres nobody deletes it before this transaction
+    /// ends; on SQLite nobody else writes meanwhile.
+    async fn hold_organization(&mut self, id: Uuid) -> Result<Option<bool>> {
+        let text = format!(
+            "select deleted_at is not null from organizations where id = $1 {}",
+            held(self.dialect())
+        );
+        Ok(on_conn!(self, |conn| sqlx::query_scalar(sql(text))
             .bind(id)
-            .bind(name)
-            .bind(now)
-            .fetch_one(conn)
+            .fetch_optional(conn)
             .await)?)
     }
 
-    /// Creates, renames or moves a project; a deleted one comes back. `None` if there is no such organization.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
-    pub async fn put_project(&mut self, id: Uuid, organization_id: Uuid, name: &str) -> Result<Option<Place>> {
-        let now = self.clock.now();
+    async fn insert_project(
+        &mut self,
+        id: Uuid,
+        organization_id: Uuid,
+        name: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Place>> {
         let text = format!(
-            "insert into projects (id, organization_id, name, created_at, updated_at)
-             select $1, id, $3, $4, $4 from organizations where id = $2 and deleted_at is null
-             on conflict (id) do update set organization_id = excluded.organization_id, name = excluded.name,
-                 updated_at = excluded.updated_at, deleted_at = null
-             returning {}",
+            "insert into projects (id, organization_id, name, created_at, updated_at) values ($1, $2, $3, $4, $4)
+             on conflict (id) do nothing returning {}",
             project(self.dialect(), "projects")
         );
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
@@ -137,12 +234,145 @@ impl Tx {
             .await)?)
     }
 
+    async fn update_project(
+        &mut self,
+        id: Uuid,
+        organization_id: Uuid,
+        name: &str,
+        may_use: Option<&HashSet<Uuid>>,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Place>> {
+        let ours = match may_use {
+            Some(_) => {
+                let rows = unfold(self.dialect(), PLACE_ID).replace("$1", "$5");
+                format!("projects.organization_id in (select r.place_id from {rows})")
+            }
+            None => "$5 = $5".to_owned(),
+        };
+        let text = format!(
+            "update projects set organization_id = $2, name = $3, updated_at = $4
+             where id = $1 and deleted_at is null and {ours} and exists (
+                 select 1 from organizations o where o.id = projects.organization_id and o.deleted_at is null)
+             returning {}",
+            project(self.dialect(), "projects")
+        );
+        let ids: Vec<Uuid> = may_use.into_iter().flatten().copied().collect();
+        let ids = place_ids(&ids)?;
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(id)
+            .bind(organization_id)
+            .bind(name)
+            .bind(now)
+            .bind(ids)
+            .fetch_optional(conn)
+            .await)?)
+    }
+
+    /// The organization that a project is in, deleted or not, and whether either of the two is deleted.
+    async fn home_of_project(&mut self, id: Uuid) -> Result<Option<(Uuid, bool)>> {
+        Ok(on_conn!(self, |conn| sqlx::query_as(
+            "select p.organization_id, p.deleted_at is not null or o.deleted_at is not null
+             from projects p join organizations o on o.id = p.organization_id where p.id = $1"
+        )
+        .bind(id)
+        .fetch_optional(conn)
+        .await)?)
+    }
+
+    /// The organizations that these projects are in, of those that are there, and keeps them there: nobody moves or deletes
+    /// one of them before this transaction ends. In the order of their ids, as whoever holds several must.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn hold_projects(&mut self, ids: &[Uuid]) -> Result<HashMap<Uuid, Uuid>> {
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        // By itself: joined with its organization, a project that was moved while this waited would be missing.
+        let text = format!(
+            "select id, organization_id from projects
+             where deleted_at is null and id in (select r.place_id from {}) order by id {}",
+            unfold(self.dialect(), PLACE_ID),
+            held(self.dialect())
+        );
+        let ids = place_ids(ids)?;
+        let homes: Vec<(Uuid, Uuid)> =
+            on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(ids).fetch_all(conn).await)?;
+        Ok(homes.into_iter().collect())
+    }
+
+    /// What waits for people, with the organization that each project is in now, which it stays in until this transaction
+    /// ends: whoever comes in comes into that one. What leads into a project that is gone meanwhile is left out.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn hold_homes(&mut self, waiting: &[&Waiting]) -> Result<Vec<Waiting>> {
+        let projects: Vec<Uuid> = waiting.iter().filter_map(|waiting| waiting.invite.project_id).collect();
+        let homes = self.hold_projects(&projects).await?;
+        let mut current = Vec::with_capacity(waiting.len());
+        let mut moved_to = HashSet::new();
+        for &waiting in waiting {
+            let home_id = match waiting.invite.project_id {
+                None => waiting.home_id,
+                Some(project_id) => match homes.get(&project_id) {
+                    Some(&home_id) => home_id,
+                    None => continue,
+                },
+            };
+            if home_id != waiting.home_id {
+                moved_to.insert(home_id);
+            }
+            current.push(Waiting {
+                home_id,
+                ..waiting.clone()
+            });
+        }
+        if !moved_to.is_empty() {
+            let ids: Vec<Uuid> = moved_to.iter().copied().collect();
+            for place in self.organizations(&ids).await? {
+                moved_to.remove(&place.id);
+            }
+            current.retain(|waiting| !moved_to.contains(&waiting.home_id));
+        }
+        Ok(current)
+    }
+
+    /// Those of these people who are in one of these organizations, or in a project of one.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn people_within(&mut self, admins: &[Uuid], organizations: &HashSet<Uuid>) -> Result<HashSet<Uuid>> {
+        if admins.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let people = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
+        let ours = unfold(self.dialect(), PLACE_ID).replace("$1", "$2");
+        let text = format!(
+            "select m.admin_id from organization_users m
+             where m.deleted_at is null and m.admin_id in (select r.admin_id from {people})
+               and m.organization_id in (select r.place_id from {ours})
+             union
+             select m.admin_id from project_admins m join projects p on p.id = m.project_id and p.deleted_at is null
+             where m.deleted_at is null and m.admin_id in (select r.admin_id from {people})
+               and p.organization_id in (select r.place_id from {ours})"
+        );
+        let people = super::people::admin_ids(admins)?;
+        let ours: Vec<Uuid> = organizations.iter().copied().collect();
+        let ours = place_ids(&ours)?;
+        let within: Vec<Uuid> = on_conn!(self, |conn| sqlx::query_scalar(sql(text))
+            .bind(people)
+            .bind(ours)
+            .fetch_all(conn)
+            .await)?;
+        Ok(within.into_iter().collect())
+    }
+
     /// Those of these organizations that are there.
     ///
     /// # Errors
     /// [`super::StoreError`].
     pub async fn organizations(&mut self, ids: &[Uuid]) -> Result<Vec<Place>> {
-        let rows = unfold(self.dialect(), &[("place_id", Type::Uuid)]);
+        let rows = unfold(self.dialect(), PLACE_ID);
         let text = format!(
             "select {} from organizations
              where deleted_at is null and id in (select r.place_id from {rows})",
@@ -155,26 +385,12 @@ impl Tx {
             .await)?)
     }
 
-    /// The organization that a project belongs to, or belonged to when it or its organization was deleted: whoever
-    /// brings it back must be allowed to.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
-    pub async fn project_home(&mut self, id: Uuid) -> Result<Option<Uuid>> {
-        Ok(on_conn!(self, |conn| sqlx::query_scalar(
-            "select organization_id from projects where id = $1"
-        )
-        .bind(id)
-        .fetch_optional(conn)
-        .await)?)
-    }
-
     /// Those of these projects that are there, in organizations that are there.
     ///
     /// # Errors
     /// [`super::StoreError`].
     pub async fn projects(&mut self, ids: &[Uuid]) -> Result<Vec<Place>> {
-        let rows = unfold(self.dialect(), &[("place_id", Type::Uuid)]);
+        let rows = unfold(self.dialect(), PLACE_ID);
         let text = format!(
             "select {} from projects p
              join organizations o on o.id = p.organization_id and o.deleted_at is null
@@ -255,34 +471,42 @@ impl Tx {
         Ok(())
     }
 
-    /// The live members of an organization, longest first.
+    /// The live members of an organization, by their ids: at most `limit` of those after `after`.
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn organization_members(&mut self, id: Uuid) -> Result<Vec<Member>> {
-        self.members(&ORGANIZATION_USERS, id).await
+    pub async fn organization_members(&mut self, id: Uuid, after: Option<Uuid>, limit: u32) -> Result<Vec<Member>> {
+        self.members(&ORGANIZATION_USERS, id, after, limit).await
     }
 
-    /// The live members of a project, longest first.
+    /// The live members of a project, by their ids: at most `limit` of those after `after`.
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn project_members(&mut self, id: Uuid) -> Result<Vec<Member>> {
-        self.members(&PROJECT_ADMINS, id).await
+    pub async fn project_members(&mut self, id: Uuid, after: Option<Uuid>, limit: u32) -> Result<Vec<Member>> {
+        self.members(&PROJECT_ADMINS, id, after, limit).await
     }
 
-    async fn members(&mut self, kind: &Memberships, id: Uuid) -> Result<Vec<Member>> {
+    /// In the order of the key that keeps a membership from being there twice, which every such table has, the app's too:
+    /// a page costs what it shows, however many members there are.
+    async fn members(&mut self, kind: &Memberships, id: Uuid, after: Option<Uuid>, limit: u32) -> Result<Vec<Member>> {
         let Memberships { table, place } = kind;
         let since = app_time(self.dialect(), "m.created_at");
+        let beyond = match after {
+            Some(_) => "and m.admin_id > $3",
+            None => "and $3 = $3",
+        };
         let text = format!(
             "select a.id as admin_id, a.external_id as clerk_user_id, a.email, a.first_name, a.last_name,
                  coalesce(m.role, '') as role, {since} as since
              from {table} m join admins a on a.id = m.admin_id and a.deleted_at is null
-             where m.{place} = $1 and m.deleted_at is null
-             order by m.created_at, a.id"
+             where m.{place} = $1 and m.deleted_at is null {beyond}
+             order by m.{place}, m.admin_id limit $2"
         );
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(id)
+            .bind(i64::from(limit))
+            .bind(after.unwrap_or_default())
             .fetch_all(conn)
             .await)?)
     }
@@ -316,6 +540,16 @@ impl Tx {
             .bind(admins)
             .fetch_all(conn)
             .await)?)
+    }
+}
+
+const PLACE_ID: &[(&str, Type)] = &[("place_id", Type::Uuid)];
+
+/// What keeps the rows that are read as they are until the transaction ends. SQLite has one writer at a time.
+fn held(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Postgres => "for share",
+        Dialect::Sqlite => "",
     }
 }
 

@@ -132,7 +132,7 @@ impl Stage {
             tx.put_organization(acme, "Acme").await.unwrap();
         }
         if chapter >= Chapter::Project {
-            tx.put_project(apollo, acme, "Apollo").await.unwrap();
+            tx.put_project(apollo, acme, "Apollo", None).await.unwrap();
         }
         tx.commit().await.unwrap();
         if chapter >= Chapter::Project {
@@ -396,7 +396,7 @@ fn faulty(stage: &Stage, call: &Call, code: &str) -> Option<Request<Body>> {
                 .headers_mut()
                 .insert("content-type", "text/plain".parse().unwrap()),
         ),
-        "too_large" => return body(json!({ "type": "x".repeat(5 << 20) })),
+        "too_large" => return body(json!({ "type": "x".repeat(17 << 20) })),
         "invalid_request" if call.bodies.is_empty() => return at(format!("{}?colour=red", call.path)),
         "invalid_request" => return body(json!({ "colour": "red" })),
         "invalid_idempotency_key" => drop(request.headers_mut().insert("idempotency-key", "".parse().unwrap())),
@@ -443,6 +443,8 @@ const WORLDS: &[(&[&str], &str)] = &[
     (&["invite_revoked"], "revoked"),
     (&["invite_expired", "link_expired"], "expired"),
     (&["inviter_lost_rights"], "lost rights"),
+    (&["organization_deleted"], "organization deleted"),
+    (&["project_deleted"], "project deleted"),
     (&["rate_limited"], "limited"),
     (&["daily_mail_cap"], "capped"),
     (&["store_unavailable"], "no database"),
@@ -466,6 +468,12 @@ async fn change(stage: &Stage, world: &str) {
                 .expect(200),
         ),
         "expired" => app.clock.advance(TimeDelta::days(8)),
+        "organization deleted" => {
+            app.pool
+                .execute("update organizations set deleted_at = updated_at")
+                .await
+        }
+        "project deleted" => app.pool.execute("update projects set deleted_at = updated_at").await,
         "lost rights" => app.pool.execute("update organization_users set role = 'member'").await,
         // Late enough for sending again to be a matter of the cap alone.
         "capped" => {

@@ -180,4 +180,123 @@ stories_of_keys! {
         assert_eq!(app.pool.count("projects where name = 'Zeus'").await, 1);
         assert_eq!(app.pool.count("organizations").await, 2);
     }
+
+    async fn security_22_to_a_limited_key_other_tenants_people_are_as_nobody(app) {
+        app.put(&format!("/v1/organizations/{ACME}"), json!({ "name": "Acme" })).await.expect(201);
+        app.put(&format!("/v1/organizations/{OTHER}"), json!({ "name": "Other" })).await.expect(201);
+        let zeus = app.project(OTHER, "Zeus").await;
+        let ours = app.person("ours@example.com", Some((ACME, "owner"))).await;
+        // Owner elsewhere, asked elsewhere, known and nowhere: all are nobody here.
+        let owner = app.person("owner@other.example", Some((OTHER, "owner"))).await;
+        let waiting = app.clerk().old_user("waiting@other.example");
+        app.clerk().tells_of(&waiting).await;
+        app.invite(json!({ "project_id": zeus, "email": "waiting@other.example", "role": "editor" })).await;
+        let bystander = app.clerk().old_user("bystander@other.example");
+        app.clerk().tells_of(&bystander).await;
+        app.run_jobs().await;
+        let mut people = Vec::new();
+        for person in [&owner, &waiting, &bystander] {
+            let mut tx = app.app.store.read().await.unwrap();
+            let admin_id = tx.people_by_clerk_id(&[&person.id]).await.unwrap()[0].admin_id.unwrap();
+            people.push((person.id.clone(), admin_id, person.emails[0].0.clone()));
+        }
+        let unknown = ("user_nobody".to_owned(), app.clock.new_id(), "nobody@other.example".to_owned());
+
+        let invites = async |inviter: &str, email: &str| {
+            let body = json!({ "organization_id": ACME, "email": email, "role": "member", "invited_by": inviter });
+            limited(app, Method::POST, "/v1/invites", Some(body.clone())).await
+        };
+        for (clerk_id, admin_id, email) in &people {
+            // Whoever they are, and whatever address is asked: their own one, too.
+            for inviter in [clerk_id.clone(), admin_id.to_string()] {
+                for address in [email.as_str(), "somebody@example.com"] {
+                    let foreign = invites(&inviter, address).await;
+                    assert_eq!(foreign.wrong_fields(), ["invited_by"], "{inviter} {address}");
+                    assert_alike(&foreign, &invites(&unknown.0, &unknown.2).await, 422);
+                    assert_alike(&foreign, &invites(&unknown.1.to_string(), &unknown.2).await, 422);
+                }
+            }
+            let item = |inviter: &str| json!({ "organization_id": ACME, "email": email, "role": "member", "invited_by": inviter });
+            let batch = json!({ "invites": [item(clerk_id), item(&unknown.0)] });
+            let results = limited(app, Method::POST, "/v1/invites/batch", Some(batch)).await.expect(200);
+            assert_eq!(results["results"][0], results["results"][1], "{clerk_id}");
+            for query in ["invited_by", "email"] {
+                let (theirs, nobodys) = if query == "email" { (email, &unknown.2) } else { (clerk_id, &unknown.0) };
+                let foreign = get(app, &format!("/v1/invites?{query}={theirs}")).await;
+                let nobody = get(app, &format!("/v1/invites?{query}={nobodys}")).await;
+                assert_eq!((foreign.expect(200), foreign.body), (nobody.expect(200), nobody.body), "{query} {clerk_id}");
+            }
+            let foreign = get(app, &format!("/v1/users/{clerk_id}/invites")).await;
+            let nobody = get(app, &format!("/v1/users/{}/invites", unknown.0)).await;
+            assert_eq!((foreign.expect(200), foreign.body), (nobody.expect(200), nobody.body), "{clerk_id}");
+        }
+        // Inviting an address of theirs goes as with any other: nothing is said of where its owner is in.
+        let mut first = limited(app, Method::POST, "/v1/invites", Some(json!({
+            "organization_id": ACME, "email": people[0].2, "role": "member", "invited_by": ours.id,
+        }))).await.expect(201);
+        let mut second = limited(app, Method::POST, "/v1/invites", Some(json!({
+            "organization_id": ACME, "email": unknown.2, "role": "member", "invited_by": ours.id,
+        }))).await.expect(201);
+        for invite in [&mut first, &mut second] {
+            for differs in ["id", "email", "created_at", "updated_at", "expires_at", "delivery"] {
+                invite.as_object_mut().unwrap().remove(differs);
+            }
+        }
+        assert_eq!(first, second);
+        app.run_jobs().await;
+        // Now there is something here for them.
+        let seen = get(app, &format!("/v1/users/{}/invites", people[0].0)).await.expect(200);
+        assert_eq!((seen["items"].as_array().unwrap().len(), &seen["synced"]), (1, &json!(true)));
+        let seen = get(app, &format!("/v1/users/{}/invites", ours.id)).await.expect(200);
+        assert_eq!(seen, json!({ "items": [], "synced": true }), "a member");
+        // Whose own address it is, is said to those who may invite only.
+        let member = app.person("member@example.com", Some((ACME, "member"))).await;
+        assert_eq!(invites(&member.id, "member@example.com").await.problem(403), "role_above_inviter");
+        assert_eq!(invites(&ours.id, "ours@example.com").await.wrong_fields(), ["email"]);
+        // The key for everything knows them.
+        let body = json!({ "organization_id": ACME, "email": "new@example.com", "role": "member", "invited_by": people[0].0 });
+        assert_eq!(app.post("/v1/invites", body).await.problem(403), "role_above_inviter");
+    }
+
+    async fn security_22_a_key_that_was_narrowed_is_told_of_no_earlier_answers_beyond_its_limit(app) {
+        app.put(&format!("/v1/organizations/{ACME}"), json!({ "name": "Acme" })).await.expect(201);
+        app.put(&format!("/v1/organizations/{OTHER}"), json!({ "name": "Other" })).await.expect(201);
+        let wide = "a-key-that-may-use-acme-and-other-and-more";
+        let settings = |organizations: String| {
+            move |settings: &mut usher::config::Settings| {
+                settings.usher_api_keys = Some(Secret::from(format!("{API_KEY},app:{wide}@{organizations}")));
+            }
+        };
+        let both = settings(format!("{ACME}+{OTHER}"));
+        let acme = settings(ACME.to_string());
+        let call = |path: &str, key: &str, body: &Value| {
+            let mut call = request(Method::POST, path, Some(wide), Some(body.clone()));
+            call.headers_mut().insert("idempotency-key", key.parse().unwrap());
+            call
+        };
+        let item = |organization: Uuid, email: &str| json!({ "organization_id": organization, "email": email, "role": "member" });
+        let (ours, theirs) = (item(ACME, "ours@example.com"), item(OTHER, "theirs@example.com"));
+        let batch = json!({ "invites": [item(ACME, "a@example.com"), item(OTHER, "b@example.com"), item(ACME, "not an address")] });
+        let first = app.send_after_restart(both.clone(), call("/v1/invites", "ours", &ours)).await;
+        app.send_after_restart(both.clone(), call("/v1/invites", "theirs", &theirs)).await.expect(201);
+        let whole = app.send_after_restart(both.clone(), call("/v1/invites/batch", "batch", &batch)).await;
+        whole.expect(200);
+        let deliveries = app.pool.count("usher_deliveries").await;
+
+        let again = app.send_after_restart(acme.clone(), call("/v1/invites", "ours", &ours)).await;
+        assert_eq!((again.expect(201), &again.body), (first.expect(201), &first.body));
+        let hidden = app.send_after_restart(acme.clone(), call("/v1/invites", "theirs", &theirs)).await;
+        let unknown = item(app.clock.new_id(), "theirs@example.com");
+        let unknown = app.send_after_restart(acme.clone(), call("/v1/invites", "unknown", &unknown)).await;
+        assert_alike(&hidden, &unknown, 422);
+        let parts = app.send_after_restart(acme.clone(), call("/v1/invites/batch", "batch", &batch)).await.expect(200);
+        assert_eq!(parts["results"][0], whole.json()["results"][0]);
+        assert_eq!(parts["results"][1], json!({ "status": 422, "problem": unknown.json() }));
+        assert_eq!(parts["results"][2]["status"], 422);
+        // With its old limit it gets the whole again, and nothing was done twice.
+        let again = app.send_after_restart(both, call("/v1/invites/batch", "batch", &batch)).await;
+        assert_eq!(again.body, whole.body);
+        assert_eq!(app.pool.count("usher_deliveries").await, deliveries);
+        app.run_jobs().await;
+    }
 }

@@ -4,8 +4,8 @@ use std::{fs, time::Duration};
 
 use chrono::{DateTime, Utc};
 use usher::mail::{
-    AcceptedNotice, Lines, Mail as _, MailConfig, Mailer, MessageIdentity, OneLine, OrganizationInvite, ProjectInvite,
-    Reminder, Rendered, SendError, TransportConfig,
+    AcceptedNotice, Lines, Mail as _, MailConfig, Mailer, MessageIdentity, OrganizationInvite, ProjectInvite, Reminder,
+    Rendered, SendError, TransportConfig,
 };
 
 use crate::support::smtp::{Behaviour, Phase, SmtpServer};
@@ -198,6 +198,11 @@ async fn a_second_attempt_is_recognisable_as_the_same_mail() {
     }
 }
 
+/// A value in the place of a name, whatever kind of one the mail wants.
+fn name<'a, T: From<&'a str>>(value: &'a str) -> T {
+    value.into()
+}
+
 #[tokio::test]
 async fn whatever_people_call_themselves_the_mail_stays_one_mail() {
     let hostile = [
@@ -228,42 +233,41 @@ async fn whatever_people_call_themselves_the_mail_stays_one_mail() {
             ..config(TransportConfig::Smtp { url: server.url() })
         })
         .unwrap();
-        let name = || OneLine::from(value.as_str());
         let rendered = [
             mailer.render(
                 &OrganizationInvite {
-                    app_name: name(),
-                    organization_name: name(),
-                    inviter_name: Some(name()),
-                    role: name(),
+                    app_name: name(value),
+                    organization_name: name(value),
+                    inviter_name: Some(name(value)),
+                    role: name(value),
                     message: Some(Lines::from(value.as_str())),
-                    email: name(),
+                    email: name(value),
                     ..OrganizationInvite::sample()
                 },
                 &[],
             ),
             mailer.render(
                 &ProjectInvite {
-                    project_name: name(),
+                    project_name: name(value),
                     ..ProjectInvite::bare_sample()
                 },
                 &[],
             ),
             mailer.render(
                 &AcceptedNotice {
-                    invitee_name: Some(name()),
+                    invitee_name: Some(name(value)),
                     ..AcceptedNotice::sample()
                 },
                 &[],
             ),
             mailer.render(
                 &Reminder {
-                    app_name: name(),
-                    organization_name: name(),
-                    project_name: Some(name()),
-                    inviter_name: Some(name()),
-                    role: name(),
-                    email: name(),
+                    app_name: name(value),
+                    organization_name: name(value),
+                    project_name: Some(name(value)),
+                    inviter_name: Some(name(value)),
+                    role: name(value),
+                    email: name(value),
                     ..Reminder::sample()
                 },
                 &[Some("ja")],

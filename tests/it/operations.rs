@@ -581,6 +581,18 @@ on_both! {
         })
         .await;
         running.usher.well(&["webhooks", "replay", "--failed", "--yes"]).await;
+        eventually("it has failed once more", async || failed().await[0]["svix_id"] == "msg_2").await;
+        running.jobs_are(&["process-clerk-event dead"]).await;
+        let failed_events = async || running.metrics().await.value("usher_failed_events", &[]);
+        eventually("the failed event is told of", async || failed_events().await == 1.0).await;
+        let said = running.usher.well(&["jobs", "purge", "--state", "dead", "--yes"]).await;
+        assert!(said.contains("Events that failed stay in the inbox, 1 now"), "{said}");
+        running.jobs_are(&[]).await;
+        let (well, said) = running.usher.usher(&["webhooks", "discard", "msg_1"]).await;
+        assert!(!well && said.contains("no failed event has the id msg_1"), "{said}");
+        assert_eq!(failed().await[0]["svix_id"], "msg_2", "its job is gone, not the event");
+        running.usher.well(&["webhooks", "discard", "--failed", "--yes"]).await;
+        assert_eq!(failed().await, json!([]));
         assert!(!running.usher.usher(&["webhooks", "replay", "msg_1"]).await.0, "done is done");
         assert!(!running.usher.usher(&["webhooks", "show", "msg_9"]).await.0);
     }

@@ -286,8 +286,8 @@ async fn sql_and_api_agree_on_every_field() {
     for message in [
         "",
         "Ça va ?\n\"'; drop table invites; --",
-        &"é".repeat(10_000),
-        &"é".repeat(10_001),
+        &"é".repeat(2_000),
+        &"é".repeat(2_001),
     ] {
         compare(&app, with("message", json!(message))).await;
     }

@@ -9,8 +9,8 @@ use usher::invites::roles::Roles;
 use usher::invites::{Acceptance, Invite, Kind, Status};
 use usher::store::{
     Address, Conflict as _, CountScope, DeliveryKind, DeliveryNote, DeliveryStatus, DueTick, Finished, Grant,
-    InviteFilter, MailDemand, NewDelivery, NewEvent, NewInvite, PersonRef, Profile, Queue, QueuedMail, ReminderPlan,
-    Repetition, SessionStart, Tx,
+    InviteFilter, KeptAnswer, MailDemand, NewDelivery, NewEvent, NewInvite, PersonRef, Profile, Put, PutRefusal, Queue,
+    QueuedMail, ReminderPlan, Repetition, SessionStart, Tx,
 };
 use uuid::Uuid;
 
@@ -64,7 +64,11 @@ fn new_invite(tx: &Tx, organization_id: Uuid, project_id: Option<Uuid>, email: &
 async fn set_up(app: &TestApp, tx: &mut Tx) -> (Uuid, Uuid, Uuid) {
     let (organization, project) = (tx.new_id(), tx.new_id());
     tx.put_organization(organization, "Acme").await.unwrap();
-    tx.put_project(project, organization, "Apollo").await.unwrap().unwrap();
+    tx.put_project(project, organization, "Apollo", None)
+        .await
+        .unwrap()
+        .place()
+        .unwrap();
     let ada = profile(
         app,
         "user_ada",
@@ -103,10 +107,11 @@ stories! {
         let found = tx.projects(&[organization, project]).await.unwrap();
         assert_eq!((found[0].id, found[0].organization_id, found[0].name.as_str()), (project, organization, "Apollo"));
         assert_eq!(found[0].created_at, app.now());
-        assert!(tx.put_project(project, project, "Apollo").await.unwrap().is_none(), "no such organization");
-        assert_eq!(tx.project_home(project).await.unwrap(), Some(organization));
-        assert_eq!(tx.project_home(organization).await.unwrap(), None);
-        assert_eq!(tx.put_organization(organization, "Acme 2").await.unwrap().name, "Acme 2");
+        let refused = tx.put_project(project, project, "Apollo", None).await.unwrap();
+        assert_eq!(refused, Put::Refused(PutRefusal::UnknownOrganization));
+        assert_eq!(tx.hold_projects(&[organization, project]).await.unwrap(), [(project, organization)].into());
+        let renamed = tx.put_organization(organization, "Acme 2").await.unwrap();
+        assert!(matches!(renamed, Put::Changed(place) if place.name == "Acme 2"));
     }
 
     async fn grants_add_raise_and_revive_but_never_lower(app) {
@@ -116,11 +121,11 @@ stories! {
         let grant = |place_id, role: &str| vec![Grant { place_id, admin_id: ada, role: role.to_owned() }];
         for (given, held) in [("admin", "admin"), ("member", "admin"), ("owner", "owner")] {
             tx.grant_in_organizations(&grant(organization, given), &roles.organization).await.unwrap();
-            assert_eq!(tx.organization_members(organization).await.unwrap()[0].role, held);
+            assert_eq!(tx.organization_members(organization, None, 9).await.unwrap()[0].role, held);
         }
         for (given, held) in [("client", "client"), ("support", "client"), ("admin", "admin")] {
             tx.grant_in_projects(&grant(project, given), &roles.project).await.unwrap();
-            let member = &tx.project_members(project).await.unwrap()[0];
+            let member = &tx.project_members(project, None, 9).await.unwrap()[0];
             assert_eq!((member.role.as_str(), member.admin_id), (held, ada));
             assert_eq!(member.clerk_user_id.as_deref(), Some("user_ada"));
             assert_eq!((member.first_name.as_deref(), member.since), (Some("Ada"), app.now()));
@@ -128,7 +133,7 @@ stories! {
         assert_eq!(tx.organization_memberships(&[ada]).await.unwrap()[0].place_id, organization);
         assert_eq!(tx.project_memberships(&[ada]).await.unwrap()[0].role, "admin");
         tx.delete_people(&["user_ada"]).await.unwrap();
-        assert!(tx.organization_members(organization).await.unwrap().is_empty());
+        assert!(tx.organization_members(organization, None, 9).await.unwrap().is_empty());
         assert!(tx.organization_memberships(&[ada]).await.unwrap().is_empty());
     }
 
@@ -450,9 +455,9 @@ stories! {
         let mut tx = begin(app).await;
         assert_eq!(tx.claim_idempotency_key("app", "k", b"1").await.unwrap(), Repetition::First);
         assert_eq!(tx.claim_idempotency_key("other", "k", b"2").await.unwrap(), Repetition::First, "another key's own");
-        tx.keep_answer("app", "k", 201, "{}").await.unwrap();
-        let answered = Repetition::Answered { status: 201, answer: "{}".to_owned() };
-        assert_eq!(tx.claim_idempotency_key("app", "k", b"1").await.unwrap(), answered);
+        let kept = KeptAnswer { status: 201, answer: Some("{}".to_owned()), outcomes: None };
+        tx.keep_answer("app", "k", &kept).await.unwrap();
+        assert_eq!(tx.claim_idempotency_key("app", "k", b"1").await.unwrap(), Repetition::Answered(kept));
         assert_eq!(tx.claim_idempotency_key("app", "k", b"2").await.unwrap(), Repetition::OtherRequest);
         app.clock.advance(TimeDelta::hours(24));
         assert_eq!(tx.claim_idempotency_key("app", "k", b"2").await.unwrap(), Repetition::First);

@@ -92,7 +92,8 @@ stories! {
             app.run_jobs().await;
             let guest = format!("guest{number}@example.com");
             let mut invitation = json!({
-                "organization_id": acme, "email": guest, "role": "member", "invited_by": eve.id, "message": value,
+                "organization_id": acme, "email": guest, "role": "member", "invited_by": eve.id,
+                "message": value.chars().take(2_000).collect::<String>(),
             });
             if value.contains('\0') {
                 assert_eq!(app.post("/v1/invites", invitation.clone()).await.wrong_fields(), ["message"]);
@@ -123,6 +124,46 @@ stories! {
                 assert!(!part.contains(harmful), "{value:?}");
             }
         }
+    }
+
+    async fn security_26_a_name_is_no_place_for_an_address_or_a_link(app) {
+        let name = "Eve Bcc: all https://phish.example/login Your account";
+        let acme = app.organization(name).await;
+        let apollo = app.project(acme, "phish.example www.phish.example").await;
+        app.invite_to_organization(acme, "eve@example.com", "owner").await;
+        app.run_jobs().await;
+        let eve = SimulatedUser {
+            first_name: Some(name.to_owned()), last_name: Some("eve@phish.example".to_owned()), ..app.clerk().user("eve@example.com")
+        };
+        app.clerk().tell("user.created", eve.to_json()).await;
+        app.run_jobs().await;
+        app.invite(json!({ "organization_id": acme, "email": "a@example.com", "role": "member", "invited_by": eve.id })).await;
+        app.invite(json!({ "project_id": apollo, "email": "b@example.com", "role": "editor", "invited_by": eve.id })).await;
+        app.run_jobs().await;
+        let names = SimulatedUser { first_name: Some(name.to_owned()), ..app.clerk().user("a@example.com") };
+        app.clerk().tell("user.created", names.to_json()).await;
+        app.run_jobs().await;
+        let subjects: Vec<String> = app.mails().iter().skip(1).filter_map(|mail| mail.header("Subject")).collect();
+        let mut expected = [
+            "Eve Bcc: all … Your account … invites you to Eve Bcc: all … Your account",
+            "Eve Bcc: all … Your account … invites you to phish. example …",
+            "Eve Bcc: all … Your account joined Eve Bcc: all … Your account",
+        ];
+        let mut subjects: Vec<&str> = subjects.iter().map(String::as_str).collect();
+        subjects.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(subjects, expected);
+        for mail in app.mails() {
+            for part in [mail.text(), mail.html()] {
+                assert!(!part.contains("phish.example") && !part.contains("://phish") && !part.contains("@phish"), "{part}");
+                let words: Vec<&str> = part.split_whitespace().collect();
+                assert!(words.join(" ").contains("https: //phish. example/login"), "{part}");
+            }
+        }
+        // The app is told of names as they are, and escapes what it shows.
+        assert_eq!(app.signed_in(&app.clerk().user("b@example.com")).banner().await["items"], json!([]));
+        let shown = app.get(&format!("/v1/invites?project_id={apollo}")).await.expect(200);
+        assert_eq!(shown["items"][0]["project"]["name"], "phish.example www.phish.example");
     }
 
     async fn security_11_addresses_that_differ_by_unicode_are_written_to_each_by_itself(app) {

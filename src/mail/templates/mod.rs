@@ -287,7 +287,7 @@ impl Templates {
         let vocabulary = self.languages.get(found.as_deref().unwrap_or(default));
         match vocabulary.and_then(|vocabulary| Some((vocabulary, vocabulary.mails.get(M::TEMPLATE)?))) {
             Some((Vocabulary { language, .. }, parts)) => {
-                self.write(parts, language, mail.words(language), M::IS_UNSOLICITED)
+                self.write(parts, language, Words::of(mail, language), M::IS_UNSOLICITED)
             }
             None => Err(TemplateError::NoLanguage {
                 wanted: default.to_owned(),
@@ -333,7 +333,7 @@ impl Templates {
     fn unknown_conditions(&self, sources: &Sources) -> Vec<TemplateError> {
         let mut unknown = BTreeMap::new();
         for (Vocabulary { mails, .. }, mail, examples) in self.all_mails() {
-            let there = |name: &str| examples.full.get(name).is_some() || matches!(name, "lang" | "dir");
+            let there = |name: &str| examples.full.body.get(name).is_some() || matches!(name, "lang" | "dir");
             let used = mails[mail]
                 .iter()
                 .filter_map(|name| sources.get(&format!("{name}.hbs")));
@@ -393,15 +393,18 @@ impl Templates {
         &self,
         [subject, text, html]: &[String; 3],
         language: &Language,
-        mut words: Value,
+        words: Words,
         is_unsolicited: bool,
     ) -> Result<Rendered, TemplateError> {
-        words["lang"] = language.tag.as_str().into();
-        words["dir"] = language.dir.as_str().into();
-        let words = Context::from(words);
+        let in_language = |mut words: Value| {
+            words["lang"] = language.tag.as_str().into();
+            words["dir"] = language.dir.as_str().into();
+            Context::from(words)
+        };
+        let (in_subject, words) = (in_language(words.subject), in_language(words.body));
         Ok(Rendered {
             language: language.tag.clone(),
-            subject: OneLine::from(self.part(&self.text, subject, &words)?).into(),
+            subject: OneLine::from(self.part(&self.text, subject, &in_subject)?).into(),
             text: wrapped(&self.part(&self.text, text, &words)?),
             html: self.part(&self.html, html, &words)?,
             is_unsolicited,
@@ -492,26 +495,43 @@ fn parsed(tag: &str, Source { file, text }: &Source) -> Result<Language, Templat
     Ok(language)
 }
 
+/// What one mail's templates may say.
+#[derive(Clone)]
+struct Words {
+    subject: Value,
+    body: Value,
+}
+
+impl Words {
+    fn of<M: Mail>(mail: &M, language: &Language) -> Self {
+        Self {
+            subject: mail.subject_words(language),
+            body: mail.words(language),
+        }
+    }
+}
+
 /// Examples of one mail, as its templates see them.
 struct Examples {
-    full: Value,
-    bare: Value,
+    full: Words,
+    bare: Words,
     is_unsolicited: bool,
 }
 
 impl Examples {
     fn of<M: Mail>(language: &Language) -> Self {
         Self {
-            full: M::sample().words(language),
-            bare: M::bare_sample().words(language),
+            full: Words::of(&M::sample(), language),
+            bare: Words::of(&M::bare_sample(), language),
             is_unsolicited: M::IS_UNSOLICITED,
         }
     }
 
     /// With everything optional, without any of it, and all in between: every branch of a template.
-    fn combinations(&self) -> Vec<Value> {
+    fn combinations(&self) -> Vec<Words> {
         let optional = self
             .bare
+            .body
             .as_object()
             .into_iter()
             .flatten()
@@ -519,7 +539,8 @@ impl Examples {
         let mut combinations = vec![self.full.clone()];
         for (name, _) in optional {
             let without = combinations.clone().into_iter().map(|mut words| {
-                words[name] = Value::Null;
+                words.subject[name] = Value::Null;
+                words.body[name] = Value::Null;
                 words
             });
             combinations.extend(without.collect::<Vec<_>>());
@@ -633,6 +654,77 @@ mod tests {
             templates.render(&notice, &[]),
         ]
         .map(Result::unwrap)
+    }
+
+    #[test]
+    fn no_name_makes_a_link_in_any_part_of_any_mail_in_any_language() {
+        let templates = Templates::load(None, "en").unwrap();
+        for name in [
+            "Eve Bcc: all https://phish.example/login Your account",
+            "phish.example",
+            "www.phish.example",
+            "eve@phish.example",
+            "mailto:eve@phish.example",
+            "ｈｔｔｐｓ：／／phish．example",
+            "phish。example",
+            "营业https://phish.example/登录",
+            "\u{202e}https://phish.example\u{202c}",
+            "https\u{200b}://phish\u{2060}.\u{ad}example",
+            "https:\n//phish\r\n.example",
+        ] {
+            let sample = ProjectInvite {
+                organization_name: name.into(),
+                project_name: name.into(),
+                inviter_name: Some(name.into()),
+                message: None,
+                ..ProjectInvite::sample()
+            };
+            let organization = OrganizationInvite {
+                organization_name: name.into(),
+                inviter_name: Some(name.into()),
+                message: None,
+                ..OrganizationInvite::sample()
+            };
+            let reminder = Reminder {
+                organization_name: name.into(),
+                project_name: Some(name.into()),
+                inviter_name: Some(name.into()),
+                ..Reminder::sample()
+            };
+            let notice = AcceptedNotice {
+                organization_name: name.into(),
+                project_name: Some(name.into()),
+                invitee_name: Some(name.into()),
+                inviter_name: Some(name.into()),
+                ..AcceptedNotice::sample()
+            };
+            for language in ["de", "en", "es", "fr", "ja"] {
+                let wanted = [Some(language)];
+                for mail in [
+                    templates.render(&sample, &wanted),
+                    templates.render(&organization, &wanted),
+                    templates.render(&reminder, &wanted),
+                    templates.render(&notice, &wanted),
+                ] {
+                    let mail = mail.unwrap();
+                    for part in [&mail.subject, &mail.text, &mail.html] {
+                        // As a mail program may read it, whatever is drawn as nothing left out.
+                        let read: String = part.chars().filter(|&c| !crate::unicode::is_ignorable(c)).collect();
+                        let read = read.replace(['．', '。'], ".").replace('：', ":").replace('／', "/");
+                        // The one link that there is, and what stands in the layout's own head.
+                        let read = read.replace("https://app.example.com/", "");
+                        for link in ["phish.e", "://phish", "@phish", "mailto:eve", "https://", "www.phish"] {
+                            assert!(!read.contains(link), "{language} {name:?}: {link} in {part}");
+                        }
+                    }
+                    let subject = &mail.subject;
+                    // Who joined is told by the invited address where their name says nothing.
+                    let names = subject.replace("grace@example.com", "");
+                    assert!(!names.contains("://") && !names.contains('@'), "{subject}");
+                    assert!(subject.chars().count() <= 2 * 60 + 40, "{subject}");
+                }
+            }
+        }
     }
 
     /// The tags of an HTML text with all that is in them: what a value must not be able to change, except that a message

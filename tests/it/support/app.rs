@@ -143,16 +143,17 @@ impl TestApp {
 
     /// Sends any request. Whatever the answer, it must be one that the contract tells of.
     pub async fn send(&self, request: Request<Body>) -> Answer {
-        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let response = self.router.clone().oneshot(request).await.expect("an answer");
-        let (parts, body) = response.into_parts();
-        let body = axum::body::to_bytes(body, usize::MAX).await.expect("a body");
-        let answer = Answer {
-            status: parts.status,
-            headers: parts.headers,
-            body,
-        };
-        super::contract::assert_kept(&method, &path, &answer);
+        answer_of(self.router.clone(), request).await
+    }
+
+    /// Sends a request to another usher on the same database, as it is after a restart with other settings.
+    pub async fn send_after_restart(&self, change: impl FnOnce(&mut Settings), request: Request<Body>) -> Answer {
+        let mut settings = settings(self.app.config.database_url.expose(), &self.smtp.url());
+        change(&mut settings);
+        let config = settings.resolve_in(self._folder.path()).expect("a configuration");
+        let app = App::new(config, self.clock.clone()).await.expect("an app");
+        let answer = answer_of(usher::cli::serve::public_router(&app).expect("a router"), request).await;
+        app.store.close().await;
         answer
     }
 
@@ -336,6 +337,20 @@ impl Invitee<'_> {
     pub async fn dismiss(&self, id: &str) -> Answer {
         self.call(Method::POST, &format!("/v1/me/invites/{id}/dismiss")).await
     }
+}
+
+async fn answer_of(router: Router, request: Request<Body>) -> Answer {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let response = router.oneshot(request).await.expect("an answer");
+    let (parts, body) = response.into_parts();
+    let body = axum::body::to_bytes(body, usize::MAX).await.expect("a body");
+    let answer = Answer {
+        status: parts.status,
+        headers: parts.headers,
+        body,
+    };
+    super::contract::assert_kept(&method, &path, &answer);
+    answer
 }
 
 /// A request with a bearer and a JSON body, where given.
