@@ -110,6 +110,8 @@ named! {
         Dismissed = "dismissed",
         /// Accepted, by a match or by the person.
         Accepted = "accepted",
+        /// Its person was not let in, because the inviter or the role is no longer what it was.
+        Refused = "refused",
         /// Declined by the person.
         Declined = "declined",
         /// Taken back by the app.

@@ -79,10 +79,12 @@ codes! {
     Impersonated = "impersonated", FORBIDDEN, "Whoever impersonates a person can't answer their invites.";
     /// The signed-in person does not own the invited address, or has not verified it. `detail` names it, masked.
     OtherAddress = "other_address", FORBIDDEN, "The invite is for another address.";
-    /// Whoever invited may by now no longer hand out the role.
+    /// Whoever invited may by now no longer hand out the role, or is banned, locked or deleted.
     InviterLostRights = "inviter_lost_rights", FORBIDDEN, "Whoever invited may no longer hand out this role. Ask for a new invite.";
     /// `invited_by` may not hand out this role in this place.
     RoleAboveInviter = "role_above_inviter", FORBIDDEN, "The inviter may not hand out this role here.";
+    /// `invited_by` is banned or locked in Clerk, and invites nobody until that is lifted.
+    InviterBlocked = "inviter_blocked", FORBIDDEN, "The inviter is banned or locked.";
     /// There is nothing here, or nothing that the caller may know of.
     NotFound = "not_found", NOT_FOUND, "There is nothing here.";
     /// The path is there, but not with this method; `Allow` says with which. On every path.
@@ -99,6 +101,10 @@ codes! {
     InviteDeclined = "invite_declined", CONFLICT, "The invite was declined. Ask for a new one.";
     /// The invite was taken back, which is final.
     InviteRevoked = "invite_revoked", CONFLICT, "The invite was taken back. Ask for a new one.";
+    /// The role that the invite gives is not among the configured ones any more.
+    UnknownRole = "unknown_role", CONFLICT, "The invite's role is no longer known. Ask for a new invite.";
+    /// What the invite leads into was deleted.
+    TargetDeleted = "target_deleted", CONFLICT, "What the invite leads into was deleted.";
     /// The invite's time has passed; sending or inviting again renews it.
     InviteExpired = "invite_expired", CONFLICT, "The invite has expired. Ask for a new one.";
     /// The link is genuine, but the invite's time has passed.
@@ -117,7 +123,7 @@ codes! {
     RateLimited = "rate_limited", TOO_MANY_REQUESTS, "Too many calls.";
     /// A mail for this invite went out less than five minutes ago, or ten did within a day.
     ResendTooSoon = "resend_too_soon", TOO_MANY_REQUESTS, "The address was written to only recently.";
-    /// The inviter, or the organization, has had as many invite mails sent today as it may.
+    /// The inviter, the organization or, when sending again, the address has had as many invite mails today as it may.
     DailyMailCap = "daily_mail_cap", TOO_MANY_REQUESTS, "No invite mails are left today. Come again after midnight UTC.";
     /// Something broke on usher's side. It is in the log; the same request may work later.
     Internal = "internal", INTERNAL_SERVER_ERROR, "Something broke on our side.";

@@ -27,6 +27,7 @@ use crate::webhooks;
 const NO_CAPS: MailCaps = MailCaps {
     inviter: None,
     organization: None,
+    address: None,
 };
 
 /// A backlog of invites, each mailed by one worker.

@@ -5,7 +5,7 @@ use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use futures::FutureExt as _;
 use serde::Serialize;
 use serde_json::Value;
@@ -17,14 +17,17 @@ use super::Api;
 use super::auth::AppClient;
 use super::body::{Fields, Id, page_limit, uuid};
 use super::invites::{email, invite_json, inviter, seconds_of, too_many_mails};
+use super::me::refused_by;
 use super::view::InviteJson;
 use super::{example, tag};
-use crate::flows::{WantedMail, count_mails, room_for_mails};
+use crate::flows::{Reservation, WantedMail, count_mails, room_for_mails};
 use crate::invites::Status;
+use crate::invites::accept::Obstacle;
 use crate::invites::email::EmailAddress;
-use crate::invites::limits::{COOL_DOWN, DAILY_CAP};
+use crate::invites::limits::RecentMails;
+use crate::invites::roles::Roles;
 use crate::problem::{Code, Problem};
-use crate::store::{DeliveryKind, InviteFilter, NewDelivery, PersonRef, Tx};
+use crate::store::{DeliveryKind, InviteFilter, NewDelivery, PersonRef, StoreError, Tx};
 
 /// Invites on a page, unless the caller says otherwise.
 const PAGE: u32 = 50;
@@ -162,16 +165,17 @@ fn read_cursor(value: Value) -> Result<(DateTime<Utc>, Uuid), String> {
 /// Send an invite's mail again
 ///
 /// The same link once more; an expired invite is renewed. Five minutes must lie between two mails, and a day has at most
-/// ten, and the daily caps of inviting hold here, too: `Retry-After` says how long to wait. An address that mails bounced
-/// from is written to again.
+/// ten, and the daily caps hold here, too, that of the address among them: `Retry-After` says how long to wait. An address
+/// that mails bounced from is written to again. An invite that would let nobody in is not sent: where its organization or
+/// project was deleted, its role is no longer known, or its inviter is banned or may no longer hand out the role.
 #[utoipa::path(
     post, path = "/v1/invites/{id}/resend", tag = tag::INVITES, operation_id = "resendInvite",
     params(("id" = Uuid, Path, description = "The invite's id", example = example::invite_id)),
     responses((status = 202, description = "The mail is queued", body = InviteJson, example = example::new_invite)),
     security(("api_key" = [])),
     extensions(("x-problems" = json!([
-        Code::NotFound, Code::InviteAccepted, Code::InviteDeclined, Code::InviteRevoked, Code::ResendTooSoon,
-        Code::DailyMailCap
+        Code::NotFound, Code::InviteAccepted, Code::InviteDeclined, Code::InviteRevoked, Code::TargetDeleted,
+        Code::UnknownRole, Code::InviterLostRights, Code::ResendTooSoon, Code::DailyMailCap
     ])))
 )]
 pub(super) async fn resend(
@@ -194,15 +198,21 @@ async fn resend_in(tx: &mut Tx, api: &Api, client: &AppClient, id: Uuid) -> Resu
         seen_by(client, tx, id).await?;
         return Err(not_open(tx, id).await?);
     };
-    let (mails, newest) = tx.mails_since(id, now - TimeDelta::hours(24)).await?;
     let home = seen_by(client, tx, id).await?;
-    cool_down(now, mails, newest)?;
+    if let Some(obstacle) = obstacle(tx, id, &api.app.config.roles).await? {
+        return Err(refused_by(obstacle));
+    }
+    let mails = tx.mails_since(&[id], RecentMails::since(now)).await?;
+    if let Some((_, until)) = mails.get(&id).and_then(|mails| mails.hold(now)) {
+        return Err(Problem::new(Code::ResendTooSoon).retry_after(seconds_of(until - now)));
+    }
     let wanted = WantedMail {
         inviter: invite.invited_by,
-        organization: home.organization_id(),
+        organization: Some(home.organization_id()),
+        address: invite.email_key.digest(),
     };
     let caps = api.app.config.mail_caps;
-    if room_for_mails(tx, &[wanted], caps).await? != [true] {
+    if room_for_mails(tx, &[wanted], &[], caps).await? != [Reservation::Granted] {
         return Err(too_many_mails(now));
     }
     // Whoever resends vouches for the address.
@@ -218,14 +228,10 @@ async fn resend_in(tx: &mut Tx, api: &Api, client: &AppClient, id: Uuid) -> Resu
     Ok(json)
 }
 
-/// Whether another mail may go out now.
-fn cool_down(now: DateTime<Utc>, mails: i64, newest: Option<DateTime<Utc>>) -> Result<(), Problem> {
-    let wait = match newest {
-        Some(newest) if newest + COOL_DOWN > now => newest + COOL_DOWN - now,
-        Some(newest) if mails >= i64::from(DAILY_CAP) => newest + TimeDelta::hours(24) - now,
-        _ => return Ok(()),
-    };
-    Err(Problem::new(Code::ResendTooSoon).retry_after(seconds_of(wait)))
+/// Why an invite would let nobody in, if it is so.
+async fn obstacle(tx: &mut Tx, id: Uuid, roles: &Roles) -> Result<Option<Obstacle>, StoreError> {
+    let facts = tx.accept_facts(&[id]).await?;
+    Ok(facts.get(&id).and_then(|facts| facts.obstacle(roles)))
 }
 
 /// Take an invite back

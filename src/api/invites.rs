@@ -118,10 +118,14 @@ enum BatchResult {
 /// Invite an address
 ///
 /// The invite, its mail and the job that sends it are stored together, or not at all. Inviting an address again that has
-/// an open or expired invite into the same place makes that one fresh: role, inviter and expiry are the new ones, and
-/// the old link is void.
+/// an open or expired invite into the same place makes that one fresh: role, inviter and expiry are the new ones. With the
+/// new mail the old link is void; where no mail goes out, it goes on working. The same request within a minute changes
+/// nothing.
 ///
-/// The mails of a day (UTC) are counted per inviter and per organization: beyond `MAIL_CAP_INVITER` or
+/// No mail goes out within five minutes of the last one for this invite, after ten within a day, or once the address had
+/// its `MAIL_CAP_ADDRESS` mails that day from all organizations together: `delivery.held` says so.
+///
+/// The mails of a day (UTC) are also counted per inviter and per organization: beyond `MAIL_CAP_INVITER` or
 /// `MAIL_CAP_ORGANIZATION` nothing is stored, and `Retry-After` says when the next day begins.
 #[utoipa::path(
     post, path = "/v1/invites", tag = tag::INVITES, operation_id = "createInvite",
@@ -138,8 +142,8 @@ enum BatchResult {
     ),
     security(("api_key" = [])),
     extensions(("x-problems" = json!([
-        Code::InvalidIdempotencyKey, Code::IdempotencyKeyReused, Code::RoleAboveInviter, Code::AlreadyMember,
-        Code::DailyMailCap
+        Code::InvalidIdempotencyKey, Code::IdempotencyKeyReused, Code::RoleAboveInviter, Code::InviterBlocked,
+        Code::AlreadyMember, Code::DailyMailCap
     ])))
 )]
 pub(super) async fn create(
@@ -564,6 +568,7 @@ fn refused(refusal: Refusal, invitation: &Invitation, config: &Config, now: Date
         Refusal::UnknownInviter => field("invited_by", "names nobody who is there".to_owned()),
         Refusal::OwnAddress => field("email", "is the inviter's own address".to_owned()),
         Refusal::RoleAboveInviter => Code::RoleAboveInviter.into(),
+        Refusal::InviterBlocked => Code::InviterBlocked.into(),
         Refusal::TooManyMails => too_many_mails(now),
         Refusal::AlreadyMember => Code::AlreadyMember.into(),
     }

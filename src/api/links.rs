@@ -47,7 +47,8 @@ struct OnlyName {
 
 /// What a landing page shows of a link
 ///
-/// Opening it changes nothing, so a mail scanner does no harm. Links that are forged, void or unknown look alike.
+/// Opening it changes nothing, so a mail scanner does no harm. Links that are forged, void or unknown look alike, and so do
+/// those into what was deleted.
 #[utoipa::path(
     get, path = "/v1/invite-links/{token}", tag = tag::LINKS, operation_id = "previewInviteLink",
     params(("token" = String, Path, description = "The token out of the mail's link", example = example::token)),
@@ -60,7 +61,7 @@ pub(super) async fn preview(State(api): State<Api>, Segment(token): Segment) -> 
     let now = tx.now();
     let view = tx.invite_views(&[claim.invite_id]).await?.into_iter().next();
     let view = view
-        .filter(|view| view.invite.token_version == claim.version)
+        .filter(|view| view.invite.token_version == claim.version && view.facts.target_exists)
         .ok_or_else(Problem::not_found)?;
     let inviter = full_name(view.inviter_first_name.as_deref(), view.inviter_last_name.as_deref());
     Ok(Json(LinkPreview {

@@ -17,8 +17,10 @@ use super::view::InviteJson;
 use super::{example, tag};
 use crate::clerk::BackendError;
 use crate::flows::{Admitted, admit, profile_of};
+use crate::invites::accept::Obstacle;
 use crate::invites::email::{EmailKey, mask};
 use crate::invites::matching;
+use crate::invites::roles::Roles;
 use crate::invites::token::LinkClaim;
 use crate::invites::{Invite, Status};
 use crate::problem::{Code, Problem};
@@ -73,11 +75,12 @@ pub(super) async fn list_of(
 
 /// What waits for a person, in all organizations or within some.
 async fn banner(api: &Api, clerk_user_id: &str, within: Option<&HashSet<Uuid>>) -> Result<Json<Banner>, Problem> {
+    let roles = &api.app.config.roles;
     let mut tx = api.app.store.read().await?;
     let known = known(&mut tx, clerk_user_id).await?;
     let is_theirs = is_within(&mut tx, known.as_ref(), within).await?;
     if known.as_ref().is_some_and(|person| is_fresh(person, tx.now())) {
-        let items = items(&mut tx, None, known.as_ref(), within).await?;
+        let items = items(&mut tx, None, known.as_ref(), within, roles).await?;
         drop(tx);
         let synced = is_theirs || !items.is_empty();
         if !synced {
@@ -90,7 +93,7 @@ async fn banner(api: &Api, clerk_user_id: &str, within: Option<&HashSet<Uuid>>) 
     let asked = ask_clerk(api, clerk_user_id).await.ok().flatten();
     let is_all = asked.is_some() || (known.is_some() && api.app.clerk.is_none());
     let mut tx = api.app.store.read().await?;
-    let items = items(&mut tx, asked.as_ref(), known.as_ref(), within).await?;
+    let items = items(&mut tx, asked.as_ref(), known.as_ref(), within, roles).await?;
     let synced = is_all && (is_theirs || !items.is_empty());
     Ok(Json(Banner { items, synced }))
 }
@@ -112,11 +115,15 @@ async fn items(
     asked: Option<&Profile>,
     known: Option<&Person>,
     within: Option<&HashSet<Uuid>>,
+    roles: &Roles,
 ) -> Result<Vec<InviteJson>, StoreError> {
     let shown = match (asked, known) {
         (_, Some(person)) if person.deleted_at.is_some() => Vec::new(),
-        (Some(profile), known) => shown_to_profile(tx, profile, known.and_then(|person| person.admin_id)).await?,
-        (None, Some(person)) => shown_to_person(tx, person).await?,
+        (Some(profile), known) => {
+            let admin_id = known.and_then(|person| person.admin_id);
+            shown_to_profile(tx, profile, admin_id, roles).await?
+        }
+        (None, Some(person)) => shown_to_person(tx, person, roles).await?,
         (None, None) => Vec::new(),
     };
     let now = tx.now();
@@ -141,19 +148,25 @@ async fn ask_clerk(api: &Api, clerk_user_id: &str) -> Result<Option<Profile>, Ba
     }
 }
 
-async fn shown_to_person(tx: &mut Tx, person: &Person) -> Result<Vec<Uuid>, StoreError> {
+/// What they have not put away and could accept.
+async fn shown_to_person(tx: &mut Tx, person: &Person, roles: &Roles) -> Result<Vec<Uuid>, StoreError> {
     let Some(person) = person.for_matching().filter(|person| !person.blocked) else {
         return Ok(Vec::new());
     };
     let waiting = tx.waiting_for(&[person.admin_id]).await?;
     Ok(waiting
         .iter()
-        .filter(|waiting| !waiting.is_dismissed())
+        .filter(|waiting| !waiting.is_dismissed() && waiting.facts.obstacle(roles).is_none())
         .map(|waiting| waiting.invite.id)
         .collect())
 }
 
-async fn shown_to_profile(tx: &mut Tx, profile: &Profile, admin_id: Option<Uuid>) -> Result<Vec<Uuid>, StoreError> {
+async fn shown_to_profile(
+    tx: &mut Tx,
+    profile: &Profile,
+    admin_id: Option<Uuid>,
+    roles: &Roles,
+) -> Result<Vec<Uuid>, StoreError> {
     if profile.banned || profile.locked {
         return Ok(Vec::new());
     }
@@ -163,12 +176,17 @@ async fn shown_to_profile(tx: &mut Tx, profile: &Profile, admin_id: Option<Uuid>
         .filter(|address| address.verified)
         .map(|address| &address.key)
         .collect();
-    let ids = tx.waiting_at(&verified).await?;
+    let open = tx.waiting_at(&verified).await?;
     let dismissed = match admin_id {
         Some(admin_id) => tx.dismissed_by(admin_id).await?,
         None => Vec::new(),
     };
-    Ok(ids.into_iter().filter(|id| !dismissed.contains(id)).collect())
+    Ok(open
+        .iter()
+        .filter(|open| open.facts.obstacle(roles).is_none())
+        .map(|open| open.invite.id)
+        .filter(|id| !dismissed.contains(id))
+        .collect())
 }
 
 /// Accept an invite
@@ -180,7 +198,8 @@ async fn shown_to_profile(tx: &mut Tx, profile: &Profile, admin_id: Option<Uuid>
     responses((status = 200, description = "The invite, as it stands now", body = InviteJson, example = example::accepted_invite)),
     security(("session" = []), ("session_cookie" = [])),
     extensions(("x-problems" = json!([
-        Code::NotFound, Code::InviteAccepted, Code::InviteDeclined, Code::InviteRevoked, Code::InviteExpired, Code::InviterLostRights
+        Code::NotFound, Code::InviteAccepted, Code::InviteDeclined, Code::InviteRevoked, Code::InviteExpired,
+        Code::InviterLostRights, Code::UnknownRole
     ])))
 )]
 pub(super) async fn accept(State(api): State<Api>, me: SignedIn, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
@@ -214,7 +233,7 @@ pub(super) struct AcceptByToken {
     responses((status = 200, description = "The invite, as it stands now", body = InviteJson, example = example::accepted_invite)),
     security(("session" = []), ("session_cookie" = [])),
     extensions(("x-problems" = json!([
-        Code::NotFound, Code::OtherAddress, Code::InviterLostRights, Code::LinkExpired,
+        Code::NotFound, Code::OtherAddress, Code::InviterLostRights, Code::UnknownRole, Code::LinkExpired,
         Code::InviteAccepted, Code::InviteDeclined, Code::InviteRevoked
     ])))
 )]
@@ -243,7 +262,14 @@ async fn accept_claim(api: &Api, store: Store, me: &SignedIn, claim: &LinkClaim)
         .filter(|invite| invite.token_version == claim.version);
     let invite = invite.ok_or_else(Problem::not_found)?;
     if theirs.is_none() {
-        return Err(other_address(&invite));
+        let facts = arrival.tx.accept_facts(&[invite.id]).await?;
+        // Without what it leads into, a link is as void as one that is forged.
+        let leads_somewhere = facts.get(&invite.id).is_some_and(|facts| facts.target_exists);
+        return Err(if leads_somewhere {
+            other_address(&invite)
+        } else {
+            Problem::not_found()
+        });
     }
     if invite.status_at(arrival.tx.now()) == Status::Expired {
         return Err(Code::LinkExpired.into());
@@ -265,8 +291,14 @@ async fn let_in(api: &Api, arrival: Arrival, invite: &Invite) -> Result<Json<Inv
         return Err(closed(invite.status_at(tx.now())));
     };
     let Admitted { invites, refused } = admit(&mut tx, &[waiting], &api.app.config.roles).await?;
-    if !refused.is_empty() {
-        return Err(Code::InviterLostRights.into());
+    if let Some(refused) = refused.first() {
+        // What is noted of the refusal stays.
+        tx.commit().await?;
+        return Err(match refused.obstacle {
+            // To the invitee it is as if it were not there.
+            Obstacle::TargetDeleted => Problem::not_found(),
+            obstacle => refused_by(obstacle),
+        });
     }
     if invites.is_empty() {
         return Err(not_open(&mut tx, invite.id, person.admin_id).await?);
@@ -407,6 +439,16 @@ async fn not_open(tx: &mut Tx, id: Uuid, admin_id: Uuid) -> Result<Problem, Stor
     let now = tx.now();
     let invite = tx.invite_of(id, admin_id).await?;
     Ok(invite.map_or_else(Problem::not_found, |invite| closed(invite.status_at(now))))
+}
+
+/// An open invite that lets nobody in.
+pub(super) fn refused_by(obstacle: Obstacle) -> Problem {
+    let code = match obstacle {
+        Obstacle::TargetDeleted => Code::TargetDeleted,
+        Obstacle::UnknownRole => Code::UnknownRole,
+        Obstacle::InviterBlocked | Obstacle::InviterLostRights => Code::InviterLostRights,
+    };
+    code.into()
 }
 
 /// What an invite that is not open is instead.

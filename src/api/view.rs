@@ -5,6 +5,7 @@ use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::invites::limits::MailHold;
 use crate::invites::{Acceptance, Kind, Status};
 use crate::store::{DeliveryKind, DeliveryStatus, InviteView};
 use crate::unicode::has_visible;
@@ -52,6 +53,11 @@ struct DeliveryJson {
     kind: DeliveryKind,
     /// Where it stands.
     status: DeliveryStatus,
+    /// Why the address was asked for the last time without another mail: this one is the last that there was. Left out
+    /// where that mail was queued.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    held: Option<MailHold>,
     /// How often sending it was tried.
     attempts: i32,
     /// Why the last try failed.
@@ -160,6 +166,7 @@ impl InviteJson {
         let delivery = view.delivery().map(|(kind, status)| DeliveryJson {
             kind,
             status,
+            held: view.held(),
             attempts: view.delivery_attempts.unwrap_or(0),
             last_error: view.delivery_error.clone(),
             message_id: view.delivery_message_id.clone(),

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::flows::{self, Invitation, Invited, Refusal, Target};
 use crate::invites::Acceptance;
 use crate::invites::email::EmailAddress;
-use crate::invites::limits::MAX_TTL;
+use crate::invites::limits::{MAX_TTL, MailHold};
 use crate::store::{PersonRef, Tx};
 
 /// Invite somebody into an organization or a project, by the rules of the API. A running worker sends the mail.
@@ -83,8 +83,19 @@ impl InviteSomebody {
         store.close().await;
         let done = if invited.is_new { "invited" } else { "invited again" };
         println!("{} is {done}: {}", invited.invite.email, invited.invite.id);
+        if let Some(held) = invited.held {
+            println!("No mail goes out: {}", why_held(held));
+        }
         println!("Its story: usher invites show {}", invited.invite.id);
         Ok(())
+    }
+}
+
+fn why_held(held: MailHold) -> &'static str {
+    match held {
+        MailHold::CoolDown => "the last one is less than five minutes old, and its link goes on working",
+        MailHold::DailyCap => "ten went out within a day, and the last one's link goes on working",
+        MailHold::AddressCap => "the address has had its mails of today: see MAIL_CAP_ADDRESS",
     }
 }
 
@@ -103,6 +114,7 @@ fn why(refusal: Refusal) -> &'static str {
         Refusal::UnknownRole => "the role is on no ladder there: see ORGANIZATION_ROLES and PROJECT_ROLES",
         Refusal::UnknownInviter => "--invited-by names nobody who is there",
         Refusal::RoleAboveInviter => "the inviter may not hand out this role there",
+        Refusal::InviterBlocked => "the inviter is banned or locked in Clerk",
         Refusal::OwnAddress => "the address is the inviter's own",
         Refusal::TooManyMails => {
             "the inviter, or the organization, has no invite mails left today: see MAIL_CAP_INVITER and \

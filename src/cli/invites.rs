@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::report;
 use crate::invites::email::EmailAddress;
+use crate::invites::roles::Roles;
 use crate::invites::{Invite, Status};
 use crate::store::{DeliveryStatus, DeliveryView, InviteFilter, InviteView, Store, StoreError, Tx};
 
@@ -54,10 +55,10 @@ pub struct Selection {
 }
 
 impl Invites {
-    pub(super) async fn run(self, store: Store) -> anyhow::Result<()> {
+    pub(super) async fn run(self, store: Store, roles: &Roles) -> anyhow::Result<()> {
         match self {
             Self::List { selection, limit, json } => list(&store, selection, limit, json).await?,
-            Self::Show { id, json } => show(&store, id, json).await?,
+            Self::Show { id, json } => show(&store, roles, id, json).await?,
         }
         store.close().await;
         Ok(())
@@ -145,7 +146,7 @@ struct Fact {
     cause: Option<String>,
 }
 
-async fn show(store: &Store, id: Uuid, as_json: bool) -> anyhow::Result<()> {
+async fn show(store: &Store, roles: &Roles, id: Uuid, as_json: bool) -> anyhow::Result<()> {
     let now = store.now();
     let mut tx = store.read().await?;
     let Some(view) = tx.invite_views(&[id]).await?.into_iter().next() else {
@@ -153,8 +154,10 @@ async fn show(store: &Store, id: Uuid, as_json: bool) -> anyhow::Result<()> {
     };
     let story = story(&mut tx, &view.invite, now).await?;
     let line = Line::of(&view, now);
+    let is_open = line.status == Status::Pending;
+    let obstacle = view.facts.obstacle(roles).filter(|_| is_open);
     if as_json {
-        return report::json(&json!({ "invite": line, "story": story }));
+        return report::json(&json!({ "invite": line, "obstacle": obstacle, "story": story }));
     }
     let invite = &view.invite;
     for (name, value) in [
@@ -164,6 +167,11 @@ async fn show(store: &Store, id: Uuid, as_json: bool) -> anyhow::Result<()> {
         ("as", Some(invite.role.clone())),
         ("by", view.inviter_email.clone()),
         ("status", Some(line.status.to_string())),
+        (
+            "lets in",
+            obstacle.map(|obstacle| format!("nobody: {}", obstacle.text())),
+        ),
+        ("no mail", view.held().map(|held| held.to_string())),
         ("acceptance", Some(invite.acceptance.to_string())),
         ("expires", Some(report::time(invite.expires_at))),
         (
@@ -192,7 +200,10 @@ async fn story(tx: &mut Tx, invite: &Invite, now: DateTime<Utc>) -> Result<Vec<F
         .into_iter()
         .map(|happened| Fact {
             at: happened.at,
-            what: happened.event.to_string(),
+            what: match happened.reason {
+                Some(reason) => format!("{}: {reason}", happened.event),
+                None => happened.event.to_string(),
+            },
             cause: happened.cause,
         })
         .collect();

@@ -155,9 +155,9 @@ impl Command {
             Self::Templates(templates) => templates.run(&settings),
             Self::Invite(invite) => invite.run(settings.resolve()?).await,
             Self::Invites(invites) => {
-                invites
-                    .run(existing_database(settings.database()?.expose()).await?)
-                    .await
+                let roles = settings.role_rules()?;
+                let store = existing_database(settings.database()?.expose()).await?;
+                invites.run(store, &roles).await
             }
             Self::Jobs(jobs) => jobs.run(existing_database(settings.database()?.expose()).await?).await,
             Self::Webhooks(webhooks) => {

@@ -80,6 +80,16 @@ impl Settings {
         Ok(self.database_in(Path::new(VAR))?)
     }
 
+    /// Both ladders of roles, and who invites: what tells whether an invite lets somebody in.
+    ///
+    /// # Errors
+    /// [`ConfigErrors`].
+    pub fn role_rules(&self) -> Result<Roles, ConfigErrors> {
+        let mut all = Problems::default();
+        let roles = self.roles(&mut all);
+        all.end(roles)
+    }
+
     /// Reads and checks everything, fills in what development generates.
     ///
     /// # Errors
@@ -420,6 +430,7 @@ impl Settings {
     fn mail_caps(&self, all: &mut Problems) -> MailCaps {
         let default = MailCaps::default();
         let (inviter, organization) = (self.mail_cap_inviter.as_deref(), self.mail_cap_organization.as_deref());
+        let address = self.mail_cap_address.as_deref();
         MailCaps {
             inviter: all.or_default(number_or_off("MAIL_CAP_INVITER", inviter, default.inviter)),
             organization: all.or_default(number_or_off(
@@ -427,6 +438,7 @@ impl Settings {
                 organization,
                 default.organization,
             )),
+            address: all.or_default(number_or_off("MAIL_CAP_ADDRESS", address, default.address)),
         }
     }
 
@@ -467,10 +479,25 @@ impl Settings {
             }
             None => default,
         };
-        Roles {
-            organization: ladder("ORGANIZATION_ROLES", &self.organization_roles, default.organization),
-            project: ladder("PROJECT_ROLES", &self.project_roles, default.project),
+        let mut roles = Roles::new(
+            ladder("ORGANIZATION_ROLES", &self.organization_roles, default.organization),
+            ladder("PROJECT_ROLES", &self.project_roles, default.project),
+        );
+        if let Some(role) = self.organization_invite_role.as_deref() {
+            let must = format!("must be one of ORGANIZATION_ROLES: {}", roles.organization);
+            match roles.clone().with_organization_invite_role(role) {
+                Some(set) => roles = set,
+                None => all.add(wrong("ORGANIZATION_INVITE_ROLE", must)),
+            }
         }
+        if let Some(role) = self.project_invite_role.as_deref() {
+            let must = format!("must be one of PROJECT_ROLES: {}", roles.project);
+            match roles.clone().with_project_invite_role(role) {
+                Some(set) => roles = set,
+                None => all.add(wrong("PROJECT_INVITE_ROLE", must)),
+            }
+        }
+        roles
     }
 
     fn templates(&self) -> Result<(), ConfigError> {

@@ -162,12 +162,24 @@ pub struct Settings {
     /// `10000`.
     #[arg(long, env = "MAIL_CAP_ORGANIZATION", global = true, value_name = "MAILS")]
     pub mail_cap_organization: Option<String>,
+    /// How many invite mails and reminders go to one address on a day, from all organizations together, or `off`. Beyond it
+    /// people are invited without a mail. Default: `20`.
+    #[arg(long, env = "MAIL_CAP_ADDRESS", global = true, value_name = "MAILS")]
+    pub mail_cap_address: Option<String>,
     /// The organization roles, low to high. Default: `member,admin,owner`.
     #[arg(long, env = "ORGANIZATION_ROLES", global = true, value_name = "ROLES")]
     pub organization_roles: Option<String>,
     /// The project roles, low to high. Default: `support,client,editor,admin`.
     #[arg(long, env = "PROJECT_ROLES", global = true, value_name = "ROLES")]
     pub project_roles: Option<String>,
+    /// The lowest organization role that may invite into the organization. Default: `admin`, or the highest role where there
+    /// is none of that name.
+    #[arg(long, env = "ORGANIZATION_INVITE_ROLE", global = true, value_name = "ROLE")]
+    pub organization_invite_role: Option<String>,
+    /// The lowest project role that may invite into the project; admins and owners of its organization may, too. Default:
+    /// `editor`, or the highest role where there is none of that name.
+    #[arg(long, env = "PROJECT_INVITE_ROLE", global = true, value_name = "ROLE")]
+    pub project_invite_role: Option<String>,
     /// Where an app on the same Postgres keeps Clerk's user ids: `admins.external_id`, or a table of its own,
     /// `admin_identities`. Default: `admins.external_id`.
     #[arg(long, env = "USHER_IDENTITIES", global = true, value_name = "PLACE")]

@@ -1,25 +1,35 @@
 //! The one way in: an accepted invite, its memberships and the notice to its inviter, in one transaction.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use crate::invites::roles::{Held, Ladder, Roles};
+use crate::invites::accept::Obstacle;
+use crate::invites::roles::{Ladder, Roles};
 use crate::invites::{Invite, Kind};
-use crate::store::{DeliveryKind, Grant, Membership, NewDelivery, StoreError, Tx, Waiting};
+use crate::store::{DeliveryKind, Grant, NewDelivery, StoreError, Tx, Waiting};
 
 /// What came of an admission.
 #[derive(Debug, Clone, Default)]
 pub struct Admitted {
     /// The invites that let their person in.
     pub invites: Vec<Invite>,
-    /// Those whose inviter may no longer hand out the role; nothing was changed for them.
-    pub refused: Vec<Uuid>,
+    /// Those that let nobody in as things stand; that is noted of them, and nothing else was changed.
+    pub refused: Vec<Refused>,
+}
+
+/// An open invite that lets nobody in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused {
+    /// The invite.
+    pub invite_id: Uuid,
+    /// Why.
+    pub obstacle: Obstacle,
 }
 
 /// Lets each person in by the invite that waits for them. Invites that are no longer open give nothing. A hundred at
-/// once make one membership and one notice, because one guarded update decides who was first. The inviter's right to
-/// hand out the role is checked again here, where it counts.
+/// once make one membership and one notice, because one guarded update decides who was first. Whether the role is still
+/// there and the inviter may still hand it out is checked here, where it counts.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -27,9 +37,7 @@ pub async fn admit(tx: &mut Tx, waiting: &[&Waiting], roles: &Roles) -> Result<A
     // A project may be moved while its invite is accepted.
     let waiting = tx.hold_homes(waiting).await?;
     let waiting: Vec<&Waiting> = waiting.iter().collect();
-    let refused = without_right(tx, &waiting, roles).await?;
-    let has_right = |waiting: &&Waiting| !refused.contains(&waiting.invite.id);
-    let waiting: Vec<&Waiting> = waiting.iter().copied().filter(has_right).collect();
+    let (waiting, refused) = refuse(tx, &waiting, roles).await?;
     let accepted = tx.accept_invites(&waiting).await?;
     let homes: HashMap<Uuid, Uuid> = waiting
         .iter()
@@ -62,42 +70,26 @@ pub async fn admit(tx: &mut Tx, waiting: &[&Waiting], roles: &Roles) -> Result<A
     })
 }
 
-/// The invites whose inviter has lost the right to hand out the role, or is gone.
-async fn without_right(tx: &mut Tx, waiting: &[&Waiting], roles: &Roles) -> Result<Vec<Uuid>, StoreError> {
-    let inviters: HashSet<Uuid> = waiting.iter().filter_map(|waiting| waiting.invite.invited_by).collect();
-    if inviters.is_empty() {
-        return Ok(Vec::new());
-    }
-    let inviters: Vec<Uuid> = inviters.into_iter().collect();
-    let by_pair = |memberships: Vec<Membership>| -> HashMap<(Uuid, Uuid), String> {
-        memberships
-            .into_iter()
-            .map(|held| ((held.place_id, held.admin_id), held.role))
-            .collect()
-    };
-    let organizations = by_pair(tx.organization_memberships(&inviters).await?);
-    let projects = by_pair(tx.project_memberships(&inviters).await?);
-    let lost_right = |waiting: &&&Waiting| {
-        let Some(inviter) = waiting.invite.invited_by else {
-            return false;
-        };
-        let held = Held {
-            organization: organizations.get(&(waiting.home_id, inviter)).cloned(),
-            project: waiting
-                .invite
-                .project_id
-                .and_then(|id| projects.get(&(id, inviter)).cloned()),
-        };
-        !match waiting.invite.kind {
-            Kind::Organization => roles.may_grant_in_organization(&held, &waiting.invite.role),
-            Kind::Project => roles.may_grant_in_project(&held, &waiting.invite.role),
+/// Parts those that may let their person in from those that may not, and notes of these why.
+pub(super) async fn refuse<'a>(
+    tx: &mut Tx,
+    waiting: &[&'a Waiting],
+    roles: &Roles,
+) -> Result<(Vec<&'a Waiting>, Vec<Refused>), StoreError> {
+    let mut open = Vec::with_capacity(waiting.len());
+    let mut refused = Vec::new();
+    for &waiting in waiting {
+        match waiting.facts.obstacle(roles) {
+            None => open.push(waiting),
+            Some(obstacle) => refused.push((waiting, obstacle)),
         }
-    };
-    Ok(waiting
-        .iter()
-        .filter(lost_right)
-        .map(|waiting| waiting.invite.id)
-        .collect())
+    }
+    tx.note_refusals(&refused).await?;
+    let refused = refused.into_iter().map(|(waiting, obstacle)| Refused {
+        invite_id: waiting.invite.id,
+        obstacle,
+    });
+    Ok((open, refused.collect()))
 }
 
 /// The highest role per place and person: one statement must not touch a row twice.

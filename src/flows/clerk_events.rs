@@ -154,10 +154,11 @@ async fn apply_round(
         }
     }
     let active = note_sign_ins(tx, round, &people).await?;
+    // Before the match: who is deleted has invited nobody.
+    delete_people(tx, round).await?;
     let visits = visits(round, &people, &active);
     let accepted = match_people(tx, &visits, policy, roles).await?;
     note_sign_outs(tx, round, &people).await?;
-    delete_people(tx, round).await?;
 
     let let_in: HashSet<Uuid> = accepted.iter().filter_map(|invite| invite.accepted_by).collect();
     for (svix_id, change) in round {

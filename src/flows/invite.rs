@@ -2,15 +2,18 @@
 
 use std::collections::{HashMap, HashSet};
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use super::mail_caps::{WantedMail, count_mails, room_for_mails};
+use super::mail_caps::{Reservation, WantedMail, count_mails, room_for_mails};
+use crate::invites::accept::{InviterFacts, Obstacle};
 use crate::invites::email::{EmailAddress, EmailKey};
-use crate::invites::limits::MailCaps;
+use crate::invites::limits::{MailCaps, MailHold, REPETITION, RecentMails};
 use crate::invites::roles::{Held, Roles};
-use crate::invites::{Acceptance, Invite};
-use crate::store::{DeliveryKind, Membership, NewDelivery, NewInvite, PersonRef, Place, StoreError, Tx};
+use crate::invites::{Acceptance, Invite, Kind};
+use crate::store::{
+    DeliveryKind, InviterAt, Membership, NewDelivery, NewInvite, PersonRef, Place, Refresh, StoreError, Tx,
+};
 
 /// Where somebody is invited into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,6 +22,17 @@ pub enum Target {
     Organization(Uuid),
     /// A project.
     Project(Uuid),
+}
+
+impl Target {
+    /// Organization or project.
+    #[must_use]
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::Organization(_) => Kind::Organization,
+            Self::Project(_) => Kind::Project,
+        }
+    }
 }
 
 /// The app's name for who invites.
@@ -52,6 +66,8 @@ pub struct Invited {
     pub invite: Invite,
     /// `false` if the address was already asked, and its invite made fresh.
     pub is_new: bool,
+    /// Why no mail goes out, if none does.
+    pub held: Option<MailHold>,
 }
 
 /// Why an address is not asked.
@@ -65,6 +81,8 @@ pub enum Refusal {
     UnknownInviter,
     /// The inviter may not hand out this role here.
     RoleAboveInviter,
+    /// The inviter may, but is banned or locked.
+    InviterBlocked,
     /// The address is the inviter's own.
     OwnAddress,
     /// Its owner is in already, with that role or a higher one.
@@ -96,7 +114,6 @@ pub async fn invite(
         let theirs = tx.people_within(&named, organizations).await?;
         surroundings.inviters.retain(|_, id| theirs.contains(id));
     }
-    let now = tx.now();
     let mut answers: Vec<Option<Result<Invited, Refusal>>> = vec![None; invitations.len()];
     let mut open: Vec<usize> = Vec::new();
     for (i, invitation) in invitations.iter().enumerate() {
@@ -105,25 +122,7 @@ pub async fn invite(
             Err(refusal) => answers[i] = Some(Err(refusal)),
         }
     }
-    let wanted: Vec<WantedMail> = open
-        .iter()
-        .filter_map(|&i| surroundings.wanted_mail(&invitations[i]))
-        .collect();
-    let granted = room_for_mails(tx, &wanted, caps).await?;
-    let sent: Vec<WantedMail> = wanted
-        .iter()
-        .zip(&granted)
-        .filter(|(_, granted)| **granted)
-        .map(|(mail, _)| *mail)
-        .collect();
-    let mut granted = granted.into_iter();
-    open.retain(|&i| {
-        let is_granted = granted.next().unwrap_or(false);
-        if !is_granted {
-            answers[i] = Some(Err(Refusal::TooManyMails));
-        }
-        is_granted
-    });
+    let mut sent: Vec<WantedMail> = Vec::new();
     // A statement must not touch a row twice: a repeated address waits for the next round, as if asked again.
     while !open.is_empty() {
         let mut seen = HashSet::new();
@@ -132,29 +131,13 @@ pub async fn invite(
             .partition(|&&i| seen.insert((invitations[i].target, invitations[i].email.key())));
         let new: Vec<NewInvite> = round
             .iter()
-            .filter_map(|&i| surroundings.new_invite(tx, &invitations[i], now))
+            .filter_map(|&i| surroundings.new_invite(tx, &invitations[i]))
             .collect();
-        let saved = tx.save_invites(&new).await?;
-        let fresh: HashSet<Uuid> = new.iter().map(|invite| invite.id).collect();
-        let mut by_target: HashMap<(Target, EmailKey), Invite> = saved
-            .into_iter()
-            .map(|invite| ((target_of(&invite), invite.email_key.clone()), invite))
-            .collect();
-        let mut mails = Vec::with_capacity(round.len());
+        let mut by_key = ask(tx, &new, &mut sent, caps).await?;
         for i in round {
             let key = (invitations[i].target, invitations[i].email.key().clone());
-            let Some(invite) = by_target.remove(&key) else { continue };
-            mails.push(NewDelivery {
-                invite_id: invite.id,
-                kind: DeliveryKind::Invite,
-                to_email: invite.email.clone(),
-            });
-            answers[i] = Some(Ok(Invited {
-                is_new: fresh.contains(&invite.id),
-                invite,
-            }));
+            answers[i] = by_key.remove(&key);
         }
-        tx.queue_deliveries(&mails).await?;
         open = later;
     }
     count_mails(tx, &sent, caps).await?;
@@ -164,10 +147,181 @@ pub async fn invite(
         .collect())
 }
 
+/// Asks each address once, and adds the mails to those that are `sent`. What is decided about an invite is decided while
+/// its row is held.
+async fn ask(
+    tx: &mut Tx,
+    new: &[NewInvite],
+    sent: &mut Vec<WantedMail>,
+    caps: MailCaps,
+) -> Result<HashMap<(Target, EmailKey), Result<Invited, Refusal>>, StoreError> {
+    let now = tx.now();
+    let saved = tx.save_invites(new).await?;
+    let mut saved: HashMap<(Target, EmailKey), Invite> = saved
+        .into_iter()
+        .map(|invite| ((target_of(&invite), invite.email_key.clone()), invite))
+        .collect();
+    // In the order in which they were asked for: where a cap leaves room for some, the first ones have it.
+    let pairs: Vec<(Invite, &NewInvite)> = new
+        .iter()
+        .filter_map(|asked| {
+            let target = target(asked.organization_id, asked.project_id);
+            Some((saved.remove(&(target, asked.email.key().clone()))?, asked))
+        })
+        .collect();
+    let there: Vec<Uuid> = pairs
+        .iter()
+        .filter(|(invite, asked)| invite.id != asked.id)
+        .map(|(invite, _)| invite.id)
+        .collect();
+    let mails = tx.mails_since(&there, RecentMails::since(now)).await?;
+    let mut steps: Vec<Step> = pairs
+        .iter()
+        .map(|(invite, asked)| {
+            let recent = mails.get(&invite.id).copied().unwrap_or_default();
+            next_step(invite, asked, recent, now)
+        })
+        .collect();
+    keep_to_the_caps(tx, &pairs, &mut steps, sent, caps).await?;
+    carry_out(tx, pairs, &steps).await
+}
+
+/// What becomes of an address that is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// It gets a mail.
+    Mail,
+    /// It is asked, or asked again, without one.
+    Hold(MailHold),
+    /// Nothing: the same was asked a moment ago.
+    Repeat,
+    /// It is not asked.
+    Refuse,
+}
+
+/// What becomes of an address, as far as its own invite tells.
+fn next_step(invite: &Invite, asked: &NewInvite, recent: RecentMails, now: DateTime<Utc>) -> Step {
+    if invite.id == asked.id {
+        return Step::Mail;
+    }
+    if is_repetition(invite, asked, now) {
+        return Step::Repeat;
+    }
+    recent.hold(now).map_or(Step::Mail, |(hold, _)| Step::Hold(hold))
+}
+
+/// Lives that differ by less are the same: between reading the clock for the one end and for the other, time passes.
+const SAME_LIFE: TimeDelta = TimeDelta::seconds(30);
+
+/// Whether an open invite was asked for, word for word, a moment ago.
+fn is_repetition(invite: &Invite, asked: &NewInvite, now: DateTime<Utc>) -> bool {
+    let difference = (invite.expires_at - invite.invited_at) - (asked.expires_at - now);
+    invite.is_open_at(now)
+        && (now - invite.invited_at).abs() < REPETITION
+        && difference.abs() < SAME_LIFE
+        && invite.organization_id == asked.organization_id
+        && invite.email == asked.email.as_str()
+        && invite.role == asked.role
+        && invite.acceptance == asked.acceptance
+        && invite.invited_by == asked.invited_by
+        && invite.locale == asked.locale
+        && invite.message == asked.message
+}
+
+/// Where a cap leaves no room, there is no mail, or nothing at all.
+async fn keep_to_the_caps(
+    tx: &mut Tx,
+    pairs: &[(Invite, &NewInvite)],
+    steps: &mut [Step],
+    sent: &mut Vec<WantedMail>,
+    caps: MailCaps,
+) -> Result<(), StoreError> {
+    let mut with_mail: Vec<(&mut Step, WantedMail)> = steps
+        .iter_mut()
+        .zip(pairs)
+        .filter(|(step, _)| **step == Step::Mail)
+        .map(|(step, (_, asked))| {
+            let wanted = WantedMail {
+                inviter: asked.invited_by,
+                organization: Some(asked.organization_id),
+                address: asked.email.key().digest(),
+            };
+            (step, wanted)
+        })
+        .collect();
+    let wanted: Vec<WantedMail> = with_mail.iter().map(|(_, wanted)| *wanted).collect();
+    let room = room_for_mails(tx, &wanted, sent, caps).await?;
+    for ((step, wanted), reservation) in with_mail.iter_mut().zip(room) {
+        match reservation {
+            Reservation::Granted => sent.push(*wanted),
+            Reservation::AddressCap => **step = Step::Hold(MailHold::AddressCap),
+            Reservation::DailyCap => **step = Step::Refuse,
+        }
+    }
+    Ok(())
+}
+
+async fn carry_out(
+    tx: &mut Tx,
+    pairs: Vec<(Invite, &NewInvite)>,
+    steps: &[Step],
+) -> Result<HashMap<(Target, EmailKey), Result<Invited, Refusal>>, StoreError> {
+    let mut refreshes = Vec::new();
+    let (mut unmade, mut held, mut mails) = (Vec::new(), Vec::new(), Vec::new());
+    for ((invite, asked), step) in pairs.iter().zip(steps) {
+        let is_new = invite.id == asked.id;
+        match step {
+            Step::Refuse if is_new => unmade.push(invite.id),
+            Step::Refuse | Step::Repeat => {}
+            Step::Hold(MailHold::AddressCap) if is_new => held.push(invite.id),
+            Step::Hold(_) | Step::Mail if is_new => {}
+            Step::Hold(_) | Step::Mail => refreshes.push(Refresh {
+                invite_id: invite.id,
+                asked: (*asked).clone(),
+                sends_mail: *step == Step::Mail,
+                held: match step {
+                    Step::Hold(hold) => Some(*hold),
+                    _ => None,
+                },
+            }),
+        }
+        if *step == Step::Mail {
+            mails.push(NewDelivery {
+                invite_id: invite.id,
+                kind: DeliveryKind::Invite,
+                to_email: asked.email.as_str().to_owned(),
+            });
+        }
+    }
+    tx.unmake_invites(&unmade).await?;
+    tx.hold_mails(&held, MailHold::AddressCap).await?;
+    let fresh = tx.refresh_invites(&refreshes).await?;
+    let mut fresh: HashMap<Uuid, Invite> = fresh.into_iter().map(|invite| (invite.id, invite)).collect();
+    tx.queue_deliveries(&mails).await?;
+    let answer = |((invite, asked), step): ((Invite, &NewInvite), &Step)| {
+        let key = (target_of(&invite), invite.email_key.clone());
+        let answer = match step {
+            Step::Refuse => Err(Refusal::TooManyMails),
+            _ => Ok(Invited {
+                is_new: invite.id == asked.id,
+                held: match step {
+                    Step::Hold(hold) => Some(*hold),
+                    _ => None,
+                },
+                invite: fresh.remove(&invite.id).unwrap_or(invite),
+            }),
+        };
+        (key, answer)
+    };
+    Ok(pairs.into_iter().zip(steps).map(answer).collect())
+}
+
+fn target(organization_id: Uuid, project_id: Option<Uuid>) -> Target {
+    project_id.map_or(Target::Organization(organization_id), Target::Project)
+}
+
 fn target_of(invite: &Invite) -> Target {
-    invite
-        .project_id
-        .map_or(Target::Organization(invite.organization_id), Target::Project)
+    target(invite.organization_id, invite.project_id)
 }
 
 /// All that the rules need to know, loaded for the whole set.
@@ -176,6 +330,7 @@ struct Surroundings {
     is_limited: bool,
     places: HashMap<Target, Place>,
     inviters: HashMap<Inviter, Uuid>,
+    inviter_facts: HashMap<InviterAt, InviterFacts>,
     owners: HashMap<EmailKey, Vec<Uuid>>,
     organization_roles: HashMap<(Uuid, Uuid), String>,
     project_roles: HashMap<(Uuid, Uuid), String>,
@@ -212,7 +367,15 @@ impl Surroundings {
         for (key, admin_id) in tx.owners_of(&keys).await? {
             owners.entry(key).or_default().push(admin_id);
         }
-        let people: HashSet<Uuid> = inviters.values().chain(owners.values().flatten()).copied().collect();
+        let asking: HashSet<InviterAt> = invitations
+            .iter()
+            .filter_map(|invitation| {
+                let admin_id = *inviters.get(invitation.invited_by.as_ref()?)?;
+                Some(inviter_at(admin_id, invitation.target, places.get(&invitation.target)?))
+            })
+            .collect();
+        let inviter_facts = tx.inviters(&asking.into_iter().collect::<Vec<_>>()).await?;
+        let people: HashSet<Uuid> = owners.values().flatten().copied().collect();
         let people: Vec<Uuid> = people.into_iter().collect();
         let (organization_roles, project_roles) = if people.is_empty() {
             (Vec::new(), Vec::new())
@@ -232,6 +395,7 @@ impl Surroundings {
             is_limited: false,
             places,
             inviters,
+            inviter_facts,
             owners,
             organization_roles: by_pair(organization_roles),
             project_roles: by_pair(project_roles),
@@ -241,11 +405,8 @@ impl Surroundings {
     /// The rules, in the order in which a caller would want to hear of them.
     fn check(&self, invitation: &Invitation, roles: &Roles) -> Result<(), Refusal> {
         let place = self.places.get(&invitation.target).ok_or(Refusal::UnknownTarget)?;
-        let ladder = match invitation.target {
-            Target::Organization(_) => &roles.organization,
-            Target::Project(_) => &roles.project,
-        };
-        if ladder.rank(&invitation.role).is_none() {
+        let kind = invitation.target.kind();
+        if roles.ladder(kind).rank(&invitation.role).is_none() {
             return Err(Refusal::UnknownRole);
         }
         let owners = self.owners.get(invitation.email.key()).map_or(&[][..], Vec::as_slice);
@@ -256,13 +417,12 @@ impl Surroundings {
             if is_own && !self.is_limited {
                 return Err(Refusal::OwnAddress);
             }
-            let held = self.held(inviter, invitation.target, place);
-            let may_grant = match invitation.target {
-                Target::Organization(_) => roles.may_grant_in_organization(&held, &invitation.role),
-                Target::Project(_) => roles.may_grant_in_project(&held, &invitation.role),
-            };
-            if !may_grant {
-                return Err(Refusal::RoleAboveInviter);
+            let facts = self.inviter_facts.get(&inviter_at(inviter, invitation.target, place));
+            let facts = facts.cloned().unwrap_or_default();
+            match facts.obstacle(kind, &invitation.role, roles) {
+                None => {}
+                Some(Obstacle::InviterBlocked) => return Err(Refusal::InviterBlocked),
+                Some(_) => return Err(Refusal::RoleAboveInviter),
             }
             if is_own {
                 return Err(Refusal::OwnAddress);
@@ -305,14 +465,7 @@ impl Surroundings {
         self.inviters.get(invitation.invited_by.as_ref()?).copied()
     }
 
-    fn wanted_mail(&self, invitation: &Invitation) -> Option<WantedMail> {
-        Some(WantedMail {
-            inviter: self.inviter(invitation),
-            organization: self.places.get(&invitation.target)?.organization_id,
-        })
-    }
-
-    fn new_invite(&self, tx: &Tx, invitation: &Invitation, now: chrono::DateTime<chrono::Utc>) -> Option<NewInvite> {
+    fn new_invite(&self, tx: &Tx, invitation: &Invitation) -> Option<NewInvite> {
         let place = self.places.get(&invitation.target)?;
         Some(NewInvite {
             id: tx.new_id(),
@@ -327,7 +480,18 @@ impl Surroundings {
             invited_by: self.inviter(invitation),
             locale: invitation.locale.clone(),
             message: invitation.message.clone(),
-            expires_at: now + invitation.expires_in,
+            expires_at: tx.now() + invitation.expires_in,
         })
+    }
+}
+
+fn inviter_at(admin_id: Uuid, target: Target, place: &Place) -> InviterAt {
+    InviterAt {
+        admin_id,
+        organization_id: place.organization_id,
+        project_id: match target {
+            Target::Organization(_) => None,
+            Target::Project(id) => Some(id),
+        },
     }
 }

@@ -1,4 +1,4 @@
-//! How many invite mails may be asked for on a day: by one inviter, and into one organization.
+//! How many invite mails may be asked for on a day: by one inviter, into one organization, to one address.
 
 use std::collections::HashMap;
 
@@ -13,27 +13,56 @@ use crate::store::{CountScope, MailDemand, StoreError, Tx};
 pub struct WantedMail {
     /// By whom.
     pub inviter: Option<Uuid>,
-    /// Into which organization.
-    pub organization: Uuid,
+    /// Into which organization. None for a reminder, which counts for its address only.
+    pub organization: Option<Uuid>,
+    /// To whom: the address's [`EmailKey::digest`].
+    ///
+    /// [`EmailKey::digest`]: crate::invites::email::EmailKey::digest
+    pub address: Uuid,
 }
 
+/// What the caps say to a mail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reservation {
+    /// It goes out.
+    Granted,
+    /// The address had its mails today.
+    AddressCap,
+    /// The inviter or the organization had theirs.
+    DailyCap,
+}
+
+type Subject = (CountScope, Uuid);
+
 impl WantedMail {
-    fn subjects(self) -> impl Iterator<Item = (CountScope, Uuid)> {
+    fn asked_by(&self) -> impl Iterator<Item = Subject> {
         let inviter = self.inviter.map(|id| (CountScope::Inviter, id));
-        inviter
-            .into_iter()
-            .chain([(CountScope::Organization, self.organization)])
+        let organization = self.organization.map(|id| (CountScope::Organization, id));
+        inviter.into_iter().chain(organization)
+    }
+
+    fn sent_to(&self) -> Subject {
+        (CountScope::Address, self.address)
+    }
+
+    fn subjects(&self) -> impl Iterator<Item = Subject> {
+        self.asked_by().chain([self.sent_to()])
     }
 }
 
-/// Of each mail whether the caps leave room for it by now, first come, first served. What is then sent is to be counted
-/// by [`count_mails`] at the end of the transaction.
+/// Of each mail whether the caps leave room for it by now, first come, first served, beside those that this transaction
+/// has `sent` already. What is then sent is to be counted by [`count_mails`] at the end of the transaction.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn room_for_mails(tx: &mut Tx, wanted: &[WantedMail], caps: MailCaps) -> Result<Vec<bool>, StoreError> {
+pub async fn room_for_mails(
+    tx: &mut Tx,
+    wanted: &[WantedMail],
+    sent: &[WantedMail],
+    caps: MailCaps,
+) -> Result<Vec<Reservation>, StoreError> {
     let demand = demand(wanted, caps);
-    let mut room: HashMap<(CountScope, Uuid), i32> = demand
+    let mut room: HashMap<Subject, i32> = demand
         .iter()
         .map(|demand| ((demand.scope, demand.subject), demand.cap))
         .collect();
@@ -42,18 +71,28 @@ pub async fn room_for_mails(tx: &mut Tx, wanted: &[WantedMail], caps: MailCaps) 
             *room -= count.mails;
         }
     }
-    let mut granted = Vec::with_capacity(wanted.len());
-    for mail in wanted {
-        let subjects: Vec<_> = mail.subjects().filter(|subject| room.contains_key(subject)).collect();
-        let fits = subjects.iter().all(|subject| room[subject] > 0);
-        if fits {
-            for subject in subjects {
-                room.entry(subject).and_modify(|room| *room -= 1);
-            }
+    let take = |room: &mut HashMap<Subject, i32>, mail: &WantedMail| {
+        for subject in mail.subjects() {
+            room.entry(subject).and_modify(|room| *room -= 1);
         }
-        granted.push(fits);
+    };
+    for mail in sent {
+        take(&mut room, mail);
     }
-    Ok(granted)
+    let mut reservations = Vec::with_capacity(wanted.len());
+    for mail in wanted {
+        let has_room = |subject: &Subject| room.get(subject).is_none_or(|&room| room > 0);
+        let reservation = if !has_room(&mail.sent_to()) {
+            Reservation::AddressCap
+        } else if !mail.asked_by().all(|subject| has_room(&subject)) {
+            Reservation::DailyCap
+        } else {
+            take(&mut room, mail);
+            Reservation::Granted
+        };
+        reservations.push(reservation);
+    }
+    Ok(reservations)
 }
 
 /// Counts mails. No cap is ever passed: where others have used up the room meanwhile, the transaction is done again.
@@ -69,9 +108,10 @@ fn demand(mails: &[WantedMail], caps: MailCaps) -> Vec<MailDemand> {
     let cap_of = |scope| match scope {
         CountScope::Inviter => caps.inviter,
         CountScope::Organization => caps.organization,
+        CountScope::Address => caps.address,
     };
-    let mut demand: HashMap<(CountScope, Uuid), MailDemand> = HashMap::new();
-    for (scope, subject) in mails.iter().copied().flat_map(WantedMail::subjects) {
+    let mut demand: HashMap<Subject, MailDemand> = HashMap::new();
+    for (scope, subject) in mails.iter().flat_map(WantedMail::subjects) {
         let Some(cap) = cap_of(scope) else { continue };
         let cap = i32::try_from(cap.get()).unwrap_or(i32::MAX);
         let entry = demand.entry((scope, subject)).or_insert(MailDemand {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use super::admit::admit;
+use super::admit::{admit, refuse};
 use crate::invites::Invite;
 use crate::invites::matching::{AutoAccept, Decision, Occasion, Person, decide};
 use crate::invites::roles::Roles;
@@ -49,6 +49,8 @@ pub async fn match_people(
             Decision::Leave => {}
         }
     }
+    // Nobody is asked what they could not accept.
+    let (flagged, _) = refuse(tx, &flagged, roles).await?;
     tx.flag_invites(&flagged).await?;
     Ok(admit(tx, &admitted, roles).await?.invites)
 }

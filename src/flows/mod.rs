@@ -8,9 +8,9 @@ mod mail_caps;
 mod match_people;
 mod remind;
 
-pub use admit::{Admitted, admit};
+pub use admit::{Admitted, Refused, admit};
 pub use clerk_events::{Arrived, Outcome, apply_events, profile_of};
 pub use invite::{Invitation, Invited, Inviter, Refusal, Target, invite};
-pub use mail_caps::{WantedMail, caps_reset_at, count_mails, room_for_mails};
+pub use mail_caps::{Reservation, WantedMail, caps_reset_at, count_mails, room_for_mails};
 pub use match_people::{Visit, match_people};
 pub use remind::{plan_reminders, remind};

@@ -1,7 +1,10 @@
 //! Calling invites to mind that nobody has answered.
 
+use super::mail_caps::{Reservation, WantedMail, count_mails, room_for_mails};
+use crate::invites::limits::MailCaps;
 use crate::invites::reminders::{PLAN_AFTER, Reminders};
-use crate::store::{DeliveryKind, NewDelivery, ReminderPlan, StoreError, Tx};
+use crate::invites::roles::Roles;
+use crate::store::{DeliveryKind, NewDelivery, Remindable, ReminderPlan, StoreError, Tx};
 
 /// Plans the reminders of invites with a life that has none planned: those made a while ago, those asked again, those
 /// renewed. Whoever made them need not know of reminders. Returns how many there were.
@@ -31,11 +34,18 @@ pub async fn plan_reminders(tx: &mut Tx, reminders: &Reminders, limit: u32) -> R
 }
 
 /// Queues the reminders that are due, each once, and plans the next; where reminders were switched off since they were
-/// planned, none. Returns how many were due.
+/// planned, none. Nobody is reminded of an invite that would not let them in, or beyond the address's mails of the day.
+/// Returns how many were due.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn remind(tx: &mut Tx, reminders: &Reminders, limit: u32) -> Result<usize, StoreError> {
+pub async fn remind(
+    tx: &mut Tx,
+    reminders: &Reminders,
+    roles: &Roles,
+    caps: MailCaps,
+    limit: u32,
+) -> Result<usize, StoreError> {
     let now = tx.now();
     let due = tx.invites_to_remind(limit).await?;
     let plans: Vec<ReminderPlan> = due
@@ -49,15 +59,31 @@ pub async fn remind(tx: &mut Tx, reminders: &Reminders, limit: u32) -> Result<us
         })
         .collect();
     let ours = tx.plan_reminders(&plans).await?;
-    let mails: Vec<NewDelivery> = due
+    let wanted: Vec<&Remindable> = due
         .iter()
-        .filter(|invite| !reminders.are_off() && ours.contains(&invite.id))
-        .map(|invite| NewDelivery {
-            invite_id: invite.id,
-            kind: DeliveryKind::Reminder,
-            to_email: invite.email.clone(),
+        .filter(|invite| !reminders.are_off() && ours.contains(&invite.id) && invite.facts.obstacle(roles).is_none())
+        .collect();
+    let asked: Vec<WantedMail> = wanted
+        .iter()
+        .map(|invite| WantedMail {
+            inviter: None,
+            organization: None,
+            address: invite.email_key.digest(),
         })
         .collect();
+    let (mut mails, mut sent) = (Vec::new(), Vec::new());
+    let room = room_for_mails(tx, &asked, &[], caps).await?;
+    for ((invite, asked), reservation) in wanted.iter().zip(asked).zip(room) {
+        if reservation == Reservation::Granted {
+            sent.push(asked);
+            mails.push(NewDelivery {
+                invite_id: invite.id,
+                kind: DeliveryKind::Reminder,
+                to_email: invite.email.clone(),
+            });
+        }
+    }
     tx.queue_deliveries(&mails).await?;
+    count_mails(tx, &sent, caps).await?;
     Ok(due.len())
 }

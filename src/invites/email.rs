@@ -3,6 +3,8 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
 /// Octets, RFC 5321 §4.5.3.1.1.
 const MAX_LOCAL_PART: usize = 64;
@@ -20,6 +22,14 @@ impl EmailKey {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Stands for the address where it is only counted: the first half of its SHA-256.
+    #[must_use]
+    pub fn digest(&self) -> Uuid {
+        let mut half = [0; 16];
+        half.copy_from_slice(&Sha256::digest(self.0.as_bytes())[..16]);
+        Uuid::from_bytes(half)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The domain, pure: what an invite is, whom it is for, who may do what. No I/O, no clock of its own.
 
+pub mod accept;
 pub mod email;
 mod invite;
 pub mod limits;

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::Kind;
+
 /// An ordered list of role names, low to high.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ladder(Vec<String>);
@@ -32,6 +34,12 @@ impl Ladder {
     #[must_use]
     pub fn lowest(&self) -> &str {
         &self.0[0]
+    }
+
+    /// The highest role.
+    #[must_use]
+    pub fn highest(&self) -> &str {
+        &self.0[self.0.len() - 1]
     }
 
     /// The names, low to high.
@@ -79,22 +87,24 @@ impl FromStr for Ladder {
     }
 }
 
-/// Both ladders.
+/// Both ladders, and from which rung people invite.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Roles {
     /// Roles in an organization.
     pub organization: Ladder,
     /// Roles in a project.
     pub project: Ladder,
+    organization_invite_role: String,
+    project_invite_role: String,
 }
 
 impl Default for Roles {
     fn default() -> Self {
         let ladder = |names: &[&str]| Ladder(names.iter().map(|&name| name.to_owned()).collect());
-        Self {
-            organization: ladder(&["member", "admin", "owner"]),
-            project: ladder(&["support", "client", "editor", "admin"]),
-        }
+        Self::new(
+            ladder(&["member", "admin", "owner"]),
+            ladder(&["support", "client", "editor", "admin"]),
+        )
     }
 }
 
@@ -107,40 +117,94 @@ pub struct Held {
     pub project: Option<String>,
 }
 
+/// From which organization role people invite, and manage the organization's projects, where there is a role of this name.
+const ORGANIZATION_ADMIN: &str = "admin";
+/// From which project role people invite, where there is a role of this name.
+const PROJECT_EDITOR: &str = "editor";
+
 impl Roles {
-    /// Whether somebody holding `held` may hand out the organization role `wanted`: their own or a lower one.
-    /// Plain members, the lowest rung, invite nobody into the organization.
+    /// Organization admins invite into their organization, project editors into their project, and who is above them.
+    /// Where there is no role of that name, the highest one alone does.
     #[must_use]
-    pub fn may_grant_in_organization(&self, held: &Held, wanted: &str) -> bool {
-        held.organization
-            .as_deref()
-            .is_some_and(|role| self.manages_organization(role) && self.organization.reaches(role, wanted))
-    }
-
-    /// Whether somebody holding `held` may hand out the project role `wanted`. Whoever manages the organization
-    /// counts as the project's highest role.
-    #[must_use]
-    pub fn may_grant_in_project(&self, held: &Held, wanted: &str) -> bool {
-        let Some(wanted_rank) = self.project.rank(wanted) else {
-            return false;
+    pub fn new(organization: Ladder, project: Ladder) -> Self {
+        let or_highest = |ladder: &Ladder, name: &str| match ladder.rank(name) {
+            Some(_) => name.to_owned(),
+            None => ladder.highest().to_owned(),
         };
-        if held
-            .organization
-            .as_deref()
-            .is_some_and(|role| self.manages_organization(role))
-        {
-            return true;
+        Self {
+            organization_invite_role: or_highest(&organization, ORGANIZATION_ADMIN),
+            project_invite_role: or_highest(&project, PROJECT_EDITOR),
+            organization,
+            project,
         }
-        held.project
-            .as_deref()
-            .and_then(|role| self.project.rank(role))
-            .is_some_and(|held_rank| held_rank >= wanted_rank)
     }
 
-    /// Every organization role but the lowest manages the organization: `admin` and `owner` as configured by default.
+    /// Lets people invite into their organization from this role on; `None` if there is no such role.
+    #[must_use]
+    pub fn with_organization_invite_role(self, role: &str) -> Option<Self> {
+        self.organization.rank(role)?;
+        Some(Self {
+            organization_invite_role: role.to_owned(),
+            ..self
+        })
+    }
+
+    /// Lets people invite into their project from this role on; `None` if there is no such role.
+    #[must_use]
+    pub fn with_project_invite_role(self, role: &str) -> Option<Self> {
+        self.project.rank(role)?;
+        Some(Self {
+            project_invite_role: role.to_owned(),
+            ..self
+        })
+    }
+
+    /// The lowest organization role that invites into the organization.
+    #[must_use]
+    pub fn organization_invite_role(&self) -> &str {
+        &self.organization_invite_role
+    }
+
+    /// The lowest project role that invites into the project.
+    #[must_use]
+    pub fn project_invite_role(&self) -> &str {
+        &self.project_invite_role
+    }
+
+    /// The ladder for one kind of target.
+    #[must_use]
+    pub fn ladder(&self, kind: Kind) -> &Ladder {
+        match kind {
+            Kind::Organization => &self.organization,
+            Kind::Project => &self.project,
+        }
+    }
+
+    /// Whether somebody holding `held` may invite as `wanted`: they must hold a role that invites, and nobody gives a
+    /// role above their own. Whoever manages the organization counts as the project's highest role. The function
+    /// `usher_may_invite` in the database says the same.
+    #[must_use]
+    pub fn may_invite(&self, kind: Kind, held: &Held, wanted: &str) -> bool {
+        let organization_role = held.organization.as_deref();
+        let (own, lowest) = match kind {
+            Kind::Organization => (organization_role, &self.organization_invite_role),
+            Kind::Project if organization_role.is_some_and(|role| self.manages_organization(role)) => {
+                (Some(self.project.highest()), &self.project_invite_role)
+            }
+            Kind::Project => (held.project.as_deref(), &self.project_invite_role),
+        };
+        let ladder = self.ladder(kind);
+        own.is_some_and(|own| ladder.reaches(own, lowest) && ladder.reaches(own, wanted))
+    }
+
+    /// Whether an organization role counts as the highest role in the organization's projects: `admin` and above do, or,
+    /// where there is no role of that name, those that invite into the organization. The lowest role never does.
     #[must_use]
     pub fn manages_organization(&self, role: &str) -> bool {
-        self.organization.rank(role).is_some_and(|rank| rank > 0)
+        let from = self.organization.rank(ORGANIZATION_ADMIN);
+        let from = from.or_else(|| self.organization.rank(&self.organization_invite_role));
+        let from = from.unwrap_or(usize::MAX).max(1);
+        self.organization.rank(role).is_some_and(|rank| rank >= from)
     }
 }
 
@@ -156,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn an_organization_role_is_handed_out_up_to_ones_own() {
+    fn organization_roles_are_handed_out_from_admin_on_up_to_ones_own() {
         let roles = Roles::default();
         let allowed = [
             ("admin", "member"),
@@ -168,36 +232,149 @@ mod tests {
         for inviter in ["member", "admin", "owner", "unheard_of"] {
             for wanted in ["member", "admin", "owner", "unheard_of"] {
                 assert_eq!(
-                    roles.may_grant_in_organization(&held(Some(inviter), None), wanted),
+                    roles.may_invite(Kind::Organization, &held(Some(inviter), None), wanted),
                     allowed.contains(&(inviter, wanted)),
                     "{inviter} hands out {wanted}"
                 );
             }
         }
-        assert!(!roles.may_grant_in_organization(&held(None, Some("admin")), "member"));
+        assert!(!roles.may_invite(Kind::Organization, &held(None, Some("admin")), "member"));
     }
 
     #[test]
-    fn a_project_role_is_handed_out_up_to_ones_own_and_managers_inherit_the_highest() {
+    fn project_roles_are_handed_out_from_editor_on_up_to_ones_own_and_managers_inherit_the_highest() {
         let roles = Roles::default();
         let ladder = ["support", "client", "editor", "admin"];
         for (i, inviter) in ladder.iter().enumerate() {
             for (j, wanted) in ladder.iter().enumerate() {
                 let place = held(Some("member"), Some(inviter));
                 assert_eq!(
-                    roles.may_grant_in_project(&place, wanted),
-                    i >= j,
+                    roles.may_invite(Kind::Project, &place, wanted),
+                    i >= 2 && i >= j,
                     "{inviter} hands out {wanted}"
                 );
             }
         }
         for wanted in ladder {
-            assert!(roles.may_grant_in_project(&held(Some("admin"), None), wanted));
-            assert!(roles.may_grant_in_project(&held(Some("owner"), Some("support")), wanted));
-            assert!(!roles.may_grant_in_project(&held(Some("member"), None), wanted));
-            assert!(!roles.may_grant_in_project(&held(None, None), wanted));
+            assert!(roles.may_invite(Kind::Project, &held(Some("admin"), None), wanted));
+            assert!(roles.may_invite(Kind::Project, &held(Some("owner"), Some("support")), wanted));
+            assert!(!roles.may_invite(Kind::Project, &held(Some("member"), None), wanted));
+            assert!(!roles.may_invite(Kind::Project, &held(None, None), wanted));
         }
-        assert!(!roles.may_grant_in_project(&held(Some("owner"), None), "unheard_of"));
+        assert!(!roles.may_invite(Kind::Project, &held(Some("owner"), None), "unheard_of"));
+        assert!(!roles.may_invite(Kind::Project, &held(None, Some("unheard_of")), "support"));
+    }
+
+    #[test]
+    fn who_invites_is_set_and_else_admin_and_editor_or_the_highest_alone() {
+        // Both ladders, what is set, who invites into the organization, who into the project, who manages.
+        type Case<'a> = (
+            &'a str,
+            &'a str,
+            Option<&'a str>,
+            Option<&'a str>,
+            &'a str,
+            &'a str,
+            &'a str,
+        );
+        let cases: &[Case] = &[
+            (
+                "member,admin,owner",
+                "support,client,editor,admin",
+                None,
+                None,
+                "admin,owner",
+                "editor,admin",
+                "admin,owner",
+            ),
+            (
+                "member,admin,owner",
+                "support,editor",
+                Some("owner"),
+                Some("support"),
+                "owner",
+                "support,editor",
+                "admin,owner",
+            ),
+            (
+                "member,admin,owner",
+                "support",
+                Some("member"),
+                None,
+                "member,admin,owner",
+                "support",
+                "admin,owner",
+            ),
+            (
+                "member,billing,admin,owner",
+                "viewer,admin",
+                None,
+                None,
+                "admin,owner",
+                "admin",
+                "admin,owner",
+            ),
+            (
+                "viewer,manager,boss",
+                "reader,writer,chief",
+                None,
+                None,
+                "boss",
+                "chief",
+                "boss",
+            ),
+            (
+                "viewer,manager,boss",
+                "reader,writer,chief",
+                Some("manager"),
+                Some("writer"),
+                "manager,boss",
+                "writer,chief",
+                "manager,boss",
+            ),
+            ("guest,host", "viewer", None, None, "host", "viewer", "host"),
+            ("member", "viewer", None, None, "member", "viewer", ""),
+        ];
+        for &(organization, project, organization_role, project_role, asks_in, asks_to_project, manages) in cases {
+            let mut roles = Roles::new(organization.parse().unwrap(), project.parse().unwrap());
+            if let Some(role) = organization_role {
+                roles = roles.with_organization_invite_role(role).unwrap();
+            }
+            if let Some(role) = project_role {
+                roles = roles.with_project_invite_role(role).unwrap();
+            }
+            let among = |ladder: &Ladder, may: &dyn Fn(&str) -> bool| {
+                let names: Vec<&str> = ladder
+                    .names()
+                    .iter()
+                    .map(String::as_str)
+                    .filter(|name| may(name))
+                    .collect();
+                names.join(",")
+            };
+            let lowest = roles.organization.lowest();
+            let invites = |role: &str| roles.may_invite(Kind::Organization, &held(Some(role), None), lowest);
+            assert_eq!(
+                among(&roles.organization, &invites),
+                asks_in,
+                "{organization} {organization_role:?}"
+            );
+            let lowest = roles.project.lowest();
+            let invites = |role: &str| roles.may_invite(Kind::Project, &held(None, Some(role)), lowest);
+            assert_eq!(
+                among(&roles.project, &invites),
+                asks_to_project,
+                "{project} {project_role:?}"
+            );
+            let is_manager = |role: &str| roles.manages_organization(role);
+            assert_eq!(
+                among(&roles.organization, &is_manager),
+                manages,
+                "{organization} {organization_role:?}"
+            );
+        }
+        assert_eq!(Roles::default().with_organization_invite_role("editor"), None);
+        assert_eq!(Roles::default().with_project_invite_role("owner"), None);
     }
 
     #[test]

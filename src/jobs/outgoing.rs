@@ -14,8 +14,10 @@ use super::back_off::wait_after;
 use super::{Context, JobError, send_accepted_notice, send_invite_email};
 use crate::app::App;
 use crate::batch::{Batcher, Group};
+use crate::config::Config;
+use crate::invites::accept::Obstacle;
 use crate::invites::email::EmailAddress;
-use crate::invites::reminders::{Reminders, is_in_time};
+use crate::invites::reminders::is_in_time;
 use crate::invites::{Kind, Status};
 use crate::mail::{
     AcceptedNotice, MAX_CONNECTIONS, Mail as _, MessageIdentity, OrganizationInvite, ProjectInvite, Reminder, Rendered,
@@ -162,7 +164,7 @@ async fn load(context: &Context, delivery_id: Uuid) -> Result<Option<QueuedMail>
         return Ok(None);
     };
     let app = &context.app;
-    let Some(why) = unwanted(&mail, &app.config.invite_reminders, app.clock.now()) else {
+    let Some(why) = unwanted(&mail, &app.config, app.clock.now()) else {
         return Ok(Some(mail));
     };
     note(context, delivery_id, DeliveryStatus::Suppressed, false, &why).await?;
@@ -183,15 +185,24 @@ async fn render(context: &Context, mail: &QueuedMail) -> Result<Rendered, JobErr
 }
 
 /// Why a mail is not sent any more, if it is so. Asked when it would go out: much may have happened since it was queued.
-fn unwanted(mail: &QueuedMail, reminders: &Reminders, now: DateTime<Utc>) -> Option<String> {
+fn unwanted(mail: &QueuedMail, config: &Config, now: DateTime<Utc>) -> Option<String> {
     let status = mail.invite.status_at(now);
     let answered = || format!("no longer wanted: the invite is {status}");
+    let obstacle = mail.facts.obstacle(&config.roles);
     match mail.delivery_kind {
         DeliveryKind::AcceptedNotice if status != Status::Accepted => return Some(answered()),
+        DeliveryKind::AcceptedNotice if !mail.facts.target_exists => {
+            return Some(no_longer_wanted(Obstacle::TargetDeleted));
+        }
+        DeliveryKind::AcceptedNotice if mail.facts.inviter.inviter_acts == Some(false) => {
+            return Some(no_longer_wanted(Obstacle::InviterBlocked));
+        }
         DeliveryKind::AcceptedNotice => {}
         _ if status != Status::Pending => return Some(answered()),
         _ if !mail.context.is_newest => return Some("no longer wanted: a newer mail takes its place".to_owned()),
-        DeliveryKind::Reminder if reminders.are_off() => {
+        // A mail that leads to a refusal is worse than none.
+        _ if obstacle.is_some() => return obstacle.map(no_longer_wanted),
+        DeliveryKind::Reminder if config.invite_reminders.are_off() => {
             return Some("no longer wanted: reminders were switched off".to_owned());
         }
         DeliveryKind::Reminder if !is_in_time(now, mail.invite.expires_at) => {
@@ -203,6 +214,10 @@ fn unwanted(mail: &QueuedMail, reminders: &Reminders, now: DateTime<Utc>) -> Opt
     Some(format!(
         "the address refused mail for good; resend to try it again ({reason})"
     ))
+}
+
+fn no_longer_wanted(obstacle: Obstacle) -> String {
+    format!("no longer wanted: {}", obstacle.text())
 }
 
 /// A crash between the server's yes and our commit sends one more copy, recognisable by its `Message-ID`.

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Context, Job, JobError, retention};
 use crate::app::App;
+use crate::config::Config;
 use crate::flows;
-use crate::invites::reminders::Reminders;
 use crate::store::{Queue, StoreError, Tx};
 
 /// Something that is done again and again. Doing it twice must change nothing the second time.
@@ -88,20 +88,21 @@ async fn expire_invites(app: &App) -> Result<(), JobError> {
 
 /// Calls invites to mind that nobody has answered: plans for those that have no plan yet, then what is due.
 async fn remind_invitees(app: &App) -> Result<(), JobError> {
-    let reminders = &app.config.invite_reminders;
     loop {
         let most = app
             .store
-            .transaction(reminders, |tx, reminders| remind_batch(tx, reminders).boxed());
+            .transaction(&app.config, |tx, config| remind_batch(tx, config).boxed());
         if most.await? < BATCH as usize {
             return Ok(());
         }
     }
 }
 
-async fn remind_batch(tx: &mut Tx, reminders: &Reminders) -> Result<usize, StoreError> {
+async fn remind_batch(tx: &mut Tx, config: &Config) -> Result<usize, StoreError> {
+    let reminders = &config.invite_reminders;
     let planned = flows::plan_reminders(tx, reminders, BATCH).await?;
-    Ok(planned.max(flows::remind(tx, reminders, BATCH).await?))
+    let due = flows::remind(tx, reminders, &config.roles, config.mail_caps, BATCH).await?;
+    Ok(planned.max(due))
 }
 
 /// The daily caps look at today only; yesterday is kept for clocks that differ.

@@ -1,13 +1,17 @@
 //! Mails as rows: queued with the invite, sent by a job, seen on the invite.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::invites::INVITE_OF_I;
-use super::rows::{Type, among, and_among, checked, sql, to_json, unfold};
+use super::invites::{INVITE_ID, INVITE_OF_I, accept_facts, invite_ids};
+use super::rows::{Type, among, and_among, checked, of_rows, sql, to_json, unfold};
 use super::{Queue, Result, Rules, Tx, on_conn};
 use crate::invites::Invite;
+use crate::invites::accept::AcceptFacts;
+use crate::invites::limits::RecentMails;
 use crate::names::named;
 
 named! {
@@ -79,6 +83,9 @@ pub struct QueuedMail {
     /// What else it speaks of.
     #[sqlx(flatten)]
     pub context: MailContext,
+    /// What decides whether the invite may let its person in.
+    #[sqlx(flatten)]
+    pub facts: AcceptFacts,
 }
 
 /// What came of an attempt at a mail, or why there was none.
@@ -247,19 +254,30 @@ impl Tx {
         Ok(())
     }
 
-    /// How many invite mails were queued for an invite since a time, and when the newest of them was.
+    /// The invite mails of these invites since a time that were sent or are to be.
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn mails_since(&mut self, invite_id: Uuid, since: DateTime<Utc>) -> Result<(i64, Option<DateTime<Utc>>)> {
-        Ok(on_conn!(self, |conn| sqlx::query_as(
-            "select count(*), max(queued_at) from usher_deliveries
-             where invite_id = $1 and kind = 'invite' and queued_at > $2"
-        )
-        .bind(invite_id)
-        .bind(since)
-        .fetch_one(conn)
-        .await)?)
+    pub async fn mails_since(&mut self, invites: &[Uuid], since: DateTime<Utc>) -> Result<HashMap<Uuid, RecentMails>> {
+        if invites.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let rows = unfold(self.dialect(), INVITE_ID);
+        let theirs = of_rows(self.dialect(), "invite_id", "invite_id", &rows);
+        let text = format!(
+            "select invite_id, count(*) as mails, max(queued_at) as newest from usher_deliveries
+             where {theirs} and kind = 'invite' and status <> 'suppressed' and queued_at > $2 group by invite_id"
+        );
+        let ids = invite_ids(invites)?;
+        let found: Vec<(Uuid, i64, Option<DateTime<Utc>>)> = on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(ids)
+            .bind(since)
+            .fetch_all(conn)
+            .await)?;
+        Ok(found
+            .into_iter()
+            .map(|(id, count, newest)| (id, RecentMails { count, newest }))
+            .collect())
     }
 
     /// The mails of an invite, oldest first.
@@ -286,7 +304,7 @@ impl Tx {
         let these = among(self.dialect(), "d.id", &format!("select r.delivery_id from {rows}"));
         let text = format!(
             "select d.id as delivery_id, d.kind as delivery_kind, d.attempts as delivery_attempts, d.to_email,
-                 d.message_id, d.queued_at, {INVITE_OF_I},
+                 d.message_id, d.queued_at, {INVITE_OF_I}, {},
                  coalesce(o.name, '') as organization_name, p.name as project_name,
                  a.first_name as inviter_first_name, a.last_name as inviter_last_name, a.email as inviter_email,
                  b.first_name as invitee_first_name, b.last_name as invitee_last_name,
@@ -297,7 +315,7 @@ impl Tx {
                  end as recipient_locale,
                  not exists (
                      select 1 from usher_deliveries n where n.invite_id = d.invite_id and (
-                         (n.kind = d.kind and n.generation > d.generation)
+                         (n.kind = d.kind and n.generation > d.generation and n.status <> 'suppressed')
                          or (d.kind = 'reminder' and n.kind = 'invite'
                              and (n.status = 'queued' or n.queued_at > d.queued_at)))) as is_newest,
                  (select s.reason from usher_suppressions s where s.email_key = case d.kind
@@ -310,7 +328,8 @@ impl Tx {
              join organizations o on o.id = coalesce(p.organization_id, i.organization_id)
              left join admins a on a.id = i.invited_by
              left join admins b on b.id = i.accepted_by
-             where d.status = 'queued' and {these}"
+             where d.status = 'queued' and {these}",
+            accept_facts()
         );
         let rows: Vec<_> = ids.iter().map(|&delivery_id| DeliveryId { delivery_id }).collect();
         let rows = to_json(&rows)?;

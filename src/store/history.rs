@@ -6,8 +6,10 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::rows::{Time, Type, sql, to_json, unfold};
+use super::invites::{INVITE_ID, invite_ids};
+use super::rows::{Time, Type, of_rows, sql, to_json, unfold};
 use super::{Result, Tx, on_conn};
+use crate::invites::accept::Obstacle;
 use crate::metrics::{self, InviteEvent};
 
 /// Something that happened to an invite.
@@ -20,6 +22,9 @@ pub struct Happened {
     pub at: DateTime<Utc>,
     /// The id of Clerk's event or of the request that caused it.
     pub cause: Option<String>,
+    /// Why, of a refusal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// What a transaction does to invites, and why.
@@ -39,6 +44,13 @@ struct Row {
     event: InviteEvent,
     at: Time,
     cause: Option<String>,
+    reason: Option<Obstacle>,
+}
+
+#[derive(sqlx::FromRow)]
+struct LastRefusal {
+    invite_id: Uuid,
+    reason: String,
 }
 
 impl History {
@@ -68,6 +80,20 @@ impl Tx {
 
     /// Something happens to an invite, because of a person where one is named.
     pub(super) fn happened(&mut self, event: InviteEvent, invite_id: Uuid, person: Option<Uuid>) {
+        self.note(event, invite_id, person, None);
+    }
+
+    /// An invite does not let its person in.
+    pub(super) fn refused(&mut self, invite_id: Uuid, person: Uuid, why: Obstacle) {
+        self.note(InviteEvent::Refused, invite_id, Some(person), Some(why));
+    }
+
+    /// What this transaction has done to invites that it has made and taken back.
+    pub(super) fn never_happened(&mut self, invites: &[Uuid]) {
+        self.history.rows.retain(|row| !invites.contains(&row.for_invite));
+    }
+
+    fn note(&mut self, event: InviteEvent, invite_id: Uuid, person: Option<Uuid>, reason: Option<Obstacle>) {
         let row = Row {
             new_id: self.clock.new_id(),
             for_invite: invite_id,
@@ -77,6 +103,7 @@ impl Tx {
                 .and_then(|person| self.history.by_person.get(&person))
                 .or(self.history.cause.as_ref())
                 .cloned(),
+            reason,
         };
         self.history.rows.push(row);
     }
@@ -99,11 +126,12 @@ impl Tx {
                 ("event", Type::Text),
                 ("at", Type::Time),
                 ("cause", Type::Text),
+                ("reason", Type::Text),
             ],
         );
         let text = format!(
-            "insert into usher_invite_history (id, invite_id, event, at, cause)
-             select r.new_id, r.for_invite, r.event, r.at, r.cause from {source}"
+            "insert into usher_invite_history (id, invite_id, event, at, cause, reason)
+             select r.new_id, r.for_invite, r.event, r.at, r.cause, r.reason from {source}"
         );
         let rows = to_json(&self.history.rows)?;
         on_conn!(self, |conn| sqlx::query(sql(text))
@@ -114,13 +142,27 @@ impl Tx {
         Ok(())
     }
 
+    /// Why these invites let nobody in, where that is the last thing that was noted of them.
+    pub(super) async fn last_refusals(&mut self, invites: &[Uuid]) -> Result<HashMap<Uuid, String>> {
+        let rows = unfold(self.dialect(), INVITE_ID);
+        let theirs = of_rows(self.dialect(), "h.invite_id", "invite_id", &rows);
+        let text = format!(
+            "select h.invite_id, h.reason from usher_invite_history h
+             where {theirs} and h.event = 'refused' and h.reason is not null and not exists (
+                 select 1 from usher_invite_history n where n.invite_id = h.invite_id and n.at > h.at)"
+        );
+        let ids = invite_ids(invites)?;
+        let found: Vec<LastRefusal> = on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(ids).fetch_all(conn).await)?;
+        Ok(found.into_iter().map(|last| (last.invite_id, last.reason)).collect())
+    }
+
     /// What happened to an invite, oldest first.
     ///
     /// # Errors
     /// [`super::StoreError`].
     pub async fn history_of(&mut self, invite_id: Uuid) -> Result<Vec<Happened>> {
         Ok(on_conn!(self, |conn| sqlx::query_as(
-            "select event, at, cause from usher_invite_history where invite_id = $1 order by at, id"
+            "select event, at, cause, reason from usher_invite_history where invite_id = $1 order by at, id"
         )
         .bind(invite_id)
         .fetch_all(conn)

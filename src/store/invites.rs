@@ -1,5 +1,7 @@
 //! Invites: made, refreshed, shown, answered. Every change of state is one guarded update.
 
+use std::collections::{HashMap, HashSet};
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
@@ -7,7 +9,9 @@ use uuid::Uuid;
 use super::people::{EMAIL_KEY, EmailKeyRow};
 use super::rows::{Time, Type, among, and_among, checked, in_order_of_id, of_rows, sql, to_json, unfold};
 use super::{Conn, DeliveryKind, DeliveryStatus, Dialect, Result, Tx, on_conn};
+use crate::invites::accept::{AcceptFacts, InviterFacts, Obstacle};
 use crate::invites::email::{EmailAddress, EmailKey};
+use crate::invites::limits::MailHold;
 use crate::invites::{Acceptance, Invite, Kind, Status};
 use crate::metrics::InviteEvent;
 
@@ -45,6 +49,8 @@ pub struct Waiting {
     pub admin_id: Uuid,
     /// The organization they would come into: for a project, the one that it belongs to today.
     pub home_id: Uuid,
+    /// What decides whether it may let them in.
+    pub facts: AcceptFacts,
 }
 
 impl Waiting {
@@ -56,11 +62,56 @@ impl Waiting {
 }
 
 /// An open invite and where it leads.
-#[derive(sqlx::FromRow)]
-struct Open {
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct OpenInvite {
+    /// The invite.
     #[sqlx(flatten)]
-    invite: Invite,
-    home_id: Uuid,
+    pub invite: Invite,
+    /// The organization: for a project, the one that it belongs to today.
+    pub home_id: Uuid,
+    /// What decides whether it may let its person in.
+    #[sqlx(flatten)]
+    pub facts: AcceptFacts,
+}
+
+/// An address that was asked already and is asked again.
+#[derive(Debug, Clone)]
+pub struct Refresh {
+    /// Its invite.
+    pub invite_id: Uuid,
+    /// What was asked for; the id in it is not used.
+    pub asked: NewInvite,
+    /// Whether a mail goes out, with a link that makes older ones void.
+    pub sends_mail: bool,
+    /// Why none goes out.
+    pub held: Option<MailHold>,
+}
+
+/// A person who invites, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct InviterAt {
+    /// The `admins.id`.
+    pub admin_id: Uuid,
+    /// The organization; for a project, the one that it belongs to.
+    pub organization_id: Uuid,
+    /// The project, if it is one.
+    pub project_id: Option<Uuid>,
+}
+
+#[derive(sqlx::FromRow)]
+struct InviterFound {
+    admin_id: Uuid,
+    organization_id: Uuid,
+    project_id: Option<Uuid>,
+    #[sqlx(flatten)]
+    facts: InviterFacts,
+}
+
+#[derive(sqlx::FromRow)]
+struct InviteFound {
+    id: Uuid,
+    #[sqlx(flatten)]
+    facts: AcceptFacts,
 }
 
 /// An invite with what people want to see of it.
@@ -95,15 +146,28 @@ pub struct InviteView {
     pub delivery_queued_at: Option<DateTime<Utc>>,
     /// When it was sent.
     pub delivery_sent_at: Option<DateTime<Utc>>,
+    /// Why the address was last asked without a mail, if it was.
+    pub mail_held: Option<String>,
+    /// What decides whether it may let its person in.
+    #[sqlx(flatten)]
+    pub facts: AcceptFacts,
 }
 
 impl InviteView {
-    /// What the newest mail is and where it stands, if there is a mail.
+    /// What the newest mail is and where it stands, if there is a mail, or one that was held back.
     #[must_use]
     pub fn delivery(&self) -> Option<(DeliveryKind, DeliveryStatus)> {
-        let kind = self.delivery_kind.as_deref()?.parse().ok()?;
+        let Some(kind) = self.delivery_kind.as_deref() else {
+            return self.held().map(|_| (DeliveryKind::Invite, DeliveryStatus::Suppressed));
+        };
         let status = self.delivery_status.as_deref()?.parse().ok()?;
-        Some((kind, status))
+        Some((kind.parse().ok()?, status))
+    }
+
+    /// Why the address was last asked without a mail, if it was.
+    #[must_use]
+    pub fn held(&self) -> Option<MailHold> {
+        self.mail_held.as_deref()?.parse().ok()
     }
 }
 
@@ -146,10 +210,15 @@ pub struct Remindable {
     pub id: Uuid,
     /// Who is asked.
     pub email: String,
+    /// What the address is compared by.
+    pub email_key: EmailKey,
     /// When its life began.
     pub reminders_from: DateTime<Utc>,
     /// When it ends.
     pub expires_at: DateTime<Utc>,
+    /// What decides whether it may let its person in.
+    #[sqlx(flatten)]
+    pub facts: AcceptFacts,
 }
 
 /// When an invite is called to mind next.
@@ -242,8 +311,62 @@ macro_rules! columns {
     };
 }
 
+/// The columns of [`NewRow`].
+const NEW_ROW: &[(&str, Type)] = &[
+    ("new_id", Type::Uuid),
+    ("kind", Type::Text),
+    ("organization_id", Type::Uuid),
+    ("project_id", Type::Uuid),
+    ("email", Type::Text),
+    ("email_key", Type::Text),
+    ("role", Type::Text),
+    ("acceptance", Type::Text),
+    ("invited_by", Type::Uuid),
+    ("locale", Type::Text),
+    ("message", Type::Text),
+    ("expires_at", Type::Time),
+];
+
 const INVITE: &str = columns!("");
+/// Where another table of the statement has columns of the same names.
+const INVITE_ITSELF: &str = columns!("invites.");
 pub(super) const INVITE_OF_I: &str = columns!("i.");
+
+/// The columns of [`InviterFacts`]: what somebody is and holds in an organization and perhaps a project. Each is looked
+/// up by itself, so that no planner goes through all people or memberships. Who is banned is asked of the Clerk account
+/// that the person has today; of the one that usher knows for them where the app names none.
+fn inviter_facts(person: &str, organization: &str, project: &str) -> String {
+    const BLOCKED: &str = "(u.banned or u.locked or u.deleted_at is not null)";
+    format!(
+        "(select a.deleted_at is null
+              and not exists (select 1 from usher_people u where u.clerk_user_id = a.external_id and {BLOCKED})
+              and (a.external_id is not null
+                  or not exists (select 1 from usher_people u where u.admin_id = a.id and {BLOCKED}))
+          from admins a where a.id = {person}) as inviter_acts,
+         (select coalesce(m.role, '') from organization_users m
+          where m.organization_id = {organization} and m.admin_id = {person} and m.deleted_at is null)
+             as inviter_organization_role,
+         exists (select 1 from organization_users m
+          where m.organization_id = {organization} and m.admin_id = {person} and m.deleted_at is not null)
+             as inviter_has_left,
+         (select coalesce(m.role, '') from project_admins m
+          where m.project_id = {project} and m.admin_id = {person} and m.deleted_at is null) as inviter_project_role"
+    )
+}
+
+/// The columns of [`AcceptFacts`], of an invite `i`.
+pub(super) fn accept_facts() -> String {
+    const HOME: &str =
+        "coalesce((select p.organization_id from projects p where p.id = i.project_id), i.organization_id)";
+    format!(
+        "i.kind as target_kind,
+         exists (select 1 from organizations o where o.id = {HOME} and o.deleted_at is null)
+             and (i.project_id is null
+                 or exists (select 1 from projects p where p.id = i.project_id and p.deleted_at is null)) as target_exists,
+         i.role as wanted_role, i.invited_by is not null as has_inviter, {}",
+        inviter_facts("i.invited_by", HOME, "i.project_id")
+    )
+}
 
 #[derive(Serialize)]
 struct NewRow<'a> {
@@ -262,10 +385,29 @@ struct NewRow<'a> {
 }
 
 #[derive(Serialize)]
-struct PairRow {
+struct RefreshRow<'a> {
+    invite_id: Uuid,
+    versions: i32,
+    held: Option<MailHold>,
+    #[serde(flatten)]
+    asked: NewRow<'a>,
+}
+
+#[derive(Serialize)]
+struct InviterRow {
+    admin_id: Uuid,
+    organization_id: Uuid,
+    project_id: Option<Uuid>,
+}
+
+#[derive(Serialize)]
+struct PairRow<'a> {
     invite_id: Uuid,
     person_id: Uuid,
     version: i32,
+    role: &'a str,
+    inviter: Option<Uuid>,
+    acceptance: Acceptance,
 }
 
 #[derive(Serialize)]
@@ -286,6 +428,9 @@ fn pairs(waiting: &[&Waiting]) -> Result<String> {
             invite_id: waiting.invite.id,
             person_id: waiting.admin_id,
             version: waiting.invite.token_version,
+            role: &waiting.invite.role,
+            inviter: waiting.invite.invited_by,
+            acceptance: waiting.invite.acceptance,
         })
         .collect();
     rows.sort_by_key(|row| row.invite_id);
@@ -296,13 +441,19 @@ const PAIR: &[(&str, Type)] = &[
     ("invite_id", Type::Uuid),
     ("person_id", Type::Uuid),
     ("version", Type::Int),
+    ("role", Type::Text),
+    ("inviter", Type::Uuid),
+    ("acceptance", Type::Text),
 ];
+/// That an invite is what was decided about: it may have been asked again meanwhile.
+const AS_DECIDED: &str = "invites.token_version = r.version and invites.role = r.role
+               and invites.invited_by is not distinct from r.inviter and invites.acceptance = r.acceptance";
 pub(super) const INVITE_ID: &[(&str, Type)] = &[("invite_id", Type::Uuid)];
 
 impl Tx {
     /// Makes invites, at most one per place and address in one call. Where that address is already asked, open or
-    /// expired, its row is made fresh instead and older links become void. Returns the rows; one that was made fresh
-    /// keeps its own id.
+    /// expired, that invite is returned instead, as it stands. Until the transaction ends nobody else can change any of
+    /// them, so what is decided about them then is still true when it is committed.
     ///
     /// # Errors
     /// [`super::StoreError`].
@@ -312,23 +463,7 @@ impl Tx {
         }
         let mut rows: Vec<_> = invites.iter().map(new_row).collect();
         rows.sort_by_key(|row| (row.project_id.unwrap_or(row.organization_id), row.email_key));
-        let source = unfold(
-            self.dialect(),
-            &[
-                ("new_id", Type::Uuid),
-                ("kind", Type::Text),
-                ("organization_id", Type::Uuid),
-                ("project_id", Type::Uuid),
-                ("email", Type::Text),
-                ("email_key", Type::Text),
-                ("role", Type::Text),
-                ("acceptance", Type::Text),
-                ("invited_by", Type::Uuid),
-                ("locale", Type::Text),
-                ("message", Type::Text),
-                ("expires_at", Type::Time),
-            ],
-        );
+        let source = unfold(self.dialect(), NEW_ROW);
         let text = format!(
             "insert into invites (id, kind, organization_id, project_id, email, email_key, role, status, acceptance,
                  invited_by, locale, message, invited_at, expires_at, created_at, updated_at)
@@ -336,11 +471,7 @@ impl Tx {
                  r.acceptance, r.invited_by, r.locale, r.message, $2, r.expires_at, $2, $2
              from {source} where true
              on conflict (kind, target_id, email_key) where status in ('pending', 'expired') do update set
-                 status = 'pending', organization_id = excluded.organization_id, email = excluded.email,
-                 role = excluded.role, acceptance = excluded.acceptance, invited_by = excluded.invited_by,
-                 locale = excluded.locale, message = excluded.message, invited_at = excluded.invited_at,
-                 expires_at = excluded.expires_at, expired_at = null, dismissed_at = null,
-                 token_version = invites.token_version + 1, updated_at = excluded.updated_at
+                 updated_at = invites.updated_at
              returning {INVITE}"
         );
         let several = rows.len() > 1;
@@ -354,15 +485,178 @@ impl Tx {
             .bind(now)
             .fetch_all(conn)
             .await)?;
-        for invite in &saved {
-            let event = if invite.token_version == 1 {
-                InviteEvent::Created
-            } else {
-                InviteEvent::Refreshed
-            };
-            self.happened(event, invite.id, None);
+        let made: HashSet<Uuid> = invites.iter().map(|invite| invite.id).collect();
+        for invite in saved.iter().filter(|invite| made.contains(&invite.id)) {
+            self.happened(InviteEvent::Created, invite.id, None);
         }
         Ok(saved)
+    }
+
+    /// Takes back invites that this transaction has made.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn unmake_invites(&mut self, ids: &[Uuid]) -> Result<()> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let rows = unfold(self.dialect(), INVITE_ID);
+        let these = of_rows(self.dialect(), "id", "invite_id", &rows);
+        let text = format!("delete from invites where {these}");
+        let rows = invite_ids(ids)?;
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(rows)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        self.never_happened(ids);
+        Ok(())
+    }
+
+    /// Makes invites fresh whose addresses are asked again, each once in a call. Where no mail goes out, the link that
+    /// their people have already goes on working. Returns them as they then stand.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn refresh_invites(&mut self, refreshes: &[Refresh]) -> Result<Vec<Invite>> {
+        if refreshes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut rows: Vec<_> = refreshes
+            .iter()
+            .map(|refresh| RefreshRow {
+                invite_id: refresh.invite_id,
+                versions: refresh.sends_mail.into(),
+                held: refresh.held,
+                asked: new_row(&refresh.asked),
+            })
+            .collect();
+        rows.sort_by_key(|row| row.invite_id);
+        let columns = [
+            &[("invite_id", Type::Uuid), ("versions", Type::Int), ("held", Type::Text)],
+            NEW_ROW,
+        ]
+        .concat();
+        let source = unfold(self.dialect(), &columns);
+        let ids = format!("select r.invite_id from {source}");
+        let and_these = and_among(self.dialect(), "invites.id", &ids);
+        let text = format!(
+            "update invites set status = 'pending', organization_id = r.organization_id, email = r.email, role = r.role,
+                 acceptance = r.acceptance, invited_by = r.invited_by, locale = r.locale, message = r.message,
+                 invited_at = $2, expires_at = r.expires_at, expired_at = null, dismissed_at = null,
+                 token_version = invites.token_version + r.versions, mail_held = r.held, updated_at = $2
+             from {source}
+             where invites.id = r.invite_id and {} {and_these}
+             returning {INVITE_ITSELF}",
+            checked("invites.status in ('pending', 'expired')")
+        );
+        let rows = to_json(&rows)?;
+        let now = self.clock.now();
+        let fresh: Vec<Invite> = on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(rows)
+            .bind(now)
+            .fetch_all(conn)
+            .await)?;
+        for invite in &fresh {
+            self.happened(InviteEvent::Refreshed, invite.id, None);
+        }
+        Ok(fresh)
+    }
+
+    /// Notes on invites that this transaction has made that no mail goes out.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn hold_mails(&mut self, ids: &[Uuid], held: MailHold) -> Result<()> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let rows = unfold(self.dialect(), INVITE_ID);
+        let these = of_rows(self.dialect(), "id", "invite_id", &rows);
+        let text = format!("update invites set mail_held = $2 where {these}");
+        let rows = invite_ids(ids)?;
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(rows)
+            .bind(held.as_str())
+            .execute(conn)
+            .await
+            .map(drop))?;
+        Ok(())
+    }
+
+    /// What these people are and hold where they invite. Who is not there has no entry.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn inviters(&mut self, inviters: &[InviterAt]) -> Result<HashMap<InviterAt, InviterFacts>> {
+        if inviters.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let rows = unfold(
+            self.dialect(),
+            &[
+                ("admin_id", Type::Uuid),
+                ("organization_id", Type::Uuid),
+                ("project_id", Type::Uuid),
+            ],
+        );
+        let text = format!(
+            "select r.admin_id, r.organization_id, r.project_id, {} from {rows}",
+            inviter_facts("r.admin_id", "r.organization_id", "r.project_id")
+        );
+        let rows: Vec<_> = inviters
+            .iter()
+            .map(|&inviter| InviterRow {
+                admin_id: inviter.admin_id,
+                organization_id: inviter.organization_id,
+                project_id: inviter.project_id,
+            })
+            .collect();
+        let rows = to_json(&rows)?;
+        let found: Vec<InviterFound> =
+            on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(rows).fetch_all(conn).await)?;
+        let by_place = |found: InviterFound| {
+            let at = InviterAt {
+                admin_id: found.admin_id,
+                organization_id: found.organization_id,
+                project_id: found.project_id,
+            };
+            (at, found.facts)
+        };
+        Ok(found.into_iter().map(by_place).collect())
+    }
+
+    /// What decides whether these invites may let their people in.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn accept_facts(&mut self, ids: &[Uuid]) -> Result<HashMap<Uuid, AcceptFacts>> {
+        let rows = unfold(self.dialect(), INVITE_ID);
+        let these = of_rows(self.dialect(), "i.id", "invite_id", &rows);
+        let text = format!("select i.id, {} from invites i where {these}", accept_facts());
+        let ids = invite_ids(ids)?;
+        let found: Vec<InviteFound> = on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(ids).fetch_all(conn).await)?;
+        Ok(found.into_iter().map(|found| (found.id, found.facts)).collect())
+    }
+
+    /// Notes on invites why they let their person in no more, unless that is the last thing that was noted of them.
+    ///
+    /// # Errors
+    /// [`super::StoreError`].
+    pub async fn note_refusals(&mut self, refused: &[(&Waiting, Obstacle)]) -> Result<()> {
+        if refused.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<Uuid> = refused.iter().map(|(waiting, _)| waiting.invite.id).collect();
+        let known = self.last_refusals(&ids).await?;
+        let mut noted = HashSet::new();
+        for (waiting, obstacle) in refused {
+            let id = waiting.invite.id;
+            if known.get(&id).map(String::as_str) != Some(obstacle.as_str()) && noted.insert(id) {
+                self.refused(id, waiting.admin_id, *obstacle);
+            }
+        }
+        Ok(())
     }
 
     /// Locks those of these addresses' invites that are there, in the order in which every change of a set locks them.
@@ -408,19 +702,20 @@ impl Tx {
         // Joined here: Postgres, where it has no statistics yet, would look through all addresses for each invite.
         let owners = self.verified_addresses(admins).await?;
         let invites = self.open_invites_to(owners.keys().map(String::as_str)).await?;
-        let waiting = |Open { invite, home_id }: Open| {
-            let owners = owners.get(invite.email_key.as_str()).into_iter().flatten();
+        let waiting = |open: OpenInvite| {
+            let owners = owners.get(open.invite.email_key.as_str()).into_iter().flatten();
             let waiting = owners.map(move |&admin_id| Waiting {
-                invite: invite.clone(),
+                invite: open.invite.clone(),
                 admin_id,
-                home_id,
+                home_id: open.home_id,
+                facts: open.facts.clone(),
             });
             waiting.collect::<Vec<_>>()
         };
         Ok(invites.into_iter().flat_map(waiting).collect())
     }
 
-    async fn open_invites_to(&mut self, email_keys: impl Iterator<Item = &str>) -> Result<Vec<Open>> {
+    async fn open_invites_to(&mut self, email_keys: impl Iterator<Item = &str>) -> Result<Vec<OpenInvite>> {
         let keys: Vec<_> = email_keys.map(|email_key| EmailKeyRow { email_key }).collect();
         if keys.is_empty() {
             return Ok(Vec::new());
@@ -428,13 +723,14 @@ impl Tx {
         let rows = unfold(self.dialect(), EMAIL_KEY);
         let addressed = of_rows(self.dialect(), "i.email_key", "email_key", &rows);
         let text = format!(
-            "select {INVITE_OF_I}, o.id as home_id
+            "select {INVITE_OF_I}, o.id as home_id, {}
              from invites i
              left join projects p on p.id = i.project_id
              join organizations o on o.id = coalesce(p.organization_id, i.organization_id) and o.deleted_at is null
              where i.status = 'pending' and {addressed} and {}
                and (i.project_id is null or p.deleted_at is null)
              order by i.created_at, i.id",
+            accept_facts(),
             checked("i.expires_at > $2")
         );
         let keys = to_json(&keys)?;
@@ -446,7 +742,8 @@ impl Tx {
             .await)?)
     }
 
-    /// Whether an invite, open or not, names a verified address of this person.
+    /// Whether an invite, open or not, names a verified address of this person. Where what it leads into was deleted, it is
+    /// as if it were not there.
     ///
     /// # Errors
     /// [`super::StoreError`].
@@ -455,7 +752,9 @@ impl Tx {
             "select {INVITE_OF_I} from invites i
              join usher_addresses a on a.email_key = i.email_key and a.verified and a.admin_id = $2
              join admins person on person.id = a.admin_id and person.deleted_at is null
-             where i.id = $1"
+             left join projects p on p.id = i.project_id
+             join organizations o on o.id = coalesce(p.organization_id, i.organization_id) and o.deleted_at is null
+             where i.id = $1 and (i.project_id is null or p.deleted_at is null)"
         );
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(id)
@@ -464,8 +763,8 @@ impl Tx {
             .await)?)
     }
 
-    /// Marks invites accepted by their person: those that are still open and were not asked again meanwhile; returns them. Memberships are the caller's
-    /// to give, in the same transaction.
+    /// Marks invites accepted by their person: those that are still open and were not asked again meanwhile; returns them.
+    /// Memberships are the caller's to give, in the same transaction.
     ///
     /// # Errors
     /// [`super::StoreError`].
@@ -480,8 +779,8 @@ impl Tx {
             "update invites set status = 'accepted', accepted_by = r.person_id, accepted_at = $2,
                  flagged_at = null, flagged_for = null, dismissed_at = null, updated_at = $2
              from {source}
-             where invites.id = r.invite_id and invites.token_version = r.version {and_these}
-               and {} returning {INVITE}",
+             where invites.id = r.invite_id and {AS_DECIDED} {and_these}
+               and {} returning {INVITE_ITSELF}",
             checked("invites.status = 'pending' and invites.expires_at > $2")
         );
         let rows = pairs(accepted)?;
@@ -509,7 +808,7 @@ impl Tx {
         let text = format!(
             "update invites set flagged_at = $2, flagged_for = r.person_id, dismissed_at = null, updated_at = $2
              from {source}
-             where invites.id = r.invite_id and invites.token_version = r.version and {}
+             where invites.id = r.invite_id and {AS_DECIDED} and {}
              returning invites.id, invites.flagged_for",
             checked("invites.status = 'pending'")
         );
@@ -650,10 +949,11 @@ impl Tx {
     pub async fn invites_to_remind(&mut self, limit: u32) -> Result<Vec<Remindable>> {
         let now = self.clock.now();
         let text = format!(
-            "select id, email, reminders_from, expires_at from invites
-             where status = 'pending' and remind_at <= $1 and reminders_until = expires_at and {}
-             order by remind_at limit $2",
-            checked("expires_at > $1")
+            "select i.id, i.email, i.email_key, i.reminders_from, i.expires_at, {} from invites i
+             where i.status = 'pending' and i.remind_at <= $1 and i.reminders_until = i.expires_at and {}
+             order by i.remind_at limit $2",
+            accept_facts(),
+            checked("i.expires_at > $1")
         );
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(now)
@@ -716,7 +1016,7 @@ impl Tx {
     /// [`super::StoreError`].
     pub async fn renew_invite(&mut self, id: Uuid, expires_at: DateTime<Utc>) -> Result<Option<Invite>> {
         let text = format!(
-            "update invites set status = 'pending', expired_at = null, updated_at = $2,
+            "update invites set status = 'pending', expired_at = null, mail_held = null, updated_at = $2,
                  expires_at = case when expires_at <= $2 then $3 else expires_at end
              where id = $1 and status in ('pending', 'expired') returning {INVITE}"
         );
@@ -733,13 +1033,12 @@ impl Tx {
         Ok(renewed)
     }
 
-    /// The open invites to these addresses, into places that are there; ids only, oldest first.
+    /// The open invites to these addresses, into places that are there; oldest first.
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn waiting_at(&mut self, keys: &[&EmailKey]) -> Result<Vec<Uuid>> {
-        let open = self.open_invites_to(keys.iter().map(|key| key.as_str())).await?;
-        Ok(open.into_iter().map(|open| open.invite.id).collect())
+    pub async fn waiting_at(&mut self, keys: &[&EmailKey]) -> Result<Vec<OpenInvite>> {
+        self.open_invites_to(keys.iter().map(|key| key.as_str())).await
     }
 
     /// The open invites whose banner this person has put away.
@@ -800,7 +1099,7 @@ impl Tx {
                  a.first_name as inviter_first_name, a.last_name as inviter_last_name, a.email as inviter_email,
                  d.kind as delivery_kind, d.message_id as delivery_message_id, d.queued_at as delivery_queued_at,
                  d.status as delivery_status, d.attempts as delivery_attempts, d.last_error as delivery_error,
-                 d.sent_at as delivery_sent_at
+                 d.sent_at as delivery_sent_at, i.mail_held, {}
              from invites i
              left join projects p on p.id = i.project_id
              join organizations o on o.id = coalesce(p.organization_id, i.organization_id)
@@ -811,7 +1110,8 @@ impl Tx {
                      or (newest.kind = 'reminder' and newest.status <> 'suppressed'))
                  order by newest.queued_at desc, newest.generation desc limit 1)
              where i.id in (select r.invite_id from {rows})
-             order by i.created_at, i.id"
+             order by i.created_at, i.id",
+            accept_facts()
         );
         let ids = invite_ids(ids)?;
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))

@@ -15,16 +15,20 @@ named! {
         Inviter = "inviter",
         /// Those into an organization and its projects.
         Organization = "organization",
+        /// Those to one address.
+        Address = "address",
     }
 }
 
 /// A number of mails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
 pub struct MailCount {
-    /// Inviter or organization.
+    /// Inviter, organization or address.
     #[sqlx(try_from = "String")]
     pub scope: CountScope,
-    /// Which: an `admins.id` or an `organizations.id`.
+    /// Which: an `admins.id`, an `organizations.id`, or an address's [`EmailKey::digest`].
+    ///
+    /// [`EmailKey::digest`]: crate::invites::email::EmailKey::digest
     pub subject: Uuid,
     /// How many.
     pub mails: i32,

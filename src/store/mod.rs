@@ -50,7 +50,9 @@ pub use history::Happened;
 use history::History;
 pub use idempotency::{KeptAnswer, Repetition};
 pub use inbox::{Event, EventFilter, EventState, EventView, Finished, NewEvent};
-pub use invites::{InviteFilter, InviteView, NewInvite, Remindable, ReminderPlan, Unplanned, Waiting};
+pub use invites::{
+    InviteFilter, InviteView, InviterAt, NewInvite, OpenInvite, Refresh, Remindable, ReminderPlan, Unplanned, Waiting,
+};
 pub use jobs::{FailedAttempt, JobFilter, JobState, JobView, NewFailure};
 pub use levels::PoolLevel;
 pub use mail_counts::{CountScope, MailCount, MailDemand};

@@ -309,8 +309,8 @@ impl Tx {
     pub async fn hold_homes(&mut self, waiting: &[&Waiting]) -> Result<Vec<Waiting>> {
         let projects: Vec<Uuid> = waiting.iter().filter_map(|waiting| waiting.invite.project_id).collect();
         let homes = self.hold_projects(&projects).await?;
+        let mut moved = Vec::new();
         let mut current = Vec::with_capacity(waiting.len());
-        let mut moved_to = HashSet::new();
         for &waiting in waiting {
             let home_id = match waiting.invite.project_id {
                 None => waiting.home_id,
@@ -320,19 +320,21 @@ impl Tx {
                 },
             };
             if home_id != waiting.home_id {
-                moved_to.insert(home_id);
+                moved.push(waiting.invite.id);
             }
             current.push(Waiting {
                 home_id,
                 ..waiting.clone()
             });
         }
-        if !moved_to.is_empty() {
-            let ids: Vec<Uuid> = moved_to.iter().copied().collect();
-            for place in self.organizations(&ids).await? {
-                moved_to.remove(&place.id);
+        if !moved.is_empty() {
+            // Whether its inviter may still let somebody in is a matter of the organization that it is in now.
+            let mut facts = self.accept_facts(&moved).await?;
+            for waiting in &mut current {
+                if let Some(facts) = facts.remove(&waiting.invite.id) {
+                    waiting.facts = facts;
+                }
             }
-            current.retain(|waiting| !moved_to.contains(&waiting.home_id));
         }
         Ok(current)
     }

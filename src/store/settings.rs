@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 use sqlx::postgres::types::PgInterval;
 use sqlx::{PgConnection, SqliteConnection};
 
-use crate::invites::limits::{COOL_DOWN, DAILY_CAP, DEFAULT_TTL, MAX_MESSAGE, MAX_TTL, MailCaps};
+use crate::invites::limits::{COOL_DOWN, DAILY_CAP, DEFAULT_TTL, MAX_MESSAGE, MAX_TTL, MailCaps, REPETITION};
 use crate::invites::roles::Roles;
 
 /// What the database needs to know of the configuration.
@@ -136,15 +136,19 @@ impl Rules {
         sqlx::query(
             "insert into usher_settings as s (organization_roles, project_roles, invite_ttl, max_invite_ttl, max_message,
                  resend_cool_down, resend_daily_cap, mail_cap_inviter, mail_cap_organization, identity_provider,
-                 identity_issuer, unique_emails, mail_domain)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+                 identity_issuer, unique_emails, mail_domain, organization_invite_role, project_invite_role,
+                 mail_cap_address, repetition)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
              on conflict (only_row) do update set
                  organization_roles = excluded.organization_roles, project_roles = excluded.project_roles,
                  invite_ttl = excluded.invite_ttl, max_invite_ttl = excluded.max_invite_ttl,
                  max_message = excluded.max_message, resend_cool_down = excluded.resend_cool_down,
                  resend_daily_cap = excluded.resend_daily_cap, mail_cap_inviter = excluded.mail_cap_inviter,
                  mail_cap_organization = excluded.mail_cap_organization, identity_provider = excluded.identity_provider,
-                 identity_issuer = excluded.identity_issuer, unique_emails = excluded.unique_emails, mail_domain = excluded.mail_domain
+                 identity_issuer = excluded.identity_issuer, unique_emails = excluded.unique_emails, mail_domain = excluded.mail_domain,
+                 organization_invite_role = excluded.organization_invite_role,
+                 project_invite_role = excluded.project_invite_role, mail_cap_address = excluded.mail_cap_address,
+                 repetition = excluded.repetition
              where s is distinct from excluded",
         )
         .bind(self.roles.organization.names())
@@ -160,6 +164,10 @@ impl Rules {
         .bind(issuer)
         .bind(unique_emails.as_str())
         .bind(&self.mail_domain)
+        .bind(self.roles.organization_invite_role())
+        .bind(self.roles.project_invite_role())
+        .bind(self.mail_caps.address.map(|cap| i64::from(cap.get())))
+        .bind(interval(REPETITION))
         .execute(conn)
         .await
         .map(drop)

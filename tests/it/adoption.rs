@@ -725,10 +725,7 @@ async fn the_configured_ladder_gives_those_without_a_role_its_lowest() {
         .script("alter table admins alter column role drop not null; update admins set role = null")
         .await;
     let rules = Rules {
-        roles: Roles {
-            organization: "guest,host".parse().unwrap(),
-            project: "viewer,maker".parse().unwrap(),
-        },
+        roles: Roles::new("guest,host".parse().unwrap(), "viewer,maker".parse().unwrap()),
         ..Rules::default()
     };
     database.migrate(&rules).await.unwrap();

@@ -69,6 +69,7 @@ stories! {
         let acme = app.organization("Acme").await;
         for role in ["member", "admin"] {
             app.post("/v1/invites", json!({ "organization_id": acme, "email": "ada@example.com", "role": role })).await;
+            app.clock.advance(TimeDelta::minutes(5));
         }
         app.run_jobs().await;
         assert_eq!(app.mails().len(), 1, "the older of the two is no longer wanted");

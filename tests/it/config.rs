@@ -138,6 +138,15 @@ fn a_wrong_or_missing_setting_stops_the_start_with_its_name() {
         ("INVITE_TTL", |s| s.invite_ttl = Some("+5d".into())),
         ("ORGANIZATION_ROLES", |s| s.organization_roles = Some("a,a".into())),
         ("PROJECT_ROLES", |s| s.project_roles = Some("A B".into())),
+        ("ORGANIZATION_INVITE_ROLE", |s| {
+            s.organization_invite_role = Some("editor".into())
+        }),
+        ("PROJECT_INVITE_ROLE", |s| s.project_invite_role = Some("owner".into())),
+        ("PROJECT_INVITE_ROLE", |s| {
+            s.project_roles = Some("reader,writer".into());
+            s.project_invite_role = Some("editor".into());
+        }),
+        ("MAIL_CAP_ADDRESS", |s| s.mail_cap_address = Some("0".into())),
     ];
     for (variable, change) in cases {
         let mut settings = complete();

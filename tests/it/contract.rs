@@ -445,6 +445,9 @@ const WORLDS: &[(&[&str], &str)] = &[
     (&["inviter_lost_rights"], "lost rights"),
     (&["organization_deleted"], "organization deleted"),
     (&["project_deleted"], "project deleted"),
+    (&["inviter_blocked"], "banned"),
+    (&["unknown_role"], "other roles"),
+    (&["target_deleted"], "deleted"),
     (&["rate_limited"], "limited"),
     (&["daily_mail_cap"], "capped"),
     (&["store_unavailable"], "no database"),
@@ -475,6 +478,16 @@ async fn change(stage: &Stage, world: &str) {
         }
         "project deleted" => app.pool.execute("update projects set deleted_at = updated_at").await,
         "lost rights" => app.pool.execute("update organization_users set role = 'member'").await,
+        "banned" => {
+            let ban = "update usher_people set banned = true where clerk_user_id = 'user_2grace'";
+            app.pool.execute(ban).await;
+        }
+        "other roles" => app.pool.execute("update invites set role = 'emperor'").await,
+        "deleted" => {
+            app.pool
+                .execute("update organizations set deleted_at = updated_at")
+                .await
+        }
         // Late enough for sending again to be a matter of the cap alone.
         "capped" => {
             app.clock.advance(TimeDelta::minutes(5));

@@ -73,6 +73,7 @@ stories! {
         assert_eq!(results[2]["problem"]["code"], "role_above_inviter");
         assert_eq!(results[0]["invite"]["id"], results[4]["invite"]["id"], "asked again within the batch");
         assert_eq!(app.show(results[0]["invite"]["id"].as_str().unwrap()).await["role"], "admin");
+        assert_eq!(results[4]["invite"]["delivery"]["held"], "cool_down", "the first mail says what was asked last");
 
         let many: Vec<Value> = (0..500).map(|n| item(&format!("person{n}@example.com"), "member")).collect();
         let answer = app.post("/v1/invites/batch", json!({ "invites": many })).await.expect(200);
@@ -229,6 +230,7 @@ stories! {
         app.invite_to_organization(acme, "bob@example.com", "member").await;
         app.run_jobs().await;
         let void = app.token_in_mail_to("bob@example.com");
+        app.clock.advance(TimeDelta::minutes(5));
         app.post("/v1/invites", json!({ "organization_id": acme, "email": "bob@example.com", "role": "admin" })).await.expect(200);
         app.run_jobs().await;
         let claim = usher::invites::token::LinkClaim { invite_id: app.clock.new_id(), version: 1 };

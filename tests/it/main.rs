@@ -8,6 +8,7 @@
 
 mod support;
 
+mod access;
 mod adoption;
 mod api;
 mod attacks;

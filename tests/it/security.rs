@@ -44,7 +44,10 @@ fn cases() -> Vec<Case> {
                 project_gives: if manages {
                     PROJECT_ROLES
                 } else {
-                    given_by(PROJECT_ROLES, project_role)
+                    given_by(
+                        PROJECT_ROLES,
+                        project_role.filter(|role| matches!(*role, "editor" | "admin")),
+                    )
                 },
             });
         }

@@ -92,16 +92,16 @@ async fn traces(conn: &mut PgConnection, id: Uuid, is_new: bool) -> Value {
 
 /// The delivery, its job, and what was noted of the invite; what it was traced by only the API knows.
 async fn newest_mail(conn: &mut PgConnection, id: Uuid) -> Value {
-    let delivery: Value = sqlx::query_scalar(
+    let delivery: Option<Value> = sqlx::query_scalar(
         "select to_jsonb(d) - '{id,invite_id,queued_at,message_id}'::text[]
              || jsonb_build_object('message_id', replace(message_id, d.id::text, 'id'))
          from usher_deliveries d where invite_id = $1 order by generation desc limit 1",
     )
     .bind(id)
-    .fetch_one(&mut *conn)
+    .fetch_optional(&mut *conn)
     .await
     .unwrap();
-    let job: Value = sqlx::query_scalar(
+    let job: Option<Value> = sqlx::query_scalar(
         "select to_jsonb(j) - '{id,job,run_at}'::text[] || jsonb_build_object('due', run_at <= clock_timestamp(),
              'id_length', length(j.id),
              'job', replace((convert_from(job, 'UTF8')::jsonb - 'cause')::text, d.id::text, 'id'))
@@ -109,7 +109,7 @@ async fn newest_mail(conn: &mut PgConnection, id: Uuid) -> Value {
          where d.invite_id = $1 order by d.generation desc limit 1",
     )
     .bind(id)
-    .fetch_one(&mut *conn)
+    .fetch_optional(&mut *conn)
     .await
     .unwrap();
     let history: Vec<String> =
@@ -130,7 +130,7 @@ async fn kept(conn: &mut PgConnection, now: DateTime<Utc>) -> Value {
         .unwrap();
     sqlx::query_scalar(
         "select jsonb_build_object(
-             'counts', (select jsonb_agg(to_jsonb(c) - 'day' order by scope, subject) from usher_mail_counts c where day = $1),
+             'counts', (select jsonb_agg(to_jsonb(c) - 'day' order by scope, subject) from usher_mail_counts c where day = $1 and mails > 0),
              'suppressions', (select jsonb_agg(email_key order by email_key) from usher_suppressions))",
     )
     .bind(now.date_naive().to_string())
@@ -161,12 +161,26 @@ async fn carry_counts(conn: &mut PgConnection, from: DateTime<Utc>, to: DateTime
         .unwrap();
 }
 
+/// What was done by the one clock is as long ago by the other.
+async fn carry_times(conn: &mut PgConnection, from: DateTime<Utc>, to: DateTime<Utc>) {
+    for text in [
+        "update usher_deliveries set queued_at = queued_at + make_interval(secs => $1)",
+        "update invites set invited_at = invited_at + make_interval(secs => $1),
+             expires_at = expires_at + make_interval(secs => $1), created_at = created_at + make_interval(secs => $1),
+             updated_at = updated_at + make_interval(secs => $1)",
+    ] {
+        let seconds = (to - from).as_seconds_f64();
+        sqlx::query(text).bind(seconds).execute(&mut *conn).await.unwrap();
+    }
+}
+
 /// Does it in SQL, takes it back, and does it by the API: the same must come of it.
 async fn compare(app: &TestApp, body: Value) -> Value {
     app.clock.advance(TimeDelta::seconds(1));
     let mut tx: Transaction<'_, Postgres> = app.pool.pg().begin().await.unwrap();
     let now = database_time(&mut tx).await;
     carry_counts(&mut tx, app.now(), now).await;
+    carry_times(&mut tx, app.now(), now).await;
     let mut attempt = tx.begin().await.unwrap();
     let mut by_sql = match sql_invite(&mut attempt, &body).await {
         Ok((id, is_new)) => {
@@ -204,7 +218,7 @@ async fn sql_and_api_agree_on_who_may_hand_out_what() {
             app.person(&format!("{role}@acme.example"), Some((acme, role))).await.id
         ));
     }
-    for role in ["support", "editor", "admin"] {
+    for role in ["support", "client", "editor", "admin"] {
         let email = format!("{role}@apollo.example");
         app.invite(json!({ "project_id": apollo, "email": email, "role": role }))
             .await;
@@ -261,11 +275,38 @@ async fn sql_and_api_agree_on_every_field() {
         body
     };
     compare(&app, base.clone()).await;
+    let repeated = compare(&app, base.clone()).await;
+    assert_eq!(repeated["invite"]["mail_held"], Value::Null, "a moment ago");
+    let held = compare(&app, with("role", json!("admin"))).await;
+    assert_eq!(held["invite"]["token_version"], 1, "without a mail the link stays");
+    assert_eq!(held["invite"]["mail_held"], "cool_down");
+    app.clock.advance(TimeDelta::minutes(5));
     assert_eq!(
         compare(&app, base.clone()).await["invite"]["token_version"],
         2,
         "asked again"
     );
+    // A life of another length, another inviter or other words are another request.
+    for (field, value) in [
+        ("expires_in", json!("3d")),
+        ("invited_by", json!(ada.id)),
+        ("message", json!("Hi")),
+        ("locale", json!("de")),
+        ("email", json!("bob@EXAMPLE.com")),
+    ] {
+        assert_eq!(
+            compare(&app, with(field, value)).await["invite"]["mail_held"],
+            "cool_down",
+            "{field}"
+        );
+        app.clock.advance(TimeDelta::minutes(5));
+        assert_eq!(
+            compare(&app, base.clone()).await["invite"]["mail_held"],
+            Value::Null,
+            "{field}"
+        );
+    }
+    app.clock.advance(TimeDelta::minutes(5));
     for expires_in in ["1m", "36h", "30d", "31d", "0d", "721h"] {
         compare(&app, with("expires_in", json!(expires_in))).await;
     }
@@ -458,9 +499,9 @@ async fn sql_and_api_agree_on_the_daily_caps() {
     // The owner's own invite is the first mail into the organization.
     let cases: &[(&str, &str, [&str; 7])] = &[
         ("off", "off", [ok, ok, ok, ok, ok, ok, ok]),
-        ("3", "off", [ok, ok, ok, ok, ok, ok, no]),
-        ("off", "4", [ok, ok, ok, no, no, ok, no]),
-        ("1", "4", [ok, no, ok, no, ok, ok, no]),
+        ("2", "off", [ok, ok, ok, ok, ok, ok, no]),
+        ("off", "4", [ok, ok, ok, ok, no, ok, no]),
+        ("1", "4", [ok, no, ok, ok, ok, ok, no]),
     ];
     for (inviter, organization, expected) in cases {
         let app = start_with_caps(inviter, organization).await;
@@ -484,6 +525,138 @@ async fn sql_and_api_agree_on_the_daily_caps() {
             let verdict = compare(&app, body).await;
             let name = verdict["code"].as_str().unwrap_or(ok);
             assert_eq!(name, expected[n], "caps {inviter} and {organization}, invitation {n}");
+        }
+        app.run_jobs().await;
+        app.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn sql_and_api_agree_on_an_address_s_cap() {
+    let app = TestApp::start_with(TestDatabase::postgres().await, |settings| {
+        settings.mail_cap_address = Some("2".to_owned());
+        settings.mail_cap_organization = Some("1".to_owned());
+    })
+    .await;
+    app.app.store.migrate(&app.app.config.rules()).await.unwrap();
+    let mut organizations = Vec::new();
+    for n in 0..4 {
+        organizations.push(app.organization(&format!("Organization {n}")).await);
+    }
+    let body = |n: usize, email: &str| json!({ "organization_id": organizations[n], "email": email, "role": "member" });
+    for (n, email, expected) in [
+        (0, "ada@example.com", "invited"),
+        (0, "bob@example.com", "daily_mail_cap"),
+        (1, "ADA@example.com", "invited"),
+        // The address's cap comes first: without a mail there is nothing to count for the organization.
+        (2, "ada@example.com", "address_cap"),
+        (2, "bob@example.com", "invited"),
+        (2, "ada@EXAMPLE.com", "address_cap"),
+        (3, "ada@example.com", "address_cap"),
+    ] {
+        let verdict = compare(&app, body(n, email)).await;
+        let held = verdict["invite"]["mail_held"].as_str();
+        let name = verdict["code"].as_str().or(held).unwrap_or("invited");
+        assert_eq!(name, expected, "{email} into {n}");
+    }
+    app.run_jobs().await;
+    assert_eq!(app.mails().len(), 3);
+    app.finish().await;
+}
+
+/// What happens to inviters, to roles and to places, and how the two doors answer then.
+#[tokio::test]
+async fn sql_and_api_agree_on_inviters_roles_and_places_that_are_not_what_they_were() {
+    let cases: &[(&str, &str, &str)] = &[
+        ("", "invited", "resend_too_soon"),
+        (
+            "update usher_people set banned = true",
+            "inviter_blocked",
+            "inviter_lost_rights",
+        ),
+        (
+            "update usher_people set locked = true",
+            "inviter_blocked",
+            "inviter_lost_rights",
+        ),
+        (
+            "update usher_people set deleted_at = now()",
+            "inviter_blocked",
+            "inviter_lost_rights",
+        ),
+        (
+            "update usher_people set banned = true; update admins set external_id = null",
+            "invalid_request",
+            "inviter_lost_rights",
+        ),
+        (
+            "update usher_people set banned = true, clerk_user_id = 'x' || clerk_user_id",
+            "invited",
+            "resend_too_soon",
+        ),
+        (
+            "update admins set deleted_at = now()",
+            "invalid_request",
+            "inviter_lost_rights",
+        ),
+        (
+            "update organization_users set deleted_at = now()",
+            "role_above_inviter",
+            "inviter_lost_rights",
+        ),
+        (
+            "update organization_users set role = 'emperor'; update project_admins set role = 'emperor'",
+            "role_above_inviter",
+            "inviter_lost_rights",
+        ),
+        (
+            "update project_admins set role = 'client'; update organization_users set role = 'member'",
+            "role_above_inviter",
+            "inviter_lost_rights",
+        ),
+        ("update invites set role = 'emperor'", "invited", "unknown_role"),
+        (
+            "update organizations set deleted_at = now()",
+            "invalid_request",
+            "target_deleted",
+        ),
+    ];
+    for &(change, on_inviting, on_sending) in cases {
+        let app = start().await;
+        let acme = app.organization("Acme").await;
+        let apollo = app.project(acme, "Apollo").await;
+        let owner = app.person("owner@example.com", Some((acme, "owner"))).await;
+        app.invite(json!({ "project_id": apollo, "email": "editor@example.com", "role": "editor" }))
+            .await;
+        app.run_jobs().await;
+        let editor = app.person("editor@example.com", None).await;
+        let of_acme =
+            json!({ "organization_id": acme, "email": "a@example.com", "role": "member", "invited_by": owner.id });
+        let of_apollo =
+            json!({ "project_id": apollo, "email": "a@example.com", "role": "support", "invited_by": editor.id });
+        let invites = [app.invite(of_acme.clone()).await, app.invite(of_apollo.clone()).await];
+        if !change.is_empty() {
+            app.pool.script(change).await;
+        }
+        for mut body in [of_acme, of_apollo] {
+            body["email"] = json!("b@example.com");
+            let verdict = compare(&app, body).await;
+            assert_eq!(verdict["code"].as_str().unwrap_or("invited"), on_inviting, "{change}");
+        }
+        for id in invites {
+            let id: Uuid = id.parse().unwrap();
+            let mut tx = app.pool.pg().begin().await.unwrap();
+            let now = database_time(&mut tx).await;
+            carry_times(&mut tx, app.now(), now).await;
+            let sent = sqlx::query("select usher_enqueue_invite_email($1)")
+                .bind(id)
+                .execute(&mut *tx)
+                .await;
+            tx.rollback().await.unwrap();
+            let answer = app.call(Method::POST, &format!("/v1/invites/{id}/resend"), None).await;
+            let by_sql = refused(sent.unwrap_err());
+            assert_eq!(by_sql, refused_by_api(&answer), "{change}");
+            assert_eq!(by_sql["code"], on_sending, "{change}");
         }
         app.run_jobs().await;
         app.finish().await;
@@ -643,10 +816,16 @@ async fn sql_and_api_agree_on_sending_again() {
     let owner = app.person("owner@example.com", Some((acme, "owner"))).await;
     let body = json!({ "project_id": apollo, "email": "bob@example.com", "role": "client", "invited_by": owner.id });
     let id: Uuid = app.invite(body).await.parse().unwrap();
-    // The project has moved since: its mails are counted where it is now.
+    // The project has moved since: its mails are counted where it is now, and the inviter counts for what they are there.
     let zeta = app.organization("Zeta").await;
     app.pool
         .execute(&format!("update projects set organization_id = '{zeta}'"))
+        .await;
+    app.pool
+        .execute(&format!(
+            "insert into organization_users (organization_id, admin_id, role)
+             select '{zeta}', admin_id, 'admin' from organization_users"
+        ))
         .await;
     let pool = app.pool.pg();
     let day = 24 * 60;
@@ -858,28 +1037,57 @@ async fn a_role_that_may_only_call_the_two_functions_can_invite_and_nothing_else
 async fn the_functions_go_by_the_configuration_that_usher_was_started_with() {
     let database = TestDatabase::postgres().await;
     let rules = Rules {
-        roles: usher::invites::roles::Roles {
-            organization: "guest,host".parse().unwrap(),
-            project: "viewer".parse().unwrap(),
-        },
+        roles: usher::invites::roles::Roles::new("guest,clerk,host".parse().unwrap(), "viewer,maker".parse().unwrap())
+            .with_organization_invite_role("clerk")
+            .unwrap(),
         invite_ttl: TimeDelta::hours(2),
         ..Rules::default()
     };
     database.migrate(&rules).await.unwrap();
     let app = TestApp::start_with(database, |settings| {
-        settings.organization_roles = Some("guest,host".to_owned());
-        settings.project_roles = Some("viewer".to_owned());
+        settings.organization_roles = Some("guest,clerk,host".to_owned());
+        settings.organization_invite_role = Some("clerk".to_owned());
+        settings.project_roles = Some("viewer,maker".to_owned());
         settings.invite_ttl = Some("2h".to_owned());
     })
     .await;
     let acme = app.organization("Acme").await;
-    for role in ["guest", "host", "member"] {
+    for role in ["guest", "clerk", "member"] {
         compare(
             &app,
             json!({ "organization_id": acme, "email": "ada@example.com", "role": role }),
         )
         .await;
     }
+    let apollo = app.project(acme, "Apollo").await;
+    let mut inviters = Vec::new();
+    for role in ["guest", "clerk", "host"] {
+        inviters.push(app.person(&format!("{role}@example.com"), Some((acme, role))).await);
+    }
+    for role in ["viewer", "maker"] {
+        let email = format!("{role}@example.com");
+        app.invite(json!({ "project_id": apollo, "email": email, "role": role }))
+            .await;
+        app.run_jobs().await;
+        inviters.push(app.person(&email, None).await);
+    }
+    let mut may = Vec::new();
+    for inviter in inviters {
+        for (target, id, role) in [("organization_id", acme, "guest"), ("project_id", apollo, "viewer")] {
+            let body = json!({ target: id, "email": "bob@example.com", "role": role, "invited_by": inviter.id });
+            if compare(&app, body).await["code"].is_null() {
+                may.push(format!("{} {role}", inviter.emails[0].0));
+            }
+        }
+    }
+    let expected = [
+        "clerk guest",
+        "clerk viewer",
+        "host guest",
+        "host viewer",
+        "maker viewer",
+    ];
+    assert_eq!(may, expected.map(|who| who.replacen(' ', "@example.com ", 1)));
     sqlx::query("delete from usher_settings")
         .execute(app.pool.pg())
         .await

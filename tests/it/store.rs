@@ -4,13 +4,15 @@ use std::collections::HashSet;
 
 use chrono::TimeDelta;
 use serde_json::json;
+use usher::invites::accept::Obstacle;
 use usher::invites::email::EmailAddress;
+use usher::invites::limits::{MailHold, RecentMails};
 use usher::invites::roles::Roles;
 use usher::invites::{Acceptance, Invite, Kind, Status};
 use usher::store::{
     Address, Conflict as _, CountScope, DeliveryKind, DeliveryNote, DeliveryStatus, DueTick, Finished, Grant,
     InviteFilter, KeptAnswer, MailDemand, NewDelivery, NewEvent, NewInvite, PersonRef, Profile, Put, PutRefusal, Queue,
-    QueuedMail, ReminderPlan, Repetition, SessionStart, Tx,
+    QueuedMail, Refresh, ReminderPlan, Repetition, SessionStart, Tx,
 };
 use uuid::Uuid;
 
@@ -202,7 +204,18 @@ stories! {
 
         let stale = tx.waiting_for(&[ada]).await.unwrap();
         let again = NewInvite { id: tx.new_id(), role: "admin".to_owned(), ..to_organization.clone() };
-        let refreshed = tx.save_invites(&[again]).await.unwrap();
+        let held = tx.save_invites(std::slice::from_ref(&again)).await.unwrap();
+        assert_eq!(held, [invite.clone()], "it is there already, and is left as it is");
+        let refresh = |asked: &NewInvite, sends_mail| Refresh {
+            invite_id: invite.id, asked: asked.clone(), sends_mail, held: (!sends_mail).then_some(MailHold::CoolDown),
+        };
+        let quiet = NewInvite { role: "owner".to_owned(), ..again.clone() };
+        let quiet = tx.refresh_invites(&[refresh(&quiet, false)]).await.unwrap();
+        assert_eq!((quiet[0].token_version, quiet[0].role.as_str()), (1, "owner"));
+        let views = tx.invite_views(&[invite.id]).await.unwrap();
+        assert_eq!(views[0].held(), Some(MailHold::CoolDown));
+        let refreshed = tx.refresh_invites(&[refresh(&again, true)]).await.unwrap();
+        assert_eq!(tx.invite_views(&[invite.id]).await.unwrap()[0].held(), None);
         assert_eq!((refreshed[0].id, refreshed[0].token_version, refreshed[0].role.as_str()), (invite.id, 2, "admin"));
 
         let waiting = tx.waiting_for(&[ada]).await.unwrap();
@@ -243,6 +256,43 @@ stories! {
         let of_project = views.iter().find(|view| view.invite.id == to_project.id).unwrap();
         assert_eq!((of_project.organization_name.as_str(), of_project.project_name.as_deref()), ("Acme", Some("Apollo")));
         assert_eq!((of_project.home_id, of_project.delivery()), (organization, None));
+    }
+
+    async fn what_a_transaction_has_made_it_can_take_back(app) {
+        let mut tx = begin(app).await;
+        let (organization, _, _) = set_up(app, &mut tx).await;
+        let (kept, unmade) = (new_invite(&tx, organization, None, "a@example.com"), new_invite(&tx, organization, None, "b@example.com"));
+        tx.save_invites(&[kept.clone(), unmade.clone()]).await.unwrap();
+        tx.unmake_invites(&[unmade.id]).await.unwrap();
+        tx.hold_mails(&[kept.id], MailHold::AddressCap).await.unwrap();
+        tx.commit().await.unwrap();
+        let mut tx = begin(app).await;
+        assert_eq!(tx.invite(unmade.id).await.unwrap(), None);
+        assert_eq!(tx.history_of(kept.id).await.unwrap().len(), 1);
+        assert_eq!(app.pool.count("usher_invite_history").await, 1);
+        let view = &tx.invite_views(&[kept.id]).await.unwrap()[0];
+        assert_eq!(view.delivery(), Some((DeliveryKind::Invite, DeliveryStatus::Suppressed)));
+    }
+
+    async fn why_an_invite_lets_nobody_in_is_noted_until_something_else_is(app) {
+        let mut tx = begin(app).await;
+        let (organization, _, ada) = set_up(app, &mut tx).await;
+        let invite = new_invite(&tx, organization, None, "ada@example.com");
+        tx.save_invites(std::slice::from_ref(&invite)).await.unwrap();
+        let waiting = tx.waiting_for(&[ada]).await.unwrap();
+        assert_eq!(waiting[0].facts.obstacle(&Roles::default()), None);
+        tx.commit().await.unwrap();
+        for (obstacle, noted) in [
+            (Obstacle::UnknownRole, 2), (Obstacle::UnknownRole, 2), (Obstacle::InviterBlocked, 3), (Obstacle::UnknownRole, 4),
+        ] {
+            app.clock.advance(TimeDelta::seconds(1));
+            let mut tx = begin(app).await;
+            tx.note_refusals(&[(&waiting[0], obstacle), (&waiting[0], obstacle)]).await.unwrap();
+            tx.commit().await.unwrap();
+            let history = begin(app).await.history_of(invite.id).await.unwrap();
+            assert_eq!(history.len(), noted);
+            assert_eq!(history[noted - 1].reason.as_deref(), Some(obstacle.as_str()));
+        }
     }
 
     async fn time_alone_closes_an_invite(app) {
@@ -303,8 +353,9 @@ stories! {
         assert!(!first.context.is_newest && second.context.is_newest);
         assert_eq!((second.context.organization_name.as_str(), &second.context.suppressed_for), ("Acme", &None));
         assert_eq!(second.invite.id, invite.id);
-        assert_eq!(tx.mails_since(invite.id, app.now() - TimeDelta::hours(1)).await.unwrap(), (2, Some(app.now())));
-        assert_eq!(tx.mails_since(invite.id, app.now()).await.unwrap(), (0, None));
+        let mails = tx.mails_since(&[invite.id], app.now() - TimeDelta::hours(1)).await.unwrap();
+        assert_eq!(mails[&invite.id], RecentMails { count: 2, newest: Some(app.now()) });
+        assert!(tx.mails_since(&[invite.id], app.now()).await.unwrap().is_empty());
         tx.suppress_address(invite.email.key(), "550").await.unwrap();
         let suppressed = tx.queued_mails(&[second.delivery_id]).await.unwrap();
         assert_eq!(suppressed[0].context.suppressed_for.as_deref(), Some("550"));

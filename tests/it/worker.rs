@@ -241,7 +241,7 @@ on_both! {
         let ada = EmailAddress::parse("ada@example.com").unwrap();
         let mut tx = running.app.store.begin().await.unwrap();
         let open = tx.waiting_at(&[ada.key()]).await.unwrap();
-        assert!(tx.revoke_invite(open[0]).await.unwrap());
+        assert!(tx.revoke_invite(open[0].invite.id).await.unwrap());
         tx.commit().await.unwrap();
         eventually("it is given up", async || {
             running.database.pool.count("usher_deliveries where status = 'suppressed'").await == 1
