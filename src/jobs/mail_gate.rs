@@ -2,16 +2,18 @@
 //! time to try it, one line when it opens. What is known lies in the database, so that all processes close, try and open
 //! as one.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::FutureExt as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::back_off::wait_after;
-use super::{Context, JobError, outgoing};
+use super::outgoing::{self, Probed};
+use super::{Context, JobError};
 use crate::app::App;
 use crate::store::StoreError;
 
@@ -21,13 +23,19 @@ const DOUBTS: u32 = 3;
 const LONGEST: TimeDelta = TimeDelta::minutes(15);
 /// How soon this process sees that another one closed or opened the gate.
 const LOOK: Duration = Duration::from_secs(2);
-/// How long a look may take, the try of a mail in it.
-const LOOK_LIMIT: Duration = Duration::from_secs(150);
+/// How long a look may take, the try of a mail apart: each step of that has a limit of its own.
+const LOOK_LIMIT: Duration = Duration::from_secs(10);
+/// How many mails that are not wanted any more are passed over in one try.
+const PASSED_OVER: usize = 1000;
+/// How long a mail that the server took speaks for our account, in seconds: a refusal in this time may be one recipient's.
+const TRUSTED: i64 = 60;
 
 /// Whether mails may go out, as far as this process knows.
 pub struct MailGate {
     closed: watch::Sender<bool>,
     doubts: AtomicU32,
+    /// When the server last took a mail, in Unix seconds.
+    taken_at: AtomicI64,
 }
 
 impl Default for MailGate {
@@ -35,6 +43,7 @@ impl Default for MailGate {
         Self {
             closed: watch::Sender::new(false),
             doubts: AtomicU32::new(0),
+            taken_at: AtomicI64::new(i64::MIN),
         }
     }
 }
@@ -76,8 +85,14 @@ impl MailGate {
     }
 
     /// The server takes mail from us, whatever it thought of one recipient.
-    pub(super) fn trust(&self) {
+    pub(super) fn trust(&self, now: DateTime<Utc>) {
         self.doubts.store(0, Ordering::Relaxed);
+        self.taken_at.store(now.timestamp(), Ordering::Relaxed);
+    }
+
+    /// Whether the server took a mail so recently that a refusal of our account is in doubt.
+    pub(super) fn contradicts(&self, now: DateTime<Utc>) -> bool {
+        now.timestamp().saturating_sub(self.taken_at.load(Ordering::Relaxed)) < TRUSTED
     }
 }
 
@@ -90,11 +105,26 @@ pub async fn keep_mail_gate(context: Context, stop: CancellationToken) {
     }
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // A task of its own: the mail server may take long over it, and what other processes find out is looked at meanwhile.
+    let mut probe: Option<AbortOnDropHandle<()>> = None;
     while stop.run_until_cancelled(looks.tick()).await.is_some() {
-        let look = tokio::time::timeout(LOOK_LIMIT, look_after_mail(&context)).await;
-        if let Err(error) = look.unwrap_or_else(|_| Err(JobError::Retry("no answer came".to_owned()))) {
-            tracing::warn!(error = %error, "could not look whether mails have to wait");
+        let is_probing = probe.as_ref().is_some_and(|probe| !probe.is_finished());
+        let look = tokio::time::timeout(LOOK_LIMIT, look(&context, !is_probing)).await;
+        match look.unwrap_or_else(|_| Err(JobError::Retry("no answer came".to_owned()))) {
+            Ok(true) => probe = Some(AbortOnDropHandle::new(tokio::spawn(try_and_tell(context.clone())))),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(error = %error, "could not look whether mails have to wait"),
         }
+    }
+    // What the server says to a mail that is under way is waited for, as long as a stop allows.
+    if let Some(probe) = probe {
+        let _ = probe.await;
+    }
+}
+
+async fn try_and_tell(context: Context) {
+    if let Err(error) = try_the_account(&context).await {
+        tracing::warn!(error = %error, "could not try whether mails still have to wait");
     }
 }
 
@@ -103,6 +133,14 @@ pub async fn keep_mail_gate(context: Context, stop: CancellationToken) {
 /// # Errors
 /// [`JobError`]; to be called again.
 pub async fn look_after_mail(context: &Context) -> Result<(), JobError> {
+    if look(context, true).await? {
+        try_the_account(context).await?;
+    }
+    Ok(())
+}
+
+/// Takes over what other processes found out; whether it is on us to try the account now.
+async fn look(context: &Context, may_try: bool) -> Result<bool, JobError> {
     let app = &context.app;
     let mut tx = app.store.read().await.map_err(JobError::retry)?;
     let trouble = tx.mail_trouble().await.map_err(JobError::retry)?;
@@ -111,8 +149,8 @@ pub async fn look_after_mail(context: &Context) -> Result<(), JobError> {
         let was = std::mem::replace(closed, trouble.is_some());
         was != *closed
     });
-    let Some(trouble) = trouble.filter(|trouble| trouble.probe_at <= app.clock.now()) else {
-        return Ok(());
+    let Some(trouble) = trouble.filter(|trouble| may_try && trouble.probe_at <= app.clock.now()) else {
+        return Ok(false);
     };
     let probes = trouble.probes.unsigned_abs().saturating_add(1);
     let next = app.clock.now() + wait_after(probes, rand::random()).min(LONGEST);
@@ -120,7 +158,11 @@ pub async fn look_after_mail(context: &Context) -> Result<(), JobError> {
         .store
         .transaction((), |tx, ()| tx.take_mail_probe(next).boxed())
         .await;
-    if is_ours.map_err(JobError::retry)? && server_takes_mail(context).await? {
+    is_ours.map_err(JobError::retry)
+}
+
+async fn try_the_account(context: &Context) -> Result<(), JobError> {
+    if server_takes_mail(context).await? {
         open(context).await.map_err(JobError::retry)?;
     }
     Ok(())
@@ -129,23 +171,31 @@ pub async fn look_after_mail(context: &Context) -> Result<(), JobError> {
 /// Tries the mail that was tried longest ago, so that one that is to blame itself does not keep all others; without any,
 /// the login.
 async fn server_takes_mail(context: &Context) -> Result<bool, JobError> {
-    loop {
+    let mut last = None;
+    for _ in 0..PASSED_OVER {
         let mut tx = context.app.store.read().await.map_err(JobError::retry)?;
         let mail = tx.longest_untried_mail().await.map_err(JobError::retry)?;
         drop(tx);
         let Some(mail) = mail else {
             return Ok(context.app.mailer.check().await.is_ok());
         };
-        if let Some(is_taken) = outgoing::probe(context, mail).await? {
-            return Ok(is_taken);
+        // It should have been noted as not wanted. To ask for it again and again would find no other.
+        if last.replace(mail) == Some(mail) {
+            break;
+        }
+        match outgoing::probe(context, mail).await? {
+            Probed::Taken => return Ok(true),
+            Probed::Refused => return Ok(false),
+            Probed::NotSent => {}
         }
     }
+    Ok(false)
 }
 
 async fn open(context: &Context) -> Result<(), StoreError> {
     let store = &context.app.store;
     let ended = store.transaction((), |tx, ()| tx.end_mail_trouble().boxed()).await?;
-    context.gate.trust();
+    context.gate.doubts.store(0, Ordering::Relaxed);
     context.gate.closed.send_replace(false);
     if let Some(trouble) = ended {
         let lasted = context.app.clock.now() - trouble.since;

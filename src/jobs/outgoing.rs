@@ -2,11 +2,12 @@
 //!
 //! What a refusal means for a mail is decided in [`settle`], and whether a mail is still wanted in [`unwanted`].
 
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::FutureExt as _;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -20,7 +21,7 @@ use crate::invites::email::EmailAddress;
 use crate::invites::reminders::is_in_time;
 use crate::invites::{Kind, Status};
 use crate::mail::{
-    AcceptedNotice, MAX_CONNECTIONS, Mail as _, MessageIdentity, OrganizationInvite, ProjectInvite, Reminder, Rendered,
+    AcceptedNotice, Mail as _, MailTurn, MessageIdentity, OrganizationInvite, ProjectInvite, Reminder, Rendered,
     SendError, Sent,
 };
 use crate::metrics::{self, MailOutcome};
@@ -36,9 +37,14 @@ const COMPANY: Duration = Duration::from_millis(10);
 /// How often a mail's job may be started, tries or not: a start while all mails wait is none. Tries are counted on the
 /// delivery, up to [`Queue::MAX_ATTEMPTS`].
 pub(super) const MAX_STARTS: u32 = 10 * Queue::MAX_ATTEMPTS.unsigned_abs();
-/// Mostly spent in line behind other mails. Every step of a mail's own way has a limit of its own; to be cut off between
-/// its content and the server's yes would deliver it twice.
-pub(super) const TIME_LIMIT: Duration = Duration::from_secs(3600);
+/// How long a mail waits for its turn before its job stands back: one that is held here is not there for other processes.
+const LINE_LIMIT: Duration = Duration::from_secs(10 * 60);
+/// For its turn, then for the server: every step has a limit of its own (`src/mail/smtp/connection.rs`), all together an
+/// hour and a quarter if a server uses up each of them, first over a kept connection and then over a fresh one. To be cut off
+/// between the content and the server's yes would deliver the mail twice, so there is room.
+pub(super) const TIME_LIMIT: Duration = Duration::from_secs(90 * 60);
+/// How long a process that shall stop waits for what the server says to a mail that is under way.
+const LAST_ANSWER: Duration = Duration::from_secs(10);
 /// How long each word with the database may take: a mail's own limit is made for mail servers.
 const DATABASE_LIMIT: Duration = Duration::from_secs(8);
 /// Between the tries to note that a mail is out.
@@ -51,14 +57,20 @@ const NOTE_AGAIN: [Duration; 4] = [
 /// How long a job stands back that was started while all mails wait, or whose process stops before its turn.
 const STAND_BACK: TimeDelta = TimeDelta::seconds(30);
 
+/// Why an attempt came to nothing.
+const CUT_OFF: &str = "not sent for now: usher was stopped before the mail server answered";
+
+/// Why a mail that can't be read is not sent.
+const GONE: &str = "no longer wanted: what it speaks of is gone";
+
 /// What was read of a mail longer ago than this is read again before it goes out: its invite may have been answered.
 const FRESH: Duration = Duration::from_secs(2);
 
-/// Loads and notes mails in groups, and lets as many go out at a time as there are connections.
+/// Loads and notes mails in groups, and knows which ones are under way.
 pub(super) struct Mails {
     loads: Batcher<Uuid, Option<QueuedMail>>,
     notes: Batcher<DeliveryNote, ()>,
-    turns: Semaphore,
+    under_way: Mutex<HashSet<Uuid>>,
 }
 
 impl Mails {
@@ -66,7 +78,7 @@ impl Mails {
         Self {
             loads: Batcher::start(LANES, MOST, Load(app.clone())),
             notes: Batcher::start_patient(LANES, MOST, COMPANY, Note(app.clone())),
-            turns: Semaphore::new(MAX_CONNECTIONS),
+            under_way: Mutex::default(),
         }
     }
 }
@@ -98,16 +110,45 @@ impl Group<DeliveryNote, ()> for Note {
     }
 }
 
+/// A mail that this process has in hand: its job and a try of the account must not both send it.
+struct UnderWay<'a> {
+    mails: &'a Mails,
+    delivery_id: Uuid,
+}
+
+impl Mails {
+    fn ids(&self) -> std::sync::MutexGuard<'_, HashSet<Uuid>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None` if it is in hand already.
+    fn take(&self, delivery_id: Uuid) -> Option<UnderWay<'_>> {
+        let mails = self;
+        self.ids()
+            .insert(delivery_id)
+            .then_some(UnderWay { mails, delivery_id })
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.mails.ids().remove(&self.delivery_id);
+    }
+}
+
 /// Sends a mail if it is still to be sent, and notes what came of it.
 pub(super) async fn deliver(context: &Context, delivery_id: Uuid) -> Result<(), JobError> {
     if context.gate.is_closed() {
         return Err(stand_back(context));
     }
+    let Some(_under_way) = context.mails.take(delivery_id) else {
+        return Err(stand_back(context));
+    };
     let loaded_at = Instant::now();
     let Some(mut mail) = load(context, delivery_id).await? else {
         return Ok(());
     };
-    let turn = turn(context).await?;
+    let mut turn = turn(context).await?;
     if loaded_at.elapsed() > FRESH {
         match load(context, delivery_id).await? {
             Some(reloaded) => mail = reloaded,
@@ -115,39 +156,59 @@ pub(super) async fn deliver(context: &Context, delivery_id: Uuid) -> Result<(), 
         }
     }
     let rendered = render(context, &mail).await?;
-    let sent = send(context, &mail, &rendered).await;
+    let sent = send(context, &mut turn, &mail, &rendered).await;
     drop(turn);
-    settle(context, &mail, sent).await
+    match sent {
+        Some(sent) => settle(context, &mail, sent).await,
+        // If the server has the mail, whoever takes the job up sends a copy with the same `Message-ID`.
+        None => later(context, &mail, CUT_OFF.to_owned()).await,
+    }
 }
 
 /// Waits until a connection is free. There is no point in beginning once the process shall stop or all mails have to wait.
-async fn turn(context: &Context) -> Result<SemaphorePermit<'_>, JobError> {
-    let turn = context
-        .stopping
-        .run_until_cancelled(context.mails.turns.acquire())
-        .await;
-    match turn {
+async fn turn(context: &Context) -> Result<MailTurn, JobError> {
+    let turn = tokio::time::timeout(LINE_LIMIT, context.app.mailer.turn());
+    match context.stopping.run_until_cancelled(turn).await {
         Some(Ok(turn)) if !context.gate.is_closed() => Ok(turn),
         // By then a process that stops has ended, and does not fetch it once more.
         _ => Err(stand_back(context)),
     }
 }
 
-/// Tries the account with a real mail while all others wait; whether the server takes mail from us. `None` if this mail
-/// was not to be sent after all.
-pub(super) async fn probe(context: &Context, delivery_id: Uuid) -> Result<Option<bool>, JobError> {
+/// What came of trying the account with a mail.
+pub(super) enum Probed {
+    /// The server takes mail from us, whatever it thought of this one.
+    Taken,
+    Refused,
+    /// This mail was not to be sent after all.
+    NotSent,
+}
+
+/// Tries the account with a real mail while all others wait.
+pub(super) async fn probe(context: &Context, delivery_id: Uuid) -> Result<Probed, JobError> {
+    // Its job has it in hand since before all had to wait, and finds out.
+    let Some(_under_way) = context.mails.take(delivery_id) else {
+        return Ok(Probed::Refused);
+    };
     let Some(mail) = load(context, delivery_id).await? else {
-        return Ok(None);
+        return Ok(Probed::NotSent);
     };
     let rendered = match render(context, &mail).await {
-        Err(JobError::GiveUp(_)) => return Ok(None),
+        Err(JobError::GiveUp(_)) => return Ok(Probed::NotSent),
         rendered => rendered?,
     };
-    let sent = send(context, &mail, &rendered).await;
+    let mut turn = context.app.mailer.turn().await;
+    let Some(sent) = send(context, &mut turn, &mail, &rendered).await else {
+        return Ok(Probed::Refused);
+    };
+    drop(turn);
     let is_taken = matches!(sent, Ok(_) | Err(SendError::Bounced(_) | SendError::Rejected(_)));
     match settle(context, &mail, sent).await {
         // Noted on the delivery; its job finds nothing left to do, or tries again when all do.
-        Ok(()) | Err(JobError::GiveUp(_) | JobError::RetryAt { .. } | JobError::Wait { .. }) => Ok(Some(is_taken)),
+        Ok(()) | Err(JobError::GiveUp(_) | JobError::RetryAt { .. } | JobError::Wait { .. }) if is_taken => {
+            Ok(Probed::Taken)
+        }
+        Ok(()) | Err(JobError::GiveUp(_) | JobError::RetryAt { .. } | JobError::Wait { .. }) => Ok(Probed::Refused),
         Err(error) => Err(error),
     }
 }
@@ -161,6 +222,8 @@ pub(super) async fn gave_up(context: &Context, delivery_id: Uuid, why: &str) -> 
 async fn load(context: &Context, delivery_id: Uuid) -> Result<Option<QueuedMail>, JobError> {
     let loaded = context.mails.loads.submit(delivery_id).await;
     let Some(mail) = loaded? else {
+        // It was sent meanwhile, which this leaves as it is; or what it speaks of is gone, and it would wait for ever.
+        note(context, delivery_id, DeliveryStatus::Suppressed, false, GONE).await?;
         return Ok(None);
     };
     let app = &context.app;
@@ -220,18 +283,38 @@ fn no_longer_wanted(obstacle: Obstacle) -> String {
     format!("no longer wanted: {}", obstacle.text())
 }
 
-/// A crash between the server's yes and our commit sends one more copy, recognisable by its `Message-ID`.
-async fn send(context: &Context, mail: &QueuedMail, rendered: &Rendered) -> Result<Sent, SendError> {
+/// A crash between the server's yes and our commit sends one more copy, recognisable by its `Message-ID`. `None` if the
+/// process shall stop and no answer came in time.
+async fn send(
+    context: &Context,
+    turn: &mut MailTurn,
+    mail: &QueuedMail,
+    rendered: &Rendered,
+) -> Option<Result<Sent, SendError>> {
     let identity = MessageIdentity {
         message_id: mail.message_id.clone(),
         date: mail.queued_at,
     };
-    let sent = context.app.mailer.send(&mail.to_email, &identity, rendered).await;
+    let patience = async {
+        context.stopping.cancelled().await;
+        tokio::time::sleep(LAST_ANSWER).await;
+    };
+    let sent = tokio::select! {
+        sent = context.app.mailer.send_in(turn, &mail.to_email, &identity, rendered) => sent,
+        () = patience => {
+            tracing::warn!(
+                delivery.id = %mail.delivery_id,
+                "the mail server did not answer within {} s of the stop; the mail will be sent again, with the same Message-ID",
+                LAST_ANSWER.as_secs()
+            );
+            return None;
+        }
+    };
     metrics::email(template(mail), outcome(&sent));
     if let Ok(sent) = &sent {
         tracing::info!(delivery.id = %mail.delivery_id, "mail sent: {}", sent.description);
     }
-    sent
+    Some(sent)
 }
 
 fn template(mail: &QueuedMail) -> &'static str {
@@ -247,7 +330,7 @@ fn outcome(sent: &Result<Sent, SendError>) -> MailOutcome {
     match sent {
         Ok(_) => MailOutcome::Sent,
         Err(SendError::Temporary(_)) => MailOutcome::Deferred,
-        Err(SendError::Account(_) | SendError::Policy(_)) => MailOutcome::AccountRefused,
+        Err(SendError::Account(_) | SendError::Sender(_) | SendError::Policy(_)) => MailOutcome::AccountRefused,
         Err(SendError::Rejected(_) | SendError::Bounced(_) | SendError::Unaddressable(_)) => MailOutcome::Rejected,
     }
 }
@@ -255,9 +338,10 @@ fn outcome(sent: &Result<Sent, SendError>) -> MailOutcome {
 /// What an attempt means for the mail, for the address, and for all mails.
 async fn settle(context: &Context, mail: &QueuedMail, sent: Result<Sent, SendError>) -> Result<(), JobError> {
     let id = mail.delivery_id;
+    let now = context.app.clock.now();
     let error = match sent {
         Ok(sent) => {
-            context.gate.trust();
+            context.gate.trust(now);
             return note_sent(context, id, sent).await;
         }
         Err(error) => error,
@@ -265,19 +349,29 @@ async fn settle(context: &Context, mail: &QueuedMail, sent: Result<Sent, SendErr
     let why = error.to_string();
     match error {
         SendError::Account(_) => wait_for_the_account(context, id, &why).await,
-        SendError::Policy(_) if context.gate.doubt() => wait_for_the_account(context, id, &why).await,
-        SendError::Temporary(_) | SendError::Policy(_) => later(context, mail, why).await,
+        SendError::Sender(_) if !context.gate.contradicts(now) => wait_for_the_account(context, id, &why).await,
+        SendError::Sender(_) | SendError::Policy(_) if context.gate.doubt() => {
+            wait_for_the_account(context, id, &why).await
+        }
+        SendError::Temporary(_) | SendError::Sender(_) | SendError::Policy(_) => later(context, mail, why).await,
+        // The delivery has failed, and its job has done all that it can: nobody has to look at it.
         SendError::Bounced(_) => {
-            context.gate.trust();
+            context.gate.trust(now);
             suppress_address(context, mail, &why).await?;
-            Err(give_up(context, id, why).await)
+            refused(context, id, &why).await
         }
         SendError::Rejected(_) => {
-            context.gate.trust();
-            Err(give_up(context, id, why).await)
+            context.gate.trust(now);
+            refused(context, id, &why).await
         }
-        SendError::Unaddressable(_) => Err(give_up(context, id, why).await),
+        SendError::Unaddressable(_) => refused(context, id, &why).await,
     }
+}
+
+async fn refused(context: &Context, delivery_id: Uuid, why: &str) -> Result<(), JobError> {
+    gave_up(context, delivery_id, why).await?;
+    tracing::warn!("a mail was refused for good, its delivery has failed: {why}");
+    Ok(())
 }
 
 /// The mail is out: a database that is away for a moment is waited for, before a second copy is risked.

@@ -2,8 +2,8 @@
 
 use std::{fmt, time::Duration};
 
-use lettre::transport::smtp;
-
+use super::classify::{Age, Outcome, classify};
+use super::smtp::Reply;
 use super::text::{cleaned, shortened};
 use crate::invites::email::mask_addresses;
 
@@ -13,20 +13,26 @@ const MAX_REPLY: usize = 400;
 /// Why a mail was not sent. The texts name the step that failed and hold the server's reply with addresses masked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
-    /// May work in a while: a 4xx reply, no connection, no answer in time, TLS trouble.
+    /// May work in a while: no connection, no answer in time, TLS trouble, or a reply that speaks neither of the address nor
+    /// of us.
     #[error("not sent for now: {0}")]
     Temporary(String),
-    /// Final for this mail: the server won't take it with this content, or not from us for this recipient.
+    /// Final for this mail: the server will never take it as it is.
     #[error("rejected: {0}")]
     Rejected(String),
     /// Final for this address: there is no such mailbox, or none that takes mail.
     #[error("the address takes no mail: {0}")]
     Bounced(String),
-    /// Kept: words that blame our setup, but only once it was this recipient's or this mail's turn (relaying denied,
-    /// login wanted, a sending limit). One alone may be the recipient's fault; several in a row are ours.
+    /// Kept: words that blame our setup or how much we send, but only once it was this recipient's or this mail's turn
+    /// (relaying denied, a rate, a policy). One alone may be the recipient's fault; several in a row are ours.
     #[error("the mail server refuses our setup for this mail: {0}")]
     Policy(String),
-    /// No mail would get through: login, sender or session are refused. Keep the mail and tell ops.
+    /// Kept: our sender, account or quota is refused, but only once it was this recipient's or this mail's turn. So it is
+    /// with all mails, unless the server took another one just now.
+    #[error("the mail server refuses our sender or account: {0}")]
+    Sender(String),
+    /// No mail would get through: login, sender, account or session are refused, or a quota is used up. Keep the mail and
+    /// tell ops.
     #[error("the mail server refuses our account or setup: {0}")]
     Account(String),
     /// Final for this mail: there is no way to write it or its address down.
@@ -37,9 +43,10 @@ pub enum SendError {
 /// How far the conversation with the server had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// TCP, implicit TLS, greeting and EHLO: lettre does them in one call, and the reply code doesn't say which of the
-    /// last two was refused. Both concern the whole session, so nothing hangs on it.
+    /// TCP and implicit TLS.
     Connect,
+    Greeting,
+    Hello,
     StartTls,
     Login,
     /// The start of a mail over a connection that was kept.
@@ -48,21 +55,21 @@ pub(super) enum Step {
     Recipient,
     Data,
     /// The content itself, answered after the final dot.
-    Content,
+    End,
 }
 
 impl Step {
     /// As in the server's log, for whoever compares the two.
     fn name(self) -> &'static str {
         match self {
-            Self::Connect => "connecting",
+            Self::Connect | Self::Greeting | Self::Hello => "connecting",
             Self::StartTls => "STARTTLS",
             Self::Login => "AUTH",
             Self::Reset => "RSET",
             Self::Sender => "MAIL FROM",
             Self::Recipient => "RCPT TO",
             Self::Data => "DATA",
-            Self::Content => "end of data",
+            Self::End => "end of data",
         }
     }
 }
@@ -76,10 +83,17 @@ pub(super) struct Failure {
 
 #[derive(Debug)]
 pub(super) enum Cause {
-    Smtp(smtp::Error),
+    /// The server said no.
+    Refused(Reply),
+    /// The server does not do what the settings ask for.
+    NotOffered(&'static str),
+    /// The connection ended.
+    Closed,
+    /// What came was no reply.
+    Unreadable,
+    /// The network or TLS.
+    Io(String),
     TimedOut(Duration),
-    /// lettre panicked over what the server sent.
-    Panicked,
     /// The mail has an address outside ASCII and the server can't take such mail.
     NoUtf8 {
         recipient_is_ascii: bool,
@@ -87,106 +101,66 @@ pub(super) enum Cause {
 }
 
 impl Failure {
+    pub(super) fn new(step: Step, cause: Cause) -> Self {
+        Self { step, cause }
+    }
+
     /// Whether the connection can be used for the next mail: only if this failure was a complete reply, so that the
     /// next reply read belongs to the next command sent.
     pub(super) fn leaves_session_usable(&self) -> bool {
         match &self.cause {
-            // 421 announces that the server closes the connection.
-            Cause::Smtp(error) => error.status().is_some_and(|code| u16::from(code) != 421),
+            // 421 announces that the server closes the connection; go-ahead where there should be none is out of step.
+            Cause::Refused(reply) => reply.code >= 400 && reply.code != 421,
             Cause::NoUtf8 { .. } => true,
-            Cause::TimedOut(_) | Cause::Panicked => false,
+            _ => false,
+        }
+    }
+
+    /// What it means for the mail, after a connection of this age.
+    pub(super) fn outcome(&self, age: Age) -> Outcome {
+        let nothing_is_lost = age == Age::Used && self.step != Step::End;
+        match &self.cause {
+            Cause::Refused(reply) => classify(self.step, reply, age),
+            Cause::Closed | Cause::Unreadable | Cause::Io(_) if nothing_is_lost => Outcome::RetryOnFresh,
+            Cause::TimedOut(_) if nothing_is_lost && self.step == Step::Reset => Outcome::RetryOnFresh,
+            Cause::Closed | Cause::Unreadable | Cause::Io(_) | Cause::TimedOut(_) => Outcome::RetryLater,
+            // If it isn't the recipient's address, then it's our own.
+            Cause::NoUtf8 {
+                recipient_is_ascii: false,
+            } => Outcome::FailMail,
+            Cause::NoUtf8 { .. } | Cause::NotOffered(_) => Outcome::HoldAll,
         }
     }
 }
 
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.step.name())?;
+        match &self.cause {
+            Cause::Refused(reply) => f.write_str(&reply.on_one_line()),
+            Cause::NotOffered(what) => write!(f, "the server does not offer {what}"),
+            Cause::Closed | Cause::Unreadable => f.write_str("the connection ended without a proper reply"),
+            Cause::Io(error) => f.write_str(error),
+            Cause::TimedOut(limit) => write!(f, "no reply within {} s", limit.as_secs()),
+            Cause::NoUtf8 { .. } => f.write_str("the server takes no addresses outside ASCII (SMTPUTF8)"),
+        }
+    }
+}
+
+/// As it stands once there is no other connection left to try.
 impl From<Failure> for SendError {
-    fn from(Failure { step, cause }: Failure) -> Self {
-        let at = |what: &dyn fmt::Display| masked(&format!("{}: {what}", step.name()));
-        match cause {
-            Cause::Smtp(error) => match error.status() {
-                Some(code) => {
-                    let reply = std::error::Error::source(&error)
-                        .map(ToString::to_string)
-                        .unwrap_or_default();
-                    verdict(step, code.into(), &reply)(at(&format_args!("{code} {reply}")))
-                }
-                // Not offered by the server: no mechanism in common, no STARTTLS where it's required.
-                None if error.is_client() => Self::Account(at(&error)),
-                None if error.is_response() => Self::Temporary(at(&"the connection ended without a proper reply")),
-                None => Self::Temporary(at(&error)),
-            },
-            Cause::TimedOut(limit) => Self::Temporary(at(&format_args!("no reply within {} s", limit.as_secs()))),
-            Cause::Panicked => Self::Temporary(at(&"the server's reply could not be read")),
-            Cause::NoUtf8 { recipient_is_ascii } => {
-                let text = at(&"the server takes no addresses outside ASCII (SMTPUTF8)");
-                // If it isn't the recipient's address, then it's our own.
-                if recipient_is_ascii {
-                    Self::Account(text)
-                } else {
-                    Self::Unaddressable(text)
-                }
-            }
+    fn from(failure: Failure) -> Self {
+        let text = masked(&failure.to_string());
+        match failure.outcome(Age::Fresh) {
+            Outcome::HoldAll if matches!(failure.step, Step::Recipient | Step::Data | Step::End) => Self::Sender(text),
+            Outcome::HoldAll => Self::Account(text),
+            Outcome::HoldAllIfRepeated => Self::Policy(text),
+            Outcome::FailMail if matches!(failure.cause, Cause::NoUtf8 { .. }) => Self::Unaddressable(text),
+            Outcome::FailMail => Self::Rejected(text),
+            Outcome::FailAndSuppress => Self::Bounced(text),
+            Outcome::Sent | Outcome::RetryOnFresh | Outcome::RetryLater => Self::Temporary(text),
         }
     }
-}
-
-/// What a negative reply at this step means for the mail.
-fn verdict(step: Step, code: u16, reply: &str) -> fn(String) -> SendError {
-    if !(500..600).contains(&code) {
-        return SendError::Temporary;
-    }
-    match step {
-        Step::Connect | Step::StartTls | Step::Login | Step::Reset | Step::Sender => SendError::Account,
-        Step::Recipient | Step::Data | Step::Content if blames_the_account(code, reply) => SendError::Policy,
-        Step::Recipient if blames_the_address(code, reply) => SendError::Bounced,
-        Step::Recipient | Step::Data | Step::Content => SendError::Rejected,
-    }
-}
-
-/// What servers say of the sender, whichever code they say it with: "Relay access denied", "relaying not permitted";
-/// Postfix, which waits for RCPT TO (`smtpd_delay_reject`), "Sender address rejected", "Client host rejected", "Helo command
-/// rejected"; Exim, "Sender verify failed"; Amazon SES, "Email address is not verified".
-const ACCOUNT_WORDS: &[&str] = &[
-    "relay",
-    "sender address",
-    "sender rejected",
-    "sender verify",
-    "client host",
-    "helo command",
-    "is not verified",
-];
-
-/// Many servers let anybody say MAIL FROM and only then complain about the sender. Where the reply leaves that open (a
-/// bare 550 or 554 with 5.7.1 is used for spam as well as for policy) the mail counts as rejected.
-fn blames_the_account(code: u16, reply: &str) -> bool {
-    // Login wanted, too weak or wrong; 503 is a command out of order, which is nothing that a recipient could cause.
-    let not_logged_in = matches!(code, 503 | 530 | 534 | 535 | 538);
-    let reply = reply.to_ascii_lowercase();
-    // 5.4.5 is a sending limit that was reached.
-    let blamed = ["5.1.7", "5.1.8", "5.4.5"];
-    not_logged_in
-        || ACCOUNT_WORDS.iter().any(|words| reply.contains(words))
-        || enhanced_code(&reply).is_some_and(|code| blamed.contains(&code))
-}
-
-/// Only what is said of the mailbox itself keeps others from writing to it: class 5.1 (addressing) and 5.2 (mailbox) of
-/// RFC 3463, other than a full one or too long a mail; without such a code, the basic codes that RFC 5321 has for it.
-fn blames_the_address(code: u16, reply: &str) -> bool {
-    match enhanced_code(reply) {
-        Some(code) => (code.starts_with("5.1.") || code.starts_with("5.2.")) && !matches!(code, "5.2.2" | "5.2.3"),
-        None => matches!(code, 550 | 551 | 553),
-    }
-}
-
-/// The first word that is an enhanced status code of class 5 (RFC 3463).
-fn enhanced_code(reply: &str) -> Option<&str> {
-    reply.split_whitespace().find(|word| {
-        let mut parts = word.split('.');
-        let is_number = |part: Option<&str>| {
-            part.is_some_and(|part| (1..=3).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit()))
-        };
-        parts.next() == Some("5") && is_number(parts.next()) && is_number(parts.next()) && parts.next().is_none()
-    })
 }
 
 /// A server's words, fit for a log and for the inviter.
@@ -199,92 +173,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reply_means_what_its_step_and_code_say() {
-        let temporary = SendError::Temporary as fn(String) -> SendError;
-        let rejected = SendError::Rejected as fn(String) -> SendError;
-        let account = SendError::Account as fn(String) -> SendError;
-        let bounced = SendError::Bounced as fn(String) -> SendError;
-        let policy = SendError::Policy as fn(String) -> SendError;
-        let cases = [
-            (Step::Connect, 421, "4.3.2 try later", temporary),
-            (Step::Connect, 554, "no service for you", account),
-            (Step::Connect, 550, "5.7.1 listed", account),
-            (Step::StartTls, 454, "TLS not available", temporary),
-            (Step::StartTls, 500, "what?", account),
-            (Step::Login, 454, "4.7.0 try later", temporary),
-            (Step::Login, 535, "5.7.8 bad credentials", account),
-            (Step::Sender, 451, "4.7.1 greylisted", temporary),
-            (Step::Sender, 530, "5.7.0 login first", account),
-            (Step::Sender, 553, "5.7.1 not your address", account),
-            (Step::Recipient, 450, "4.2.0 greylisted", temporary),
-            (Step::Recipient, 452, "4.2.2 mailbox full", temporary),
-            (Step::Recipient, 550, "5.1.1 no such user", bounced),
-            (Step::Recipient, 550, "no such user", bounced),
-            (Step::Recipient, 553, "mailbox name not allowed", bounced),
-            (Step::Recipient, 550, "5.2.1 mailbox disabled", bounced),
-            (Step::Recipient, 550, "5.7.1 not welcome here", rejected),
-            (Step::Recipient, 554, "blocked by a list at 127.0.0.2", rejected),
-            (Step::Recipient, 550, "5.1.8 bad sender", policy),
-            (
-                Step::Recipient,
-                553,
-                "5.7.1 <a@b.c>: Sender address rejected: not owned by user",
-                policy,
-            ),
-            (
-                Step::Recipient,
-                550,
-                "5.1.0 <a@b.c>: Sender address rejected: User unknown",
-                policy,
-            ),
-            (Step::Recipient, 550, "Sender verify failed", policy),
-            (
-                Step::Recipient,
-                554,
-                "5.7.1 Service unavailable; Client host [192.0.2.1] blocked",
-                policy,
-            ),
-            (
-                Step::Recipient,
-                504,
-                "5.5.2 <x>: Helo command rejected: need fully-qualified hostname",
-                policy,
-            ),
-            (
-                Step::Content,
-                554,
-                "Message rejected: Email address is not verified.",
-                policy,
-            ),
-            (Step::Recipient, 552, "5.2.2 mailbox full", rejected),
-            (Step::Recipient, 530, "5.7.0 login first", policy),
-            (Step::Recipient, 503, "5.5.1 need MAIL", policy),
-            (
-                Step::Recipient,
-                554,
-                "5.7.1 <a***@example.com>: Relay access denied",
-                policy,
-            ),
-            (Step::Recipient, 550, "Relaying not permitted", policy),
-            (Step::Data, 451, "no room", temporary),
-            (Step::Data, 554, "no valid recipients", rejected),
-            (Step::Content, 451, "4.3.0 scanner is away", temporary),
-            (Step::Content, 554, "5.7.1 looks like spam", rejected),
-            (Step::Content, 552, "5.3.4 too big", rejected),
-            (Step::Content, 550, "5.4.5 daily sending limit exceeded", policy),
-            (Step::Content, 250, "not negative at all", temporary),
-        ];
-        for (step, code, reply, expected) in cases {
-            let text = || String::from("x");
-            assert_eq!(
-                verdict(step, code, reply)(text()),
-                expected(text()),
-                "{step:?} {code} {reply}"
-            );
-        }
-    }
-
-    #[test]
     fn a_reply_is_short_on_one_line_and_names_nobody() {
         let reply = masked("550 5.1.1 <grace@example.com>:\r\n\u{1b}[31m user unknown");
         assert!(!reply.contains("grace") && !reply.contains(char::is_control), "{reply}");
@@ -293,5 +181,20 @@ mod tests {
             "{reply}"
         );
         assert_eq!(masked(&"very ".repeat(1_000)).chars().count(), MAX_REPLY);
+    }
+
+    #[test]
+    fn without_a_reply_a_used_connection_is_replaced_before_the_content_and_never_after_it() {
+        let outcome = |step, cause, age| Failure::new(step, cause).outcome(age);
+        let slow = || Cause::TimedOut(Duration::from_secs(1));
+        for step in [Step::Reset, Step::Sender, Step::Recipient, Step::Data] {
+            for cause in [Cause::Closed, Cause::Unreadable, Cause::Io(String::new())] {
+                assert_eq!(outcome(step, cause, Age::Used), Outcome::RetryOnFresh, "{step:?}");
+            }
+            assert_eq!(outcome(step, Cause::Closed, Age::Fresh), Outcome::RetryLater);
+        }
+        assert_eq!(outcome(Step::Reset, slow(), Age::Used), Outcome::RetryOnFresh);
+        assert_eq!(outcome(Step::Sender, slow(), Age::Used), Outcome::RetryLater);
+        assert_eq!(outcome(Step::End, Cause::Closed, Age::Used), Outcome::RetryLater);
     }
 }

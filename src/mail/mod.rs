@@ -10,7 +10,9 @@ use std::{
 };
 
 use lettre::Address;
+use tokio::sync::mpsc::UnboundedSender;
 
+mod classify;
 mod compose;
 mod failure;
 pub mod messages;
@@ -19,12 +21,16 @@ mod smtp;
 mod templates;
 mod text;
 
-use self::{compose::Letterhead, outbox::Outbox, smtp::Smtp};
+use self::{
+    compose::Letterhead,
+    outbox::Outbox,
+    smtp::{Smtp, Turns},
+};
 pub use self::{
     compose::MessageIdentity,
     failure::SendError,
     messages::{AcceptLink, AcceptedNotice, Mail, NotAWebLink, OrganizationInvite, ProjectInvite, Reminder},
-    smtp::MAX_CONNECTIONS,
+    smtp::{MAX_CONNECTIONS, MailTurn},
     templates::{Language, Rendered, Sample, TemplateError, TemplateErrors, Templates},
     text::{Lines, Name, OneLine},
 };
@@ -34,6 +40,12 @@ pub use self::{
 #[must_use]
 pub fn message_domain(from: &str) -> Option<String> {
     compose::message_domain(from)
+}
+
+/// Whether usher can call itself this in EHLO: a full host name, or an address literal.
+#[must_use]
+pub fn is_helo_name(name: &str) -> bool {
+    smtp::is_hello(name)
 }
 
 /// How mail is written and sent.
@@ -88,6 +100,11 @@ pub enum MailSetupError {
     /// The address for answers is no mailbox.
     #[error("MAIL_REPLY_TO must be an address with or without a name, like `help@example.com`; it is `{0}`")]
     ReplyTo(String),
+    /// Not what a mail server could be greeted with.
+    #[error(
+        "SMTP_HELO_NAME must be a full host name like `mail.example.com`, or an address like `[192.0.2.1]`; it is `{0}`"
+    )]
+    HeloName(String),
     /// The mail server's address can't be used.
     #[error("SMTP_URL can't be used: {0}")]
     SmtpUrl(String),
@@ -112,6 +129,7 @@ impl MailSetupError {
             Self::From(_) => "MAIL_FROM",
             Self::ReplyTo(_) => "MAIL_REPLY_TO",
             Self::SmtpUrl(_) => "SMTP_URL",
+            Self::HeloName(_) => "SMTP_HELO_NAME",
             Self::Templates(_) => "TEMPLATES_DIR",
             Self::DefaultLocale(_) => "MAIL_DEFAULT_LOCALE",
             Self::Unsubscribe(_) => "MAIL_UNSUBSCRIBE",
@@ -166,6 +184,7 @@ pub struct Sent {
 pub struct Mailer {
     letterhead: Letterhead,
     transport: Transport,
+    turns: Turns,
     templates: Templates,
 }
 
@@ -188,9 +207,9 @@ impl Mailer {
             None => None,
         };
         let transport = match config.transport {
-            TransportConfig::Smtp { url } => {
-                Transport::Smtp(Box::new(Smtp::from_url(&url).map_err(MailSetupError::SmtpUrl)?))
-            }
+            TransportConfig::Smtp { url } => Transport::Smtp(Box::new(
+                Smtp::from_url(&url, &from.email).map_err(MailSetupError::SmtpUrl)?,
+            )),
             TransportConfig::Outbox { dir } => Transport::Outbox(Outbox { folder: dir }),
         };
         let unsubscribe = match config.unsubscribe {
@@ -209,8 +228,23 @@ impl Mailer {
                 unsubscribe,
             },
             transport,
+            turns: Turns::default(),
             templates,
         })
+    }
+
+    /// Calls itself this in EHLO (`SMTP_HELO_NAME`). Otherwise it is the domain of the sender, or the address that the
+    /// connection comes from where that domain has no place in the public DNS.
+    ///
+    /// # Errors
+    ///
+    /// [`MailSetupError::HeloName`].
+    pub fn hello_as(mut self, name: &str) -> Result<Self, MailSetupError> {
+        if let Transport::Smtp(smtp) = &mut self.transport {
+            smtp.hello_as(name)
+                .map_err(|()| MailSetupError::HeloName(name.to_owned()))?;
+        }
+        Ok(self)
     }
 
     /// Sends so many mails a second at most. Written into a folder, mails have no limit.
@@ -243,9 +277,51 @@ impl Mailer {
     ///
     /// What went wrong and whether to try again: see [`SendError`].
     pub async fn send(&self, to: &str, id: &MessageIdentity, mail: &Rendered) -> Result<Sent, SendError> {
+        self.send_in(&mut self.turn().await, to, id, mail).await
+    }
+
+    /// Waits for its turn: few mails are under way at once.
+    pub async fn turn(&self) -> MailTurn {
+        self.turns.next().await
+    }
+
+    /// [`Mailer::send`], for whoever has a turn.
+    ///
+    /// # Errors
+    ///
+    /// As [`Mailer::send`].
+    pub async fn send_in(
+        &self,
+        turn: &mut MailTurn,
+        to: &str,
+        id: &MessageIdentity,
+        mail: &Rendered,
+    ) -> Result<Sent, SendError> {
         let (to, raw) = self.addressed(to, id, mail)?;
         let description = match &self.transport {
-            Transport::Smtp(smtp) => smtp.send(&self.letterhead.from.email, &to, &raw).await?,
+            Transport::Smtp(smtp) => smtp.send(turn, &self.letterhead.from.email, &to, &raw).await?,
+            Transport::Outbox(outbox) => outbox.put(id, &raw).await?.display().to_string(),
+        };
+        Ok(Sent { description })
+    }
+
+    /// [`Mailer::send`] over a connection of its own, every line of which is shown while it is said: `> ` before ours, `< `
+    /// before the server's. Login and content are left out.
+    ///
+    /// # Errors
+    ///
+    /// As [`Mailer::send`].
+    pub async fn send_shown(
+        &self,
+        to: &str,
+        id: &MessageIdentity,
+        mail: &Rendered,
+        lines: UnboundedSender<String>,
+    ) -> Result<Sent, SendError> {
+        let (to, raw) = self.addressed(to, id, mail)?;
+        let from = &self.letterhead.from.email;
+        let description = match &self.transport {
+            Transport::Smtp(smtp) => smtp.send_shown(&mut self.turn().await, from, &to, &raw, lines).await?,
             Transport::Outbox(outbox) => outbox.put(id, &raw).await?.display().to_string(),
         };
         Ok(Sent { description })
@@ -273,7 +349,7 @@ impl Mailer {
     /// As [`Mailer::send`] would.
     pub async fn check(&self) -> Result<(), SendError> {
         match &self.transport {
-            Transport::Smtp(smtp) => smtp.check().await,
+            Transport::Smtp(smtp) => smtp.check(&mut self.turn().await).await,
             Transport::Outbox(outbox) => outbox.check().await,
         }
     }
@@ -285,7 +361,10 @@ impl Mailer {
     /// As [`Mailer::send`] would.
     pub async fn check_sender(&self) -> Result<(), SendError> {
         match &self.transport {
-            Transport::Smtp(smtp) => smtp.check_sender(&self.letterhead.from.email).await,
+            Transport::Smtp(smtp) => {
+                let from = &self.letterhead.from.email;
+                smtp.check_sender(&mut self.turn().await, from).await
+            }
             Transport::Outbox(_) => Ok(()),
         }
     }

@@ -393,6 +393,7 @@ async fn a_refusal_says_whether_to_try_again_to_give_up_or_to_call_ops() {
     let account = SendError::Account as fn(String) -> SendError;
     let bounced = SendError::Bounced as fn(String) -> SendError;
     let policy = SendError::Policy as fn(String) -> SendError;
+    let sender = SendError::Sender as fn(String) -> SendError;
     let broken = "the connection ended without a proper reply";
     let cases = [
         (
@@ -419,8 +420,8 @@ async fn a_refusal_says_whether_to_try_again_to_give_up_or_to_call_ops() {
         (Phase::Ehlo, Drop, temporary(format!("connecting: {broken}"))),
         (
             Phase::Ehlo,
-            Reply("250-localhost\r\n250- \r\n250 HELP"),
-            temporary("connecting: the server's reply could not be read".into()),
+            Reply("250-localhost\r\nwhat?\r\n250 HELP"),
+            temporary(format!("connecting: {broken}")),
         ),
         (
             Phase::Auth,
@@ -473,7 +474,7 @@ async fn a_refusal_says_whether_to_try_again_to_give_up_or_to_call_ops() {
         (
             Phase::Data,
             Reply("554 5.5.1 no"),
-            rejected("DATA: 554 5.5.1 no".into()),
+            temporary("DATA: 554 5.5.1 no".into()),
         ),
         (Phase::Data, Drop, temporary(format!("DATA: {broken}"))),
         (
@@ -484,7 +485,17 @@ async fn a_refusal_says_whether_to_try_again_to_give_up_or_to_call_ops() {
         (
             Phase::EndOfData,
             Reply("554 5.7.1 spam"),
-            rejected("end of data: 554 5.7.1 spam".into()),
+            temporary("end of data: 554 5.7.1 spam".into()),
+        ),
+        (
+            Phase::EndOfData,
+            Reply("552 5.3.4 too big"),
+            rejected("end of data: 552 5.3.4 too big".into()),
+        ),
+        (
+            Phase::EndOfData,
+            Reply("550 The from address does not match a verified Sender Identity."),
+            sender("end of data: 550 The from address does not match a verified Sender Identity.".into()),
         ),
         (Phase::EndOfData, Drop, temporary(format!("end of data: {broken}"))),
     ];
@@ -775,4 +786,216 @@ async fn an_outbox_that_can_not_be_written_is_temporary() {
     ] {
         assert!(matches!(result, Err(SendError::Temporary(_))), "{result:?}");
     }
+}
+
+#[tokio::test]
+async fn three_digits_alone_are_an_answer_at_every_step() {
+    let server = SmtpServer::start_with_login("usher", "secret").await;
+    for (phase, words) in [
+        (Phase::Greeting, "220"),
+        (Phase::Ehlo, "250-localhost\r\n250-\r\n250-AUTH PLAIN\r\n250"),
+        (Phase::Auth, "235"),
+        (Phase::Rset, "250"),
+        (Phase::MailFrom, "250"),
+        (Phase::Rcpt, "250-\r\n250"),
+        (Phase::Data, "354"),
+        (Phase::EndOfData, "250"),
+    ] {
+        server.at(phase, Behaviour::Say(words));
+    }
+    let mailer = mailer_to(server.url());
+    for number in 0..2 {
+        let sent = mailer.send(GRACE, &delivery(number), &letter()).await.unwrap();
+        assert_eq!(sent.description, "250");
+    }
+    assert_eq!((server.mails().len(), server.connections()), (2, 1));
+}
+
+#[tokio::test]
+async fn ehlo_names_the_sender_s_domain_an_address_or_what_is_set() {
+    let server = SmtpServer::start().await;
+    let hello = async |mailer: Mailer| {
+        mailer.send(GRACE, &delivery(1), &letter()).await.unwrap();
+        let commands = server.commands();
+        let hellos: Vec<_> = commands.iter().filter(|command| command.starts_with("EHLO")).collect();
+        (*hellos.last().unwrap()).clone()
+    };
+    let from = |from: &str| {
+        Mailer::new(MailConfig {
+            from: from.to_owned(),
+            ..config(TransportConfig::Smtp { url: server.url() })
+        })
+        .unwrap()
+    };
+    assert_eq!(
+        hello(from("usher <no-reply@usher.example>")).await,
+        "EHLO usher.example"
+    );
+    assert_eq!(hello(from("usher <no-reply@localhost>")).await, "EHLO [127.0.0.1]");
+    let set = from("no-reply@usher.example").hello_as("mail.acme.example").unwrap();
+    assert_eq!(hello(set).await, "EHLO mail.acme.example");
+    for wrong in ["", "3f2a9c1b04d5", "mail.example.com\r\nMAIL FROM:<>"] {
+        let error = from("no-reply@usher.example").hello_as(wrong).unwrap_err();
+        assert!(error.to_string().starts_with("SMTP_HELO_NAME"), "{error}");
+    }
+}
+
+/// Over a connection that has served some mails, at whichever step, with whatever words or none.
+#[tokio::test]
+async fn a_limit_per_connection_costs_no_attempt_and_is_learnt() {
+    use Behaviour::{Drop, Reply};
+    let cases = [
+        (Phase::Rset, Reply("421 4.7.0 too many messages")),
+        (Phase::MailFrom, Reply("421 too many messages in this connection")),
+        (Phase::MailFrom, Reply("452 4.5.0 too many messages sent in session")),
+        (Phase::MailFrom, Drop),
+        (Phase::Rcpt, Reply("452 4.7.28 Session exceeded transfer quota.")),
+        (Phase::Rcpt, Reply("550 5.7.0 too many messages in this session")),
+        (
+            Phase::Data,
+            Reply("452 4.4.5 Maximum number of messages per session exceeded."),
+        ),
+        (Phase::Data, Drop),
+        (Phase::Rset, Drop),
+    ];
+    for (phase, behaviour) in cases {
+        for is_pipelining in [true, false] {
+            let server = SmtpServer::start().await;
+            server.limit_connections(3, phase, behaviour);
+            if !is_pipelining {
+                server.without("PIPELINING");
+            }
+            let mailer = mailer_to(server.url());
+            for number in 0..12 {
+                let sent = mailer.send(GRACE, &delivery(number), &letter()).await;
+                assert!(sent.is_ok(), "{phase:?} {behaviour:?}: {sent:?}");
+            }
+            let what = format!("{phase:?} {behaviour:?} pipelining: {is_pipelining}");
+            assert_eq!(server.mails().len(), 12, "{what}");
+            assert_eq!(server.limit_met(), 2, "met twice, then ended before it: {what}");
+            assert_eq!(server.connections(), 4, "{what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_limit_that_the_server_tells_of_is_kept() {
+    let server = SmtpServer::start().await;
+    server.at(Phase::Ehlo, Behaviour::Say("250-localhost\r\n250 LIMITS MAILMAX=2"));
+    server.limit_connections(2, Phase::MailFrom, Behaviour::Reply("421 enough"));
+    let mailer = mailer_to(server.url());
+    for number in 0..6 {
+        mailer.send(GRACE, &delivery(number), &letter()).await.unwrap();
+    }
+    assert_eq!((server.limit_met(), server.connections()), (0, 3));
+}
+
+/// A connection that rested too long was ended for that, which says nothing of how many mails it takes.
+#[tokio::test]
+async fn a_connection_that_ended_while_it_rested_teaches_no_limit() {
+    let server = SmtpServer::start().await;
+    let mailer = mailer_to(server.url());
+    mailer.send(GRACE, &delivery(0), &letter()).await.unwrap();
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(5)).await;
+    tokio::time::resume();
+    server.next(1, Phase::Rset, Behaviour::Reply("421 4.4.2 idle too long"));
+    for number in 1..5 {
+        mailer.send(GRACE, &delivery(number), &letter()).await.unwrap();
+    }
+    assert_eq!((server.mails().len(), server.connections()), (5, 2));
+}
+
+/// On a fresh connection a refusal for now is one, and nobody is asked twice for the same.
+#[tokio::test]
+async fn a_mail_is_tried_again_on_a_fresh_connection_once() {
+    let server = SmtpServer::start().await;
+    let mailer = mailer_to(server.url());
+    mailer.send(GRACE, &delivery(0), &letter()).await.unwrap();
+    server.at(Phase::Rcpt, Behaviour::Reply("450 4.2.0 greylisted"));
+    let refused = mailer.send(GRACE, &delivery(1), &letter()).await;
+    assert!(matches!(refused, Err(SendError::Temporary(_))), "{refused:?}");
+    assert_eq!(server.connections(), 2);
+    let asked = server.commands();
+    assert_eq!(asked.iter().filter(|command| command.starts_with("RCPT")).count(), 3);
+    assert!(asked.iter().any(|command| command == "QUIT"), "the used one is quit");
+}
+
+#[tokio::test]
+async fn an_answer_to_the_final_dot_that_comes_late_is_waited_for() {
+    for seconds in [65, 590] {
+        let server = SmtpServer::start().await;
+        server.next(1, Phase::EndOfData, Behaviour::Wait(Duration::from_secs(seconds)));
+        let mailer = mailer_to(server.url());
+        let (id, mail) = (delivery(1), letter());
+        let patience = async {
+            server.wait_for_stalls(1).await;
+            tokio::time::pause();
+            std::future::pending::<()>().await;
+        };
+        let sent = tokio::select! {
+            sent = mailer.send(GRACE, &id, &mail) => sent,
+            () = patience => unreachable!(),
+        };
+        tokio::time::resume();
+        assert_eq!(sent.unwrap().description, "250 2.0.0 queued as 1");
+        assert_eq!(server.mails().len(), 1, "one copy");
+    }
+}
+
+/// More mails than there are turns wait for an answer that does not come; others go out meanwhile.
+#[tokio::test]
+async fn a_slow_answer_holds_up_no_other_mail() {
+    let slow = usher::mail::MAX_CONNECTIONS;
+    for phase in [Phase::Greeting, Phase::Rcpt, Phase::EndOfData] {
+        let server = SmtpServer::start().await;
+        server.next(slow, phase, Behaviour::Stall);
+        let mailer = mailer_to(server.url());
+        let (id, mail) = (delivery(1), letter());
+        let held = futures::future::join_all((0..slow).map(|_| mailer.send("slow@example.com", &id, &mail)));
+        let others = async {
+            server.wait_for_stalls(slow).await;
+            for number in 2..8 {
+                mailer.send(GRACE, &delivery(number), &letter()).await.unwrap();
+            }
+        };
+        tokio::select! {
+            _ = held => panic!("{phase:?}: nobody answered them"),
+            () = others => {}
+        }
+        assert_eq!(server.mails().len(), 6, "{phase:?}");
+    }
+}
+
+/// What the limit of three mails per connection costs, over a server that takes 2 ms for each answer and wants a login. Not a
+/// test: `cargo nextest run … --run-ignored only -- what_a_limit --no-capture`.
+#[tokio::test]
+#[ignore = "prints a figure"]
+async fn what_a_limit_per_connection_costs() {
+    const MAILS: u32 = 200;
+    let mut times = Vec::new();
+    for limit in [None, Some(3)] {
+        let server = SmtpServer::start_with_login("usher", "secret").await;
+        server.set_latency(Duration::from_millis(2));
+        if let Some(mails) = limit {
+            server.limit_connections(
+                mails,
+                Phase::Data,
+                Behaviour::Reply("452 4.4.5 Maximum number of messages"),
+            );
+        }
+        let mailer = mailer_to(server.url());
+        let begin = tokio::time::Instant::now();
+        let sending = (0..MAILS).map(async |number| mailer.send(GRACE, &delivery(number), &letter()).await);
+        for sent in futures::future::join_all(sending).await {
+            sent.unwrap();
+        }
+        times.push(begin.elapsed());
+        println!(
+            "{limit:?}: {MAILS} mails in {:?}, {} connections",
+            begin.elapsed(),
+            server.connections()
+        );
+    }
+    println!("{:.2} times as long", times[1].as_secs_f64() / times[0].as_secs_f64());
 }

@@ -178,10 +178,10 @@ on_both! {
         assert_eq!(running.database.pool.count(delivery).await, 1);
     }
 
-    trap_7_a_mail_that_is_refused_for_good_is_dead_and_says_why(running) {
+    a_mail_that_is_refused_for_good_has_failed_and_its_job_is_done(running) {
         running.smtp.at(Phase::Rcpt, Behaviour::Reply("550 5.1.1 <ada@example.com> unknown here"));
         invite(running, "ada@example.com").await;
-        eventually("it is dead", async || running.jobs_are("status = 'Killed'", 1).await).await;
+        eventually("it is done", async || running.jobs_are("status = 'Done'", 1).await).await;
         let error = running.database.pool.text("select last_error from usher_deliveries where status = 'failed'").await.unwrap();
         assert!(error.contains("550") && !error.contains("ada@example.com"), "{error}");
         let result = running.database.pool.dump(jobs::table(&running.database.pool)).await;

@@ -4,6 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -38,6 +39,10 @@ pub enum Behaviour {
     Accept,
     /// This reply, `550 5.1.1 no such user`; lines are separated by `\r\n`. After a 421 it closes the connection.
     Reply(&'static str),
+    /// What a friendly server does, in these words: `250` alone is an answer.
+    Say(&'static str),
+    /// What a friendly server does, after this time. The mail, after its final dot, is taken before that.
+    Wait(Duration),
     /// Never answers.
     Stall,
     /// After the final dot: takes the mail and never says so, as if whoever sent it ended before they could note it.
@@ -83,6 +88,17 @@ struct State {
     stalled: usize,
     pipelined: usize,
     takes_data_for_nobody: bool,
+    limit: Option<Limit>,
+    limit_met: usize,
+    latency: Duration,
+}
+
+/// What becomes of a connection that has served so many mails.
+#[derive(Clone, Copy)]
+struct Limit {
+    mails: usize,
+    phase: Phase,
+    behaviour: Behaviour,
 }
 
 impl SmtpServer {
@@ -148,6 +164,25 @@ impl SmtpServer {
     /// From now on answers RCPT TO like this.
     pub fn reply_to_rcpt(&self, behaviour: Behaviour) {
         self.at(Phase::Rcpt, behaviour);
+    }
+
+    /// From now on, over a connection that has served so many mails, at this phase does this for ever.
+    pub fn limit_connections(&self, mails: usize, phase: Phase, behaviour: Behaviour) {
+        self.shared.state().limit = Some(Limit {
+            mails,
+            phase,
+            behaviour,
+        });
+    }
+
+    /// How often a client came upon that limit.
+    pub fn limit_met(&self) -> usize {
+        self.shared.state().limit_met
+    }
+
+    /// From now on each answer takes so long, as if the server were some way off.
+    pub fn set_latency(&self, latency: Duration) {
+        self.shared.state().latency = latency;
     }
 
     /// No longer offers this extension: `SMTPUTF8`, `AUTH`, …
@@ -262,6 +297,7 @@ async fn accept(
             encryption: encryption.clone(),
             is_encrypted: false,
             transaction: None,
+            mails: 0,
         };
         // `None` is how a session ends.
         sessions.spawn(async move {
@@ -284,6 +320,8 @@ struct Session {
     login: Option<(String, String)>,
     is_logged_in: bool,
     transaction: Option<Transaction>,
+    /// How many mails were taken over this connection.
+    mails: usize,
 }
 
 struct Transaction {
@@ -436,34 +474,51 @@ impl Session {
         if to.is_empty() {
             return self.say("554 5.5.1 no valid recipients").await;
         }
-        let number = self.shared.state().mails.len() + 1;
-        match self.shared.behaviour(Phase::EndOfData) {
-            Behaviour::Accept => {
-                // Accepted before the reply is read, as on a server that crashes right after it.
-                self.shared
-                    .change(|state| state.mails.push(ReceivedMail { from, to, raw }));
-                self.say(&format!("250 2.0.0 queued as {number}")).await
+        let behaviour = self.behaviour(Phase::EndOfData);
+        if let Behaviour::Accept | Behaviour::Say(_) | Behaviour::Wait(_) | Behaviour::TakeAndStall = behaviour {
+            // Accepted before the reply is read, as on a server that crashes right after it.
+            self.mails += 1;
+            self.shared
+                .change(|state| state.mails.push(ReceivedMail { from, to, raw }));
+        }
+        let number = self.shared.state().mails.len();
+        self.answer_with(behaviour, &format!("250 2.0.0 queued as {number}"))
+            .await
+            .map(drop)
+    }
+
+    fn behaviour(&self, phase: Phase) -> Behaviour {
+        let limit = self.shared.state().limit;
+        match limit.filter(|limit| limit.phase == phase && self.mails >= limit.mails) {
+            Some(limit) => {
+                self.shared.change(|state| state.limit_met += 1);
+                limit.behaviour
             }
-            Behaviour::TakeAndStall => {
-                self.shared
-                    .change(|state| state.mails.push(ReceivedMail { from, to, raw }));
-                self.misbehave(Behaviour::Stall).await
-            }
-            other => self.misbehave(other).await,
+            None => self.shared.behaviour(phase),
         }
     }
 
     /// Answers as told, or else with `friendly`; true if it was the friendly answer.
     async fn answer(&mut self, phase: Phase, friendly: &str) -> Option<bool> {
-        match self.shared.behaviour(phase) {
+        self.answer_with(self.behaviour(phase), friendly).await
+    }
+
+    async fn answer_with(&mut self, behaviour: Behaviour, friendly: &str) -> Option<bool> {
+        match behaviour {
             Behaviour::Accept => self.say(friendly).await.map(|()| true),
+            Behaviour::Say(words) => self.say(words).await.map(|()| true),
+            Behaviour::Wait(time) => {
+                self.shared.change(|state| state.stalled += 1);
+                tokio::time::sleep(time).await;
+                self.say(friendly).await.map(|()| true)
+            }
             other => self.misbehave(other).await.map(|()| false),
         }
     }
 
     async fn misbehave(&mut self, behaviour: Behaviour) -> Option<()> {
         match behaviour {
-            Behaviour::Accept => Some(()),
+            Behaviour::Accept | Behaviour::Say(_) | Behaviour::Wait(_) => Some(()),
             Behaviour::Reply(reply) => {
                 self.say(reply).await?;
                 (!reply.starts_with("421")).then_some(())
@@ -477,6 +532,10 @@ impl Session {
     }
 
     async fn say(&mut self, reply: &str) -> Option<()> {
+        let latency = self.shared.state().latency;
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
         let stream = self.stream.get_mut();
         stream.write_all(format!("{reply}\r\n").as_bytes()).await.ok()?;
         stream.flush().await.ok()
