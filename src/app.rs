@@ -102,6 +102,10 @@ impl Clients {
             Some(rate) => mailer.at_most(rate),
             None => mailer,
         };
+        let mailer = match &config.smtp_helo_name {
+            Some(name) => mailer.hello_as(name)?,
+            None => mailer,
+        };
         let sessions = match &config.session_keys {
             Some(source) => {
                 let keys = match source {

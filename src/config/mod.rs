@@ -91,6 +91,8 @@ pub struct Config {
     pub mail_route: MailRoute,
     /// Mails that this process sends in a second at most; `None` for as many as it can.
     pub smtp_rate: Option<NonZeroU32>,
+    /// `SMTP_HELO_NAME`.
+    pub smtp_helo_name: Option<String>,
     /// The sender.
     pub mail_from: String,
     /// Where answers go.

@@ -165,6 +165,7 @@ impl Settings {
             token_keys: all.or_default(self.token_keys(dev)),
             mail_route: all.or(self.mail_route(environment, var), MailRoute::Outbox(PathBuf::new())),
             smtp_rate: all.or_default(number_or_off("SMTP_RATE", self.smtp_rate.as_deref(), None)),
+            smtp_helo_name: self.smtp_helo_name.clone(),
             mail_from: all.or_default(self.mail_from(environment)),
             mail_reply_to: self.mail_reply_to.clone(),
             mail_unsubscribe: self.mail_unsubscribe.clone(),
@@ -181,6 +182,14 @@ impl Settings {
             retention: self.retention(&mut all),
             telemetry: self.read_telemetry(&mut all),
         };
+        if let Some(name) = &config.smtp_helo_name
+            && !crate::mail::is_helo_name(name)
+        {
+            all.add(wrong(
+                "SMTP_HELO_NAME",
+                "must be a full host name like mail.example.com, or an address like [192.0.2.1]",
+            ));
+        }
         for problem in config.mail().problems() {
             // What is missing was told, and is empty here.
             if !all.name(problem.variable()) {

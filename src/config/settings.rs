@@ -126,6 +126,10 @@ pub struct Settings {
     /// How many mails a second each process sends at most, or `off`. Default: `off`.
     #[arg(long, env = "SMTP_RATE", global = true, value_name = "MAILS")]
     pub smtp_rate: Option<String>,
+    /// What usher calls itself in EHLO: a full host name such as `mail.example.com`, or an address such as `[192.0.2.1]`.
+    /// Default: the domain of `MAIL_FROM`.
+    #[arg(long, env = "SMTP_HELO_NAME", global = true, value_name = "NAME")]
+    pub smtp_helo_name: Option<String>,
     /// The sender of all mails: `Name <address>`.
     #[arg(long, env = "MAIL_FROM", global = true, value_name = "MAILBOX")]
     pub mail_from: Option<String>,

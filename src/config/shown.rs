@@ -57,6 +57,7 @@ impl Config {
             ("USHER_TOKEN_KEY", masked(self.token_keys.len())),
             ("SMTP_URL", smtp),
             ("SMTP_RATE", shown_number(self.smtp_rate)),
+            ("SMTP_HELO_NAME", or_none(self.smtp_helo_name.clone())),
             ("MAIL_FROM", self.mail_from.clone()),
             ("MAIL_REPLY_TO", or_none(self.mail_reply_to.clone())),
             ("MAIL_UNSUBSCRIBE", shown(self.mail_unsubscribe.as_deref())),
