@@ -1,5 +1,7 @@
 //! `usher check`: what a deploy runs first. One line for each thing that must be right, and 1 if one is not.
 
+mod send_to;
+
 use anstream::println;
 use anstyle::AnsiColor;
 use anyhow::bail;
@@ -52,7 +54,7 @@ impl Report {
 }
 
 /// Checks everything that can be checked without changing anything or writing to anybody.
-pub(super) async fn run(settings: Settings) -> anyhow::Result<()> {
+pub(super) async fn run(settings: Settings, send_to: Option<&str>) -> anyhow::Result<()> {
     let mut report = Report::default();
     let Some((config, clients)) = set_up(settings, &mut report) else {
         bail!("nothing else can be checked before that is right");
@@ -63,6 +65,9 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<()> {
     check_database(&config, &clock, &mut report).await;
     report.line("mail server", &mail_server(&clients.mailer).await);
     report.line("sender", &sender(&config, &clients.mailer).await);
+    if let Some(to) = send_to {
+        report.line("test mail", &test_mail(&config, &clients.mailer, &clock, to).await);
+    }
     let (keys, date) = session_keys(&config).await;
     report.line("session keys", &keys);
     report.line("Clerk's API", &backend(clients.clerk.as_ref()).await);
@@ -185,8 +190,20 @@ async fn mail_server(mailer: &Mailer) -> Found {
 
 async fn sender(config: &Config, mailer: &Mailer) -> Found {
     match mailer.check_sender().await {
-        Ok(()) => Good(config.mail_from.clone()),
+        Ok(()) if mailer.outbox().is_some() => Good(config.mail_from.clone()),
+        // Most servers wait for the recipient or the content before they refuse anything.
+        Ok(()) => Good(format!(
+            "{}; what else the server has against sender, account or content, only a real mail shows: --send-to ADDRESS",
+            config.mail_from
+        )),
         Err(error) => Bad(format!("MAIL_FROM: {error}")),
+    }
+}
+
+async fn test_mail(config: &Config, mailer: &Mailer, clock: &Clock, to: &str) -> Found {
+    match send_to::send(config, mailer, clock, to).await {
+        Ok(sent) => Good(sent.description),
+        Err(error) => Bad(error.to_string()),
     }
 }
 

@@ -49,7 +49,12 @@ enum Command {
     Simulate(Box<simulate::Simulate>),
     Migrate(migrate::Migrate),
     /// Check everything that must be right before a start: what a deploy runs first.
-    Check,
+    Check {
+        /// Also send one real mail to this address, and show what is said with the mail server. Only a real mail shows
+        /// whether it takes the sender, the account and the content.
+        #[arg(long, value_name = "ADDRESS")]
+        send_to: Option<String>,
+    },
     /// Print what is in force, secrets masked.
     Config,
     /// Print the OpenAPI document of the HTTP API.
@@ -148,7 +153,7 @@ impl Command {
             Self::Demo(demo) => demo.run().await,
             Self::Simulate(simulate) => simulate.run(&settings.resolve()?).await,
             Self::Migrate(migrate) => migrate.run(settings.resolve()?).await,
-            Self::Check => check::run(settings).await,
+            Self::Check { send_to } => check::run(settings, send_to.as_deref()).await,
             Self::Config => config::run(&settings.resolve()?),
             Self::Openapi => openapi::run(),
             Self::ApiKey(api_key) => api_key.run(),

@@ -40,6 +40,7 @@ mod places;
 mod private;
 mod quiet;
 mod repairs;
+mod replies;
 mod rotation;
 mod schedules;
 mod security;
