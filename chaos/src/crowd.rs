@@ -2,28 +2,41 @@
 //! read what they asked for. Hundreds of them at once, at both listeners of every process.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
+use anyhow::anyhow;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+
+use usher::clock::Clock;
 
 use crate::fleet::Process;
 use crate::journal::Journal;
 
 /// How long a connection may take to come about.
 const TIME_TO_CONNECT: Duration = Duration::from_secs(5);
+/// How long it takes until all are there.
+const TIME_TO_GATHER: Duration = Duration::from_secs(2);
 /// Between the end of a connection and the next.
 const BEFORE_THE_NEXT: Duration = Duration::from_secs(1);
 /// Requests that a client sends who never reads; their answers fill every buffer.
-const UNREAD: usize = 200;
+const UNREAD: usize = 50;
 
-const HEAD: &str = "POST /webhooks/clerk HTTP/1.1\r\nhost: usher\r\ncontent-type: application/json\r\n\
-    svix-id: msg_crowd\r\nsvix-timestamp: 1\r\nsvix-signature: v1,x\r\ncontent-length: 1000\r\n";
+/// The head of a webhook that is worth waiting for: whether its signature is right, only its body tells.
+fn head() -> String {
+    let now = Clock::System.now().timestamp();
+    format!(
+        "POST /webhooks/clerk HTTP/1.1\r\nhost: usher\r\ncontent-type: application/json\r\nsvix-id: msg_crowd\r\n\
+         svix-timestamp: {now}\r\nsvix-signature: v1,x\r\ncontent-length: 1000\r\n"
+    )
+}
 
 /// What a client does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,71 +90,94 @@ struct Held {
     most: AtomicUsize,
 }
 
-/// Clients, until they are sent away.
+/// Clients, until they are sent away. They live in a thread of their own: what the harness itself carries and asks must
+/// not stand in line behind them.
 pub struct Crowd {
     stop: watch::Sender<bool>,
-    tasks: JoinSet<()>,
-    held: Arc<[Held; Habit::ALL.len()]>,
-    connected: Arc<AtomicUsize>,
+    thread: JoinHandle<std::io::Result<()>>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    held: [Held; Habit::ALL.len()],
+    connected: AtomicUsize,
 }
 
 impl Crowd {
     /// So many clients come, shared out among the habits and the listeners.
     pub fn gather(clients: usize, processes: &[Arc<Process>]) -> Self {
-        let mut addresses = Vec::new();
+        let mut addresses: Vec<SocketAddr> = Vec::new();
         for process in processes {
-            addresses.extend(process.public().map(str::to_owned));
-            addresses.extend(process.private().map(str::to_owned));
+            let listeners = [process.public(), process.private()].into_iter().flatten();
+            addresses.extend(listeners.filter_map(|url| url.trim_start_matches("http://").parse::<SocketAddr>().ok()));
         }
         let (stop, stopped) = watch::channel(false);
-        let held: Arc<[Held; Habit::ALL.len()]> = Arc::default();
-        let connected = Arc::<AtomicUsize>::default();
-        let mut tasks = JoinSet::new();
-        for client in 0..clients {
-            let habit = client % Habit::ALL.len();
-            let Some(address) = addresses.get((client / Habit::ALL.len()) % addresses.len().max(1)) else {
-                break;
-            };
-            let address = address.trim_start_matches("http://").to_owned();
-            let (held, connected, mut stopped) = (Arc::clone(&held), Arc::clone(&connected), stopped.clone());
-            tasks.spawn(async move {
-                let come_again_and_again = async {
-                    loop {
-                        // Refused is as good as closed: it is the server's right.
-                        if let Ok(Ok(stream)) = timeout(TIME_TO_CONNECT, TcpStream::connect(&address)).await {
-                            connected.fetch_add(1, Ordering::Relaxed);
-                            let guard = Connected::of(&held[habit]);
-                            behave(Habit::ALL[habit], stream).await;
-                            drop(guard);
-                        }
-                        sleep(BEFORE_THE_NEXT).await;
-                    }
-                };
-                tokio::select! {
-                    () = come_again_and_again => {}
-                    _ = stopped.wait_for(|stopped| *stopped) => {}
-                }
-            });
-        }
-        Self {
-            stop,
-            tasks,
-            held,
-            connected,
-        }
+        let counts = Arc::<Counts>::default();
+        let shared = Arc::clone(&counts);
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(until_stopped(clients, addresses, shared, stopped));
+            Ok(())
+        });
+        Self { stop, thread, counts }
     }
 
     /// They leave; the journal is told how many there were.
-    pub async fn leave(mut self, journal: &Journal) {
+    pub async fn leave(self, journal: &Journal) -> anyhow::Result<()> {
         self.stop.send_replace(true);
-        while self.tasks.join_next().await.is_some() {}
-        for (habit, held) in Habit::ALL.iter().zip(self.held.iter()) {
+        let thread = self.thread;
+        let ended = tokio::task::spawn_blocking(move || thread.join()).await?;
+        ended.map_err(|_| anyhow!("the crowd panicked"))??;
+        for (habit, held) in Habit::ALL.iter().zip(&self.counts.held) {
             let most = held.most.load(Ordering::Relaxed);
             journal.size(&format!("connections held at once: {habit}"), most as u64);
         }
-        let times = self.connected.load(Ordering::Relaxed);
+        let times = self.counts.connected.load(Ordering::Relaxed);
         journal.count_many("connections of slow, silent and half-open clients", times);
+        Ok(())
     }
+}
+
+async fn until_stopped(
+    clients: usize,
+    addresses: Vec<SocketAddr>,
+    counts: Arc<Counts>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let mut tasks = JoinSet::new();
+    for client in 0..clients {
+        let habit = client % Habit::ALL.len();
+        let Some(&address) = addresses.get((client / Habit::ALL.len()) % addresses.len().max(1)) else {
+            return;
+        };
+        let counts = Arc::clone(&counts);
+        let first = TIME_TO_GATHER.mul_f64(client as f64 / clients as f64);
+        tasks.spawn(async move {
+            sleep(first).await;
+            loop {
+                // Refused is as good as closed: it is the server's right.
+                if let Ok(Ok(stream)) = timeout(TIME_TO_CONNECT, connect(Habit::ALL[habit], address)).await {
+                    counts.connected.fetch_add(1, Ordering::Relaxed);
+                    let guard = Connected::of(&counts.held[habit]);
+                    behave(Habit::ALL[habit], stream).await;
+                    drop(guard);
+                }
+                sleep(BEFORE_THE_NEXT).await;
+            }
+        });
+    }
+    // With the set, all of them end.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+async fn connect(habit: Habit, address: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    if habit == Habit::Unread {
+        // Else gigabytes of the kernel's memory would be what is held.
+        socket.set_recv_buffer_size(4096)?;
+    }
+    socket.connect(address).await
 }
 
 /// Counts a connection while it lasts.
@@ -165,9 +201,9 @@ impl Drop for Connected<'_> {
 async fn behave(habit: Habit, mut stream: TcpStream) {
     let said = match habit {
         Habit::Silent => Ok(()),
-        Habit::HalfHead => stream.write_all(&HEAD.as_bytes()[..60]).await,
-        Habit::HalfBody | Habit::SlowBody => stream.write_all(format!("{HEAD}\r\n{{\"type\":").as_bytes()).await,
-        Habit::HalfClosed => match stream.write_all(&HEAD.as_bytes()[..60]).await {
+        Habit::HalfHead => stream.write_all(&head().as_bytes()[..60]).await,
+        Habit::HalfBody | Habit::SlowBody => stream.write_all(format!("{}\r\n{{\"type\":", head()).as_bytes()).await,
+        Habit::HalfClosed => match stream.write_all(&head().as_bytes()[..60]).await {
             Ok(()) => stream.shutdown().await,
             failed => failed,
         },

@@ -194,7 +194,7 @@ fn deck(rng: &mut StdRng, is_postgres: bool) -> Vec<(Fault, Duration)> {
         lasting(Fault::Locked, time(6, 14));
     }
     let time = Duration::from_millis(rng.random_range(5000..12_000));
-    let clients = rng.random_range(1000..4000);
+    let clients = rng.random_range(1000..3000);
     deck.push((Fault::Crowd { clients, time }, time));
     for all in [false, false, true] {
         deck.push((Fault::KillUsher { all }, Duration::from_secs(2)));
@@ -299,7 +299,7 @@ impl Victims {
             Fault::Crowd { clients, time } => {
                 let crowd = Crowd::gather(clients, &fleet.all());
                 sleep(time).await;
-                crowd.leave(&self.world.journal).await;
+                crowd.leave(&self.world.journal).await?;
             }
             Fault::Locked(time) => lock(self.file.as_deref().context("no file")?, time).await?,
             _ => {

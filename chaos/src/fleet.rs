@@ -62,6 +62,8 @@ pub struct Process {
     is_doomed: AtomicBool,
     is_paused: AtomicBool,
     disturbed: Mutex<Instant>,
+    /// How often in a row it has said that it is not ready.
+    pub unready: AtomicUsize,
     ended: watch::Sender<Option<ExitStatus>>,
 }
 
@@ -193,6 +195,7 @@ impl Fleet {
             is_doomed: AtomicBool::new(false),
             is_paused: AtomicBool::new(false),
             disturbed: Mutex::new(Instant::now()),
+            unready: AtomicUsize::new(0),
             ended: watch::Sender::new(None),
         });
         let said = child.stderr.take().context("no log")?;

@@ -34,7 +34,7 @@ fn run(database: &str, seed: &str) {
 
 #[test]
 fn usher_keeps_its_word_on_sqlite() {
-    run("sqlite", "70");
+    run("sqlite", "111");
 }
 
 #[test]
