@@ -80,7 +80,7 @@ impl Name {
         &self.in_body
     }
 
-    /// As subjects have it: at most [`MAX_IN_SUBJECT`] characters, and `…` in the place of addresses and links.
+    /// As subjects have it: at most 60 characters, and `…` in the place of addresses and links.
     pub fn in_subject(&self) -> &str {
         &self.in_subject
     }
