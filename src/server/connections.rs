@@ -18,8 +18,11 @@ use crate::telemetry::Throttle;
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// A connection that has never been answered is taken for one that never will be after so long.
 const OLD: Duration = Duration::from_secs(1);
-/// One in so many connections is closed at once, so that the search is paid for by all of them.
-const SHARE: usize = 128;
+/// One in so many connections that were never answered is closed at once, so that a crowd is taken in as fast as it
+/// comes: whoever is honest stands behind it.
+const SHARE_OF_STRANGERS: usize = 16;
+/// The same of those that were answered and rest. They are closed more sparingly: some client counts on each.
+const SHARE_OF_ANSWERED: usize = 128;
 /// Between two searches for those that hold too much memory.
 const SHED_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -104,6 +107,15 @@ impl Connection {
         self.order.load(Ordering::Acquire) == Order::Close as u8
     }
 
+    fn ask_for_room(&self) {
+        lock(&self.progress).ask_for_room(Instant::now());
+        self.task.wake();
+    }
+
+    fn makes_room(&self) -> bool {
+        lock(&self.progress).makes_room_at().is_some()
+    }
+
     fn tell(&self, order: Order) {
         self.order.fetch_max(order as u8, Ordering::AcqRel);
         self.task.wake();
@@ -185,18 +197,17 @@ impl Connections {
         Some(Admitted { connection, number })
     }
 
-    /// Closes some that keep us waiting. Does nothing while some that were told so are still there.
+    /// Asks some that keep us waiting to make room. Does nothing while others were asked and are still there.
     pub(super) fn make_room(&self) {
         let open = lock(&self.open);
-        if open.connections.values().any(|connection| connection.is_to_close()) {
+        if open.connections.values().any(|connection| connection.makes_room()) {
             return;
         }
         let candidates: Vec<Candidate> = open.connections.iter().filter_map(Candidate::of).collect();
-        let count = (self.limits.connections / SHARE).max(1);
-        let chosen = choose(candidates, Instant::now(), self.limits.connections, count);
+        let chosen = choose(candidates, Instant::now(), self.limits.connections);
         for number in &chosen {
             if let Some(connection) = open.connections.get(number) {
-                connection.tell(Order::Close);
+                connection.ask_for_room();
             }
         }
         drop(open);
@@ -242,7 +253,7 @@ impl Connections {
         slowest.sort_by_key(|(since, ..)| *since);
         let mut closed = 0;
         for (_, held, connection) in slowest {
-            connection.tell(Order::Close);
+            connection.ask_for_room();
             closed += 1;
             excess = excess.saturating_sub(held);
             if excess == 0 {
@@ -304,11 +315,11 @@ impl Candidate {
     }
 }
 
-/// Which `count` of those that keep us waiting are closed, at most.
+/// Which of those that keep us waiting are closed, so that there is room again.
 ///
 /// The oldest of those that were never answered, as nobody loses anything but whoever opened them. Unless these are few
 /// and young: then the crowd is of those that were answered and rest, and the few may be the honest who come now.
-fn choose(candidates: Vec<Candidate>, now: Instant, limit: usize, count: usize) -> Vec<u64> {
+fn choose(candidates: Vec<Candidate>, now: Instant, limit: usize) -> Vec<u64> {
     let (mut answered, mut strangers): (Vec<_>, Vec<_>) =
         candidates.into_iter().partition(|candidate| candidate.was_answered);
     answered.sort_by_key(|candidate| candidate.waiting_since);
@@ -320,8 +331,15 @@ fn choose(candidates: Vec<Candidate>, now: Instant, limit: usize, count: usize) 
     } else {
         Vec::new()
     };
-    let in_order = strangers.into_iter().chain(answered).chain(spared);
-    in_order.take(count).map(|candidate| candidate.number).collect()
+    let in_order = [
+        (strangers, SHARE_OF_STRANGERS),
+        (answered, SHARE_OF_ANSWERED),
+        (spared, SHARE_OF_STRANGERS),
+    ];
+    let first = in_order.into_iter().find(|(some, _)| !some.is_empty());
+    let (some, share) = first.unwrap_or_default();
+    let count = limit.checked_div(share).unwrap_or_default().max(1);
+    some.into_iter().take(count).map(|candidate| candidate.number).collect()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -335,7 +353,7 @@ mod tests {
     /// `(number, opened so many milliseconds ago, waiting for so many, answered before)`.
     type Case = (u64, u64, u64, bool);
 
-    fn chosen(cases: &[Case], limit: usize, count: usize) -> Vec<u64> {
+    fn chosen(cases: &[Case], limit: usize) -> Vec<u64> {
         let now = Instant::now() + Duration::from_secs(100);
         let ago = |millis| now - Duration::from_millis(millis);
         let candidates = cases.iter().map(|&(number, opened, waiting, was_answered)| Candidate {
@@ -344,16 +362,30 @@ mod tests {
             waiting_since: ago(waiting),
             was_answered,
         });
-        choose(candidates.collect(), now, limit, count)
+        choose(candidates.collect(), now, limit)
     }
 
     #[test]
     fn the_oldest_that_was_never_answered_goes_first() {
-        let all = [(1, 9000, 5000, true), (2, 700, 700, false), (3, 800, 10, false)];
-        assert_eq!(chosen(&all, 4, 1), [3]);
-        assert_eq!(chosen(&all, 4, 3), [3, 2, 1]);
-        assert_eq!(chosen(&all[..1], 4, 2), [1], "then those that rest");
-        assert_eq!(chosen(&[], 4, 1), [0; 0], "never one that is being worked on");
+        let all = [
+            (1, 9000, 5000, true),
+            (4, 9000, 6000, true),
+            (2, 700, 700, false),
+            (3, 800, 10, false),
+        ];
+        assert_eq!(chosen(&all, 4), [3]);
+        assert_eq!(chosen(&all, 1600), [4, 1], "those two are few, and young");
+        assert_eq!(chosen(&all[..3], 4), [2]);
+        assert_eq!(chosen(&all[..2], 4), [4], "then those that rest");
+        assert_eq!(chosen(&[], 4), [0; 0], "never one that is being worked on");
+    }
+
+    #[test]
+    fn many_of_a_crowd_go_at_once_and_few_of_those_that_rest() {
+        let silent = (0..1600).map(|n| (n, 1600 - n, 10, false));
+        assert_eq!(chosen(&silent.collect::<Vec<_>>(), 1600), (0..100).collect::<Vec<_>>());
+        let resting = (0..1600).map(|n| (n, 60_000, 9000 - n, true));
+        assert_eq!(chosen(&resting.collect::<Vec<_>>(), 1600), (0..12).collect::<Vec<_>>());
     }
 
     #[test]
@@ -361,8 +393,8 @@ mod tests {
         let resting = (0..99).map(|n| (n, 60_000, 10_000 + n, true));
         let mut all: Vec<Case> = resting.collect();
         all.push((99, 20, 20, false));
-        assert_eq!(chosen(&all, 100, 1), [98], "the one that rests longest");
+        assert_eq!(chosen(&all, 100), [98], "the one that rests longest");
         all[99] = (99, 2000, 20, false);
-        assert_eq!(chosen(&all, 100, 1), [99], "nobody honest takes two seconds");
+        assert_eq!(chosen(&all, 100), [99], "nobody honest takes two seconds");
     }
 }

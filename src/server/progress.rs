@@ -6,6 +6,9 @@ use tokio::time::Instant;
 
 use super::limits::Limits;
 
+/// How long a connection that is to make room still has for bytes that are under way, or here and not read yet.
+const LAST_CHANCE: Duration = Duration::from_millis(2);
+
 /// Where a connection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -46,6 +49,8 @@ pub(super) struct Progress {
     next_has_begun: bool,
     /// Bytes of a head or a body that is not there as a whole.
     held: usize,
+    /// When it was asked to make room for another, where nothing has come or gone since.
+    asked: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -95,6 +100,7 @@ impl Progress {
             tail: [0; 3],
             next_has_begun: false,
             held: 0,
+            asked: None,
         }
     }
 
@@ -105,6 +111,7 @@ impl Progress {
 
     /// Bytes came.
     pub(super) fn read(&mut self, bytes: &[u8], now: Instant) {
+        self.asked = None;
         match self.phase {
             Phase::Silent | Phase::Idle => self.enter(Phase::Head, now),
             Phase::Request | Phase::Answer if self.body.is_over => self.next_has_begun = true,
@@ -189,6 +196,7 @@ impl Progress {
     pub(super) fn wrote(&mut self, bytes: usize) {
         self.write.bytes += bytes as u64;
         self.write.blocked_since = None;
+        self.asked = None;
     }
 
     /// The client takes nothing at present.
@@ -221,7 +229,21 @@ impl Progress {
             let in_all = self.write.since + limits.in_all(limits.write, self.write.bytes);
             (in_all.min(since + limits.write), Late::Connection)
         });
-        reading.into_iter().chain(writing).min_by_key(|(deadline, _)| *deadline)
+        let making_room = self.makes_room_at().map(|at| (at, Late::Connection));
+        let all = reading.into_iter().chain(writing).chain(making_room);
+        all.min_by_key(|(deadline, _)| *deadline)
+    }
+
+    /// Another wants the place. It is given up unless the client goes on at once: its bytes may be here already, behind
+    /// those of all others.
+    pub(super) fn ask_for_room(&mut self, now: Instant) {
+        self.asked = Some(now);
+    }
+
+    /// When it is closed to make room, if it was asked to and its client still keeps us waiting.
+    pub(super) fn makes_room_at(&self) -> Option<Instant> {
+        let asked = self.asked?;
+        (self.waiting_since()? <= asked).then(|| asked + LAST_CHANCE)
     }
 
     fn body_deadline(&self, limits: &Limits) -> Option<Instant> {
@@ -372,6 +394,22 @@ mod tests {
         assert_eq!(story.deadline(), Some(11), "a trickle is no more time");
         story.progress.answered(story.at(9));
         assert_eq!(story.deadline(), Some(11), "nor the rest from the buffers");
+    }
+
+    #[test]
+    fn who_is_asked_to_make_room_is_closed_unless_something_has_come() {
+        let mut story = Story::begin();
+        let asked = story.at(1);
+        story.progress.ask_for_room(asked);
+        assert_eq!(story.progress.makes_room_at(), Some(asked + LAST_CHANCE));
+        assert_eq!(story.deadline(), Some(1));
+        story.progress.read(b"GET", story.at(1));
+        assert_eq!((story.progress.makes_room_at(), story.deadline()), (None, Some(11)));
+        story.progress.ask_for_room(story.at(2));
+        story.progress.read(HEAD, story.at(2));
+        story.progress.request(false, story.at(2));
+        story.progress.ask_for_room(story.at(3));
+        assert_eq!(story.progress.makes_room_at(), None, "it is being worked on");
     }
 
     #[test]
