@@ -62,7 +62,7 @@ pub use people::{Address, Person, PersonRef, Profile};
 pub use places::{Grant, Member, Membership, Place, Put, PutRefusal};
 pub use pools::Door;
 pub(crate) use pools::Pool;
-use pools::{Doors, Unsettled, busy, is_busy};
+use pools::{Doors, Renewal, Unsettled, busy, is_busy};
 pub use queue::{Queue, Wake};
 pub use retry::Conflict;
 pub use schedules::DueTick;
@@ -210,8 +210,7 @@ pub struct Store {
     /// Those that this version knows.
     migrations: Arc<Migrator>,
     lost: watch::Sender<()>,
-    /// Connections that were opened before this are not used again.
-    renew: watch::Sender<Option<Instant>>,
+    renew: watch::Sender<Renewal>,
 }
 
 /// Which database a [`Store`] speaks to.
@@ -261,7 +260,7 @@ impl Store {
     /// [`StoreError`] when the address can't be understood or a SQLite file can't be opened. A Postgres that is away is
     /// no error here: connections are made when needed.
     pub async fn open(url: &str, clock: Clock) -> Result<Self> {
-        let (lost, renew) = (watch::Sender::new(()), watch::Sender::new(None));
+        let (lost, renew) = (watch::Sender::new(()), watch::Sender::new(Renewal::default()));
         let unusable =
             |problem: String| StoreError(sqlx::Error::Configuration(format!("its address {problem}").into()));
         check_address(url).map_err(unusable)?;
@@ -460,10 +459,15 @@ impl Store {
         let read_only: String = sqlx::query_scalar("select current_setting('transaction_read_only')")
             .fetch_one(pool)
             .await?;
-        if read_only == "off" {
+        let is_read_only = read_only != "off";
+        // Also once it takes writes again: other doors may have opened sessions in between.
+        if is_read_only || self.renew.borrow().is_read_only {
+            let since = Some(Instant::now());
+            self.renew.send_replace(Renewal { since, is_read_only });
+        }
+        if !is_read_only {
             return Ok(());
         }
-        self.renew.send_replace(Some(Instant::now()));
         let why = std::io::Error::new(std::io::ErrorKind::ReadOnlyFilesystem, "it can only be read");
         Err(sqlx::Error::Io(why).into())
     }

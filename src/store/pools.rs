@@ -71,6 +71,15 @@ impl Door {
     }
 }
 
+/// Which Postgres connections are not used again.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Renewal {
+    /// Those that were opened before this.
+    pub since: Option<Instant>,
+    /// Whether the server took no writes when it was last asked.
+    pub is_read_only: bool,
+}
+
 /// The pools of all doors; on SQLite they are one and the same.
 #[derive(Debug, Clone)]
 pub(super) struct Doors([Pool; 4]);
@@ -81,7 +90,7 @@ impl Doors {
         dialect: Dialect,
         url: &str,
         lost: &watch::Sender<()>,
-        renew: &watch::Sender<Option<Instant>>,
+        renew: &watch::Sender<Renewal>,
     ) -> Result<Self> {
         match dialect {
             Dialect::Postgres => {
@@ -116,7 +125,7 @@ fn open_postgres(
     url: &str,
     connections: u32,
     lost: watch::Sender<()>,
-    renew: watch::Receiver<Option<Instant>>,
+    renew: watch::Receiver<Renewal>,
 ) -> Result<PgPool> {
     let options: PgConnectOptions = url.parse()?;
     Ok(PgPoolOptions::new()
@@ -130,7 +139,7 @@ fn open_postgres(
         })
         .test_before_acquire(false)
         .before_acquire(move |connection, about| {
-            let is_new = renew.borrow().is_none_or(|since| about.age < since.elapsed());
+            let is_new = renew.borrow().since.is_none_or(|since| about.age < since.elapsed());
             Box::pin(async move {
                 Ok(is_new && (about.idle_for <= RESTED || connection.ping().await.is_ok()))
             })

@@ -92,6 +92,8 @@ pub(super) async fn beat(store: Store, names: Arc<Names>, stop: CancellationToke
             .await
         {
             tracing::warn!(error = %error, "the heartbeat failed");
+            // Finds out whether the server only reads, after which the sessions of that time are not used again.
+            let _ = store.ping().await;
             continue;
         }
         if let Err(error) = store.in_time(INTERVAL, store.take_over_old_queues()).await {
