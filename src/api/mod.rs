@@ -34,8 +34,6 @@ use crate::telemetry::Throttle;
 use body::MaxBody;
 use limits::Limits;
 
-/// Bytes; what a page sends is a token.
-const MAX_PAGE_BODY: usize = 64 * 1024;
 /// For so long a browser need not ask again.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
 
@@ -61,7 +59,6 @@ pub fn router(app: &App) -> Router {
     // The fallback stands here so that a preflight comes through the layer.
     let pages = Router::from(for_pages())
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
-        .layer(Extension(MaxBody(MAX_PAGE_BODY)))
         .layer(limits.clone())
         .layer(cors(&app.config.authorized_parties));
     Router::from(for_the_app())

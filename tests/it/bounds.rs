@@ -213,13 +213,13 @@ stories! {
     }
 
     async fn an_answer_to_nonsense_is_not_larger_than_the_nonsense(app) {
-        let fields = (0..10_000).map(|n| (format!("{n}{}", "x".repeat(200)), json!(1)));
+        let fields = (0..100).map(|n| (format!("{n}{}", "x".repeat(200)), json!(1)));
         let answer = app.post("/v1/invites", Value::Object(fields.collect())).await;
         let wrong = answer.wrong_fields();
         assert!(wrong.iter().any(|field| field == "email") && wrong.len() < 30, "{}", wrong.len());
         assert!(answer.body.len() < 10_000, "{} bytes", answer.body.len());
         // Deeper than anybody writes: not JSON, as far as usher is concerned.
-        for body in ["[".repeat(100_000), format!(r#"{{"email":{}"#, r#"{"a":"#.repeat(100_000))] {
+        for body in ["[".repeat(20_000), format!(r#"{{"email":{}"#, r#"{"a":"#.repeat(5_000))] {
             let request = Request::post("/v1/invites")
                 .header(header::AUTHORIZATION, format!("Bearer {API_KEY}"))
                 .header(header::CONTENT_TYPE, "application/json")
