@@ -493,18 +493,21 @@ async fn a_process_that_may_open_few_files_serves_on_when_all_are_wanted() {
     let smtp = SmtpServer::start().await;
     let program = ["prlimit", "--nofile=100:160", env!("CARGO_BIN_EXE_usher"), "serve"];
     let usher = UsherProcess::start_program(&database, &smtp.url(), &[], &program).await;
-    let address = usher.address.strip_prefix("http://").unwrap().parse().unwrap();
+    let address = |url: &str| url.strip_prefix("http://").unwrap().parse().unwrap();
+    let (public, private) = (address(&usher.address), address(&usher.admin_address));
     let mut crowd = Vec::new();
     for number in 0..400 {
-        let mut client = Client::open(address).await;
+        let mut client = Client::open(public).await;
         client.say(HALF_A_HEAD).await;
         crowd.push(client);
         if number % 40 == 0 {
-            let now = Clock::System.now();
-            let user = SimulatedUser::new(format!("user_{number}"), format!("ada{number}@example.com"), now);
-            let event = event("user.created", user.to_json(), now);
-            assert!(usher.deliver(&format!("msg_{number}"), &event).await);
-            assert_eq!(usher.ask("/readyz").await.0, 200);
+            let (head, body) = webhook(&format!("msg_{number}"));
+            let mut clerk = Client::open(public).await;
+            clerk.say(&format!("{head}{body}")).await;
+            assert_eq!(clerk.answer().await.status, 202);
+            let mut probe = Client::open(private).await;
+            probe.say("GET /readyz HTTP/1.1\r\nHost: usher\r\n\r\n").await;
+            assert_eq!(probe.answer().await.status, 200);
         }
     }
     let log = usher.log();
