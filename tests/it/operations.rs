@@ -640,7 +640,7 @@ stories! {
             (0, [1, 1, 2, 1, 3, 2, 1], "fresh"),
             (1, [1, 1, 2, 1, 3, 2, 1], "nothing is old after a day"),
             (2, [1, 1, 2, 1, 3, 2, 0], "the answer under its key"),
-            (5, [0, 1, 0, 1, 3, 2, 0], "after a week: payloads, and jobs that are done"),
+            (5, [0, 1, 0, 1, 2, 2, 0], "after a week: payloads, and jobs that are done"),
             (83, [0, 0, 0, 0, 0, 2, 0], "after three months: events and dead jobs"),
             (280, [0, 0, 0, 0, 0, 0, 0], "after a year: the records of mails"),
         ] {
