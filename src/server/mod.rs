@@ -1,8 +1,8 @@
 //! The listeners: HTTP/1 over TCP, with a limit for everything that a client can make usher wait for or hold.
 //!
 //! Each listener has its own connections ([`Limits`]), so that a crowd at the public one leaves the private one alone. A
-//! full listener takes whoever comes, and closes one that keeps it waiting instead ([`connections`]). What a client is
-//! given time for is decided in [`progress`], by its own task ([`connection`]).
+//! full listener takes whoever comes, and closes one that keeps it waiting instead (`connections`). What a client is
+//! given time for is decided in `progress`, by its own task (`connection`).
 
 mod body;
 mod connection;
