@@ -26,8 +26,7 @@ pub const TIME_LIMIT: Duration = Duration::from_secs(8);
 const LOCK_WAIT: Duration = Duration::from_millis(200);
 /// The same for its halves: one of them holds what is to blame, and there are up to eight of those in a row.
 const LOCK_WAIT_OF_A_HALF: Duration = Duration::from_millis(50);
-/// How long what is locked is searched for. What has not had its turn then counts as locked, too: it comes again later,
-/// in other company.
+/// How long what is locked is searched for. What has not had its turn by then comes again soon, in other company.
 const SEARCH_LIMIT: Duration = Duration::from_secs(2);
 
 /// What is done with a group: one transaction, within [`TIME_LIMIT`].
@@ -43,6 +42,9 @@ pub enum BatchError {
     /// The store refused it, or is away.
     #[error(transparent)]
     Store(#[from] Arc<StoreError>),
+    /// Something in its group is locked, and it had no turn by itself.
+    #[error("something else in its group is locked; it comes again soon")]
+    Deferred,
     /// Its group panicked.
     #[error("the group came to grief without an answer")]
     Lost,
@@ -127,6 +129,12 @@ impl<T, R> Items<T, R> {
         }
     }
 
+    fn defer(self) {
+        for answer in self.answers {
+            let _ = answer.send(Err(BatchError::Deferred));
+        }
+    }
+
     fn halve(mut self) -> (Self, Self) {
         let half = self.items.len().div_ceil(2);
         let second = Self {
@@ -205,21 +213,24 @@ impl<G> Lane<G> {
     {
         let _turn = self.searching.acquire().await;
         let began = Instant::now();
-        let mut given_up: Option<Arc<StoreError>> = None;
+        let mut away: Option<Arc<StoreError>> = None;
         let (first, second) = items.into_wanted().halve();
         let mut parts = vec![second, first];
         while let Some(part) = parts.pop() {
-            if let Some(error) = &given_up {
+            if let Some(error) = &away {
                 part.refuse(error);
+                continue;
+            }
+            if began.elapsed() > SEARCH_LIMIT {
+                part.defer();
                 continue;
             }
             let Some((part, error)) = self.commit(part.into_wanted(), LOCK_WAIT_OF_A_HALF).await else {
                 continue;
             };
-            let is_too_long = error.is_busy() && began.elapsed() > SEARCH_LIMIT;
-            if error.is_away() || is_too_long {
+            if error.is_away() {
                 part.refuse(&error);
-                given_up = Some(error);
+                away = Some(error);
             } else if part.items.len() == 1 {
                 part.refuse(&error);
             } else {

@@ -105,6 +105,9 @@ pub enum JobError {
     /// minute.
     #[error("{0}")]
     Busy(String),
+    /// It had no turn, because something beside it is locked. That is no attempt, and not told.
+    #[error("something beside it is locked")]
+    Deferred,
     /// It never will.
     #[error("{0}")]
     GiveUp(String),
@@ -134,6 +137,7 @@ impl From<BatchError> for JobError {
     fn from(error: BatchError) -> Self {
         match error {
             BatchError::Store(error) => Self::from(&*error),
+            BatchError::Deferred => Self::Deferred,
             BatchError::Lost => Self::retry(error),
         }
     }

@@ -19,6 +19,9 @@ use crate::telemetry;
 /// How long noting what came of an attempt may take.
 const NOTE_LIMIT: Duration = Duration::from_secs(8);
 
+/// How soon what had no turn, because something beside it was locked, is tried again.
+const DEFERRED_WAIT: Duration = Duration::from_millis(500);
+
 /// How long what is locked is left alone, at least.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
 
@@ -109,6 +112,10 @@ async fn failed<J: Job>(job: &J, context: &Context, at: &At<'_>, error: JobError
             let until = context.app.clock.now() + busy_wait(rand::random());
             give_back(context, at, until).await;
             Failure::Later("it waits for a lock".to_owned())
+        }
+        JobError::Deferred => {
+            give_back(context, at, context.app.clock.now() + DEFERRED_WAIT).await;
+            Failure::Later("something beside it is locked".to_owned())
         }
         JobError::GiveUp(why) => give_up(job, context, at, why).await,
     }
