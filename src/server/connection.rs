@@ -29,7 +29,7 @@ use super::progress::Late;
 
 /// Bytes that a connection buffers of a body, or of an answer, before it waits for the other side.
 const BUFFER: usize = 64 * 1024;
-/// Bytes that are thrown away after an answer that did not wait for them: more than any body that is read.
+/// Bytes that are thrown away after an answer that did not wait for them. Whoever sends more may miss the answer.
 const MOST_DISCARDED: usize = 8 * 1024 * 1024;
 
 /// Serves one client until it goes, is told to, or keeps us waiting too long.
