@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::fleet::Process;
 use crate::journal::{GoesOn, RECOVERY};
 use crate::model::key;
-use crate::world::{Reply, World};
+use crate::world::World;
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -102,14 +102,7 @@ pub async fn probe(world: &World, rng: &mut StdRng, place: usize) -> bool {
             (model.people[number].user.id.clone(), event)
         };
         world.insist_on(event, rng).await;
-        let path = format!("/v1/organizations/{organization}/members");
-        loop {
-            if let Reply::Answer(200, answer) = world.call(rng, Method::GET, &path, None, None).await {
-                let members = answer["items"].as_array().cloned().unwrap_or_default();
-                if members.iter().any(|member| member["clerk_user_id"] == user_id.as_str()) {
-                    return;
-                }
-            }
+        while !world.is_member(rng, organization, &user_id).await {
             sleep(Duration::from_millis(100)).await;
         }
     });

@@ -206,6 +206,24 @@ impl World {
         }
     }
 
+    /// Whether somebody is among an organization's members, on whichever page. `false` also where nobody answers.
+    pub async fn is_member(&self, rng: &mut StdRng, organization: Uuid, clerk_user_id: &str) -> bool {
+        let mut path = format!("/v1/organizations/{organization}/members?limit=500");
+        loop {
+            let Reply::Answer(200, page) = self.call(rng, Method::GET, &path, None, None).await else {
+                return false;
+            };
+            let members = page["items"].as_array().cloned().unwrap_or_default();
+            if members.iter().any(|member| member["clerk_user_id"] == clerk_user_id) {
+                return true;
+            }
+            let Some(cursor) = page["next_cursor"].as_str() else {
+                return false;
+            };
+            path = format!("/v1/organizations/{organization}/members?limit=500&cursor={cursor}");
+        }
+    }
+
     /// Calls the API as the app does.
     pub async fn call(
         &self,
