@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use sqlx::pool::{PoolConnection, PoolConnectionMetadata};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection as _, Executor as _, PgConnection, PgPool, Sqlite, SqliteConnection, SqlitePool};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool, Sqlite, SqliteConnection, SqlitePool};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -28,6 +28,8 @@ pub(super) const ISOLATION: &str = "set default_transaction_isolation = 'read co
 const BUSY_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long a new file's change to WAL is waited for.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one try at it waits. Two processes that change a new file keep each other from it until one lets go.
+const OPEN_TRY: Duration = Duration::from_millis(100);
 /// A Postgres connection that rested for longer is asked whether it is still there before it is used. A server is not back
 /// from a restart so soon.
 const RESTED: Duration = Duration::from_millis(100);
@@ -178,7 +180,7 @@ async fn open_sqlite(url: &str) -> Result<Pool> {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
-        .busy_timeout(BUSY_TIMEOUT)
+        .busy_timeout(OPEN_TRY)
         // A new file's: of a usual event 4 KB would hold one, and waste the rest.
         .page_size(8192)
         // A group's rows come over at once, not in turns between two threads.
@@ -189,6 +191,7 @@ async fn open_sqlite(url: &str) -> Result<Pool> {
         .idle_timeout(None)
         .max_lifetime(None)
         .acquire_timeout(BUSY_TIMEOUT)
+        .after_connect(|conn, _| Box::pin(async move { wait_for_others(conn).await }))
         // There is nothing between us and a file that could be lost.
         .test_before_acquire(false)
         .before_acquire(is_outside_of_transactions);
@@ -209,6 +212,12 @@ async fn open_sqlite(url: &str) -> Result<Pool> {
         .before_acquire(is_outside_of_transactions)
         .connect_lazy_with(options.busy_timeout(OPEN_TIMEOUT).pragma("query_only", "on"));
     Ok(Pool::Sqlite { writer, reader })
+}
+
+/// From here on another program's write is waited for.
+async fn wait_for_others(conn: &mut SqliteConnection) -> sqlx::Result<()> {
+    let text = format!("pragma busy_timeout = {}", BUSY_TIMEOUT.as_millis());
+    conn.execute(AssertSqlSafe(text)).await.map(drop)
 }
 
 /// SQLite would make the file for everybody to read. Those that it puts beside it get the file's own mode.
