@@ -44,7 +44,9 @@ impl FromRequestParts<Api> for IdempotencyKey {
             return Ok(Self(None));
         };
         match value.to_str().map(str::trim) {
-            Ok(key) if !key.is_empty() && key.len() <= MAX_KEY => Ok(Self(Some(key.to_owned()))),
+            Ok(key) if (1..=MAX_KEY).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                Ok(Self(Some(key.to_owned())))
+            }
             _ => Err(Code::InvalidIdempotencyKey.into()),
         }
     }

@@ -35,7 +35,9 @@ stories! {
         create_with_key(app, "k2", body("admin")).await.expect(200);
         app.clock.advance(TimeDelta::hours(24));
         create_with_key(app, "k1", body("admin")).await.expect(200);
-        assert_eq!(create_with_key(app, "", body("admin")).await.problem(400), "invalid_idempotency_key");
+        for key in ["", "a b", "a\tb"] {
+            assert_eq!(create_with_key(app, key, body("admin")).await.problem(400), "invalid_idempotency_key", "{key:?}");
+        }
         // What was refused may be repeated after its reason is gone.
         assert_eq!(create_with_key(app, "k3", body("emperor")).await.wrong_fields(), ["role"]);
         create_with_key(app, "k3", body("owner")).await.expect(200);
