@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use chrono::{DateTime, Utc};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -13,6 +13,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, Sq
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 use usher::clock::Clock;
 use usher::store::{Rules, Store};
+use uuid::Uuid;
 
 use crate::growth::Size;
 use crate::webhooks;
@@ -286,6 +287,23 @@ impl Connection {
             .bind(svix_id)
             .fetch_one(conn)
             .await)?)
+    }
+
+    /// Locks an organization's row in a transaction that stays open until `release`. Postgres only.
+    pub async fn hold_organization(&mut self, id: Uuid) -> anyhow::Result<()> {
+        let Self::Postgres(conn) = self else {
+            bail!("SQLite locks no single row");
+        };
+        sqlx::query("begin").execute(&mut *conn).await?;
+        let text = "select id from organizations where id = $1 for update";
+        sqlx::query(text).bind(id).fetch_one(conn).await?;
+        Ok(())
+    }
+
+    /// Ends the open transaction.
+    pub async fn release(&mut self) -> anyhow::Result<()> {
+        on!(self, |conn| sqlx::query("commit").execute(conn).await.map(drop))?;
+        Ok(())
     }
 
     /// Makes the table for the yardstick.

@@ -1,5 +1,6 @@
 //! How fast stored events take effect: a backlog that a worker finds at its start, and single events on an idle service.
 
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use usher::clock::Clock;
 use usher::invites::Acceptance;
 use usher::invites::email::EmailAddress;
 use usher::store::{NewInvite, Store};
+use uuid::Uuid;
 
 use crate::Bench;
 use crate::database::{Database, Kind};
@@ -41,7 +43,7 @@ pub struct Drain {
 /// Stores the backlog with no worker about, then starts one, and checks that everybody got in.
 pub async fn measure(bench: &Bench, kind: Kind, events: usize) -> anyhow::Result<Drain> {
     let database = Database::create(kind, &bench.home).await?;
-    invite(&database, events).await?;
+    invite(&database, 0..events).await?;
     let receiver = Service::start(bench, "api", &database).await?;
     let plan = Plan {
         connections: 32,
@@ -108,13 +110,13 @@ pub async fn wait_for_none(connection: &mut crate::database::Connection, rows: &
     Ok(())
 }
 
-/// Invites everybody into one organization, without mails.
-async fn invite(database: &Database, count: usize) -> anyhow::Result<()> {
+/// Invites the people with these numbers into one organization, without mails; returns its id.
+pub async fn invite(database: &Database, people: Range<usize>) -> anyhow::Result<Uuid> {
     let store = Store::open(&database.url, Clock::System).await?;
     let mut tx = store.begin().await?;
     let organization = tx.new_id();
     tx.put_organization(organization, "Bench").await?;
-    let invites = (0..count).map(|number| {
+    let invites = people.map(|number| {
         Ok(NewInvite {
             id: tx.new_id(),
             organization_id: organization,
@@ -134,7 +136,7 @@ async fn invite(database: &Database, count: usize) -> anyhow::Result<()> {
     }
     tx.commit().await?;
     store.close().await;
-    Ok(())
+    Ok(organization)
 }
 
 /// How soon a single event takes effect on a service with nothing else to do.

@@ -8,7 +8,9 @@ mod drain;
 mod growth;
 mod intake;
 mod load;
+mod locked;
 mod mails;
+mod neighbour;
 mod report;
 mod retention;
 mod service;
@@ -52,6 +54,9 @@ struct Options {
     /// Connections that say nothing, or not all of it, beside the webhooks of others.
     #[arg(long, default_value_t = 10_000)]
     silent: usize,
+    /// Seconds for which one organization is locked while people sign up elsewhere.
+    #[arg(long, default_value_t = 60.0)]
+    locked: f64,
     /// Minutes of steady load at 1000 events a second, to see whether memory creeps; nothing else is then measured.
     #[arg(long, value_name = "MINUTES")]
     soak: Option<f64>,
@@ -102,6 +107,8 @@ enum Part {
     Retention,
     /// Thousands of connections that say nothing, or not all of it, beside the webhooks of others.
     Silent,
+    /// An open transaction that holds one organization, beside sign-ups elsewhere; Postgres only.
+    Locked,
 }
 
 /// Events a second of the soak.
@@ -224,6 +231,11 @@ async fn measure(bench: &Bench, options: &Options, database: Kind, report: &mut 
     if options.wants(Part::Silent) {
         let connections = if options.quick { 500 } else { options.silent };
         report.add(Measure::Silent(silent::measure(bench, database, connections).await?));
+    }
+    // SQLite locks its whole file or nothing.
+    if options.wants(Part::Locked) && database == Kind::Postgres {
+        let time = Duration::from_secs_f64(if options.quick { 2.0 } else { options.locked });
+        report.add(Measure::Locked(locked::measure(bench, database, time).await?));
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use crate::drain::{Drain, Effect};
 use crate::growth::Growth;
 use crate::intake::Intake;
 use crate::load::Latencies;
+use crate::locked::Locked;
 use crate::mails::Mails;
 use crate::retention::Retention;
 use crate::silent::Silent;
@@ -77,6 +78,7 @@ pub enum Measure {
     Growth(Growth),
     Retention(Retention),
     Silent(Silent),
+    Locked(Locked),
     Soak(Soak),
 }
 
@@ -205,6 +207,18 @@ impl Measure {
                 let memory = format!("  memory {:.0} MB", silent.memory_mb);
                 row("  webhooks, each on a new connection", &silent.webhooks, &memory);
                 row("  /readyz, each on a new connection", &silent.ready, "");
+            }
+            Self::Locked(locked) => {
+                println!(
+                    "beside one organization that is locked for {:.0} s ({:.1} s after it until all are in):",
+                    locked.seconds, locked.caught_up_seconds
+                );
+                println!(
+                    "{:<44}{:>11.0}   (before the lock {:.0})",
+                    "  sign-ups elsewhere", locked.beside_per_second, locked.usual_per_second
+                );
+                row("  webhooks, each on a new connection", &locked.webhooks, "");
+                row("  /readyz, each on a new connection", &locked.ready, "");
             }
             Self::Soak(soak) => {
                 let memory: Vec<_> = soak.memory_mb.iter().map(|mb| format!("{mb:.0}")).collect();

@@ -5,24 +5,20 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
-use hdrhistogram::Histogram;
+use anyhow::ensure;
 use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::LocalSet;
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use crate::Bench;
 use crate::database::{Database, Kind};
-use crate::load::{Connection, Latencies};
+use crate::load::Latencies;
+use crate::neighbour;
 use crate::service::Service;
 use crate::webhooks::Webhooks;
 
-/// Webhooks a second, each on a connection of its own.
-const RATE: u32 = 100;
-/// Between two questions to `/readyz`.
-const LOOK: Duration = Duration::from_millis(50);
 /// Connections in each hundredth of a second while the crowd gathers; at once, they would be closed at once, too.
 const RAMP: usize = 20;
 /// Client addresses, so that no two connections need the same port.
@@ -49,8 +45,7 @@ pub async fn measure(bench: &Bench, kind: Kind, connections: usize) -> anyhow::R
         files >= connections,
         "only {files} files may be open here; raise the limit (ulimit -n)"
     );
-    let count = (bench.time.as_secs_f64() * f64::from(RATE)).ceil() as usize;
-    let webhooks = Webhooks::sign(count.max(1))?;
+    let webhooks = Webhooks::sign(neighbour::count(bench.time))?;
     let database = Database::create(kind, &bench.home).await?;
     let service = Service::start(bench, "all", &database).await?;
     let crowd = Rc::new(Crowd {
@@ -76,12 +71,12 @@ pub async fn measure(bench: &Bench, kind: Kind, connections: usize) -> anyhow::R
                 sleep(Duration::from_millis(10)).await;
             }
             let before = crowd.opened.get();
+            let mut fewest = usize::MAX;
             let (sent, ready) = tokio::join!(
-                send(service.public, &webhooks, bench.time),
-                look(service.private, &crowd, bench.time)
+                neighbour::send(service.public, &webhooks, bench.time),
+                neighbour::look(service.private, bench.time, || fewest = fewest.min(crowd.open.get()))
             );
-            let (ready, fewest) = ready?;
-            anyhow::Ok((sent?, ready, fewest, crowd.opened.get() - before))
+            anyhow::Ok((sent?, ready?, fewest, crowd.opened.get() - before))
         })
         .await;
     let (webhooks, ready, fewest, reopened) = seen?;
@@ -152,39 +147,4 @@ impl Crowd {
             }
         }
     }
-}
-
-/// Sends webhooks at a steady rate, each on a new connection.
-async fn send(address: SocketAddr, webhooks: &Webhooks, time: Duration) -> anyhow::Result<Latencies> {
-    let mut latencies = Histogram::new_with_bounds(1, 60_000_000, 3)?;
-    let mut request = webhooks.blank();
-    let mut pace = interval(Duration::from_secs(1) / RATE);
-    for number in 0..webhooks.len() {
-        pace.tick().await;
-        webhooks.fill(&mut request, number);
-        let begun = Instant::now();
-        let mut connection = Connection::open(address).await.context("a webhook's connection")?;
-        let status = connection.call(&request).await?;
-        ensure!(status == 202, "a webhook was answered {status}");
-        latencies.saturating_record(u64::try_from(begun.elapsed().as_micros())?);
-    }
-    Ok(Latencies::of(&latencies, time))
-}
-
-/// Asks whether it is ready, and counts the crowd.
-async fn look(address: SocketAddr, crowd: &Crowd, time: Duration) -> anyhow::Result<(Latencies, usize)> {
-    const REQUEST: &[u8] = b"GET /readyz HTTP/1.1\r\nHost: usher\r\n\r\n";
-    let mut latencies = Histogram::new_with_bounds(1, 60_000_000, 3)?;
-    let mut fewest = usize::MAX;
-    let mut pace = interval(LOOK);
-    let end = Instant::now() + time;
-    while Instant::now() < end {
-        pace.tick().await;
-        fewest = fewest.min(crowd.open.get());
-        let begun = Instant::now();
-        let status = Connection::open(address).await?.call(REQUEST).await?;
-        ensure!(status == 200, "/readyz was answered {status}");
-        latencies.saturating_record(u64::try_from(begun.elapsed().as_micros())?);
-    }
-    Ok((Latencies::of(&latencies, time), fewest))
 }
