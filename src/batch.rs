@@ -3,15 +3,16 @@
 //! One transaction then serves many callers, each answered after the commit that holds its item. Where callers wait for
 //! their answer, nobody waits for a timer: an item that finds a free lane is a group of its own.
 //!
-//! A group that the database refuses, or that meets somebody's lock, is halved until what is to blame stands alone. That
-//! happens beside the lanes, which go on with the next groups.
+//! A group that the database refuses, or that meets a lock, is halved until what is to blame stands alone. That happens in
+//! a lane of its own, while the others go on with the next groups. Items that met a lock before go there at once
+//! ([`Batcher::submit_apart`]): in company they would hold up a group again and again.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
-use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::store::StoreError;
 
@@ -22,11 +23,13 @@ const WAITING: usize = 4096;
 /// never take another group.
 pub const TIME_LIMIT: Duration = Duration::from_secs(8);
 
-/// How long a group waits for a lock that somebody else holds. usher's own transactions are shorter.
-const LOCK_WAIT: Duration = Duration::from_millis(200);
-/// The same for its halves: one of them holds what is to blame, and there are up to eight of those in a row.
-const LOCK_WAIT_OF_A_HALF: Duration = Duration::from_millis(50);
-/// How long what is locked is searched for. What has not had its turn by then comes again soon, in other company.
+/// How long a group waits for a lock that another transaction holds. usher's own are mostly shorter.
+const LOCK_WAIT: Duration = Duration::from_millis(50);
+/// The same for parts of a group that met a lock: of two hundred, all may be locked.
+const LOCK_WAIT_APART: Duration = Duration::from_millis(10);
+/// The same for an item alone.
+const LOCK_WAIT_ALONE: Duration = Duration::from_millis(25);
+/// How long what is locked is searched for. Items that have not been tried by then are deferred.
 const SEARCH_LIMIT: Duration = Duration::from_secs(2);
 
 /// What is done with a group: one transaction, within [`TIME_LIMIT`].
@@ -56,12 +59,14 @@ type Waiting<T, R> = mpsc::Receiver<(T, Answer<R>)>;
 /// Hands items to lanes that commit groups of them.
 pub struct Batcher<T, R> {
     items: mpsc::Sender<(T, Answer<R>)>,
+    apart: mpsc::Sender<(T, Answer<R>)>,
 }
 
 impl<T, R> Clone for Batcher<T, R> {
     fn clone(&self) -> Self {
         Self {
             items: self.items.clone(),
+            apart: self.apart.clone(),
         }
     }
 }
@@ -77,15 +82,14 @@ impl<T: Send + Sync + 'static, R: Send + 'static> Batcher<T, R> {
     /// One lane at a time collects.
     pub fn start_patient(lanes: usize, most: usize, patience: Duration, group: impl Group<T, R>) -> Self {
         let (items, waiting) = mpsc::channel(WAITING);
+        let (apart, waiting_apart) = mpsc::channel(WAITING);
         let waiting = Arc::new(Mutex::new(waiting));
-        let lane = Lane {
-            group: Arc::new(group),
-            searching: Arc::new(Semaphore::new(1)),
-        };
+        let lane = Lane { group: Arc::new(group) };
         for _ in 0..lanes {
-            tokio::spawn(lane.clone().run(Arc::clone(&waiting), most, patience));
+            tokio::spawn(lane.clone().run(Arc::clone(&waiting), apart.clone(), most, patience));
         }
-        Self { items }
+        tokio::spawn(lane.run_apart(waiting_apart, most));
+        Self { items, apart }
     }
 
     /// Hands over one item and waits for its answer.
@@ -93,10 +97,22 @@ impl<T: Send + Sync + 'static, R: Send + 'static> Batcher<T, R> {
     /// # Errors
     /// [`BatchError`].
     pub async fn submit(&self, item: T) -> Result<R, BatchError> {
-        let (answer, answered) = oneshot::channel();
-        self.items.send((item, answer)).await.map_err(|_| BatchError::Lost)?;
-        answered.await.map_err(|_| BatchError::Lost)?
+        hand_over(&self.items, item).await
     }
+
+    /// The same for an item that met a lock the last time: it is done beside the others.
+    ///
+    /// # Errors
+    /// [`BatchError`].
+    pub async fn submit_apart(&self, item: T) -> Result<R, BatchError> {
+        hand_over(&self.apart, item).await
+    }
+}
+
+async fn hand_over<T, R>(lane: &mpsc::Sender<(T, Answer<R>)>, item: T) -> Result<R, BatchError> {
+    let (answer, answered) = oneshot::channel();
+    lane.send((item, answer)).await.map_err(|_| BatchError::Lost)?;
+    answered.await.map_err(|_| BatchError::Lost)?
 }
 
 /// Items, and whoever waits for their answers, side by side.
@@ -129,6 +145,17 @@ impl<T, R> Items<T, R> {
         }
     }
 
+    /// Where there is no room, they come again soon by themselves.
+    fn move_to(self, lane: &mpsc::Sender<(T, Answer<R>)>) {
+        for (item, answer) in self.items.into_iter().zip(self.answers) {
+            if let Err(mpsc::error::TrySendError::Full((_, answer)) | mpsc::error::TrySendError::Closed((_, answer))) =
+                lane.try_send((item, answer))
+            {
+                let _ = answer.send(Err(BatchError::Deferred));
+            }
+        }
+    }
+
     fn defer(self) {
         for answer in self.answers {
             let _ = answer.send(Err(BatchError::Deferred));
@@ -148,22 +175,24 @@ impl<T, R> Items<T, R> {
 /// What the lanes of one batcher share.
 struct Lane<G> {
     group: Arc<G>,
-    /// One group at a time is searched.
-    searching: Arc<Semaphore>,
 }
 
 impl<G> Clone for Lane<G> {
     fn clone(&self) -> Self {
         Self {
             group: Arc::clone(&self.group),
-            searching: Arc::clone(&self.searching),
         }
     }
 }
 
 impl<G> Lane<G> {
-    async fn run<T, R>(self, waiting: Arc<Mutex<Waiting<T, R>>>, most: usize, patience: Duration)
-    where
+    async fn run<T, R>(
+        self,
+        waiting: Arc<Mutex<Waiting<T, R>>>,
+        apart: mpsc::Sender<(T, Answer<R>)>,
+        most: usize,
+        patience: Duration,
+    ) where
         T: Send + Sync + 'static,
         R: Send + 'static,
         G: Group<T, R>,
@@ -178,9 +207,25 @@ impl<G> Lane<G> {
                 if error.is_away() || items.items.len() == 1 {
                     items.refuse(&error);
                 } else {
-                    tokio::spawn(self.clone().search(items));
+                    items.move_to(&apart);
                 }
             }
+        }
+    }
+
+    /// The lane for items among which one is to blame.
+    async fn run_apart<T, R>(self, mut waiting: Waiting<T, R>, most: usize)
+    where
+        T: Send + Sync,
+        R: Send,
+        G: Group<T, R>,
+    {
+        loop {
+            let taken = next_group(&mut waiting, most, Duration::ZERO).await;
+            if taken.is_empty() {
+                return;
+            }
+            self.search(Items::wanted(taken)).await;
         }
     }
 
@@ -204,18 +249,17 @@ impl<G> Lane<G> {
         None
     }
 
-    /// Halves a group that was not taken, until what is to blame stands alone: it must not take the others down with it.
-    async fn search<T, R>(self, items: Items<T, R>)
+    /// Commits a group, and halves it where it was not taken, until what is to blame stands alone: it must not take the
+    /// others down with it.
+    async fn search<T, R>(&self, items: Items<T, R>)
     where
         T: Send + Sync,
         R: Send,
         G: Group<T, R>,
     {
-        let _turn = self.searching.acquire().await;
         let began = Instant::now();
         let mut away: Option<Arc<StoreError>> = None;
-        let (first, second) = items.into_wanted().halve();
-        let mut parts = vec![second, first];
+        let mut parts = vec![items];
         while let Some(part) = parts.pop() {
             if let Some(error) = &away {
                 part.refuse(error);
@@ -225,7 +269,11 @@ impl<G> Lane<G> {
                 part.defer();
                 continue;
             }
-            let Some((part, error)) = self.commit(part.into_wanted(), LOCK_WAIT_OF_A_HALF).await else {
+            let lock_wait = match part.items.len() {
+                1 => LOCK_WAIT_ALONE,
+                _ => LOCK_WAIT_APART,
+            };
+            let Some((part, error)) = self.commit(part.into_wanted(), lock_wait).await else {
                 continue;
             };
             if error.is_away() {
@@ -349,9 +397,24 @@ mod tests {
         assert!(matches!(locked[..], [Err(BatchError::Store(error))] if error.is_busy()));
         let groups = doubling.0.lock().unwrap().len();
         assert!(
-            groups <= 17,
-            "one group and two halves for each of eight steps: {groups}"
+            groups <= 18,
+            "one group, the same apart, and two halves for each of eight steps: {groups}"
         );
+    }
+
+    #[tokio::test]
+    async fn an_item_that_met_a_lock_before_keeps_out_of_the_groups_of_others() {
+        let doubling = Doubling::default();
+        let batcher = Batcher::start(1, 8, doubling.clone());
+        let (locked, others) = tokio::join!(
+            batcher.submit_apart(16),
+            join_all((100..108).map(|n| batcher.submit(n)))
+        );
+        assert!(matches!(locked, Err(BatchError::Store(error)) if error.is_busy()));
+        assert!(others.iter().all(Result::is_ok));
+        let mut sizes = doubling.0.lock().unwrap().clone();
+        sizes.sort_unstable();
+        assert_eq!(sizes, [1, 8], "the locked one alone, and the others at once");
     }
 
     #[tokio::test]

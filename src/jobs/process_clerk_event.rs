@@ -1,6 +1,7 @@
 //! `process-clerk-event`: what Clerk told becomes true here. Events that wait at the same moment share a transaction.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -93,7 +94,15 @@ impl ProcessClerkEvent {
 }
 
 /// Applies events in groups.
-pub(super) struct Events(Batcher<Request, Applied>);
+pub(super) struct Events {
+    batcher: Batcher<Request, Applied>,
+    /// Events that met a lock, until they are tried again.
+    locked: Mutex<HashSet<String>>,
+}
+
+/// How many of these are remembered; then all are forgotten, since other processes may have done them. An event that is
+/// forgotten holds up one more group for a moment.
+const MAX_LOCKED: usize = 10_000;
 
 struct Request {
     svix_id: String,
@@ -116,7 +125,10 @@ impl Events {
             Dialect::Postgres => 2,
             Dialect::Sqlite => 1,
         };
-        Self(Batcher::start(lanes, MOST, Apply(app)))
+        Self {
+            batcher: Batcher::start(lanes, MOST, Apply(app)),
+            locked: Mutex::default(),
+        }
     }
 
     async fn apply(&self, svix_id: &str, user: Option<User>) -> Result<Applied, JobError> {
@@ -124,7 +136,25 @@ impl Events {
             svix_id: svix_id.to_owned(),
             user,
         };
-        Ok(self.0.submit(request).await?)
+        let was_locked = self.locked().remove(svix_id);
+        let applied = if was_locked {
+            self.batcher.submit_apart(request).await
+        } else {
+            self.batcher.submit(request).await
+        };
+        let applied = applied.map_err(JobError::from);
+        if matches!(applied, Err(JobError::Busy(_) | JobError::Deferred)) {
+            let mut locked = self.locked();
+            if locked.len() >= MAX_LOCKED {
+                locked.clear();
+            }
+            locked.insert(svix_id.to_owned());
+        }
+        applied
+    }
+
+    fn locked(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.locked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
