@@ -46,10 +46,10 @@ pub enum BatchError {
     #[error(transparent)]
     Store(#[from] Arc<StoreError>),
     /// Something in its group is locked, and it had no turn by itself.
-    #[error("something else in its group is locked; it comes again soon")]
+    #[error("another item of its batch is locked; it will be retried soon")]
     Deferred,
     /// Its group panicked.
-    #[error("the group came to grief without an answer")]
+    #[error("the batch ended without an answer")]
     Lost,
 }
 
@@ -244,7 +244,7 @@ impl<G> Lane<G> {
         match commit.await {
             Ok(Ok(results)) => items.answer(results),
             Ok(Err(error)) => return Some((items, Arc::new(error))),
-            Err(_) => tracing::error!("a group panicked; its callers are told to come again"),
+            Err(_) => tracing::error!("a batch panicked; its callers are told to retry"),
         }
         None
     }

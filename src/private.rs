@@ -48,6 +48,6 @@ pub fn warn_if_open_to_all(path: &Path) {
     let mode = path.metadata().map(|about| about.mode()).unwrap_or_default();
     if mode & OTHERS != 0 {
         let path = path.display();
-        tracing::warn!("everybody on this machine may read {path}; if that is not wanted, run: chmod 600 {path}");
+        tracing::warn!("{path} is readable by every user of this machine; to restrict it, run: chmod 600 {path}");
     }
 }

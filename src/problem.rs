@@ -63,76 +63,76 @@ codes! {
     NotJson = "not_json", BAD_REQUEST, "The body is not JSON.";
     /// The event is JSON, but has no `type`.
     NoType = "no_type", BAD_REQUEST, "The event has no `type`.";
-    /// The body broke off while it was read.
+    /// The connection closed before the whole body arrived.
     UnreadableBody = "unreadable_body", BAD_REQUEST, "The body could not be read.";
-    /// The id in the path is not one: a UUID, or Clerk's `user_…`.
-    InvalidId = "invalid_id", BAD_REQUEST, "The id in the path can't be an id.";
+    /// The id in the path is neither a UUID nor, for a person, Clerk's `user_…`.
+    InvalidId = "invalid_id", BAD_REQUEST, "The id in the path is not valid.";
     /// The `Idempotency-Key` is empty, too long or not visible ASCII.
     InvalidIdempotencyKey = "invalid_idempotency_key", BAD_REQUEST, "The Idempotency-Key must have 1 to 255 visible ASCII characters.";
-    /// No API key, or no session token, or one that is not good (any more).
-    Unauthorized = "unauthorized", UNAUTHORIZED, "Who is calling?";
+    /// The API key or session token is missing, unknown or expired.
+    Unauthorized = "unauthorized", UNAUTHORIZED, "Authentication is required.";
     /// The webhook's signature, id or timestamp is missing, wrong or too old.
-    BadSignature = "bad_signature", UNAUTHORIZED, "This is not signed by Clerk.";
-    /// The session came as a cookie, from a page that is not one of the app's.
-    ForeignOrigin = "foreign_origin", FORBIDDEN, "This page may not act for the person.";
-    /// The session is an impersonation: it may look, but not answer.
-    Impersonated = "impersonated", FORBIDDEN, "Whoever impersonates a person can't answer their invites.";
+    BadSignature = "bad_signature", UNAUTHORIZED, "The webhook signature is not valid.";
+    /// The session came as a cookie from an origin that `CLERK_AUTHORIZED_PARTIES` does not list.
+    ForeignOrigin = "foreign_origin", FORBIDDEN, "This origin is not allowed to use the session cookie.";
+    /// The session is an impersonation: it may read invites, but not answer them.
+    Impersonated = "impersonated", FORBIDDEN, "An impersonated session can't answer invites.";
     /// The signed-in person does not own the invited address, or has not verified it. `detail` names it, masked.
-    OtherAddress = "other_address", FORBIDDEN, "The invite is for another address.";
-    /// Whoever invited may by now no longer hand out the role, or is banned, locked or deleted.
-    InviterLostRights = "inviter_lost_rights", FORBIDDEN, "Whoever invited may no longer hand out this role. Ask for a new invite.";
-    /// `invited_by` may not hand out this role in this place.
-    RoleAboveInviter = "role_above_inviter", FORBIDDEN, "The inviter may not hand out this role here.";
-    /// `invited_by` is banned or locked in Clerk, and invites nobody until that is lifted.
+    OtherAddress = "other_address", FORBIDDEN, "The invite was sent to another email address.";
+    /// The inviter may no longer give this role, or is banned, locked or deleted.
+    InviterLostRights = "inviter_lost_rights", FORBIDDEN, "The inviter may no longer give this role. Ask for a new invite.";
+    /// `invited_by` may not give this role in this organization or project.
+    RoleAboveInviter = "role_above_inviter", FORBIDDEN, "The inviter may not give this role.";
+    /// `invited_by` is banned or locked in Clerk and can't invite.
     InviterBlocked = "inviter_blocked", FORBIDDEN, "The inviter is banned or locked.";
-    /// There is nothing here, or nothing that the caller may know of.
-    NotFound = "not_found", NOT_FOUND, "There is nothing here.";
-    /// The path is there, but not with this method; `Allow` says with which. On every path.
-    MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "This path does not know that method.";
-    /// The address's owner is in already, with this role or a higher one.
-    AlreadyMember = "already_member", CONFLICT, "The address's owner is a member already, with this role or a higher one.";
-    /// The organization is deleted. It comes back only where it was deleted: in the app's own tables.
+    /// It does not exist, or the caller may not see it.
+    NotFound = "not_found", NOT_FOUND, "Not found.";
+    /// The path exists, but not with this method; `Allow` lists its methods. On every path.
+    MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "This path does not support that method.";
+    /// The address's owner is already a member with this role or a higher one.
+    AlreadyMember = "already_member", CONFLICT, "The address's owner is already a member with this role or a higher one.";
+    /// The organization is deleted. Only the app can restore it, in its own tables.
     OrganizationDeleted = "organization_deleted", CONFLICT, "The organization is deleted.";
-    /// The project is deleted, or the organization that it is in. It comes back only where it was deleted: in the app's own tables.
+    /// The project or its organization is deleted. Only the app can restore it, in its own tables.
     ProjectDeleted = "project_deleted", CONFLICT, "The project is deleted.";
     /// The invite was accepted, which is final.
-    InviteAccepted = "invite_accepted", CONFLICT, "The invite was accepted already.";
+    InviteAccepted = "invite_accepted", CONFLICT, "The invite is already accepted.";
     /// The invite was declined, which is final.
     InviteDeclined = "invite_declined", CONFLICT, "The invite was declined. Ask for a new one.";
-    /// The invite was taken back, which is final.
-    InviteRevoked = "invite_revoked", CONFLICT, "The invite was taken back. Ask for a new one.";
-    /// The role that the invite gives is not among the configured ones any more.
-    UnknownRole = "unknown_role", CONFLICT, "The invite's role is no longer known. Ask for a new invite.";
-    /// What the invite leads into was deleted.
-    TargetDeleted = "target_deleted", CONFLICT, "What the invite leads into was deleted.";
-    /// The invite's time has passed; sending or inviting again renews it.
+    /// The invite was revoked, which is final.
+    InviteRevoked = "invite_revoked", CONFLICT, "The invite was revoked. Ask for a new one.";
+    /// The invite's role is no longer configured.
+    UnknownRole = "unknown_role", CONFLICT, "The invite's role no longer exists. Ask for a new invite.";
+    /// The invite's organization or project was deleted.
+    TargetDeleted = "target_deleted", CONFLICT, "The invite's organization or project was deleted.";
+    /// The invite has expired; sending it again or inviting again renews it.
     InviteExpired = "invite_expired", CONFLICT, "The invite has expired. Ask for a new one.";
-    /// The link is genuine, but the invite's time has passed.
+    /// The link is valid, but its invite has expired.
     LinkExpired = "link_expired", GONE, "The invite has expired. Ask for a new one.";
-    /// The body did not come in time: the client was too slow, or fell silent.
-    RequestTimeout = "request_timeout", REQUEST_TIMEOUT, "The body did not come in time.";
-    /// The body is larger than this path takes.
+    /// The body did not arrive in time.
+    RequestTimeout = "request_timeout", REQUEST_TIMEOUT, "The body did not arrive in time.";
+    /// The body is larger than this path accepts.
     TooLarge = "too_large", PAYLOAD_TOO_LARGE, "The body is too large.";
-    /// The body did not come as `application/json`.
+    /// The body was not sent as `application/json`.
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "Send `Content-Type: application/json`.";
-    /// Fields or parameters can't be used; `errors` names each of them.
-    InvalidRequest = "invalid_request", UNPROCESSABLE_ENTITY, "The request can't be used as it is.";
-    /// The same `Idempotency-Key` came with another request within 24 hours.
-    IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY, "This Idempotency-Key belongs to another request. Use a fresh one.";
-    /// The key, the person or the address has used up its calls; `Retry-After` says when there are new ones.
-    RateLimited = "rate_limited", TOO_MANY_REQUESTS, "Too many calls.";
+    /// Fields or parameters are not valid; `errors` names each of them.
+    InvalidRequest = "invalid_request", UNPROCESSABLE_ENTITY, "The request is not valid.";
+    /// The same `Idempotency-Key` was used with another request within 24 hours.
+    IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY, "This Idempotency-Key belongs to another request. Use a new one.";
+    /// The key, the person or the address has used up its calls; `Retry-After` says when to retry.
+    RateLimited = "rate_limited", TOO_MANY_REQUESTS, "Too many requests.";
     /// A mail for this invite went out less than five minutes ago, or ten did within a day.
-    ResendTooSoon = "resend_too_soon", TOO_MANY_REQUESTS, "The address was written to only recently.";
-    /// The inviter, the organization or, when sending again, the address has had as many invite mails today as it may.
-    DailyMailCap = "daily_mail_cap", TOO_MANY_REQUESTS, "No invite mails are left today. Come again after midnight UTC.";
-    /// Something broke on usher's side. It is in the log; the same request may work later.
-    Internal = "internal", INTERNAL_SERVER_ERROR, "Something broke on our side.";
-    /// The database is away; nothing was changed.
-    StoreUnavailable = "store_unavailable", SERVICE_UNAVAILABLE, "The database is away. Come again.";
-    /// Something that the request needs was locked by somebody else for longer than a request waits; nothing was changed. Other requests go on.
-    StoreBusy = "store_busy", SERVICE_UNAVAILABLE, "What this needs is locked just now. Come again.";
-    /// Clerk's keys can't be fetched, so no session token can be checked.
-    KeysUnavailable = "keys_unavailable", SERVICE_UNAVAILABLE, "Clerk's keys can't be fetched. Come again.";
+    ResendTooSoon = "resend_too_soon", TOO_MANY_REQUESTS, "A mail was sent to this address recently.";
+    /// The inviter, the organization or, when sending again, the address has reached its daily limit of invite mails.
+    DailyMailCap = "daily_mail_cap", TOO_MANY_REQUESTS, "The daily limit of invite mails is reached. Try again after midnight UTC.";
+    /// An unexpected error, which is in usher's log; the same request may work later.
+    Internal = "internal", INTERNAL_SERVER_ERROR, "Internal error.";
+    /// The database is unavailable; nothing was changed.
+    StoreUnavailable = "store_unavailable", SERVICE_UNAVAILABLE, "The database is unavailable. Try again.";
+    /// Another transaction holds a lock that this request needs; nothing was changed. Other requests are not affected.
+    StoreBusy = "store_busy", SERVICE_UNAVAILABLE, "A lock that this request needs is held by another transaction. Try again.";
+    /// Clerk's keys can't be fetched, so session tokens can't be verified.
+    KeysUnavailable = "keys_unavailable", SERVICE_UNAVAILABLE, "Clerk's keys can't be fetched. Try again.";
 }
 
 impl PartialSchema for Code {
@@ -308,12 +308,12 @@ impl From<StoreError> for Problem {
             Self::new(Code::StoreBusy).retry_after(BUSY_RETRY_AFTER)
         } else if error.is_temporary() {
             if let Some(suppressed) = AWAY.admit() {
-                tracing::warn!(error = %error, suppressed, "the store is away");
+                tracing::warn!(error = %error, suppressed, "the database is unavailable");
             }
             Self::new(Code::StoreUnavailable)
         } else {
             if let Some(suppressed) = REFUSED.admit() {
-                tracing::error!(error = %error, suppressed, "the store refused");
+                tracing::error!(error = %error, suppressed, "database error");
             }
             Self::internal()
         }

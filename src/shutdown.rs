@@ -20,10 +20,10 @@ pub fn on_signal() -> std::io::Result<CancellationToken> {
             }
         };
         next().await;
-        tracing::info!("stopping; a second signal stops at once");
+        tracing::info!("stopping; send a second signal to stop immediately");
         cancel.cancel();
         next().await;
-        tracing::warn!("stopped at once");
+        tracing::warn!("stopping immediately");
         std::process::exit(130);
     });
     Ok(token)

@@ -281,7 +281,7 @@ begin
             select a.id into inviter from admins a where a.id = inviter_name::uuid and a.deleted_at is null;
         end if;
         if inviter is null then
-            perform usher_refuse_field('invited_by', 'names nobody who is there');
+            perform usher_refuse_field('invited_by', 'names no known person');
         end if;
         if exists (select from usher_addresses a where a.verified and a.email_key = asked_key and a.admin_id = inviter) then
             perform usher_refuse_field('email', 'is the inviter''s own address');

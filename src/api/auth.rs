@@ -101,7 +101,7 @@ impl FromRequestParts<Api> for SignedIn {
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
         let verifier = api.app.sessions.as_ref().ok_or_else(|| {
             Problem::new(Code::Unauthorized)
-                .with_detail("usher has no CLERK_JWT_KEY or CLERK_ISSUER, so nobody can sign in here.")
+                .with_detail("Neither CLERK_JWT_KEY nor CLERK_ISSUER is set, so session tokens can't be verified.")
         })?;
         let tokens = session_tokens(parts, api)?;
         let claims = first_good(verifier, &tokens, api.app.clock.now()).await;

@@ -126,7 +126,7 @@ pub(super) fn batch_answer() -> Value {
     json!({ "results": [
         { "status": 201, "invite": new_invite() },
         { "status": 422, "problem": {
-            "status": 422, "code": "invalid_request", "title": "The request can't be used as it is.",
+            "status": 422, "code": "invalid_request", "title": "The request is not valid.",
             "errors": [{ "field": "role", "detail": "must be one of member, admin, owner" }],
         }},
     ]})

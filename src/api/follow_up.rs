@@ -53,11 +53,11 @@ pub(super) struct InvitePage {
     params(
         ("organization_id" = Option<Uuid>, Query, description = "Only into this organization and its projects"),
         ("project_id" = Option<Uuid>, Query, description = "Only into this project"),
-        ("email" = Option<String>, Query, description = "Only of this address, however it is written", format = Email),
-        ("status" = Option<Status>, Query, description = "Only those that stand so now"),
+        ("email" = Option<String>, Query, description = "Only of this address; case does not matter", format = Email),
+        ("status" = Option<Status>, Query, description = "Only those with this status now"),
         ("invited_by" = Option<String>, Query, description = "Only by this person: an admin's id or a Clerk user id"),
-        ("limit" = Option<u32>, Query, description = "At most so many; 50 where it is left out", minimum = 1, maximum = 200),
-        ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before"),
+        ("limit" = Option<u32>, Query, description = "Page size; 50 by default", minimum = 1, maximum = 200),
+        ("cursor" = Option<String>, Query, description = "The `next_cursor` of the previous page"),
     ),
     responses((status = 200, description = "A page", body = InvitePage, example = example::invite_page)),
     security(("api_key" = [])),
@@ -240,7 +240,7 @@ async fn obstacle(tx: &mut Tx, id: Uuid, roles: &Roles) -> Result<Option<Obstacl
 #[utoipa::path(
     post, path = "/v1/invites/{id}/revoke", tag = tag::INVITES, operation_id = "revokeInvite",
     params(("id" = Uuid, Path, description = "The invite's id", example = example::invite_id)),
-    responses((status = 200, description = "It is taken back", body = InviteJson, example = example::revoked_invite)),
+    responses((status = 200, description = "The invite is revoked", body = InviteJson, example = example::revoked_invite)),
     security(("api_key" = [])),
     extensions(("x-problems" = json!([
         Code::NotFound, Code::InviteAccepted, Code::InviteDeclined, Code::InviteRevoked

@@ -132,12 +132,12 @@ enum BatchResult {
     params(IdempotencyKey),
     request_body(content = CreateInvite, examples(
         ("organization" = (summary = "Into an organization", value = json!(example::create_invite()))),
-        ("project" = (summary = "Into a project, with everything that can be said", value = json!(example::create_project_invite()))),
+        ("project" = (summary = "Into a project, with every field", value = json!(example::create_project_invite()))),
     )),
     responses(
         (status = 201, description = "A new invite", body = InviteJson,
             headers(("Location" = String, description = "The invite's path")), example = example::new_invite),
-        (status = 200, description = "The open invite of this address, made fresh", body = InviteJson,
+        (status = 200, description = "The open invite of this address, renewed", body = InviteJson,
             headers(("Location" = String, description = "The invite's path")), example = example::new_invite),
     ),
     security(("api_key" = [])),
@@ -270,7 +270,7 @@ fn with_location(kept: Kept) -> Response {
     post, path = "/v1/invites/batch", tag = tag::INVITES, operation_id = "createInvites",
     params(IdempotencyKey),
     request_body(content = BatchRequest, example = example::batch),
-    responses((status = 200, description = "One answer each", body = BatchAnswer, example = example::batch_answer)),
+    responses((status = 200, description = "One result for each invite", body = BatchAnswer, example = example::batch_answer)),
     security(("api_key" = [])),
     extensions(("x-problems" = json!([Code::InvalidIdempotencyKey, Code::IdempotencyKeyReused])))
 )]
@@ -565,7 +565,7 @@ fn refused(refusal: Refusal, invitation: &Invitation, config: &Config, now: Date
     match refusal {
         Refusal::UnknownTarget => field(target, "names nothing that is there; PUT it first".to_owned()),
         Refusal::UnknownRole => field("role", format!("must be one of {}", ladder.names().join(", "))),
-        Refusal::UnknownInviter => field("invited_by", "names nobody who is there".to_owned()),
+        Refusal::UnknownInviter => field("invited_by", "names no known person".to_owned()),
         Refusal::OwnAddress => field("email", "is the inviter's own address".to_owned()),
         Refusal::RoleAboveInviter => Code::RoleAboveInviter.into(),
         Refusal::InviterBlocked => Code::InviterBlocked.into(),

@@ -51,8 +51,8 @@ struct OnlyName {
 /// those into what was deleted.
 #[utoipa::path(
     get, path = "/v1/invite-links/{token}", tag = tag::LINKS, operation_id = "previewInviteLink",
-    params(("token" = String, Path, description = "The token out of the mail's link", example = example::token)),
-    responses((status = 200, description = "The invite, as far as everybody may know", body = LinkPreview, example = example::link_preview)),
+    params(("token" = String, Path, description = "The token from the mail's link", example = example::token)),
+    responses((status = 200, description = "What the link's holder may see of the invite", body = LinkPreview, example = example::link_preview)),
     extensions(("x-problems" = json!([Code::NotFound, Code::RateLimited])))
 )]
 pub(super) async fn preview(State(api): State<Api>, Segment(token): Segment) -> Result<Json<LinkPreview>, Problem> {

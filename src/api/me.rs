@@ -195,7 +195,7 @@ async fn shown_to_profile(
 #[utoipa::path(
     post, path = "/v1/me/invites/{id}/accept", tag = tag::ME, operation_id = "acceptInvite",
     params(("id" = Uuid, Path, description = "The invite's id", example = example::invite_id)),
-    responses((status = 200, description = "The invite, as it stands now", body = InviteJson, example = example::accepted_invite)),
+    responses((status = 200, description = "The invite as it is now", body = InviteJson, example = example::accepted_invite)),
     security(("session" = []), ("session_cookie" = [])),
     extensions(("x-problems" = json!([
         Code::NotFound, Code::InviteAccepted, Code::InviteDeclined, Code::InviteRevoked, Code::InviteExpired,
@@ -220,7 +220,7 @@ async fn accept_one(api: &Api, store: Store, me: &SignedIn, id: Uuid) -> Result<
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "the schema of what `accept_by_token` reads field by field")]
 pub(super) struct AcceptByToken {
-    /// The token out of the mail's link.
+    /// The token from the mail's link.
     token: String,
 }
 
@@ -230,7 +230,7 @@ pub(super) struct AcceptByToken {
 #[utoipa::path(
     post, path = "/v1/me/invites/accept", tag = tag::ME, operation_id = "acceptInviteByLink",
     request_body(content = AcceptByToken, example = example::accept_by_token),
-    responses((status = 200, description = "The invite, as it stands now", body = InviteJson, example = example::accepted_invite)),
+    responses((status = 200, description = "The invite as it is now", body = InviteJson, example = example::accepted_invite)),
     security(("session" = []), ("session_cookie" = [])),
     extensions(("x-problems" = json!([
         Code::NotFound, Code::OtherAddress, Code::InviterLostRights, Code::UnknownRole, Code::LinkExpired,
@@ -312,7 +312,7 @@ async fn let_in(api: &Api, arrival: Arrival, invite: &Invite) -> Result<Json<Inv
 #[utoipa::path(
     post, path = "/v1/me/invites/{id}/decline", tag = tag::ME, operation_id = "declineInvite",
     params(("id" = Uuid, Path, description = "The invite's id", example = example::invite_id)),
-    responses((status = 200, description = "The invite, as it stands now", body = InviteJson, example = example::declined_invite)),
+    responses((status = 200, description = "The invite as it is now", body = InviteJson, example = example::declined_invite)),
     security(("session" = []), ("session_cookie" = [])),
     extensions(("x-problems" = json!([
         Code::NotFound, Code::InviteAccepted, Code::InviteDeclined, Code::InviteRevoked, Code::InviteExpired
@@ -339,7 +339,7 @@ async fn decline_one(api: &Api, store: Store, me: &SignedIn, id: Uuid) -> Result
 #[utoipa::path(
     post, path = "/v1/me/invites/{id}/dismiss", tag = tag::ME, operation_id = "dismissInvite",
     params(("id" = Uuid, Path, description = "The invite's id", example = example::invite_id)),
-    responses((status = 200, description = "The invite, as it stands now", body = InviteJson, example = example::dismissed_invite)),
+    responses((status = 200, description = "The invite as it is now", body = InviteJson, example = example::dismissed_invite)),
     security(("session" = []), ("session_cookie" = [])),
     extensions(("x-problems" = json!([
         Code::NotFound, Code::InviteAccepted, Code::InviteDeclined, Code::InviteRevoked, Code::InviteExpired

@@ -138,8 +138,8 @@ impl From<Member> for MemberJson {
     params(("id" = Uuid, Path, description = "The organization's id", example = example::organization_id)),
     request_body(content = PutOrganization, example = example::put_organization),
     responses(
-        (status = 201, description = "It was made", body = OrganizationJson, example = example::organization),
-        (status = 200, description = "It was there, and is called so now", body = OrganizationJson, example = example::organization),
+        (status = 201, description = "Created", body = OrganizationJson, example = example::organization),
+        (status = 200, description = "It existed; its name is updated", body = OrganizationJson, example = example::organization),
     ),
     security(("api_key" = [])),
     extensions(("x-problems" = json!([Code::NotFound, Code::OrganizationDeleted])))
@@ -176,8 +176,8 @@ pub(super) async fn put_organization(
     params(("id" = Uuid, Path, description = "The project's id", example = example::project_id)),
     request_body(content = PutProject, example = example::put_project),
     responses(
-        (status = 201, description = "It was made", body = ProjectJson, example = example::project),
-        (status = 200, description = "It was there, and is as asked now", body = ProjectJson, example = example::project),
+        (status = 201, description = "Created", body = ProjectJson, example = example::project),
+        (status = 200, description = "It existed and is updated", body = ProjectJson, example = example::project),
     ),
     security(("api_key" = [])),
     extensions(("x-problems" = json!([Code::NotFound, Code::OrganizationDeleted, Code::ProjectDeleted])))
@@ -230,8 +230,8 @@ fn answered(put: Put) -> Result<(StatusCode, Place), Problem> {
     get, path = "/v1/organizations/{id}/members", tag = tag::PLACES, operation_id = "listOrganizationMembers",
     params(
         ("id" = Uuid, Path, description = "The organization's id", example = example::organization_id),
-        ("limit" = Option<u32>, Query, description = "At most so many; 100 where it is left out", minimum = 1, maximum = 500),
-        ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before"),
+        ("limit" = Option<u32>, Query, description = "Page size; 100 by default", minimum = 1, maximum = 500),
+        ("cursor" = Option<String>, Query, description = "The `next_cursor` of the previous page"),
     ),
     responses((status = 200, description = "A page of its members", body = Members, example = example::members)),
     security(("api_key" = [])),
@@ -261,8 +261,8 @@ pub(super) async fn organization_members(
     get, path = "/v1/projects/{id}/members", tag = tag::PLACES, operation_id = "listProjectMembers",
     params(
         ("id" = Uuid, Path, description = "The project's id", example = example::project_id),
-        ("limit" = Option<u32>, Query, description = "At most so many; 100 where it is left out", minimum = 1, maximum = 500),
-        ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before"),
+        ("limit" = Option<u32>, Query, description = "Page size; 100 by default", minimum = 1, maximum = 500),
+        ("cursor" = Option<String>, Query, description = "The `next_cursor` of the previous page"),
     ),
     responses((status = 200, description = "A page of its members", body = Members, example = example::members)),
     security(("api_key" = [])),

@@ -104,7 +104,7 @@ async fn invite_in(tx: &mut Tx, invitation: &Invitation, config: &Config) -> any
     match flows::invite(tx, set, &config.roles, caps, None).await?.pop() {
         Some(Ok(invited)) => Ok(invited),
         Some(Err(refusal)) => bail!("{}", why(refusal)),
-        None => bail!("nobody was invited"),
+        None => bail!("no invite was made"),
     }
 }
 
@@ -112,7 +112,7 @@ fn why(refusal: Refusal) -> &'static str {
     match refusal {
         Refusal::UnknownTarget => "there is no such organization or project",
         Refusal::UnknownRole => "the role is on no ladder there: see ORGANIZATION_ROLES and PROJECT_ROLES",
-        Refusal::UnknownInviter => "--invited-by names nobody who is there",
+        Refusal::UnknownInviter => "--invited-by names no known person",
         Refusal::RoleAboveInviter => "the inviter may not hand out this role there",
         Refusal::InviterBlocked => "the inviter is banned or locked in Clerk",
         Refusal::OwnAddress => "the address is the inviter's own",

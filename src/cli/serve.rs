@@ -92,7 +92,7 @@ async fn migrate_when_there(app: &App) -> Result<(), MigrationError> {
     loop {
         match app.store.migrate(&app.config.rules()).await {
             Err(error) if error.is_temporary() => {
-                tracing::warn!(error = %error, "the database is away; trying again");
+                tracing::warn!(error = %error, "the database is unavailable; retrying");
                 tokio::time::sleep(KNOCK_AGAIN).await;
             }
             outcome => return outcome,

@@ -44,8 +44,8 @@ pub fn warn_of_unknown_variables(dot_env: Option<&DotEnv>) {
     let set: BTreeSet<String> = environment.chain(in_file).collect();
     for (name, nearest) in unknown_variables(set.into_iter()) {
         match nearest {
-            Some(nearest) => tracing::warn!("{name} is no setting of usher's; did you mean {nearest}?"),
-            None => tracing::warn!("{name} is no setting of usher's; usher --help lists them"),
+            Some(nearest) => tracing::warn!("{name} is not a setting of usher; did you mean {nearest}?"),
+            None => tracing::warn!("{name} is not a setting of usher; usher --help lists them all"),
         }
     }
 }

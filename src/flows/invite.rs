@@ -79,7 +79,7 @@ pub enum Refusal {
     UnknownRole,
     /// There is no such inviter, or nobody whom the caller may know of.
     UnknownInviter,
-    /// The inviter may not hand out this role here.
+    /// The inviter may not give this role.
     RoleAboveInviter,
     /// The inviter may, but is banned or locked.
     InviterBlocked,

@@ -74,7 +74,7 @@ impl MailGate {
             .await?;
         self.closed.send_replace(true);
         if is_news {
-            tracing::error!("all mails wait until SMTP_URL, MAIL_FROM or the account is put right: {why}");
+            tracing::error!("mail circuit breaker open: all mails wait until SMTP_URL, MAIL_FROM or the account is fixed: {why}");
         }
         Ok(())
     }
@@ -101,7 +101,7 @@ pub async fn keep_mail_gate(context: Context, stop: CancellationToken) {
     let store = &context.app.store;
     let hasten = store.transaction((), |tx, ()| tx.hasten_mail_probe().boxed());
     if let Err(error) = store.in_time(LOOK, hasten).await {
-        tracing::warn!(error = %error, "could not hasten the next mail's try");
+        tracing::warn!(error = %error, "could not reschedule the mail circuit breaker's next probe");
     }
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -113,7 +113,7 @@ pub async fn keep_mail_gate(context: Context, stop: CancellationToken) {
         match look.unwrap_or_else(|_| Err(JobError::Retry("no answer came".to_owned()))) {
             Ok(true) => probe = Some(AbortOnDropHandle::new(tokio::spawn(try_and_tell(context.clone())))),
             Ok(false) => {}
-            Err(error) => tracing::warn!(error = %error, "could not look whether mails have to wait"),
+            Err(error) => tracing::warn!(error = %error, "could not read the mail circuit breaker"),
         }
     }
     // What the server says to a mail that is under way is waited for, as long as a stop allows.
@@ -124,7 +124,7 @@ pub async fn keep_mail_gate(context: Context, stop: CancellationToken) {
 
 async fn try_and_tell(context: Context) {
     if let Err(error) = try_the_account(&context).await {
-        tracing::warn!(error = %error, "could not try whether mails still have to wait");
+        tracing::warn!(error = %error, "could not start a probe of the mail circuit breaker");
     }
 }
 
@@ -200,7 +200,7 @@ async fn open(context: &Context) -> Result<(), StoreError> {
     if let Some(trouble) = ended {
         let lasted = context.app.clock.now() - trouble.since;
         tracing::error!(
-            "the mail server takes our mail again, after {} s; the waiting mails go out",
+            "mail circuit breaker closed after {} s: the mail server accepts mail again; waiting mails are being sent",
             lasted.num_seconds()
         );
     }

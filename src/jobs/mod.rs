@@ -96,7 +96,7 @@ pub enum JobError {
         why: String,
     },
     /// It was not tried, because what it needs is away; that is reported once elsewhere, not for each job.
-    #[error("it waits")]
+    #[error("deferred")]
     Wait {
         /// When to look again.
         until: DateTime<Utc>,
@@ -106,7 +106,7 @@ pub enum JobError {
     #[error("{0}")]
     Busy(String),
     /// It had no turn, because something beside it is locked. That is no attempt, and not told.
-    #[error("something beside it is locked")]
+    #[error("another item of its batch is locked")]
     Deferred,
     /// It never will.
     #[error("{0}")]

@@ -370,7 +370,7 @@ async fn settle(context: &Context, mail: &QueuedMail, sent: Result<Sent, SendErr
 
 async fn refused(context: &Context, delivery_id: Uuid, why: &str) -> Result<(), JobError> {
     gave_up(context, delivery_id, why).await?;
-    tracing::warn!("a mail was refused for good, its delivery has failed: {why}");
+    tracing::warn!("the mail server refused a mail permanently; the delivery failed: {why}");
     Ok(())
 }
 

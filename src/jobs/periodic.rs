@@ -47,7 +47,7 @@ impl Job for Periodic {
 
     async fn run(&self, context: &Context) -> Result<(), JobError> {
         let Some(schedule) = SCHEDULES.iter().find(|schedule| schedule.name == self.schedule) else {
-            tracing::info!("the schedule {} is no more; nothing to do", self.schedule);
+            tracing::info!("the schedule {} no longer exists; nothing to do", self.schedule);
             return Ok(());
         };
         if self.is_overtaken(&context.app).await? {

@@ -22,7 +22,7 @@ pub(super) async fn let_go(app: &App) -> Result<(), JobError> {
     match tokio::time::timeout(MOST, all(app)).await {
         Ok(done) => done.map_err(JobError::from),
         Err(_) => {
-            tracing::info!("not everything that is old could be let go; the rest follows at the next tick");
+            tracing::info!("retention did not delete everything that is due; the rest follows at the next run");
             Ok(())
         }
     }

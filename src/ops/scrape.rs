@@ -94,11 +94,11 @@ impl Scrape {
                 true
             }
             Ok(Err(error)) => {
-                tracing::warn!(error = %error, "the queue could not be measured");
+                tracing::warn!(error = %error, "could not read the queue depth");
                 false
             }
             Err(_) => {
-                tracing::warn!("the queue could not be measured in {} s", MAX_WAIT.as_secs());
+                tracing::warn!("could not read the queue depth within {} s", MAX_WAIT.as_secs());
                 false
             }
         };

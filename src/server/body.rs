@@ -21,10 +21,10 @@ pub enum BodyError {
     #[error("the body is too large")]
     TooLarge,
     /// It did not come in time.
-    #[error("the body did not come in time")]
+    #[error("the body did not arrive in time")]
     TimedOut,
     /// It broke off.
-    #[error("the body broke off")]
+    #[error("the body ended early")]
     BrokenOff,
 }
 

@@ -66,7 +66,7 @@ async fn serve_http(
         loop {
             if let Poll::Ready(ended) = http.as_mut().poll(cx) {
                 if let Err(error) = ended {
-                    tracing::debug!(error = %error, "a connection broke off");
+                    tracing::debug!(error = %error, "a connection was closed by an error");
                 }
                 return Poll::Ready(());
             }

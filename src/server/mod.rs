@@ -113,7 +113,7 @@ async fn accept_all(
                     if let Some(suppressed) = exhausted.admit() {
                         tracing::error!(
                             error = %error, suppressed,
-                            "the {name} listener can't take a connection; trying again"
+                            "the {name} listener can't accept connections; retrying"
                         );
                     }
                     connections.make_room();

@@ -185,7 +185,7 @@ pub(crate) fn tell_busy(error: &StoreError) {
     if let Some(left_out) = BUSY.admit() {
         tracing::warn!(
             error = %error, left_out,
-            "a lock of another transaction was not had in time; what needs it is tried again later"
+            "lock timeout: another transaction holds a lock; retrying later"
         );
     }
 }

@@ -204,7 +204,7 @@ impl Store {
                 }
                 Ok(()) = losses.changed() => super::no_answer().into(),
             };
-            tracing::warn!(error = %error, "the ear for new jobs is deaf; it will try again");
+            tracing::warn!(error = %error, "lost the LISTEN connection for new jobs; reconnecting");
             tokio::time::sleep(LISTEN_AGAIN).await;
         }
     }
@@ -265,7 +265,7 @@ impl Store {
                 .fetch_one(pool)
                 .await?;
                 if is_overdue {
-                    tracing::warn!("a job that has ended was never acknowledged; its connection counts as lost");
+                    tracing::warn!("a finished job was never acknowledged; treating its database connection as lost");
                     self.lost.send_replace(());
                 }
             }

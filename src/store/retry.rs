@@ -113,13 +113,13 @@ impl Store {
         loop {
             match work(self.clone()).await {
                 Err(error) if error.is_conflict() && tries < TRIES => {
-                    tracing::debug!(tries, "a transaction met another one; trying it again");
+                    tracing::debug!(tries, "transaction conflict (deadlock or serialization failure); retrying");
                     tokio::time::sleep(wait_after(tries, rand::random())).await;
                     tries += 1;
                 }
                 outcome => {
                     if outcome.as_ref().is_err_and(Conflict::is_conflict) {
-                        tracing::warn!("a transaction met others {tries} times; it is given up");
+                        tracing::warn!("transaction conflict: giving up after {tries} attempts");
                     }
                     return outcome;
                 }

@@ -104,13 +104,13 @@ named! {
 #[utoipa::path(
     post, path = "/webhooks/clerk", tag = "Webhooks", operation_id = "receiveClerkEvent",
     params(
-        ("svix-id" = String, Header, description = "The message's id: the same over repetitions", example = "msg_27UH4WbU6Z5A5EzD8u03UvzRbpk"),
-        ("svix-timestamp" = String, Header, description = "The attempt's time in seconds since 1970; five minutes off at most", example = "1764000000"),
+        ("svix-id" = String, Header, description = "The message's id: the same at every retry", example = "msg_27UH4WbU6Z5A5EzD8u03UvzRbpk"),
+        ("svix-timestamp" = String, Header, description = "The attempt's time in Unix seconds, within five minutes of now", example = "1764000000"),
     ),
     request_body(content = ClerkEvent, description = "At most 256 KiB", example = example),
     responses(
-        (status = 202, description = "Stored and queued, now or before", body = EventAnswer, example = json!({"status": "queued"})),
-        (status = 200, description = "Of a type that usher does not act on", body = EventAnswer, example = json!({"status": "ignored"})),
+        (status = 202, description = "Stored and queued by this request or an earlier one", body = EventAnswer, example = json!({"status": "queued"})),
+        (status = 200, description = "The event's type is not one that usher handles", body = EventAnswer, example = json!({"status": "ignored"})),
     ),
     security(("svix_signature" = [])),
     extensions(("x-problems" = json!([Code::BadSignature, Code::NotJson, Code::NoType, Code::TooLarge, Code::RequestTimeout, Code::UnreadableBody])))
@@ -197,7 +197,7 @@ impl Webhooks {
         let span = tracing::info_span!("webhook", svix.id = svix_id, event.type = event.event_type);
         let received = self.intake.receive(event);
         let receipt = telemetry::caused_by(svix_id, span, received).await.map_err(|error| {
-            tracing::warn!(error = %error, "an event could not be stored; Svix will repeat it");
+            tracing::warn!(error = %error, "could not store a webhook event; Svix will retry it");
             store_away()
         })?;
         Ok(match receipt {
@@ -220,7 +220,7 @@ fn bad_signature(error: SignatureError) -> Refused {
         SignatureError::Mismatch => &REFUSED[2],
     };
     if let Some(suppressed) = throttle.admit() {
-        tracing::warn!(reason = %error, suppressed, "a webhook was refused");
+        tracing::warn!(reason = %error, suppressed, "rejected a webhook");
     }
     let problem = Problem::new(Code::BadSignature)
         .with_detail("Check that CLERK_WEBHOOK_SIGNING_SECRET is this endpoint's secret, and the clocks.");

@@ -106,7 +106,7 @@ async fn failed<J: Job>(job: &J, context: &Context, at: &At<'_>, error: JobError
         JobError::RetryAt { at: again_at, why } => later_at::<J>(context, at, again_at, why).await,
         JobError::Wait { until } => {
             give_back(context, at, until).await;
-            Failure::Later("it waits".to_owned())
+            Failure::Later("deferred".to_owned())
         }
         JobError::Busy(_) => {
             let until = context.app.clock.now() + busy_wait(rand::random());
@@ -115,7 +115,7 @@ async fn failed<J: Job>(job: &J, context: &Context, at: &At<'_>, error: JobError
         }
         JobError::Deferred => {
             give_back(context, at, context.app.clock.now() + DEFERRED_WAIT).await;
-            Failure::Later("something beside it is locked".to_owned())
+            Failure::Later("another item of its batch is locked".to_owned())
         }
         JobError::GiveUp(why) => give_up(job, context, at, why).await,
     }
@@ -174,7 +174,7 @@ async fn later_at<J: Job>(context: &Context, at: &At<'_>, again_at: DateTime<Utc
 async fn give_back(context: &Context, at: &At<'_>, due: DateTime<Utc>) {
     let store = &context.app.store;
     if let Err(error) = store.in_time(NOTE_LIMIT, store.give_back_job(at.job_id, due)).await {
-        tracing::warn!(error = %error, "could not give back a job");
+        tracing::warn!(error = %error, "could not release a job");
     }
 }
 
@@ -202,7 +202,7 @@ impl At<'_> {
         };
         let store = &context.app.store;
         if let Err(error) = store.in_time(NOTE_LIMIT, store.note_failure(&failure)).await {
-            tracing::warn!(error = %error, "could not note that a job failed");
+            tracing::warn!(error = %error, "could not record a job's failed attempt");
         }
     }
 }

@@ -91,18 +91,18 @@ pub(super) async fn beat(store: Store, names: Arc<Names>, stop: CancellationToke
             .in_time(INTERVAL, store.heartbeat(&names.beating(), &overdue))
             .await
         {
-            tracing::warn!(error = %error, "the heartbeat failed");
+            tracing::warn!(error = %error, "the worker heartbeat failed");
             // Finds out whether the server only reads, after which the sessions of that time are not used again.
             let _ = store.ping().await;
             continue;
         }
         if let Err(error) = store.in_time(INTERVAL, store.take_over_old_queues()).await {
-            tracing::warn!(error = %error, "could not look for jobs of the version before");
+            tracing::warn!(error = %error, "could not look for jobs of an earlier version");
         }
         match store.in_time(INTERVAL, store.recover_orphans(limit)).await {
             Ok(0) => {}
-            Ok(count) => tracing::warn!(jobs = count, "took up the jobs of workers that fell silent"),
-            Err(error) => tracing::warn!(error = %error, "could not look for orphaned jobs"),
+            Ok(count) => tracing::warn!(jobs = count, "recovered the orphaned jobs of workers without a heartbeat"),
+            Err(error) => tracing::warn!(error = %error, "could not recover orphaned jobs"),
         }
     }
 }

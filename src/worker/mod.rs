@@ -150,12 +150,12 @@ impl Workers {
     pub async fn stop(self) {
         self.soft.cancel();
         if tokio::time::timeout(GRACE, self.tasks.wait()).await.is_err() {
-            tracing::warn!("jobs still ran after {} s; they will be run again", GRACE.as_secs());
+            tracing::warn!("jobs still running after the shutdown timeout of {} s; they will run again", GRACE.as_secs());
             self.hard.cancel();
         }
         if tokio::time::timeout(GOODBYE, self.say_goodbye()).await.is_err() {
             tracing::warn!(
-                "could not say goodbye: the database did not answer; what was left is taken up a little later"
+                "could not unregister the workers: the database did not answer; their jobs are recovered in about 20 s"
             );
         }
     }
@@ -165,12 +165,12 @@ impl Workers {
         self.tasks.wait().await;
         self.still.cancel();
         if let Err(error) = self.heartbeat.await {
-            tracing::error!(error = %error, "the heartbeat had ended before its time");
+            tracing::error!(error = %error, "the worker heartbeat ended unexpectedly");
         }
         let (store, names) = (&self.app.store, self.names.beating());
         let goodbye = store.retire_workers(&names);
         if let Err(error) = store.in_time(heartbeat::INTERVAL, goodbye).await {
-            tracing::warn!(error = %error, "could not say goodbye; what was left is taken up a little later");
+            tracing::warn!(error = %error, "could not unregister the workers; their jobs are recovered in about 20 s");
         }
     }
 }

@@ -27,7 +27,7 @@ pub(super) async fn keep(app: App, stop: CancellationToken) {
         }
         match app.store.in_time(LIMIT, tick(&app)).await {
             Ok(next) => due = next,
-            Err(error) => tracing::warn!(error = %error, "could not look for periodic work; looking again"),
+            Err(error) => tracing::warn!(error = %error, "could not check the schedules; retrying"),
         }
     }
 }

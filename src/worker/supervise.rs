@@ -150,7 +150,7 @@ pub(super) async fn supervise<J: Job>(with: Supervised) {
         }
         tracing::error!(
             job.queue = J::QUEUE.as_str(),
-            "the worker for {} stopped: {why}; starting it again",
+            "the worker for queue {} stopped: {why}; restarting it",
             J::QUEUE
         );
         with.soft.run_until_cancelled(tokio::time::sleep(wait)).await;
@@ -181,7 +181,7 @@ async fn fall_silent(with: Supervised, name: String, attempts: Attempts) {
     // Others notice the silence anyway; this only hastens it.
     let store = &with.context.app.store;
     if let Err(error) = store.in_time(INTERVAL, store.retire_workers(&[name])).await {
-        tracing::debug!(error = %error, "could not say that a worker is gone");
+        tracing::debug!(error = %error, "could not unregister a worker");
     }
 }
 

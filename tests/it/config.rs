@@ -335,7 +335,7 @@ fn an_unknown_variable_of_usher_s_is_told_with_the_nearest_name() {
     let (code, said) = serve_with(&[("USHER_TOKEN_KYE", Some("x")), ("USHER_LISTEN", Some("8080"))]);
     assert_eq!(code, Some(1));
     assert!(
-        said.contains("USHER_TOKEN_KYE is no setting of usher's; did you mean USHER_TOKEN_KEY?"),
+        said.contains("USHER_TOKEN_KYE is not a setting of usher; did you mean USHER_TOKEN_KEY?"),
         "{said}"
     );
 }
@@ -430,7 +430,7 @@ fn a_misspelt_variable_is_told_whatever_it_begins_with_and_other_programs_are_no
         ("MAIL_FORM", "MAIL_FROM"),
         ("INVITE_TLL", "INVITE_TTL"),
     ] {
-        let told = format!("{name} is no setting of usher's; did you mean {meant}?");
+        let told = format!("{name} is not a setting of usher; did you mean {meant}?");
         assert!(said.contains(&told), "{said}");
     }
     for name in ["CLERK_PUBLISHABLE_KEY", "APP_ENV", "MAIL_HOST"] {

@@ -602,7 +602,7 @@ async fn what_strangers_send_is_logged_once_a_minute_with_a_count() {
         client.end().await;
     }
     let log = usher.log();
-    let refused = log.iter().filter(|line| line.contains("a webhook was refused"));
+    let refused = log.iter().filter(|line| line.contains("rejected a webhook"));
     assert_eq!(refused.count(), 3, "one for each reason: {log:?}");
     let loud = log.iter().filter(|line| !line.contains("\"INFO\""));
     assert_eq!(loud.count(), 3, "{log:?}");

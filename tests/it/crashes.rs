@@ -162,7 +162,7 @@ async fn a_job_that_takes_its_process_down_is_started_less_and_less_often_and_en
         usher = UsherProcess::start(&database, &smtp.url()).await;
     }
     let mail = "Jobs where job_type like '%send-invite-email' and status = 'Pending'";
-    eventually("it waits", async || {
+    eventually("deferred", async || {
         database
             .pool
             .count(&format!("{mail} and attempts = 4 and run_at > unixepoch() + 3"))

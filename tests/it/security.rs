@@ -186,6 +186,6 @@ async fn a_panic_in_a_handler_is_a_problem_without_its_cause() {
     let problem: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(
         problem,
-        json!({ "status": 500, "code": "internal", "title": "Something broke on our side." })
+        json!({ "status": 500, "code": "internal", "title": "Internal error." })
     );
 }

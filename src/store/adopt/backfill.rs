@@ -74,7 +74,7 @@ impl Backfill {
         }
         if written > 0 {
             tracing::info!(
-                "{}: {written} rows that were there before usher are taken over",
+                "{}: {written} existing rows adopted",
                 self.name
             );
         }

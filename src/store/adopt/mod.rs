@@ -37,7 +37,7 @@ pub(super) async fn patiently<T, E>(
     for _ in 1..TRIES {
         match attempt(conn).await {
             Err(error) if gave_way(&error) => {
-                tracing::info!("a table is in use; trying again");
+                tracing::info!("a table is locked; retrying");
                 tokio::time::sleep(PAUSE).await;
             }
             outcome => return outcome,
