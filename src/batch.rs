@@ -1,10 +1,10 @@
-//! Group commit: what arrives while a group is being committed becomes the next group.
+//! BatchHandler commit: what arrives while a group is being committed becomes the next group.
 //!
 //! One transaction then serves many callers, each answered after the commit that holds its item. Where callers wait for
-//! their answer, nobody waits for a timer: an item that finds a free lane is a group of its own.
+//! their answer, nobody waits for a timer: an item that finds a free worker is a group of its own.
 //!
 //! A group that the database refuses, or that meets a lock, is halved until what is to blame stands alone. That happens in
-//! a lane of its own, while the others go on with the next groups. Items that met a lock before go there at once
+//! a worker of its own, while the others go on with the next groups. Items that met a lock before go there at once
 //! ([`Batcher::submit_apart`]): in company they would hold up a group again and again.
 
 use std::panic::AssertUnwindSafe;
@@ -16,12 +16,12 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::store::StoreError;
 
-/// How many items may wait for a lane. More callers than that wait to hand theirs over, so memory stays bounded.
-const WAITING: usize = 4096;
+/// How many items may wait for a worker. More callers than that wait to hand theirs over, so memory stays bounded.
+const QUEUE_CAPACITY: usize = 4096;
 
-/// How long a group may take: less than whoever waits for it does, and a lane that waits for a lost connection would
+/// How long a group may take: less than whoever waits for it does, and a worker that waits for a lost connection would
 /// never take another group.
-pub const TIME_LIMIT: Duration = Duration::from_secs(8);
+pub const BATCH_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// How long a group waits for a lock that another transaction holds. usher's own are mostly shorter.
 const LOCK_WAIT: Duration = Duration::from_millis(50);
@@ -32,9 +32,9 @@ const LOCK_WAIT_ALONE: Duration = Duration::from_millis(25);
 /// How long what is locked is searched for. Items that have not been tried by then are deferred.
 const SEARCH_LIMIT: Duration = Duration::from_secs(2);
 
-/// What is done with a group: one transaction, within [`TIME_LIMIT`].
-pub trait Group<T, R>: Send + Sync + 'static {
-    /// Commits the items together and answers each, in order, without waiting longer than `lock_wait` for a lock. May be
+/// What is done with a group: one transaction, within [`BATCH_TIMEOUT`].
+pub trait BatchHandler<T, R>: Send + Sync + 'static {
+    /// Commits the items together and answers each, in order, without queue longer than `lock_wait` for a lock. May be
     /// called again with some of the same items.
     fn commit(&self, items: &[T], lock_wait: Duration) -> impl Future<Output = Result<Vec<R>, StoreError>> + Send;
 }
@@ -54,9 +54,9 @@ pub enum BatchError {
 }
 
 type Answer<R> = oneshot::Sender<Result<R, BatchError>>;
-type Waiting<T, R> = mpsc::Receiver<(T, Answer<R>)>;
+type Queue<T, R> = mpsc::Receiver<(T, Answer<R>)>;
 
-/// Hands items to lanes that commit groups of them.
+/// Hands items to workers that commit groups of them.
 pub struct Batcher<T, R> {
     items: mpsc::Sender<(T, Answer<R>)>,
     apart: mpsc::Sender<(T, Answer<R>)>,
@@ -72,23 +72,32 @@ impl<T, R> Clone for Batcher<T, R> {
 }
 
 impl<T: Send + Sync + 'static, R: Send + 'static> Batcher<T, R> {
-    /// Starts `lanes` lanes that each commit one group of at most `most` items at a time. They end when the last handle
+    /// Starts `workers` workers that each commit one group of at max_batch_size `max_batch_size` items at a time. They end when the last handle
     /// is dropped.
-    pub fn start(lanes: usize, most: usize, group: impl Group<T, R>) -> Self {
-        Self::start_patient(lanes, most, Duration::ZERO, group)
+    pub fn start(workers: usize, max_batch_size: usize, group: impl BatchHandler<T, R>) -> Self {
+        Self::start_with_linger(workers, max_batch_size, Duration::ZERO, group)
     }
 
-    /// [`Batcher::start`] with lanes that let an item wait so long for company: larger groups, for callers in no hurry.
-    /// One lane at a time collects.
-    pub fn start_patient(lanes: usize, most: usize, patience: Duration, group: impl Group<T, R>) -> Self {
-        let (items, waiting) = mpsc::channel(WAITING);
-        let (apart, waiting_apart) = mpsc::channel(WAITING);
-        let waiting = Arc::new(Mutex::new(waiting));
-        let lane = Lane { group: Arc::new(group) };
-        for _ in 0..lanes {
-            tokio::spawn(lane.clone().run(Arc::clone(&waiting), apart.clone(), most, patience));
+    /// [`Batcher::start`] with workers that let an item wait so long for company: larger groups, for callers in no hurry.
+    /// One worker at a time collects.
+    pub fn start_with_linger(
+        workers: usize,
+        max_batch_size: usize,
+        linger: Duration,
+        group: impl BatchHandler<T, R>,
+    ) -> Self {
+        let (items, queue) = mpsc::channel(QUEUE_CAPACITY);
+        let (apart, queue_apart) = mpsc::channel(QUEUE_CAPACITY);
+        let queue = Arc::new(Mutex::new(queue));
+        let worker = Worker { group: Arc::new(group) };
+        for _ in 0..workers {
+            tokio::spawn(
+                worker
+                    .clone()
+                    .run(Arc::clone(&queue), apart.clone(), max_batch_size, linger),
+            );
         }
-        tokio::spawn(lane.run_apart(waiting_apart, most));
+        tokio::spawn(worker.run_apart(queue_apart, max_batch_size));
         Self { items, apart }
     }
 
@@ -109,9 +118,9 @@ impl<T: Send + Sync + 'static, R: Send + 'static> Batcher<T, R> {
     }
 }
 
-async fn hand_over<T, R>(lane: &mpsc::Sender<(T, Answer<R>)>, item: T) -> Result<R, BatchError> {
+async fn hand_over<T, R>(worker: &mpsc::Sender<(T, Answer<R>)>, item: T) -> Result<R, BatchError> {
     let (answer, answered) = oneshot::channel();
-    lane.send((item, answer)).await.map_err(|_| BatchError::Lost)?;
+    worker.send((item, answer)).await.map_err(|_| BatchError::Lost)?;
     answered.await.map_err(|_| BatchError::Lost)?
 }
 
@@ -146,10 +155,10 @@ impl<T, R> Items<T, R> {
     }
 
     /// Where there is no room, they come again soon by themselves.
-    fn move_to(self, lane: &mpsc::Sender<(T, Answer<R>)>) {
+    fn move_to(self, worker: &mpsc::Sender<(T, Answer<R>)>) {
         for (item, answer) in self.items.into_iter().zip(self.answers) {
             if let Err(mpsc::error::TrySendError::Full((_, answer)) | mpsc::error::TrySendError::Closed((_, answer))) =
-                lane.try_send((item, answer))
+                worker.try_send((item, answer))
             {
                 let _ = answer.send(Err(BatchError::Deferred));
             }
@@ -172,12 +181,12 @@ impl<T, R> Items<T, R> {
     }
 }
 
-/// What the lanes of one batcher share.
-struct Lane<G> {
+/// What the workers of one batcher share.
+struct Worker<G> {
     group: Arc<G>,
 }
 
-impl<G> Clone for Lane<G> {
+impl<G> Clone for Worker<G> {
     fn clone(&self) -> Self {
         Self {
             group: Arc::clone(&self.group),
@@ -185,20 +194,20 @@ impl<G> Clone for Lane<G> {
     }
 }
 
-impl<G> Lane<G> {
+impl<G> Worker<G> {
     async fn run<T, R>(
         self,
-        waiting: Arc<Mutex<Waiting<T, R>>>,
+        queue: Arc<Mutex<Queue<T, R>>>,
         apart: mpsc::Sender<(T, Answer<R>)>,
-        most: usize,
-        patience: Duration,
+        max_batch_size: usize,
+        linger: Duration,
     ) where
         T: Send + Sync + 'static,
         R: Send + 'static,
-        G: Group<T, R>,
+        G: BatchHandler<T, R>,
     {
         loop {
-            let taken = next_group(&mut *waiting.lock().await, most, patience).await;
+            let taken = next_group(&mut *queue.lock().await, max_batch_size, linger).await;
             if taken.is_empty() {
                 return;
             }
@@ -213,15 +222,15 @@ impl<G> Lane<G> {
         }
     }
 
-    /// The lane for items among which one is to blame.
-    async fn run_apart<T, R>(self, mut waiting: Waiting<T, R>, most: usize)
+    /// The worker for items among which one is to blame.
+    async fn run_apart<T, R>(self, mut queue: Queue<T, R>, max_batch_size: usize)
     where
         T: Send + Sync,
         R: Send,
-        G: Group<T, R>,
+        G: BatchHandler<T, R>,
     {
         loop {
-            let taken = next_group(&mut waiting, most, Duration::ZERO).await;
+            let taken = next_group(&mut queue, max_batch_size, Duration::ZERO).await;
             if taken.is_empty() {
                 return;
             }
@@ -230,12 +239,12 @@ impl<G> Lane<G> {
     }
 
     /// Commits items together and answers them; gives them back where the database did not take them. A panic loses these
-    /// answers, never the lane.
+    /// answers, never the worker.
     async fn commit<T, R>(&self, items: Items<T, R>, lock_wait: Duration) -> Option<(Items<T, R>, Arc<StoreError>)>
     where
         T: Send + Sync,
         R: Send,
-        G: Group<T, R>,
+        G: BatchHandler<T, R>,
     {
         if items.items.is_empty() {
             return None;
@@ -255,7 +264,7 @@ impl<G> Lane<G> {
     where
         T: Send + Sync,
         R: Send,
-        G: Group<T, R>,
+        G: BatchHandler<T, R>,
     {
         let began = Instant::now();
         let mut away: Option<Arc<StoreError>> = None;
@@ -290,19 +299,19 @@ impl<G> Lane<G> {
 }
 
 /// Whoever waits, and whoever is about to: the runtime is let around at least once, so that a burst becomes one group.
-async fn next_group<T, R>(waiting: &mut Waiting<T, R>, most: usize, patience: Duration) -> Vec<(T, Answer<R>)> {
+async fn next_group<T, R>(queue: &mut Queue<T, R>, max_batch_size: usize, linger: Duration) -> Vec<(T, Answer<R>)> {
     let mut taken = Vec::new();
-    waiting.recv_many(&mut taken, most).await;
-    if taken.is_empty() || taken.len() == most {
+    queue.recv_many(&mut taken, max_batch_size).await;
+    if taken.is_empty() || taken.len() == max_batch_size {
         return taken;
     }
-    if patience.is_zero() {
+    if linger.is_zero() {
         tokio::task::yield_now().await;
     } else {
-        tokio::time::sleep(patience).await;
+        tokio::time::sleep(linger).await;
     }
-    while taken.len() < most
-        && let Ok(item) = waiting.try_recv()
+    while taken.len() < max_batch_size
+        && let Ok(item) = queue.try_recv()
     {
         taken.push(item);
     }
@@ -321,7 +330,7 @@ mod tests {
     #[derive(Default, Clone)]
     struct Doubling(Arc<StdMutex<Vec<usize>>>);
 
-    impl Group<u32, u32> for Doubling {
+    impl BatchHandler<u32, u32> for Doubling {
         async fn commit(&self, items: &[u32], _: Duration) -> Result<Vec<u32>, StoreError> {
             self.0.lock().unwrap().push(items.len());
             tokio::task::yield_now().await;
@@ -354,7 +363,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_patient_lane_waits_for_company() {
         let doubling = Doubling::default();
-        let batcher = Batcher::start_patient(1, 8, Duration::from_millis(10), doubling.clone());
+        let batcher = Batcher::start_with_linger(1, 8, Duration::from_millis(10), doubling.clone());
         let late = async {
             tokio::time::sleep(Duration::from_millis(5)).await;
             batcher.submit(2).await
@@ -421,7 +430,7 @@ mod tests {
     async fn an_item_whose_caller_has_given_up_is_not_done() {
         let doubling = Doubling::default();
         let batcher = Batcher::start(1, 8, doubling.clone());
-        // Polled once: it is handed over, and its caller is gone before a lane takes it.
+        // Polled once: it is handed over, and its caller is gone before a worker takes it.
         let mut given_up = Box::pin(batcher.submit(5));
         assert!(futures::poll!(&mut given_up).is_pending());
         drop(given_up);

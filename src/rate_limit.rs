@@ -74,7 +74,7 @@ impl fmt::Display for RateLimit {
 
 /// Where a caller stands after a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
+pub struct RateLimitStatus {
     /// The limit.
     pub limit: RateLimit,
     /// Calls that are left at once.
@@ -109,13 +109,13 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
     }
 
     /// Takes one call out of the caller's bucket.
-    pub fn check(&self, caller: &K) -> Standing {
+    pub fn check(&self, caller: &K) -> RateLimitStatus {
         self.check_many(caller, NonZeroU32::MIN)
     }
 
     /// Takes so many calls out of the caller's bucket, or none where there are fewer. More than a full bucket holds are
     /// never there: the caller is to refuse those.
-    pub fn check_many(&self, caller: &K, calls: NonZeroU32) -> Standing {
+    pub fn check_many(&self, caller: &K, calls: NonZeroU32) -> RateLimitStatus {
         if self.checks.fetch_add(1, Ordering::Relaxed) % SWEEP_EVERY == SWEEP_EVERY - 1 {
             self.buckets.retain_recent();
             self.buckets.shrink_to_fit();
@@ -126,7 +126,7 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
             Err(_) => (0, Some(Duration::from_secs(self.limit.seconds().into()))),
         };
         let missing = self.limit.calls().saturating_sub(remaining);
-        Standing {
+        RateLimitStatus {
             limit: self.limit,
             remaining,
             reset: whole_seconds(self.limit.interval() * missing),

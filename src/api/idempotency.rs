@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::Api;
 use super::auth::AppClient;
 use crate::problem::{Code, Problem};
-use crate::store::{KeptAnswer, Repetition, Tx};
+use crate::store::{IdempotencyState, KeptAnswer, Tx};
 
 /// Characters.
 const MAX_KEY: usize = 255;
@@ -68,9 +68,9 @@ impl IdempotencyKey {
             .chain_update(body)
             .finalize();
         match tx.claim_idempotency_key(client.name(), key, &hash).await? {
-            Repetition::First => Ok(None),
-            Repetition::Answered(kept) => Ok(Some(Repeated::read(kept))),
-            Repetition::OtherRequest => Err(Code::IdempotencyKeyReused.into()),
+            IdempotencyState::First => Ok(None),
+            IdempotencyState::Answered(kept) => Ok(Some(Repeated::read(kept))),
+            IdempotencyState::OtherRequest => Err(Code::IdempotencyKeyReused.into()),
         }
     }
 

@@ -557,14 +557,14 @@ fn message(value: Value) -> Result<String, String> {
 
 /// A refusal as the caller sees it.
 fn refused(refusal: Refusal, invitation: &Invitation, config: &Config, now: DateTime<Utc>) -> Problem {
-    let (target, ladder) = match invitation.target {
+    let (target, order) = match invitation.target {
         Target::Organization(_) => ("organization_id", &config.roles.organization),
         Target::Project(_) => ("project_id", &config.roles.project),
     };
     let field = |name: &'static str, detail: String| Problem::invalid(vec![FieldError::new(name, detail)]);
     match refusal {
         Refusal::UnknownTarget => field(target, "names nothing that is there; PUT it first".to_owned()),
-        Refusal::UnknownRole => field("role", format!("must be one of {}", ladder.names().join(", "))),
+        Refusal::UnknownRole => field("role", format!("must be one of {}", order.names().join(", "))),
         Refusal::UnknownInviter => field("invited_by", "names no known person".to_owned()),
         Refusal::OwnAddress => field("email", "is the inviter's own address".to_owned()),
         Refusal::RoleAboveInviter => Code::RoleAboveInviter.into(),

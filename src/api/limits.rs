@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use super::Api;
 use crate::app::App;
 use crate::problem::{Code, FieldError, Problem};
-use crate::rate_limit::{Limiter, RateLimit, Standing};
+use crate::rate_limit::{Limiter, RateLimit, RateLimitStatus};
 use crate::store::Door;
 
 /// Open to everybody, so limited by address.
@@ -33,15 +33,15 @@ pub(super) const BATCH_SHARE: u32 = SHARE / 2;
 
 /// Where the extractor that knows the caller leaves their standing for the answer's headers.
 #[derive(Clone, Default)]
-pub(super) struct Told(Arc<Mutex<Option<(&'static str, Standing)>>>);
+pub(super) struct Told(Arc<Mutex<Option<(&'static str, RateLimitStatus)>>>);
 
 impl Told {
     /// The last word counts.
-    fn set(&self, policy: &'static str, standing: Standing) {
+    fn set(&self, policy: &'static str, standing: RateLimitStatus) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((policy, standing));
     }
 
-    fn get(&self) -> Option<(&'static str, Standing)> {
+    fn get(&self) -> Option<(&'static str, RateLimitStatus)> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -133,7 +133,7 @@ fn check<K: Hash + Eq + Clone>(
 }
 
 /// Leaves it for the answer's headers where the caller stands, and refuses a call that was one too many.
-fn answer(policy: &'static str, standing: Standing, told: &Told) -> Result<(), Problem> {
+fn answer(policy: &'static str, standing: RateLimitStatus, told: &Told) -> Result<(), Problem> {
     told.set(policy, standing);
     let Some(seconds) = standing.retry_after else {
         return Ok(());

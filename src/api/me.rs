@@ -16,7 +16,7 @@ use super::invites::invite_json;
 use super::view::InviteJson;
 use super::{example, tag};
 use crate::clerk::BackendError;
-use crate::flows::{Admitted, admit, profile_of};
+use crate::flows::{Accepted, accept_candidates, profile_of};
 use crate::invites::accept::Obstacle;
 use crate::invites::email::{EmailKey, mask};
 use crate::invites::matching;
@@ -153,7 +153,7 @@ async fn shown_to_person(tx: &mut Tx, person: &Person, roles: &Roles) -> Result<
     let Some(person) = person.for_matching().filter(|person| !person.blocked) else {
         return Ok(Vec::new());
     };
-    let waiting = tx.waiting_for(&[person.admin_id]).await?;
+    let waiting = tx.invite_candidates(&[person.admin_id]).await?;
     Ok(waiting
         .iter()
         .filter(|waiting| !waiting.is_dismissed() && waiting.facts.obstacle(roles).is_none())
@@ -210,9 +210,9 @@ pub(super) async fn accept(State(api): State<Api>, me: SignedIn, Id(id): Id) -> 
 }
 
 async fn accept_one(api: &Api, store: Store, me: &SignedIn, id: Uuid) -> Result<Json<InviteJson>, Problem> {
-    let (arrival, invite) = arrive_for(api, &store, me, id).await?;
+    let (invitee, invite) = authenticate_for(api, &store, me, id).await?;
     let invite = invite.ok_or_else(Problem::not_found)?;
-    let_in(api, arrival, &invite).await
+    accept_invite(api, invitee, &invite).await
 }
 
 /// The link that somebody came by.
@@ -254,15 +254,15 @@ pub(super) async fn accept_by_token(
 }
 
 async fn accept_claim(api: &Api, store: Store, me: &SignedIn, claim: &LinkClaim) -> Result<Json<InviteJson>, Problem> {
-    let (mut arrival, theirs) = arrive_for(api, &store, me, claim.invite_id).await?;
-    let invite = arrival
+    let (mut invitee, theirs) = authenticate_for(api, &store, me, claim.invite_id).await?;
+    let invite = invitee
         .tx
         .invite(claim.invite_id)
         .await?
         .filter(|invite| invite.token_version == claim.version);
     let invite = invite.ok_or_else(Problem::not_found)?;
     if theirs.is_none() {
-        let facts = arrival.tx.accept_facts(&[invite.id]).await?;
+        let facts = invitee.tx.accept_facts(&[invite.id]).await?;
         // Without what it leads into, a link is as void as one that is forged.
         let leads_somewhere = facts.get(&invite.id).is_some_and(|facts| facts.target_exists);
         return Err(if leads_somewhere {
@@ -271,10 +271,10 @@ async fn accept_claim(api: &Api, store: Store, me: &SignedIn, claim: &LinkClaim)
             Problem::not_found()
         });
     }
-    if invite.status_at(arrival.tx.now()) == Status::Expired {
+    if invite.status_at(invitee.tx.now()) == Status::Expired {
         return Err(Code::LinkExpired.into());
     }
-    let_in(api, arrival, &invite).await
+    accept_invite(api, invitee, &invite).await
 }
 
 fn other_address(invite: &Invite) -> Problem {
@@ -284,13 +284,13 @@ fn other_address(invite: &Invite) -> Problem {
     ))
 }
 
-async fn let_in(api: &Api, arrival: Arrival, invite: &Invite) -> Result<Json<InviteJson>, Problem> {
-    let Arrival { mut tx, person } = arrival;
-    let waiting = tx.waiting_for(&[person.admin_id]).await?;
+async fn accept_invite(api: &Api, invitee: Invitee, invite: &Invite) -> Result<Json<InviteJson>, Problem> {
+    let Invitee { mut tx, person } = invitee;
+    let waiting = tx.invite_candidates(&[person.admin_id]).await?;
     let Some(waiting) = waiting.iter().find(|waiting| waiting.invite.id == invite.id) else {
         return Err(closed(invite.status_at(tx.now())));
     };
-    let Admitted { invites, refused } = admit(&mut tx, &[waiting], &api.app.config.roles).await?;
+    let Accepted { invites, refused } = accept_candidates(&mut tx, &[waiting], &api.app.config.roles).await?;
     if let Some(refused) = refused.first() {
         // What is noted of the refusal stays.
         tx.commit().await?;
@@ -326,7 +326,7 @@ pub(super) async fn decline(State(api): State<Api>, me: SignedIn, Id(id): Id) ->
 }
 
 async fn decline_one(api: &Api, store: Store, me: &SignedIn, id: Uuid) -> Result<Json<InviteJson>, Problem> {
-    let (Arrival { mut tx, person }, invite) = arrive_for(api, &store, me, id).await?;
+    let (Invitee { mut tx, person }, invite) = authenticate_for(api, &store, me, id).await?;
     if invite.is_none() || !tx.decline_invite(id).await? {
         return Err(not_open(&mut tx, id, person.admin_id).await?);
     }
@@ -353,7 +353,7 @@ pub(super) async fn dismiss(State(api): State<Api>, me: SignedIn, Id(id): Id) ->
 }
 
 async fn dismiss_one(api: &Api, store: Store, me: &SignedIn, id: Uuid) -> Result<Json<InviteJson>, Problem> {
-    let (Arrival { mut tx, person }, invite) = arrive_for(api, &store, me, id).await?;
+    let (Invitee { mut tx, person }, invite) = authenticate_for(api, &store, me, id).await?;
     if invite.is_none() || !tx.dismiss_invite(id, person.admin_id).await? {
         return Err(not_open(&mut tx, id, person.admin_id).await?);
     }
@@ -361,33 +361,38 @@ async fn dismiss_one(api: &Api, store: Store, me: &SignedIn, id: Uuid) -> Result
 }
 
 /// Somebody who answers, in a transaction that holds them as they are.
-struct Arrival {
+struct Invitee {
     tx: Tx,
     person: matching::Person,
 }
 
 /// Whoever impersonates decides nothing; whom usher does not know, or only from long ago, Clerk is asked about; whoever
 /// is banned, locked or deleted has no invites.
-async fn arrive(api: &Api, store: &Store, me: &SignedIn) -> Result<Arrival, Problem> {
+async fn authenticate(api: &Api, store: &Store, me: &SignedIn) -> Result<Invitee, Problem> {
     me.decides()?;
     let mut tx = store.begin().await?;
     let known = tx.hold_people(&[&me.clerk_user_id]).await?.into_iter().next();
     if known.as_ref().is_some_and(|person| is_fresh(person, tx.now())) || api.app.clerk.is_none() {
-        return present(tx, known);
+        return invitee_of(tx, known);
     }
     drop(tx);
-    arrive_by_clerk(api, store, me, known).await
+    authenticate_by_clerk(api, store, me, known).await
 }
 
-/// For the invite that `arrive` found not to be theirs: they may have verified its address only just now.
-async fn arrive_again(api: &Api, store: &Store, me: &SignedIn) -> Result<Option<Arrival>, Problem> {
+/// For the invite that `authenticate` found not to be theirs: they may have verified its address only just now.
+async fn authenticate_again(api: &Api, store: &Store, me: &SignedIn) -> Result<Option<Invitee>, Problem> {
     if api.app.clerk.is_none() {
         return Ok(None);
     }
-    arrive_by_clerk(api, store, me, None).await.map(Some)
+    authenticate_by_clerk(api, store, me, None).await.map(Some)
 }
 
-async fn arrive_by_clerk(api: &Api, store: &Store, me: &SignedIn, known: Option<Person>) -> Result<Arrival, Problem> {
+async fn authenticate_by_clerk(
+    api: &Api,
+    store: &Store,
+    me: &SignedIn,
+    known: Option<Person>,
+) -> Result<Invitee, Problem> {
     let profile = ask_clerk(api, &me.clerk_user_id).await;
     let mut tx = store.begin().await?;
     let person = match profile {
@@ -399,33 +404,38 @@ async fn arrive_by_clerk(api: &Api, store: &Store, me: &SignedIn, known: Option<
             None => None,
         },
     };
-    present(tx, person)
+    invitee_of(tx, person)
 }
 
-fn present(tx: Tx, person: Option<Person>) -> Result<Arrival, Problem> {
+fn invitee_of(tx: Tx, person: Option<Person>) -> Result<Invitee, Problem> {
     let person = person
         .as_ref()
         .and_then(Person::for_matching)
         .filter(|person| !person.blocked);
     let person = person.ok_or_else(Problem::not_found)?;
-    Ok(Arrival { tx, person })
+    Ok(Invitee { tx, person })
 }
 
 /// Arrives, and finds an invite that names a verified address of theirs, open or not. Asks Clerk once more before it
 /// says that there is none.
-async fn arrive_for(api: &Api, store: &Store, me: &SignedIn, id: Uuid) -> Result<(Arrival, Option<Invite>), Problem> {
-    let mut arrival = arrive(api, store, me).await?;
-    let invite = arrival.tx.invite_of(id, arrival.person.admin_id).await?;
+async fn authenticate_for(
+    api: &Api,
+    store: &Store,
+    me: &SignedIn,
+    id: Uuid,
+) -> Result<(Invitee, Option<Invite>), Problem> {
+    let mut invitee = authenticate(api, store, me).await?;
+    let invite = invitee.tx.invite_of(id, invitee.person.admin_id).await?;
     if invite.is_some() {
-        return Ok((arrival, invite));
+        return Ok((invitee, invite));
     }
-    drop(arrival.tx);
-    let mut arrival = match arrive_again(api, store, me).await? {
-        Some(arrival) => arrival,
-        None => arrive(api, store, me).await?,
+    drop(invitee.tx);
+    let mut invitee = match authenticate_again(api, store, me).await? {
+        Some(invitee) => invitee,
+        None => authenticate(api, store, me).await?,
     };
-    let invite = arrival.tx.invite_of(id, arrival.person.admin_id).await?;
-    Ok((arrival, invite))
+    let invite = invitee.tx.invite_of(id, invitee.person.admin_id).await?;
+    Ok((invitee, invite))
 }
 
 async fn answered(mut tx: Tx, id: Uuid) -> Result<Json<InviteJson>, Problem> {

@@ -156,7 +156,7 @@ fn templates(config: &Config, clients: &Clients) -> Found {
 
 /// By the look that a start takes before it changes anything.
 async fn schema(store: &Store, config: &Config) -> Found {
-    match store.foresee(&config.rules()).await {
+    match store.plan_changes(&config.rules()).await {
         Ok(steps) if steps.is_empty() => Good("up to date".to_owned()),
         Ok(_) => match store.is_migrated().await {
             Ok(_) => Doubtful(

@@ -111,7 +111,7 @@ async fn invite_in(tx: &mut Tx, invitation: &Invitation, config: &Config) -> any
 fn why(refusal: Refusal) -> &'static str {
     match refusal {
         Refusal::UnknownTarget => "there is no such organization or project",
-        Refusal::UnknownRole => "the role is on no ladder there: see ORGANIZATION_ROLES and PROJECT_ROLES",
+        Refusal::UnknownRole => "the role is on no order there: see ORGANIZATION_ROLES and PROJECT_ROLES",
         Refusal::UnknownInviter => "--invited-by names no known person",
         Refusal::RoleAboveInviter => "the inviter may not hand out this role there",
         Refusal::InviterBlocked => "the inviter is banned or locked in Clerk",

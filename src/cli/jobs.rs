@@ -73,7 +73,7 @@ pub struct Change {
 
 /// What is done to jobs.
 #[derive(Clone, Copy)]
-enum Deed {
+enum JobAction {
     Retry,
     Cancel,
     Purge,
@@ -87,9 +87,9 @@ impl Jobs {
         match self {
             Self::List { selection, limit, json } => list(&store, &selection.filter(&store), limit, json).await?,
             Self::Show { id, json } => show(&store, id, json).await?,
-            Self::Retry(change) => change.run(&store, Deed::Retry).await?,
-            Self::Cancel(change) => change.run(&store, Deed::Cancel).await?,
-            Self::Purge(change) => change.run(&store, Deed::Purge).await?,
+            Self::Retry(change) => change.run(&store, JobAction::Retry).await?,
+            Self::Cancel(change) => change.run(&store, JobAction::Cancel).await?,
+            Self::Purge(change) => change.run(&store, JobAction::Purge).await?,
         }
         store.close().await;
         Ok(())
@@ -189,7 +189,7 @@ fn print_job(job: &JobView) {
     }
 }
 
-impl Deed {
+impl JobAction {
     /// The states in which a job can be changed so.
     fn states(self) -> &'static [JobState] {
         match self {
@@ -199,7 +199,7 @@ impl Deed {
         }
     }
 
-    fn words(self) -> (&'static str, &'static str) {
+    fn labels(self) -> (&'static str, &'static str) {
         match self {
             Self::Retry => ("retry", "queued again"),
             Self::Cancel => ("cancel", "cancelled"),
@@ -217,16 +217,16 @@ impl Deed {
 }
 
 impl Change {
-    async fn run(self, store: &Store, deed: Deed) -> anyhow::Result<()> {
-        let (verb, done) = deed.words();
+    async fn run(self, store: &Store, action: JobAction) -> anyhow::Result<()> {
+        let (verb, done) = action.labels();
         if self.selection.is_empty() && !self.all {
             bail!("which jobs? Give ids, --queue, --state, --older-than, --error or --all");
         }
         let mut filter = self.selection.filter(store);
         if filter.states.is_empty() {
-            filter.states = deed.states().to_vec();
-        } else if !filter.states.iter().all(|state| deed.states().contains(state)) {
-            let names: Vec<&str> = deed.states().iter().map(|state| state.as_str()).collect();
+            filter.states = action.states().to_vec();
+        } else if !filter.states.iter().all(|state| action.states().contains(state)) {
+            let names: Vec<&str> = action.states().iter().map(|state| state.as_str()).collect();
             bail!("{verb} is for jobs that are {}", names.join(" or "));
         }
         let counts = store.read().await?.count_jobs(&filter).await?;
@@ -244,10 +244,10 @@ impl Change {
         let ids = store.read().await?.job_ids(&filter).await?;
         let mut changed = 0;
         for ids in ids.chunks(BATCH) {
-            changed += store.transaction(ids, |tx, ids| deed.apply(tx, ids).boxed()).await?;
+            changed += store.transaction(ids, |tx, ids| action.apply(tx, ids).boxed()).await?;
         }
         println!("{changed} {} {done}.", if changed == 1 { "job" } else { "jobs" });
-        if matches!(deed, Deed::Purge) {
+        if matches!(action, JobAction::Purge) {
             let failed = store.read().await?.count_failed_events().await?;
             if failed > 0 {
                 println!("Events that failed stay in the inbox, {failed} now: `usher webhooks list --state failed`");

@@ -25,7 +25,7 @@ impl Migrate {
             .await
             .context("USHER_DATABASE_URL can't be used")?;
         if self.dry_run {
-            let steps = store.foresee(&config.rules()).await?;
+            let steps = store.plan_changes(&config.rules()).await?;
             for step in &steps {
                 println!("Would {step}.");
             }

@@ -52,7 +52,7 @@ impl Default for Serve {
 }
 
 /// Between two tries to reach a database that is away at the start.
-const KNOCK_AGAIN: Duration = Duration::from_secs(2);
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 impl Serve {
     /// Serves until a signal says stop.
@@ -93,7 +93,7 @@ async fn migrate_when_there(app: &App) -> Result<(), MigrationError> {
         match app.store.migrate(&app.config.rules()).await {
             Err(error) if error.is_temporary() => {
                 tracing::warn!(error = %error, "the database is unavailable; retrying");
-                tokio::time::sleep(KNOCK_AGAIN).await;
+                tokio::time::sleep(RETRY_INTERVAL).await;
             }
             outcome => return outcome,
         }

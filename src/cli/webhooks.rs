@@ -163,7 +163,7 @@ async fn show(store: &Store, svix_id: &str, with_payload: bool, as_json: bool) -
 }
 
 impl Action {
-    fn words(self) -> (&'static str, &'static str) {
+    fn labels(self) -> (&'static str, &'static str) {
         match self {
             Self::Replay => ("replay", "queued again"),
             Self::Discard => ("discard", "discarded"),
@@ -193,7 +193,7 @@ impl Action {
 
 impl Change {
     async fn run(self, store: &Store, action: Action) -> anyhow::Result<()> {
-        let (verb, done) = action.words();
+        let (verb, done) = action.labels();
         let mut svix_ids = self.svix_ids;
         if self.failed {
             let filter = EventFilter {

@@ -113,7 +113,7 @@ pub struct Config {
     pub invite_reminders: Reminders,
     /// How many invite mails may be asked for on a day.
     pub mail_caps: MailCaps,
-    /// Both ladders of roles.
+    /// Both orders of roles.
     pub roles: Roles,
     /// Where an app on the same Postgres keeps Clerk's user ids.
     pub identities: Identities,

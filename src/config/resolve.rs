@@ -19,7 +19,7 @@ use crate::api_key::ApiKey;
 use crate::clerk::{DevSigner, check_public_key};
 use crate::invites::limits::{DEFAULT_TTL, MAX_TTL, MailCaps};
 use crate::invites::reminders::Reminders;
-use crate::invites::roles::{Ladder, Roles};
+use crate::invites::roles::{RoleOrder, Roles};
 use crate::mail::Templates;
 use crate::secret::Secret;
 use crate::store::{Identities, check_address};
@@ -80,7 +80,7 @@ impl Settings {
         Ok(self.database_in(Path::new(VAR))?)
     }
 
-    /// Both ladders of roles, and who invites: what tells whether an invite lets somebody in.
+    /// Both orders of roles, and who invites: what tells whether an invite lets somebody in.
     ///
     /// # Errors
     /// [`ConfigErrors`].
@@ -479,18 +479,18 @@ impl Settings {
 
     fn roles(&self, all: &mut Problems) -> Roles {
         let default = Roles::default();
-        let mut ladder = |variable, given: &Option<String>, default: Ladder| match given {
+        let mut order = |variable, given: &Option<String>, default: RoleOrder| match given {
             Some(text) => {
                 let read = text
-                    .parse::<Ladder>()
+                    .parse::<RoleOrder>()
                     .map_err(|error| wrong(variable, error.to_string()));
                 all.or(read, default)
             }
             None => default,
         };
         let mut roles = Roles::new(
-            ladder("ORGANIZATION_ROLES", &self.organization_roles, default.organization),
-            ladder("PROJECT_ROLES", &self.project_roles, default.project),
+            order("ORGANIZATION_ROLES", &self.organization_roles, default.organization),
+            order("PROJECT_ROLES", &self.project_roles, default.project),
         );
         if let Some(role) = self.organization_invite_role.as_deref() {
             let must = format!("must be one of ORGANIZATION_ROLES: {}", roles.organization);

@@ -4,15 +4,15 @@ use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
-use super::match_people::{Visit, match_people};
+use super::match_people::{MatchRequest, match_people};
 use crate::clerk::{self, EventKind, Session, User};
 use crate::invites::email::EmailAddress;
-use crate::invites::matching::{AutoAccept, Occasion};
+use crate::invites::matching::{AutoAccept, MatchTrigger};
 use crate::invites::roles::Roles;
 use crate::store::{Address, Event, Finished, Person, Profile, SessionStart, StoreError, Tx};
 
 /// An event from the inbox, with the user that Clerk's Backend API told of, where it was asked.
-pub struct Arrived {
+pub struct ReceivedEvent {
     /// The event.
     pub event: Event,
     /// The user, if the event itself has none.
@@ -60,13 +60,13 @@ impl Change {
 /// [`StoreError`]; then nothing of the group must be committed.
 pub async fn apply_events(
     tx: &mut Tx,
-    arrived: Vec<Arrived>,
+    received: Vec<ReceivedEvent>,
     policy: AutoAccept,
     roles: &Roles,
 ) -> Result<HashMap<String, Outcome>, StoreError> {
-    let mut outcomes = HashMap::with_capacity(arrived.len());
-    let mut changes = Vec::with_capacity(arrived.len());
-    for Arrived { event, user } in arrived {
+    let mut outcomes = HashMap::with_capacity(received.len());
+    let mut changes = Vec::with_capacity(received.len());
+    for ReceivedEvent { event, user } in received {
         match read(&event, user) {
             Ok(change) => changes.push((event.svix_id, change)),
             Err(error) => {
@@ -150,14 +150,14 @@ async fn apply_round(
     let people = learn_people(tx, round).await?;
     for (svix_id, change) in round {
         if let Some(admin_id) = change.person().and_then(|id| people.get(id)?.admin_id) {
-            tx.because_of(admin_id, svix_id);
+            tx.with_correlation_id(admin_id, svix_id);
         }
     }
     let active = note_sign_ins(tx, round, &people).await?;
     // Before the match: who is deleted has invited nobody.
     delete_people(tx, round).await?;
-    let visits = visits(round, &people, &active);
-    let accepted = match_people(tx, &visits, policy, roles).await?;
+    let requests = requests(round, &people, &active);
+    let accepted = match_people(tx, &requests, policy, roles).await?;
     note_sign_outs(tx, round, &people).await?;
 
     let let_in: HashSet<Uuid> = accepted.iter().filter_map(|invite| invite.accepted_by).collect();
@@ -195,7 +195,7 @@ async fn learn_people(tx: &mut Tx, round: &[(String, Change)]) -> Result<HashMap
         .collect())
 }
 
-/// Returns the sessions that are active: an end may have arrived before its beginning.
+/// Returns the sessions that are active: an end may have received before its beginning.
 async fn note_sign_ins(
     tx: &mut Tx,
     round: &[(String, Change)],
@@ -219,17 +219,21 @@ fn live(person: &Person) -> Option<Uuid> {
     person.admin_id.filter(|_| person.deleted_at.is_none())
 }
 
-fn visits(round: &[(String, Change)], people: &HashMap<String, Person>, active: &HashSet<String>) -> Vec<Visit> {
-    let visit = |(_, change): &(String, Change)| {
-        let occasion = match change {
-            Change::Seen(_) => Occasion::Profile,
-            Change::SignedIn { session, .. } if active.contains(&session.clerk_session_id) => Occasion::SignIn,
+fn requests(
+    round: &[(String, Change)],
+    people: &HashMap<String, Person>,
+    active: &HashSet<String>,
+) -> Vec<MatchRequest> {
+    let request = |(_, change): &(String, Change)| {
+        let trigger = match change {
+            Change::Seen(_) => MatchTrigger::Profile,
+            Change::SignedIn { session, .. } if active.contains(&session.clerk_session_id) => MatchTrigger::SignIn,
             _ => return None,
         };
         let person = people.get(change.person()?)?.for_matching()?;
-        Some(Visit { person, occasion })
+        Some(MatchRequest { person, trigger })
     };
-    round.iter().filter_map(visit).collect()
+    round.iter().filter_map(request).collect()
 }
 
 async fn note_sign_outs(

@@ -9,7 +9,7 @@ use super::mail_caps::{Reservation, WantedMail, count_mails, room_for_mails};
 use crate::invites::accept::{InviterFacts, Obstacle};
 use crate::invites::email::{EmailAddress, EmailKey};
 use crate::invites::limits::{MailCaps, MailHold, REPETITION, RecentMails};
-use crate::invites::roles::{Held, Roles};
+use crate::invites::roles::{EffectiveRoles, Roles};
 use crate::invites::{Acceptance, Invite, Kind};
 use crate::store::{
     DeliveryKind, InviterAt, Membership, NewDelivery, NewInvite, PersonRef, Place, Refresh, StoreError, Tx,
@@ -75,7 +75,7 @@ pub struct Invited {
 pub enum Refusal {
     /// There is no such organization or project.
     UnknownTarget,
-    /// The role is not on the target's ladder.
+    /// The role is not on the target's order.
     UnknownRole,
     /// There is no such inviter, or nobody whom the caller may know of.
     UnknownInviter,
@@ -406,7 +406,7 @@ impl Surroundings {
     fn check(&self, invitation: &Invitation, roles: &Roles) -> Result<(), Refusal> {
         let place = self.places.get(&invitation.target).ok_or(Refusal::UnknownTarget)?;
         let kind = invitation.target.kind();
-        if roles.ladder(kind).rank(&invitation.role).is_none() {
+        if roles.order(kind).rank(&invitation.role).is_none() {
             return Err(Refusal::UnknownRole);
         }
         let owners = self.owners.get(invitation.email.key()).map_or(&[][..], Vec::as_slice);
@@ -433,14 +433,14 @@ impl Surroundings {
             match invitation.target {
                 Target::Organization(_) => held
                     .organization
-                    .is_some_and(|role| roles.organization.reaches(&role, &invitation.role)),
+                    .is_some_and(|role| roles.organization.at_least(&role, &invitation.role)),
                 Target::Project(_) => {
                     held.organization
                         .as_deref()
                         .is_some_and(|role| roles.manages_organization(role))
                         || held
                             .project
-                            .is_some_and(|role| roles.project.reaches(&role, &invitation.role))
+                            .is_some_and(|role| roles.project.at_least(&role, &invitation.role))
                 }
             }
         };
@@ -451,8 +451,8 @@ impl Surroundings {
         }
     }
 
-    fn held(&self, admin_id: Uuid, target: Target, place: &Place) -> Held {
-        Held {
+    fn held(&self, admin_id: Uuid, target: Target, place: &Place) -> EffectiveRoles {
+        EffectiveRoles {
             organization: self.organization_roles.get(&(place.organization_id, admin_id)).cloned(),
             project: match target {
                 Target::Organization(_) => None,

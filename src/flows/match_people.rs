@@ -4,19 +4,19 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use super::admit::{admit, refuse};
+use super::accept::{accept_candidates, refuse};
 use crate::invites::Invite;
-use crate::invites::matching::{AutoAccept, Decision, Occasion, Person, decide};
+use crate::invites::matching::{AutoAccept, Decision, MatchTrigger, Person, decide};
 use crate::invites::roles::Roles;
 use crate::store::{StoreError, Tx};
 
 /// A person for whom the match runs, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Visit {
+pub struct MatchRequest {
     /// Who.
     pub person: Person,
     /// Why.
-    pub occasion: Occasion,
+    pub trigger: MatchTrigger,
 }
 
 /// Runs the match for these people, each once; returns the invites that let somebody in.
@@ -25,26 +25,26 @@ pub struct Visit {
 /// [`StoreError`].
 pub async fn match_people(
     tx: &mut Tx,
-    visits: &[Visit],
+    requests: &[MatchRequest],
     policy: AutoAccept,
     roles: &Roles,
 ) -> Result<Vec<Invite>, StoreError> {
-    let visits: HashMap<Uuid, Visit> = visits
+    let requests: HashMap<Uuid, MatchRequest> = requests
         .iter()
-        .filter(|visit| !visit.person.blocked)
-        .map(|visit| (visit.person.admin_id, *visit))
+        .filter(|request| !request.person.blocked)
+        .map(|request| (request.person.admin_id, *request))
         .collect();
-    let people: Vec<Uuid> = visits.keys().copied().collect();
-    let waiting = tx.waiting_for(&people).await?;
+    let people: Vec<Uuid> = requests.keys().copied().collect();
+    let waiting = tx.invite_candidates(&people).await?;
     let now = tx.now();
-    let mut admitted = Vec::new();
+    let mut accepted = Vec::new();
     let mut flagged = Vec::new();
     for waiting in &waiting {
-        let Some(visit) = visits.get(&waiting.admin_id) else {
+        let Some(request) = requests.get(&waiting.admin_id) else {
             continue;
         };
-        match decide(&visit.person, &waiting.invite, policy, visit.occasion, now) {
-            Decision::Accept => admitted.push(waiting),
+        match decide(&request.person, &waiting.invite, policy, request.trigger, now) {
+            Decision::Accept => accepted.push(waiting),
             Decision::Flag => flagged.push(waiting),
             Decision::Leave => {}
         }
@@ -52,5 +52,5 @@ pub async fn match_people(
     // Nobody is asked what they could not accept.
     let (flagged, _) = refuse(tx, &flagged, roles).await?;
     tx.flag_invites(&flagged).await?;
-    Ok(admit(tx, &admitted, roles).await?.invites)
+    Ok(accept_candidates(tx, &accepted, roles).await?.invites)
 }

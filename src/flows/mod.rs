@@ -1,16 +1,16 @@
 //! What happens to people and invites, each flow one function over a transaction: asked, told of by Clerk, matched,
 //! let in.
 
-mod admit;
+mod accept;
 mod clerk_events;
 mod invite;
 mod mail_caps;
 mod match_people;
 mod remind;
 
-pub use admit::{Admitted, Refused, admit};
-pub use clerk_events::{Arrived, Outcome, apply_events, profile_of};
+pub use accept::{Accepted, Refused, accept_candidates};
+pub use clerk_events::{Outcome, ReceivedEvent, apply_events, profile_of};
 pub use invite::{Invitation, Invited, Inviter, Refusal, Target, invite};
 pub use mail_caps::{Reservation, WantedMail, caps_reset_at, count_mails, room_for_mails};
-pub use match_people::{Visit, match_people};
+pub use match_people::{MatchRequest, match_people};
 pub use remind::{plan_reminders, remind};

@@ -2,7 +2,7 @@
 //! a role that comes back, makes the invite work again.
 
 use super::Kind;
-use super::roles::{Held, Roles};
+use super::roles::{EffectiveRoles, Roles};
 use crate::names::named;
 
 named! {
@@ -48,8 +48,8 @@ pub struct InviterFacts {
 impl InviterFacts {
     /// What they hold. Whoever was removed from the organization holds nothing in its projects either.
     #[must_use]
-    pub fn held(&self) -> Held {
-        Held {
+    pub fn held(&self) -> EffectiveRoles {
+        EffectiveRoles {
             organization: self.inviter_organization_role.clone(),
             project: self.inviter_project_role.clone().filter(|_| !self.inviter_has_left),
         }
@@ -89,7 +89,7 @@ impl AcceptFacts {
         if !self.target_exists {
             return Some(Obstacle::TargetDeleted);
         }
-        if roles.ladder(self.target_kind).rank(&self.wanted_role).is_none() {
+        if roles.order(self.target_kind).rank(&self.wanted_role).is_none() {
             return Some(Obstacle::UnknownRole);
         }
         if !self.has_inviter {

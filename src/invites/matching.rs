@@ -46,7 +46,7 @@ impl FromStr for AutoAccept {
 
 /// Why the match runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Occasion {
+pub enum MatchTrigger {
     /// Clerk told of the person: new, changed, or an address verified.
     Profile,
     /// The person signed in: what they had dismissed is shown again.
@@ -81,7 +81,7 @@ pub fn decide(
     person: &Person,
     invite: &Invite,
     policy: AutoAccept,
-    occasion: Occasion,
+    trigger: MatchTrigger,
     now: DateTime<Utc>,
 ) -> Decision {
     if person.blocked || !invite.is_open_at(now) {
@@ -93,10 +93,10 @@ pub fn decide(
     let already_theirs = invite.flagged_for == Some(person.admin_id);
     let shown = already_theirs && invite.flagged_at.is_some() && invite.dismissed_at.is_none();
     let dismissed = already_theirs && invite.dismissed_at.is_some();
-    match occasion {
+    match trigger {
         _ if shown => Decision::Leave,
-        Occasion::Profile if dismissed => Decision::Leave,
-        Occasion::Profile | Occasion::SignIn => Decision::Flag,
+        MatchTrigger::Profile if dismissed => Decision::Leave,
+        MatchTrigger::Profile | MatchTrigger::SignIn => Decision::Flag,
     }
 }
 
@@ -185,11 +185,11 @@ mod tests {
             (Default, NewUsers, 11, Accept),
         ] {
             let invite = Invite { acceptance, ..invite() };
-            for occasion in [Occasion::Profile, Occasion::SignIn] {
+            for trigger in [MatchTrigger::Profile, MatchTrigger::SignIn] {
                 assert_eq!(
-                    decide(&person(created_hour), &invite, policy, occasion, at(20)),
+                    decide(&person(created_hour), &invite, policy, trigger, at(20)),
                     expected,
-                    "{acceptance:?} {policy:?} created at {created_hour} on {occasion:?}"
+                    "{acceptance:?} {policy:?} created at {created_hour} on {trigger:?}"
                 );
             }
         }
@@ -201,7 +201,13 @@ mod tests {
             invited_at: at(15),
             ..invite()
         };
-        let decision = decide(&person(12), &refreshed, AutoAccept::NewUsers, Occasion::Profile, at(20));
+        let decision = decide(
+            &person(12),
+            &refreshed,
+            AutoAccept::NewUsers,
+            MatchTrigger::Profile,
+            at(20),
+        );
         assert_eq!(decision, Decision::Flag);
     }
 
@@ -209,7 +215,13 @@ mod tests {
     fn somebody_created_in_the_millisecond_of_the_invite_is_new() {
         let invited_at = at(10) + TimeDelta::microseconds(700);
         let invite = Invite { invited_at, ..invite() };
-        let decision = decide(&person(10), &invite, AutoAccept::NewUsers, Occasion::Profile, at(20));
+        let decision = decide(
+            &person(10),
+            &invite,
+            AutoAccept::NewUsers,
+            MatchTrigger::Profile,
+            at(20),
+        );
         assert_eq!(decision, Decision::Accept);
     }
 
@@ -224,7 +236,7 @@ mod tests {
             ..invite()
         };
         assert_eq!(
-            decide(&blocked, &auto, AutoAccept::Always, Occasion::SignIn, at(20)),
+            decide(&blocked, &auto, AutoAccept::Always, MatchTrigger::SignIn, at(20)),
             Decision::Leave
         );
         for (status, hour, expected) in [
@@ -238,7 +250,7 @@ mod tests {
         ] {
             let invite = Invite { status, ..auto.clone() };
             assert_eq!(
-                decide(&person(11), &invite, AutoAccept::Always, Occasion::SignIn, at(hour)),
+                decide(&person(11), &invite, AutoAccept::Always, MatchTrigger::SignIn, at(hour)),
                 expected,
                 "{status:?} at {hour}"
             );
@@ -271,9 +283,9 @@ mod tests {
             ("taken down", &taken_down, Decision::Flag, Decision::Flag),
             ("dismissed by another person", &anothers, Decision::Flag, Decision::Flag),
         ] {
-            let run = |occasion| decide(&person(5), invite, AutoAccept::NewUsers, occasion, at(20));
-            assert_eq!(run(Occasion::Profile), on_profile, "{what}, profile");
-            assert_eq!(run(Occasion::SignIn), on_sign_in, "{what}, sign-in");
+            let run = |trigger| decide(&person(5), invite, AutoAccept::NewUsers, trigger, at(20));
+            assert_eq!(run(MatchTrigger::Profile), on_profile, "{what}, profile");
+            assert_eq!(run(MatchTrigger::SignIn), on_sign_in, "{what}, sign-in");
         }
     }
 }

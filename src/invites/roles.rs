@@ -1,4 +1,4 @@
-//! Roles: two ladders, low to high, and who may hand out which rung.
+//! Roles: two orders, low to high, and who may hand out which rung.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,11 +7,11 @@ use super::Kind;
 
 /// An ordered list of role names, low to high.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ladder(Vec<String>);
+pub struct RoleOrder(Vec<String>);
 
-/// Why a text is no ladder of roles.
+/// Why a text is no order of roles.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LadderError {
+pub enum RoleOrderError {
     /// No role at all.
     #[error("needs at least one role")]
     Empty,
@@ -23,8 +23,8 @@ pub enum LadderError {
     Twice(String),
 }
 
-impl Ladder {
-    /// The position of a role, 0 for the lowest; `None` for a name that is not on the ladder.
+impl RoleOrder {
+    /// The position of a role, 0 for the lowest; `None` for a name that is not on the order.
     #[must_use]
     pub fn rank(&self, role: &str) -> Option<usize> {
         self.0.iter().position(|name| name == role)
@@ -48,24 +48,24 @@ impl Ladder {
         &self.0
     }
 
-    /// Whether `held` is `wanted` or above it. A name that is not on the ladder reaches nothing.
+    /// Whether `held` is `wanted` or above it. A name that is not on the order reaches nothing.
     #[must_use]
-    pub fn reaches(&self, held: &str, wanted: &str) -> bool {
+    pub fn at_least(&self, held: &str, wanted: &str) -> bool {
         matches!((self.rank(held), self.rank(wanted)), (Some(held), Some(wanted)) if held >= wanted)
     }
 }
 
-impl fmt::Display for Ladder {
+impl fmt::Display for RoleOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.join(","))
     }
 }
 
-impl FromStr for Ladder {
-    type Err = LadderError;
+impl FromStr for RoleOrder {
+    type Err = RoleOrderError;
 
     /// Reads `low,middle,high`. Names are kept to a safe alphabet because they become part of SQL texts.
-    fn from_str(text: &str) -> Result<Self, LadderError> {
+    fn from_str(text: &str) -> Result<Self, RoleOrderError> {
         let mut names: Vec<String> = Vec::new();
         for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
             let is_name = name.len() <= 64
@@ -73,44 +73,44 @@ impl FromStr for Ladder {
                     .bytes()
                     .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-');
             if !is_name {
-                return Err(LadderError::Name(name.to_owned()));
+                return Err(RoleOrderError::Name(name.to_owned()));
             }
             if names.iter().any(|known| known == name) {
-                return Err(LadderError::Twice(name.to_owned()));
+                return Err(RoleOrderError::Twice(name.to_owned()));
             }
             names.push(name.to_owned());
         }
         if names.is_empty() {
-            return Err(LadderError::Empty);
+            return Err(RoleOrderError::Empty);
         }
         Ok(Self(names))
     }
 }
 
-/// Both ladders, and from which rung people invite.
+/// Both orders, and from which rung people invite.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Roles {
     /// Roles in an organization.
-    pub organization: Ladder,
+    pub organization: RoleOrder,
     /// Roles in a project.
-    pub project: Ladder,
+    pub project: RoleOrder,
     organization_invite_role: String,
     project_invite_role: String,
 }
 
 impl Default for Roles {
     fn default() -> Self {
-        let ladder = |names: &[&str]| Ladder(names.iter().map(|&name| name.to_owned()).collect());
+        let order = |names: &[&str]| RoleOrder(names.iter().map(|&name| name.to_owned()).collect());
         Self::new(
-            ladder(&["member", "admin", "owner"]),
-            ladder(&["support", "client", "editor", "admin"]),
+            order(&["member", "admin", "owner"]),
+            order(&["support", "client", "editor", "admin"]),
         )
     }
 }
 
 /// What a person holds in one place: live memberships only.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Held {
+pub struct EffectiveRoles {
     /// Their role in the organization.
     pub organization: Option<String>,
     /// Their role in the project, where the place is a project.
@@ -126,10 +126,10 @@ impl Roles {
     /// Organization admins invite into their organization, project editors into their project, and who is above them.
     /// Where there is no role of that name, the highest one alone does.
     #[must_use]
-    pub fn new(organization: Ladder, project: Ladder) -> Self {
-        let or_highest = |ladder: &Ladder, name: &str| match ladder.rank(name) {
+    pub fn new(organization: RoleOrder, project: RoleOrder) -> Self {
+        let or_highest = |order: &RoleOrder, name: &str| match order.rank(name) {
             Some(_) => name.to_owned(),
-            None => ladder.highest().to_owned(),
+            None => order.highest().to_owned(),
         };
         Self {
             organization_invite_role: or_highest(&organization, ORGANIZATION_ADMIN),
@@ -171,9 +171,9 @@ impl Roles {
         &self.project_invite_role
     }
 
-    /// The ladder for one kind of target.
+    /// The order for one kind of target.
     #[must_use]
-    pub fn ladder(&self, kind: Kind) -> &Ladder {
+    pub fn order(&self, kind: Kind) -> &RoleOrder {
         match kind {
             Kind::Organization => &self.organization,
             Kind::Project => &self.project,
@@ -184,7 +184,7 @@ impl Roles {
     /// role above their own. Whoever manages the organization counts as the project's highest role. The function
     /// `usher_may_invite` in the database says the same.
     #[must_use]
-    pub fn may_invite(&self, kind: Kind, held: &Held, wanted: &str) -> bool {
+    pub fn may_invite(&self, kind: Kind, held: &EffectiveRoles, wanted: &str) -> bool {
         let organization_role = held.organization.as_deref();
         let (own, lowest) = match kind {
             Kind::Organization => (organization_role, &self.organization_invite_role),
@@ -193,8 +193,8 @@ impl Roles {
             }
             Kind::Project => (held.project.as_deref(), &self.project_invite_role),
         };
-        let ladder = self.ladder(kind);
-        own.is_some_and(|own| ladder.reaches(own, lowest) && ladder.reaches(own, wanted))
+        let order = self.order(kind);
+        own.is_some_and(|own| order.at_least(own, lowest) && order.at_least(own, wanted))
     }
 
     /// Whether an organization role counts as the highest role in the organization's projects: `admin` and above do, or,
@@ -212,8 +212,8 @@ impl Roles {
 mod tests {
     use super::*;
 
-    fn held(organization: Option<&str>, project: Option<&str>) -> Held {
-        Held {
+    fn held(organization: Option<&str>, project: Option<&str>) -> EffectiveRoles {
+        EffectiveRoles {
             organization: organization.map(str::to_owned),
             project: project.map(str::to_owned),
         }
@@ -244,9 +244,9 @@ mod tests {
     #[test]
     fn project_roles_are_handed_out_from_editor_on_up_to_ones_own_and_managers_inherit_the_highest() {
         let roles = Roles::default();
-        let ladder = ["support", "client", "editor", "admin"];
-        for (i, inviter) in ladder.iter().enumerate() {
-            for (j, wanted) in ladder.iter().enumerate() {
+        let order = ["support", "client", "editor", "admin"];
+        for (i, inviter) in order.iter().enumerate() {
+            for (j, wanted) in order.iter().enumerate() {
                 let place = held(Some("member"), Some(inviter));
                 assert_eq!(
                     roles.may_invite(Kind::Project, &place, wanted),
@@ -255,7 +255,7 @@ mod tests {
                 );
             }
         }
-        for wanted in ladder {
+        for wanted in order {
             assert!(roles.may_invite(Kind::Project, &held(Some("admin"), None), wanted));
             assert!(roles.may_invite(Kind::Project, &held(Some("owner"), Some("support")), wanted));
             assert!(!roles.may_invite(Kind::Project, &held(Some("member"), None), wanted));
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn who_invites_is_set_and_else_admin_and_editor_or_the_highest_alone() {
-        // Both ladders, what is set, who invites into the organization, who into the project, who manages.
+        // Both orders, what is set, who invites into the organization, who into the project, who manages.
         type Case<'a> = (
             &'a str,
             &'a str,
@@ -343,8 +343,8 @@ mod tests {
             if let Some(role) = project_role {
                 roles = roles.with_project_invite_role(role).unwrap();
             }
-            let among = |ladder: &Ladder, may: &dyn Fn(&str) -> bool| {
-                let names: Vec<&str> = ladder
+            let among = |order: &RoleOrder, may: &dyn Fn(&str) -> bool| {
+                let names: Vec<&str> = order
                     .names()
                     .iter()
                     .map(String::as_str)
@@ -379,14 +379,14 @@ mod tests {
 
     #[test]
     fn ladders_are_read_low_to_high_and_refuse_what_could_not_be_a_name() {
-        let ladder: Ladder = " guest, host ".parse().unwrap();
-        assert_eq!(ladder.rank("host"), Some(1));
-        assert_eq!(ladder.to_string(), "guest,host");
-        assert_eq!("".parse::<Ladder>(), Err(LadderError::Empty));
-        assert_eq!("a,a".parse::<Ladder>(), Err(LadderError::Twice("a".to_owned())));
+        let order: RoleOrder = " guest, host ".parse().unwrap();
+        assert_eq!(order.rank("host"), Some(1));
+        assert_eq!(order.to_string(), "guest,host");
+        assert_eq!("".parse::<RoleOrder>(), Err(RoleOrderError::Empty));
+        assert_eq!("a,a".parse::<RoleOrder>(), Err(RoleOrderError::Twice("a".to_owned())));
         assert_eq!(
-            "a'; drop".parse::<Ladder>(),
-            Err(LadderError::Name("a'; drop".to_owned()))
+            "a'; drop".parse::<RoleOrder>(),
+            Err(RoleOrderError::Name("a'; drop".to_owned()))
         );
     }
 }

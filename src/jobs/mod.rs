@@ -2,7 +2,7 @@
 //! changes nothing.
 
 mod back_off;
-mod mail_gate;
+mod circuit_breaker;
 mod outgoing;
 mod periodic;
 mod process_clerk_event;
@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use back_off::wait_after;
-pub use mail_gate::{MailGate, keep_mail_gate, look_after_mail};
+pub use circuit_breaker::{CircuitBreaker, look_after_mail, run_circuit_breaker};
 pub use periodic::{Periodic, SCHEDULES, Schedule};
 pub use process_clerk_event::ProcessClerkEvent;
 pub use send_accepted_notice::SendAcceptedNotice;
@@ -59,7 +59,7 @@ pub struct Context {
     /// Configuration, store, mailer, clock.
     pub app: App,
     /// Whether mails may go out.
-    pub gate: Arc<MailGate>,
+    pub breaker: Arc<CircuitBreaker>,
     /// Cancelled once no more work shall be begun.
     pub stopping: CancellationToken,
     events: Arc<process_clerk_event::Events>,
@@ -71,7 +71,7 @@ impl Context {
     #[must_use]
     pub fn start(app: App) -> Self {
         Self {
-            gate: Arc::default(),
+            breaker: Arc::default(),
             stopping: CancellationToken::new(),
             events: Arc::new(process_clerk_event::Events::start(app.clone())),
             mails: Arc::new(outgoing::Mails::start(&app)),

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::back_off::wait_after;
 use super::{Context, JobError, send_accepted_notice, send_invite_email};
 use crate::app::App;
-use crate::batch::{Batcher, Group};
+use crate::batch::{BatchHandler, Batcher};
 use crate::config::Config;
 use crate::invites::accept::Obstacle;
 use crate::invites::email::EmailAddress;
@@ -28,12 +28,12 @@ use crate::metrics::{self, MailOutcome};
 use crate::store::{DeliveryKind, DeliveryNote, DeliveryStatus, Queue, QueuedMail, StoreError};
 
 /// Mails in one statement at most.
-const MOST: usize = 256;
+const MAX_BATCH_SIZE: usize = 256;
 /// Groups under way at once: with one, a group is as large as can be, and a statement for many costs as much as for one.
-const LANES: usize = 1;
+const WORKERS: usize = 1;
 /// How long what came of a mail waits to be noted together with others. Nobody waits for it, and each note is a commit;
 /// a process that is killed in between sends these mails once more.
-const COMPANY: Duration = Duration::from_millis(10);
+const LINGER: Duration = Duration::from_millis(10);
 /// How often a mail's job may be started, tries or not: a start while all mails wait is none. Tries are counted on the
 /// delivery, up to [`Queue::MAX_ATTEMPTS`].
 pub(super) const MAX_STARTS: u32 = 10 * Queue::MAX_ATTEMPTS.unsigned_abs();
@@ -76,8 +76,8 @@ pub(super) struct Mails {
 impl Mails {
     pub(super) fn start(app: &App) -> Self {
         Self {
-            loads: Batcher::start(LANES, MOST, Load(app.clone())),
-            notes: Batcher::start_patient(LANES, MOST, COMPANY, Note(app.clone())),
+            loads: Batcher::start(WORKERS, MAX_BATCH_SIZE, Load(app.clone())),
+            notes: Batcher::start_with_linger(WORKERS, MAX_BATCH_SIZE, LINGER, Note(app.clone())),
             under_way: Mutex::default(),
         }
     }
@@ -85,7 +85,7 @@ impl Mails {
 
 struct Load(App);
 
-impl Group<Uuid, Option<QueuedMail>> for Load {
+impl BatchHandler<Uuid, Option<QueuedMail>> for Load {
     async fn commit(&self, ids: &[Uuid], lock_wait: Duration) -> Result<Vec<Option<QueuedMail>>, StoreError> {
         let store = self.0.store.with_lock_wait(lock_wait);
         let load = async { store.read().await?.queued_mails(ids).await };
@@ -101,7 +101,7 @@ impl Group<Uuid, Option<QueuedMail>> for Load {
 
 struct Note(App);
 
-impl Group<DeliveryNote, ()> for Note {
+impl BatchHandler<DeliveryNote, ()> for Note {
     async fn commit(&self, notes: &[DeliveryNote], lock_wait: Duration) -> Result<Vec<()>, StoreError> {
         let store = self.0.store.with_lock_wait(lock_wait);
         let note = store.transaction(notes, |tx, notes| tx.note_deliveries(notes).boxed());
@@ -138,11 +138,11 @@ impl Drop for UnderWay<'_> {
 
 /// Sends a mail if it is still to be sent, and notes what came of it.
 pub(super) async fn deliver(context: &Context, delivery_id: Uuid) -> Result<(), JobError> {
-    if context.gate.is_closed() {
-        return Err(stand_back(context));
+    if context.breaker.is_open() {
+        return Err(defer(context));
     }
     let Some(_under_way) = context.mails.take(delivery_id) else {
-        return Err(stand_back(context));
+        return Err(defer(context));
     };
     let loaded_at = Instant::now();
     let Some(mut mail) = load(context, delivery_id).await? else {
@@ -169,9 +169,9 @@ pub(super) async fn deliver(context: &Context, delivery_id: Uuid) -> Result<(), 
 async fn turn(context: &Context) -> Result<MailTurn, JobError> {
     let turn = tokio::time::timeout(LINE_LIMIT, context.app.mailer.turn());
     match context.stopping.run_until_cancelled(turn).await {
-        Some(Ok(turn)) if !context.gate.is_closed() => Ok(turn),
+        Some(Ok(turn)) if !context.breaker.is_open() => Ok(turn),
         // By then a process that stops has ended, and does not fetch it once more.
-        _ => Err(stand_back(context)),
+        _ => Err(defer(context)),
     }
 }
 
@@ -341,7 +341,7 @@ async fn settle(context: &Context, mail: &QueuedMail, sent: Result<Sent, SendErr
     let now = context.app.clock.now();
     let error = match sent {
         Ok(sent) => {
-            context.gate.trust(now);
+            context.breaker.record_success(now);
             return note_sent(context, id, sent).await;
         }
         Err(error) => error,
@@ -349,19 +349,19 @@ async fn settle(context: &Context, mail: &QueuedMail, sent: Result<Sent, SendErr
     let why = error.to_string();
     match error {
         SendError::Account(_) => wait_for_the_account(context, id, &why).await,
-        SendError::Sender(_) if !context.gate.contradicts(now) => wait_for_the_account(context, id, &why).await,
-        SendError::Sender(_) | SendError::Policy(_) if context.gate.doubt() => {
+        SendError::Sender(_) if !context.breaker.contradicts(now) => wait_for_the_account(context, id, &why).await,
+        SendError::Sender(_) | SendError::Policy(_) if context.breaker.record_failure() => {
             wait_for_the_account(context, id, &why).await
         }
         SendError::Temporary(_) | SendError::Sender(_) | SendError::Policy(_) => later(context, mail, why).await,
         // The delivery has failed, and its job has done all that it can: nobody has to look at it.
         SendError::Bounced(_) => {
-            context.gate.trust(now);
+            context.breaker.record_success(now);
             suppress_address(context, mail, &why).await?;
             refused(context, id, &why).await
         }
         SendError::Rejected(_) => {
-            context.gate.trust(now);
+            context.breaker.record_success(now);
             refused(context, id, &why).await
         }
         SendError::Unaddressable(_) => refused(context, id, &why).await,
@@ -408,13 +408,13 @@ async fn later(context: &Context, mail: &QueuedMail, why: String) -> Result<(), 
 }
 
 async fn wait_for_the_account(context: &Context, delivery_id: Uuid, why: &str) -> Result<(), JobError> {
-    let closed = context.gate.close(&context.app, why).await;
+    let closed = context.breaker.trip(&context.app, why).await;
     closed.map_err(JobError::retry)?;
     note(context, delivery_id, DeliveryStatus::Queued, false, why).await?;
-    Err(stand_back(context))
+    Err(defer(context))
 }
 
-fn stand_back(context: &Context) -> JobError {
+fn defer(context: &Context) -> JobError {
     JobError::Wait {
         until: context.app.clock.now() + STAND_BACK,
     }

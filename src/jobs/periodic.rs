@@ -29,7 +29,7 @@ pub const SCHEDULES: &[Schedule] = &[
     Schedule { name: "expire-invites", every: TimeDelta::minutes(1), run: |context| expire_invites(&context.app).boxed() },
     Schedule { name: "remind-invitees", every: TimeDelta::minutes(1), run: |context| remind_invitees(&context.app).boxed() },
     Schedule { name: "forget-mail-counts", every: TimeDelta::days(1), run: |context| forget_mail_counts(&context.app).boxed() },
-    Schedule { name: "retention", every: TimeDelta::minutes(15), run: |context| retention::let_go(&context.app).boxed() },
+    Schedule { name: "retention", every: TimeDelta::minutes(15), run: |context| retention::purge(&context.app).boxed() },
 ];
 
 /// One tick of a schedule.

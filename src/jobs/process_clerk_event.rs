@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{Context, Job, JobError};
 use crate::app::App;
-use crate::batch::{Batcher, Group, TIME_LIMIT};
+use crate::batch::{BATCH_TIMEOUT, BatchHandler, Batcher};
 use crate::clerk::{BackendError, User};
-use crate::flows::{Arrived, Outcome, apply_events};
+use crate::flows::{Outcome, ReceivedEvent, apply_events};
 use crate::metrics;
 use crate::store::{Dialect, Finished, Queue, Store, StoreError, Tx};
 
 /// Events in one transaction at most.
-const MOST: usize = 256;
+const MAX_BATCH_SIZE: usize = 256;
 /// How long `user.created` may lag behind `session.created` before the latter is let go.
 const PATIENCE: TimeDelta = TimeDelta::minutes(10);
 
@@ -121,12 +121,12 @@ enum Applied {
 
 impl Events {
     pub(super) fn start(app: App) -> Self {
-        let lanes = match app.store.dialect() {
+        let workers = match app.store.dialect() {
             Dialect::Postgres => 2,
             Dialect::Sqlite => 1,
         };
         Self {
-            batcher: Batcher::start(lanes, MOST, Apply(app)),
+            batcher: Batcher::start(workers, MAX_BATCH_SIZE, Apply(app)),
             locked: Mutex::default(),
         }
     }
@@ -160,10 +160,10 @@ impl Events {
 
 struct Apply(App);
 
-impl Group<Request, Applied> for Apply {
+impl BatchHandler<Request, Applied> for Apply {
     async fn commit(&self, group: &[Request], lock_wait: Duration) -> Result<Vec<Applied>, StoreError> {
         let store = self.0.store.with_lock_wait(lock_wait);
-        store.in_time(TIME_LIMIT, self.apply(&store, group)).await
+        store.in_time(BATCH_TIMEOUT, self.apply(&store, group)).await
     }
 }
 
@@ -190,7 +190,7 @@ impl Apply {
             .collect();
         let arrived = events
             .into_iter()
-            .map(|event| Arrived {
+            .map(|event| ReceivedEvent {
                 user: users.remove(event.svix_id.as_str()).cloned(),
                 event,
             })

@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(25);
 const MOST: Duration = Duration::from_secs(150);
 
 /// Lets go what is older than the configuration says.
-pub(super) async fn let_go(app: &App) -> Result<(), JobError> {
+pub(super) async fn purge(app: &App) -> Result<(), JobError> {
     match tokio::time::timeout(MOST, all(app)).await {
         Ok(done) => done.map_err(JobError::from),
         Err(_) => {

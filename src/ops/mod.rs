@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::problem::Problem;
-use crate::store::{Door, Store, StoreError, Trouble};
+use crate::store::{Door, OpenCircuit, Store, StoreError};
 use crate::worker::Alive;
 pub use scrape::Scrape;
 
@@ -60,7 +60,7 @@ async fn ready(State(ops): State<Ops>, stopping: Option<Extension<Stopping>>) ->
     let (database, migrated, trouble) = tokio::join!(
         in_time(ops.store.takes_writes()),
         in_time(ops.store.is_migrated()),
-        in_time(mail_trouble(&ops.store)),
+        in_time(circuit_opened(&ops.store)),
     );
     let mut checks = vec![("database", database), ("migrations", migrated.and_then(up_to_date))];
     if let Some(workers) = &ops.workers {
@@ -125,6 +125,6 @@ async fn scraped(State(ops): State<Ops>) -> Response {
         .into_response()
 }
 
-async fn mail_trouble(store: &Store) -> Result<Option<Trouble>, StoreError> {
-    store.read().await?.mail_trouble().await
+async fn circuit_opened(store: &Store) -> Result<Option<OpenCircuit>, StoreError> {
+    store.read().await?.circuit_opened().await
 }

@@ -81,7 +81,7 @@ impl Scrape {
         let look = async {
             let levels = store.queue_levels().await?;
             let mut tx = store.read().await?;
-            let (mail_trouble, failed_events) = (tx.mail_trouble().await?, tx.count_failed_events().await?);
+            let (mail_trouble, failed_events) = (tx.circuit_opened().await?, tx.count_failed_events().await?);
             Ok::<_, StoreError>((levels, mail_trouble, failed_events))
         };
         let levels = tokio::time::timeout(MAX_WAIT, look).await;

@@ -74,7 +74,7 @@ impl History {
 
 impl Tx {
     /// Says that what this transaction does to a person's invites was caused by an event of this id.
-    pub fn because_of(&mut self, admin_id: Uuid, svix_id: &str) {
+    pub fn with_correlation_id(&mut self, admin_id: Uuid, svix_id: &str) {
         self.history.by_person.insert(admin_id, svix_id.to_owned());
     }
 

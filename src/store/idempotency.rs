@@ -9,7 +9,7 @@ const KEPT_FOR: TimeDelta = TimeDelta::hours(24);
 
 /// What is known of a request's idempotency key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Repetition {
+pub enum IdempotencyState {
     /// Nothing: the key is now this transaction's to answer.
     First,
     /// The same request was answered so.
@@ -36,7 +36,12 @@ impl Tx {
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn claim_idempotency_key(&mut self, api_key: &str, key: &str, request_hash: &[u8]) -> Result<Repetition> {
+    pub async fn claim_idempotency_key(
+        &mut self,
+        api_key: &str,
+        key: &str,
+        request_hash: &[u8],
+    ) -> Result<IdempotencyState> {
         let now = self.clock.now();
         let claimed = on_conn!(self, |conn| sqlx::query(
             "insert into usher_idempotency_keys (api_key, idempotency_key, request_hash, created_at)
@@ -54,7 +59,7 @@ impl Tx {
         .await?
         .rows_affected());
         if claimed == 1 {
-            return Ok(Repetition::First);
+            return Ok(IdempotencyState::First);
         }
         let answered: Option<KeptAnswer> = on_conn!(self, |conn| sqlx::query_as(
             "select status, answer, outcomes from usher_idempotency_keys
@@ -65,7 +70,7 @@ impl Tx {
         .bind(request_hash)
         .fetch_optional(conn)
         .await)?;
-        Ok(answered.map_or(Repetition::OtherRequest, Repetition::Answered))
+        Ok(answered.map_or(IdempotencyState::OtherRequest, IdempotencyState::Answered))
     }
 
     /// Keeps the answer to the request whose key this transaction claimed.

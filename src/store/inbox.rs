@@ -8,10 +8,10 @@ use sqlx::{PgPool, SqlitePool};
 
 use super::queue::{UNCOUNTED, new_job_id};
 use super::rows::{Time, Type, and_among, checked, of_rows, sql, to_json, unfold};
-use super::{Pool, Queue, Result, Store, Tx, Unsettled, on_conn};
+use super::{PendingWrite, Pool, Queue, Result, Store, Tx, on_conn};
 use crate::names::named;
 
-/// An event as it arrived, its signature verified.
+/// An event as it queued, its signature verified.
 #[derive(Clone)]
 pub struct NewEvent {
     /// The message id, the same over retries and replays.
@@ -133,20 +133,20 @@ impl Store {
         for event in events {
             unique.entry(&event.svix_id).or_insert(event);
         }
-        let arrived: Vec<Arrived> = unique
+        let queued: Vec<QueuedEvent> = unique
             .into_values()
-            .map(|event| Arrived {
+            .map(|event| QueuedEvent {
                 event,
                 job_id: new_job_id(&self.clock),
             })
             .collect();
-        if arrived.is_empty() {
+        if queued.is_empty() {
             return Ok(HashSet::new());
         }
         let now = self.clock.now();
         let new = match &self.pool {
-            Pool::Postgres(pool) => receive_on_postgres(pool, &arrived, now).await?,
-            Pool::Sqlite { writer, .. } => receive_on_sqlite(writer, &arrived, now).await?,
+            Pool::Postgres(pool) => receive_on_postgres(pool, &queued, now).await?,
+            Pool::Sqlite { writer, .. } => receive_on_sqlite(writer, &queued, now).await?,
         };
         if !new.is_empty() {
             self.wake.signal(Queue::ProcessClerkEvent);
@@ -156,28 +156,28 @@ impl Store {
 }
 
 /// An event, and the job that processes it if it is new.
-struct Arrived<'a> {
+struct QueuedEvent<'a> {
     event: &'a NewEvent,
     job_id: String,
 }
 
 /// A round trip costs more than the work: inbox rows, jobs and their commit go in one statement.
-async fn receive_on_postgres(pool: &PgPool, arrived: &[Arrived<'_>], now: DateTime<Utc>) -> Result<Vec<String>> {
-    let texts = |field: fn(&NewEvent) -> &str| arrived.iter().map(|a| field(a.event)).collect::<Vec<_>>();
-    let job_ids: Vec<&str> = arrived.iter().map(|a| a.job_id.as_str()).collect();
+async fn receive_on_postgres(pool: &PgPool, queued: &[QueuedEvent<'_>], now: DateTime<Utc>) -> Result<Vec<String>> {
+    let texts = |field: fn(&NewEvent) -> &str| queued.iter().map(|a| field(a.event)).collect::<Vec<_>>();
+    let job_ids: Vec<&str> = queued.iter().map(|a| a.job_id.as_str()).collect();
     let new = sqlx::query_scalar(
-        "with arrived as (
+        "with queued as (
              select * from unnest($1::text[], $2::text[], $3::text[], $4::text[])
-                 as arrived(svix_id, event_type, payload, job_id)
+                 as queued(svix_id, event_type, payload, job_id)
          ), fresh as (
              insert into usher_events (svix_id, event_type, payload, received_at)
-             select svix_id, event_type, payload, $5 from arrived
+             select svix_id, event_type, payload, $5 from queued
              on conflict (svix_id) do nothing returning svix_id
          ), queued as (
              insert into apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority)
              select job_id, $6, convert_to(json_build_object('svix_id', svix_id)::text, 'UTF8'),
                  'Pending', 0, $7, now(), 0
-             from arrived join fresh using (svix_id)
+             from queued join fresh using (svix_id)
          )
          select svix_id from fresh",
     )
@@ -195,10 +195,10 @@ async fn receive_on_postgres(pool: &PgPool, arrived: &[Arrived<'_>], now: DateTi
 
 /// Every text is handed to sqlx's thread and back, so the first begins the transaction and the last commits it: a few
 /// events are one text. Copying the payloads through JSON would cost more.
-async fn receive_on_sqlite(writer: &SqlitePool, arrived: &[Arrived<'_>], now: DateTime<Utc>) -> Result<Vec<String>> {
-    let mut conn = Unsettled::new(writer.acquire().await?);
-    let mut new = Vec::with_capacity(arrived.len());
-    let chunks = arrived.chunks(ROWS_IN_A_STATEMENT);
+async fn receive_on_sqlite(writer: &SqlitePool, queued: &[QueuedEvent<'_>], now: DateTime<Utc>) -> Result<Vec<String>> {
+    let mut conn = PendingWrite::new(writer.acquire().await?);
+    let mut new = Vec::with_capacity(queued.len());
+    let chunks = queued.chunks(ROWS_IN_A_STATEMENT);
     let last = chunks.len().saturating_sub(1);
     for (number, chunk) in chunks.enumerate() {
         let begin = if number == 0 { "begin immediate;" } else { "" };
@@ -208,7 +208,7 @@ async fn receive_on_sqlite(writer: &SqlitePool, arrived: &[Arrived<'_>], now: Da
             .bind(now)
             .bind(Queue::ProcessClerkEvent.stored())
             .bind(UNCOUNTED);
-        for Arrived { event, job_id } in chunk {
+        for QueuedEvent { event, job_id } in chunk {
             insertion = insertion
                 .bind(&event.svix_id)
                 .bind(&event.event_type)
@@ -236,10 +236,10 @@ fn insertion_of(events: usize) -> String {
         rows.push(format!("($1, ${id}, ${event_type}, ${payload})"));
     }
     format!(
-        "with arrived(job_id, svix_id) as (values {})
+        "with queued(job_id, svix_id) as (values {})
          insert into Jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority, metadata)
          select job_id, $2, cast(json_object('svix_id', svix_id) as blob), 'Pending', 0, $3, unixepoch(), 0, '{{}}'
-         from arrived where not exists (select 1 from usher_events e where e.svix_id = arrived.svix_id);
+         from queued where not exists (select 1 from usher_events e where e.svix_id = queued.svix_id);
          insert into usher_events (received_at, svix_id, event_type, payload) values {}
          on conflict (svix_id) do nothing returning svix_id;",
         jobs.join(", "),

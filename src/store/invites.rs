@@ -42,7 +42,7 @@ pub struct NewInvite {
 
 /// An open invite and the person whose verified address it names.
 #[derive(Debug, Clone)]
-pub struct Waiting {
+pub struct InviteCandidate {
     /// The invite.
     pub invite: Invite,
     /// The person.
@@ -53,7 +53,7 @@ pub struct Waiting {
     pub facts: AcceptFacts,
 }
 
-impl Waiting {
+impl InviteCandidate {
     /// Whether this person put the banner away.
     #[must_use]
     pub fn is_dismissed(&self) -> bool {
@@ -421,7 +421,7 @@ pub(super) fn invite_ids(ids: &[Uuid]) -> Result<String> {
 }
 
 /// In one order for everybody who writes invites.
-fn pairs(waiting: &[&Waiting]) -> Result<String> {
+fn pairs(waiting: &[&InviteCandidate]) -> Result<String> {
     let mut rows: Vec<_> = waiting
         .iter()
         .map(|waiting| PairRow {
@@ -643,7 +643,7 @@ impl Tx {
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn note_refusals(&mut self, refused: &[(&Waiting, Obstacle)]) -> Result<()> {
+    pub async fn note_refusals(&mut self, refused: &[(&InviteCandidate, Obstacle)]) -> Result<()> {
         if refused.is_empty() {
             return Ok(());
         }
@@ -698,13 +698,13 @@ impl Tx {
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn waiting_for(&mut self, admins: &[Uuid]) -> Result<Vec<Waiting>> {
+    pub async fn invite_candidates(&mut self, admins: &[Uuid]) -> Result<Vec<InviteCandidate>> {
         // Joined here: Postgres, where it has no statistics yet, would look through all addresses for each invite.
         let owners = self.verified_addresses(admins).await?;
         let invites = self.open_invites_to(owners.keys().map(String::as_str)).await?;
         let waiting = |open: OpenInvite| {
             let owners = owners.get(open.invite.email_key.as_str()).into_iter().flatten();
-            let waiting = owners.map(move |&admin_id| Waiting {
+            let waiting = owners.map(move |&admin_id| InviteCandidate {
                 invite: open.invite.clone(),
                 admin_id,
                 home_id: open.home_id,
@@ -768,7 +768,7 @@ impl Tx {
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn accept_invites(&mut self, accepted: &[&Waiting]) -> Result<Vec<Invite>> {
+    pub async fn accept_invites(&mut self, accepted: &[&InviteCandidate]) -> Result<Vec<Invite>> {
         if accepted.is_empty() {
             return Ok(Vec::new());
         }
@@ -800,7 +800,7 @@ impl Tx {
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn flag_invites(&mut self, flagged: &[&Waiting]) -> Result<()> {
+    pub async fn flag_invites(&mut self, flagged: &[&InviteCandidate]) -> Result<()> {
         if flagged.is_empty() {
             return Ok(());
         }

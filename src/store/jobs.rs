@@ -109,7 +109,7 @@ fn job_ids(ids: &[String]) -> Result<String> {
 }
 
 /// The tables are apalis's and differ by name and types.
-pub(super) struct Words {
+pub(super) struct DialectSql {
     pub table: &'static str,
     pub now: &'static str,
     /// A time as whole Unix seconds.
@@ -117,15 +117,15 @@ pub(super) struct Words {
     pub result: &'static str,
 }
 
-pub(super) fn words(dialect: Dialect) -> Words {
+pub(super) fn dialect_sql(dialect: Dialect) -> DialectSql {
     match dialect {
-        Dialect::Postgres => Words {
+        Dialect::Postgres => DialectSql {
             table: "apalis.jobs",
             now: "now()",
             seconds: |column| format!("extract(epoch from {column})::bigint"),
             result: "last_result::text",
         },
-        Dialect::Sqlite => Words {
+        Dialect::Sqlite => DialectSql {
             table: "Jobs",
             now: "unixepoch()",
             seconds: |column| format!("cast({column} as integer)"),
@@ -150,7 +150,7 @@ impl JobFilter {
     /// The conditions; parameters are numbered as `filtered!` binds them: `$1` ids, `$2` queues, `$3` the id of
     /// the time, `$4` the error.
     fn conditions(&self, dialect: Dialect) -> String {
-        let words = words(dialect);
+        let terms = dialect_sql(dialect);
         let mut text = format!(
             "job_type in (select r.queue from {})",
             unfold(dialect, &[("queue", Type::Text)])
@@ -168,7 +168,7 @@ impl JobFilter {
         };
         let asks_for_done = states.contains(&JobState::Done);
         if !states.is_empty() {
-            let states: Vec<String> = states.iter().map(|&state| is_in(state, words.now)).collect();
+            let states: Vec<String> = states.iter().map(|&state| is_in(state, terms.now)).collect();
             let _ = write!(text, " and ({})", states.join(" or "));
         }
         if !states.is_empty() && !asks_for_done {
@@ -186,7 +186,7 @@ impl JobFilter {
         } else {
             " and $3 = $3"
         });
-        let _ = write!(text, " and lower(coalesce({}, '')) like $4 escape '\\'", words.result);
+        let _ = write!(text, " and lower(coalesce({}, '')) like $4 escape '\\'", terms.result);
         text
     }
 
@@ -237,20 +237,20 @@ impl Tx {
     /// # Errors
     /// [`super::StoreError`].
     pub async fn jobs(&mut self, filter: &JobFilter, limit: u32) -> Result<Vec<JobView>> {
-        let words = words(self.dialect());
+        let dialect = dialect_sql(self.dialect());
         let states: Vec<String> = JobState::ALL
             .iter()
-            .map(|&state| format!("when {} then '{state}'", is_in(state, words.now)))
+            .map(|&state| format!("when {} then '{state}'", is_in(state, dialect.now)))
             .collect();
         let text = format!(
             "select id, job_type, job, case {} else 'done' end as state, attempts, {} as due, {} as ended, lock_by,
                  {} as result
              from {} where {} order by id desc limit {limit}",
             states.join(" "),
-            (words.seconds)("run_at"),
-            (words.seconds)("done_at"),
-            words.result,
-            words.table,
+            (dialect.seconds)("run_at"),
+            (dialect.seconds)("done_at"),
+            dialect.result,
+            dialect.table,
             filter.conditions(self.dialect()),
         );
         let rows: Vec<Row> = filtered!(self, filter, sqlx::query_as(sql(text)), |query, conn| query
@@ -266,7 +266,7 @@ impl Tx {
     pub async fn count_jobs(&mut self, filter: &JobFilter) -> Result<Vec<(String, i64)>> {
         let text = format!(
             "select job_type, count(*) from {} where {} group by job_type order by job_type",
-            words(self.dialect()).table,
+            dialect_sql(self.dialect()).table,
             filter.conditions(self.dialect()),
         );
         let counts: Vec<(String, i64)> = filtered!(self, filter, sqlx::query_as(sql(text)), |query, conn| query
@@ -285,7 +285,7 @@ impl Tx {
     pub async fn job_ids(&mut self, filter: &JobFilter) -> Result<Vec<String>> {
         let text = format!(
             "select id from {} where {} order by id",
-            words(self.dialect()).table,
+            dialect_sql(self.dialect()).table,
             filter.conditions(self.dialect()),
         );
         Ok(filtered!(
@@ -304,10 +304,10 @@ impl Tx {
     /// [`super::StoreError`].
     pub async fn retry_jobs(&mut self, ids: &[String]) -> Result<Vec<String>> {
         let retried = self
-            .change_jobs(ids, &[JobState::Dead, JobState::Scheduled], |words| {
+            .change_jobs(ids, &[JobState::Dead, JobState::Scheduled], |dialect| {
                 format!(
                     "status = 'Pending', attempts = 0, run_at = {}, lock_by = null, lock_at = null, done_at = null",
-                    words.now
+                    dialect.now
                 )
             })
             .await?;
@@ -329,10 +329,10 @@ impl Tx {
     pub async fn cancel_jobs(&mut self, ids: &[String]) -> Result<Vec<String>> {
         let open = [JobState::Waiting, JobState::Scheduled];
         let cancelled = self
-            .change_jobs(ids, &open, |words| {
+            .change_jobs(ids, &open, |dialect| {
                 format!(
                     "status = 'Done', done_at = {}, last_result = '{{\"Err\": \"cancelled by hand\"}}'",
-                    words.now
+                    dialect.now
                 )
             })
             .await?;
@@ -346,14 +346,14 @@ impl Tx {
         &mut self,
         ids: &[String],
         states: &[JobState],
-        set: impl Fn(&Words) -> String,
+        set: impl Fn(&DialectSql) -> String,
     ) -> Result<Vec<Changed>> {
-        let words = words(self.dialect());
-        let states: Vec<String> = states.iter().map(|&state| is_in(state, words.now)).collect();
+        let dialect = dialect_sql(self.dialect());
+        let states: Vec<String> = states.iter().map(|&state| is_in(state, dialect.now)).collect();
         let text = format!(
             "update {} set {} where id in (select r.job_id from {}) and ({}) returning id, job",
-            words.table,
-            set(&words),
+            dialect.table,
+            set(&dialect),
             unfold(self.dialect(), JOB_ID),
             states.join(" or "),
         );
@@ -435,8 +435,8 @@ impl Tx {
 
     /// Ends dead jobs that nobody waits for any more. They keep their last error.
     pub(super) async fn end_dead_jobs(&mut self, ids: &[String]) -> Result<()> {
-        self.change_jobs(ids, &[JobState::Dead], |words| {
-            format!("status = 'Done', done_at = {}", words.now)
+        self.change_jobs(ids, &[JobState::Dead], |dialect| {
+            format!("status = 'Done', done_at = {}", dialect.now)
         })
         .await
         .map(drop)
@@ -463,19 +463,19 @@ impl Tx {
     /// # Errors
     /// [`super::StoreError`].
     pub async fn purge_jobs(&mut self, ids: &[String]) -> Result<u64> {
-        let words = words(self.dialect());
+        let dialect = dialect_sql(self.dialect());
         let rows = unfold(self.dialect(), JOB_ID);
-        let is_dead = is_in(JobState::Dead, words.now);
+        let is_dead = is_in(JobState::Dead, dialect.now);
         let jobs = format!(
             "delete from {} where id in (select r.job_id from {rows}) and ({is_dead} or {})
              returning id, job, {is_dead}",
-            words.table,
-            is_in(JobState::Done, words.now),
+            dialect.table,
+            is_in(JobState::Done, dialect.now),
         );
         let failures = format!(
             "delete from usher_job_failures where job_id in (select r.job_id from {rows})
                and not exists (select 1 from {} j where j.id = usher_job_failures.job_id)",
-            words.table
+            dialect.table
         );
         let ids = job_ids(ids)?;
         let purged: Vec<(String, Vec<u8>, bool)> =

@@ -22,7 +22,7 @@ struct Count {
 
 /// A connection pool of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PoolLevel {
+pub struct PoolStats {
     /// Its name.
     pub pool: &'static str,
     /// Connections that somebody uses.
@@ -97,10 +97,10 @@ impl Store {
 
     /// How this process's connections are used.
     #[must_use]
-    pub fn pool_levels(&self) -> Vec<PoolLevel> {
-        fn level<DB: sqlx::Database>(name: &'static str, pool: &sqlx::Pool<DB>) -> PoolLevel {
+    pub fn pool_levels(&self) -> Vec<PoolStats> {
+        fn level<DB: sqlx::Database>(name: &'static str, pool: &sqlx::Pool<DB>) -> PoolStats {
             let (all, idle) = (pool.size() as usize, pool.num_idle());
-            PoolLevel {
+            PoolStats {
                 pool: name,
                 in_use: all.saturating_sub(idle),
                 idle,

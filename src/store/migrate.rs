@@ -16,7 +16,7 @@ use super::settings::{Rules, UniqueEmails};
 use super::{Dialect, Pool, Store, StoreError};
 use crate::private;
 
-/// Why the schema could not be brought up to date. A database that is [unfit](Unfit) is left as it was; what else was
+/// Why the schema could not be brought up to date. A database that is [unfit](Validation) is left as it was; what else was
 /// done before an error stays, and the next run goes on from there.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrationError {
@@ -34,12 +34,12 @@ pub enum MigrationError {
     Database(#[source] sqlx::Error),
     /// The database is not one that this usher can work with.
     #[error("this database can't be used: {0}")]
-    Unfit(Unfit),
+    Validation(Validation),
 }
 
 /// Why a database can't be used, in a sentence that says what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unfit {
+pub enum Validation {
     /// Something else listens there.
     #[error("what answers at its address is no Postgres server ({0}); see that host and port are the right ones")]
     NoPostgres(String),
@@ -95,9 +95,9 @@ impl From<sqlx::Error> for MigrationError {
     }
 }
 
-impl From<Unfit> for MigrationError {
-    fn from(unfit: Unfit) -> Self {
-        Self::Unfit(unfit)
+impl From<Validation> for MigrationError {
+    fn from(unfit: Validation) -> Self {
+        Self::Validation(unfit)
     }
 }
 
@@ -115,7 +115,7 @@ impl MigrationError {
                 _ => None,
             },
             Self::Database(error) => Some(error),
-            Self::ReadOnly(_) | Self::Unfit(_) => None,
+            Self::ReadOnly(_) | Self::Validation(_) => None,
         }
     }
 }
@@ -190,7 +190,7 @@ impl Store {
     ///
     /// # Errors
     /// [`MigrationError`], as migrating would.
-    pub async fn foresee(&self, rules: &Rules) -> Result<Vec<String>, MigrationError> {
+    pub async fn plan_changes(&self, rules: &Rules) -> Result<Vec<String>, MigrationError> {
         match &self.pool {
             Pool::Postgres(pool) => {
                 let mut conn = connect(pool).await?;
@@ -210,7 +210,7 @@ async fn connect(pool: &PgPool) -> Result<PgConnection, MigrationError> {
     let options = pool.connect_options();
     match tokio::time::timeout(super::ACQUIRE_TIMEOUT, PgConnection::connect_with(&options)).await {
         // Whoever waited for it to become one would wait for ever.
-        Ok(Err(sqlx::Error::Protocol(said))) => Err(Unfit::NoPostgres(said).into()),
+        Ok(Err(sqlx::Error::Protocol(said))) => Err(Validation::NoPostgres(said).into()),
         Ok(connected) => {
             let mut conn = connected?;
             sqlx::raw_sql(ISOLATION).execute(&mut conn).await?;
@@ -247,7 +247,7 @@ async fn migrate_postgres(
     }
     sqlx::raw_sql(adopt::LOCK_TIMEOUT).execute(&mut *conn).await?;
     let run = async |conn: &mut PgConnection| apply(conn, migrator, &applied).await;
-    adopt::patiently(conn, run, |error| error.sql().is_some_and(adopt::gave_way)).await?;
+    adopt::retry_on_lock_timeout(conn, run, |error| error.sql().is_some_and(adopt::gave_way)).await?;
     rules.publish_on_postgres(conn, unique_emails).await?;
     adopt::mirror_identities(conn, rules).await?;
     Ok(adopt::fill(conn, rules).await?)
@@ -341,7 +341,7 @@ async fn prepare(conn: &mut PgConnection, migrator: &Migrator, rules: &Rules) ->
     let mut steps = Vec::new();
     if !applied.is_complete(migrator) || !schema.fits(rules) {
         check_rights(conn).await?;
-        steps = adopt::plan(&schema, rules).map_err(Unfit::App)?;
+        steps = adopt::plan(&schema, rules).map_err(Validation::App)?;
     }
     Ok(Prepared {
         applied,
@@ -391,13 +391,13 @@ async fn check_postgres(conn: &mut PgConnection, migrator: &Migrator) -> Result<
     Ok(Applied::on_postgres(conn, TABLE).await?.check(migrator)?)
 }
 
-fn check_server(version: i32, encoding: &str, has_schema: bool) -> Result<(), Unfit> {
+fn check_server(version: i32, encoding: &str, has_schema: bool) -> Result<(), Validation> {
     if version < OLDEST_POSTGRES {
-        Err(Unfit::TooOld(version))
+        Err(Validation::TooOld(version))
     } else if encoding != "UTF8" {
-        Err(Unfit::Encoding(encoding.to_owned()))
+        Err(Validation::Encoding(encoding.to_owned()))
     } else if !has_schema {
-        Err(Unfit::NoSchema)
+        Err(Validation::NoSchema)
     } else {
         Ok(())
     }
@@ -432,14 +432,14 @@ async fn check_rights(conn: &mut PgConnection) -> Result<(), MigrationError> {
             "the role {role} may not create tables in the schema {schema}; \
              let an owner run: grant create on schema {schema} to {role}"
         );
-        return Err(Unfit::Rights(sentence).into());
+        return Err(Validation::Rights(sentence).into());
     }
     if !rights.may_keep_a_queue {
         let sentence = format!(
             "the role {role} may create neither the schema apalis nor the extension hstore; \
              let an owner run: grant create on database {database} to {role}"
         );
-        return Err(Unfit::Rights(sentence).into());
+        return Err(Validation::Rights(sentence).into());
     }
     Ok(())
 }
@@ -455,7 +455,7 @@ async fn check_sqlite(pool: &SqlitePool, migrator: &Migrator) -> Result<Applied,
         let text = format!("select version, success, checksum from {TABLE}");
         applied = Applied::of(sqlx::query_as(AssertSqlSafe(text)).fetch_all(pool).await?);
     } else if let Some(foreign) = APP_TABLES.iter().find(|name| has(name)) {
-        return Err(Unfit::ForeignFile(foreign).into());
+        return Err(Validation::ForeignFile(foreign).into());
     }
     applied.check(migrator)?;
     Ok(applied)
@@ -503,17 +503,17 @@ impl Applied {
             .collect()
     }
 
-    fn check(&self, migrator: &Migrator) -> Result<(), Unfit> {
+    fn check(&self, migrator: &Migrator) -> Result<(), Validation> {
         let known = migrator.iter().map(|migration| migration.version).max().unwrap_or(0);
         if let Some((&found, _)) = self.0.last_key_value().filter(|&(&found, _)| found > known) {
-            return Err(Unfit::Newer { found, known });
+            return Err(Validation::Newer { found, known });
         }
         for (&version, (success, sum)) in &self.0 {
             let ours = migrator.iter().find(|migration| migration.version == version);
             match ours {
-                _ if !success => return Err(Unfit::HalfApplied(version)),
+                _ if !success => return Err(Validation::HalfApplied(version)),
                 Some(ours) if *ours.checksum == **sum => {}
-                _ => return Err(Unfit::Changed(version)),
+                _ => return Err(Validation::Changed(version)),
             }
         }
         Ok(())
@@ -541,11 +541,11 @@ mod tests {
     #[test]
     fn a_server_that_is_too_old_or_of_another_encoding_is_refused() {
         for (version, encoding, has_schema, verdict) in [
-            (12, "UTF8", true, Err(Unfit::TooOld(12))),
+            (12, "UTF8", true, Err(Validation::TooOld(12))),
             (13, "UTF8", true, Ok(())),
             (18, "UTF8", true, Ok(())),
-            (15, "SQL_ASCII", true, Err(Unfit::Encoding("SQL_ASCII".to_owned()))),
-            (15, "UTF8", false, Err(Unfit::NoSchema)),
+            (15, "SQL_ASCII", true, Err(Validation::Encoding("SQL_ASCII".to_owned()))),
+            (15, "UTF8", false, Err(Validation::NoSchema)),
         ] {
             assert_eq!(check_server(version, encoding, has_schema), verdict);
         }

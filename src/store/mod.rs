@@ -6,6 +6,7 @@
 
 mod address;
 mod adopt;
+mod circuit_breaker;
 mod deliveries;
 mod history;
 mod idempotency;
@@ -14,7 +15,6 @@ mod invites;
 mod jobs;
 mod levels;
 mod mail_counts;
-mod mail_trouble;
 mod migrate;
 mod people;
 mod places;
@@ -45,24 +45,25 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::telemetry::{self, Throttle};
 pub use address::check_address;
+pub use circuit_breaker::OpenCircuit;
 pub use deliveries::{DeliveryKind, DeliveryNote, DeliveryStatus, DeliveryView, MailContext, NewDelivery, QueuedMail};
 pub use history::Happened;
 use history::History;
-pub use idempotency::{KeptAnswer, Repetition};
+pub use idempotency::{IdempotencyState, KeptAnswer};
 pub use inbox::{Event, EventFilter, EventState, EventView, Finished, NewEvent};
 pub use invites::{
-    InviteFilter, InviteView, InviterAt, NewInvite, OpenInvite, Refresh, Remindable, ReminderPlan, Unplanned, Waiting,
+    InviteCandidate, InviteFilter, InviteView, InviterAt, NewInvite, OpenInvite, Refresh, Remindable, ReminderPlan,
+    Unplanned,
 };
 pub use jobs::{FailedAttempt, JobFilter, JobState, JobView, NewFailure};
-pub use levels::PoolLevel;
+pub use levels::PoolStats;
 pub use mail_counts::{CountScope, MailCount, MailDemand};
-pub use mail_trouble::Trouble;
-pub use migrate::{MigrationError, Unfit};
+pub use migrate::{MigrationError, Validation};
 pub use people::{Address, Person, PersonRef, Profile};
 pub use places::{Grant, Member, Membership, Place, Put, PutRefusal};
 pub use pools::Door;
 pub(crate) use pools::Pool;
-use pools::{Doors, Renewal, Unsettled, busy, is_busy};
+use pools::{Doors, PendingWrite, Renewal, busy, is_busy};
 pub use queue::{Queue, Wake};
 pub use retry::Conflict;
 pub use schedules::DueTick;
@@ -433,7 +434,7 @@ impl Store {
     }
 
     /// Whether the database takes what is written. On SQLite a full disk shows only when something is: here a number that
-    /// nobody uses, and that is written even where it stays the same. Waiting for another's write is no failure.
+    /// nobody uses, and that is written even where it stays the same. InviteCandidate for another's write is no failure.
     ///
     /// # Errors
     /// [`StoreError`] when it does not.

@@ -7,8 +7,8 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::rows::{Type, app_time, sql, to_json, unfold};
-use super::{Dialect, Result, Tx, Waiting, on_conn};
-use crate::invites::roles::Ladder;
+use super::{Dialect, InviteCandidate, Result, Tx, on_conn};
+use crate::invites::roles::RoleOrder;
 
 /// An organization or a project that is there.
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
@@ -306,7 +306,7 @@ impl Tx {
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn hold_homes(&mut self, waiting: &[&Waiting]) -> Result<Vec<Waiting>> {
+    pub async fn hold_homes(&mut self, waiting: &[&InviteCandidate]) -> Result<Vec<InviteCandidate>> {
         let projects: Vec<Uuid> = waiting.iter().filter_map(|waiting| waiting.invite.project_id).collect();
         let homes = self.hold_projects(&projects).await?;
         let mut moved = Vec::new();
@@ -322,7 +322,7 @@ impl Tx {
             if home_id != waiting.home_id {
                 moved.push(waiting.invite.id);
             }
-            current.push(Waiting {
+            current.push(InviteCandidate {
                 home_id,
                 ..waiting.clone()
             });
@@ -410,20 +410,20 @@ impl Tx {
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn grant_in_organizations(&mut self, grants: &[Grant], ladder: &Ladder) -> Result<()> {
-        self.grant(&ORGANIZATION_USERS, grants, ladder).await
+    pub async fn grant_in_organizations(&mut self, grants: &[Grant], order: &RoleOrder) -> Result<()> {
+        self.grant(&ORGANIZATION_USERS, grants, order).await
     }
 
     /// Makes people members of projects, at most one grant per person and project.
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn grant_in_projects(&mut self, grants: &[Grant], ladder: &Ladder) -> Result<()> {
-        self.grant(&PROJECT_ADMINS, grants, ladder).await
+    pub async fn grant_in_projects(&mut self, grants: &[Grant], order: &RoleOrder) -> Result<()> {
+        self.grant(&PROJECT_ADMINS, grants, order).await
     }
 
     /// Adds, revives or raises memberships; never lowers one.
-    async fn grant(&mut self, kind: &Memberships, grants: &[Grant], ladder: &Ladder) -> Result<()> {
+    async fn grant(&mut self, kind: &Memberships, grants: &[Grant], order: &RoleOrder) -> Result<()> {
         if grants.is_empty() {
             return Ok(());
         }
@@ -448,8 +448,8 @@ impl Tx {
             ],
         );
         let Memberships { table, place } = kind;
-        let held = rank(ladder, &format!("{table}.role"));
-        let given = rank(ladder, "excluded.role");
+        let held = rank(order, &format!("{table}.role"));
+        let given = rank(order, "excluded.role");
         // On Postgres an app's table may have ids of another kind, or none: the database gives them.
         let (id, new_id) = match self.dialect() {
             Dialect::Postgres => ("", ""),
@@ -578,13 +578,13 @@ fn project(dialect: Dialect, p: &str) -> String {
     )
 }
 
-/// A role's rank as SQL. A name that is not on the ladder ranks highest: usher doesn't touch what it doesn't know. No
+/// A role's rank as SQL. A name that is not on the order ranks highest: usher doesn't touch what it doesn't know. No
 /// name at all ranks lowest.
-fn rank(ladder: &Ladder, column: &str) -> String {
+fn rank(order: &RoleOrder, column: &str) -> String {
     let mut text = format!("case coalesce({column}, '') when '' then -1");
-    for (rank, name) in ladder.names().iter().enumerate() {
+    for (rank, name) in order.names().iter().enumerate() {
         text.push_str(&format!(" when '{name}' then {rank}"));
     }
-    text.push_str(&format!(" else {} end", ladder.names().len()));
+    text.push_str(&format!(" else {} end", order.names().len()));
     text
 }

@@ -260,12 +260,12 @@ fn is_outside_of_transactions(
 
 /// A connection on which some texts make one transaction, its beginning and its end among them. Until it is told that
 /// all of them are done, a transaction may be open that sqlx does not know of: then it is closed, not used again.
-pub(super) struct Unsettled {
+pub(super) struct PendingWrite {
     connection: PoolConnection<Sqlite>,
     is_settled: bool,
 }
 
-impl Unsettled {
+impl PendingWrite {
     pub(super) fn new(connection: PoolConnection<Sqlite>) -> Self {
         Self {
             connection,
@@ -283,7 +283,7 @@ impl Unsettled {
     }
 }
 
-impl Drop for Unsettled {
+impl Drop for PendingWrite {
     fn drop(&mut self) {
         if !self.is_settled {
             self.connection.close_on_drop();

@@ -12,7 +12,7 @@ use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::watch;
 use ulid::Ulid;
 
-use super::jobs::words;
+use super::jobs::dialect_sql;
 use super::rows::{Type, sql, to_json, unfold};
 use super::{Dialect, NewFailure, Pool, Result, Store, Tx, on_conn};
 use crate::clock::Clock;
@@ -153,7 +153,7 @@ impl Tx {
         let text = format!(
             "update {} set status = 'Pending', lock_by = null, lock_at = null
              where id = $1 and status in ('Queued', 'Running')",
-            words(self.dialect()).table
+            dialect_sql(self.dialect()).table
         );
         on_conn!(self, |conn| sqlx::query(sql(text))
             .bind(job_id)

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use ulid::Ulid;
 use uuid::Uuid;
 
-use super::jobs::{is_in, words};
+use super::jobs::{dialect_sql, is_in};
 use super::rows::{among, sql};
 use super::{Dialect, JobState, Queue, Result, Tx, on_conn};
 
@@ -31,7 +31,7 @@ impl Tx {
         after: &str,
         limit: u32,
     ) -> Result<Batch> {
-        let words = words(self.dialect());
+        let words = dialect_sql(self.dialect());
         let names = match self.dialect() {
             Dialect::Postgres => "select json_array_elements_text($4::text::json)",
             Dialect::Sqlite => "select value from json_each($4)",

@@ -113,7 +113,10 @@ impl Store {
         loop {
             match work(self.clone()).await {
                 Err(error) if error.is_conflict() && tries < TRIES => {
-                    tracing::debug!(tries, "transaction conflict (deadlock or serialization failure); retrying");
+                    tracing::debug!(
+                        tries,
+                        "transaction conflict (deadlock or serialization failure); retrying"
+                    );
                     tokio::time::sleep(wait_after(tries, rand::random())).await;
                     tries += 1;
                 }

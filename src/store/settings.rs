@@ -10,7 +10,7 @@ use crate::invites::roles::Roles;
 /// What the database needs to know of the configuration.
 #[derive(Debug, Clone)]
 pub struct Rules {
-    /// Both ladders of roles.
+    /// Both orders of roles.
     pub roles: Roles,
     /// How long an invite is valid where nobody says otherwise.
     pub invite_ttl: TimeDelta,

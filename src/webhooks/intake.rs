@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use crate::batch::{BatchError, Batcher, Group, TIME_LIMIT};
+use crate::batch::{BATCH_TIMEOUT, BatchError, BatchHandler, Batcher};
 use crate::store::{Dialect, Door, NewEvent, Store, StoreError};
 
 /// Events in one transaction at most. At 256 KiB each this also bounds the memory of a group.
-const MOST: usize = 256;
+const MAX_BATCH_SIZE: usize = 256;
 /// Postgres writes one group's commit to disk while it works on the next; SQLite has one writer anyway.
 const LANES_ON_POSTGRES: usize = 3;
 
@@ -25,15 +25,15 @@ pub enum Receipt {
 }
 
 impl Intake {
-    /// Starts the lanes.
+    /// Starts the workers.
     #[must_use]
     pub fn start(store: Store) -> Self {
         let store = store.at(Door::Intake);
-        let lanes = match store.dialect() {
+        let workers = match store.dialect() {
             Dialect::Postgres => LANES_ON_POSTGRES,
             Dialect::Sqlite => 1,
         };
-        Self(Batcher::start(lanes, MOST, Receive(store)))
+        Self(Batcher::start(workers, MAX_BATCH_SIZE, Receive(store)))
     }
 
     /// Stores an event and enqueues its processing, durably, before it returns.
@@ -49,9 +49,9 @@ impl Intake {
 /// lock that it can meet is another group's with an id in common.
 struct Receive(Store);
 
-impl Group<NewEvent, Receipt> for Receive {
+impl BatchHandler<NewEvent, Receipt> for Receive {
     async fn commit(&self, events: &[NewEvent], _: Duration) -> Result<Vec<Receipt>, StoreError> {
-        let new = self.0.in_time(TIME_LIMIT, self.0.receive_events(events)).await?;
+        let new = self.0.in_time(BATCH_TIMEOUT, self.0.receive_events(events)).await?;
         Ok(receipts(events, new))
     }
 }

@@ -101,7 +101,10 @@ pub(super) async fn beat(store: Store, names: Arc<Names>, stop: CancellationToke
         }
         match store.in_time(INTERVAL, store.recover_orphans(limit)).await {
             Ok(0) => {}
-            Ok(count) => tracing::warn!(jobs = count, "recovered the orphaned jobs of workers without a heartbeat"),
+            Ok(count) => tracing::warn!(
+                jobs = count,
+                "recovered the orphaned jobs of workers without a heartbeat"
+            ),
             Err(error) => tracing::warn!(error = %error, "could not recover orphaned jobs"),
         }
     }

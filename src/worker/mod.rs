@@ -22,7 +22,7 @@ pub use supervise::Alive;
 
 use crate::app::App;
 use crate::config::{self, Config};
-use crate::jobs::{Context, Periodic, ProcessClerkEvent, SendAcceptedNotice, SendInviteEmail, keep_mail_gate};
+use crate::jobs::{Context, Periodic, ProcessClerkEvent, SendAcceptedNotice, SendInviteEmail, run_circuit_breaker};
 use crate::store::Door;
 use heartbeat::Names;
 use supervise::{Supervised, supervise};
@@ -72,7 +72,7 @@ const PERIODIC: usize = 2;
 /// How long running jobs may finish when the process shall stop. Orchestrators kill after 30 seconds.
 const GRACE: Duration = Duration::from_secs(20);
 /// How long the database is then waited for.
-const GOODBYE: Duration = Duration::from_secs(5);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The workers of this process.
 pub struct Workers {
@@ -110,7 +110,7 @@ impl Workers {
             still,
         };
         workers.start_queues(&context, concurrency);
-        workers.tasks.spawn(keep_mail_gate(context, workers.soft.clone()));
+        workers.tasks.spawn(run_circuit_breaker(context, workers.soft.clone()));
         let (store, soft) = (app.store.clone(), workers.soft.clone());
         workers.tasks.spawn(async move {
             soft.run_until_cancelled(store.relay_notifications()).await;
@@ -150,10 +150,13 @@ impl Workers {
     pub async fn stop(self) {
         self.soft.cancel();
         if tokio::time::timeout(GRACE, self.tasks.wait()).await.is_err() {
-            tracing::warn!("jobs still running after the shutdown timeout of {} s; they will run again", GRACE.as_secs());
+            tracing::warn!(
+                "jobs still running after the shutdown timeout of {} s; they will run again",
+                GRACE.as_secs()
+            );
             self.hard.cancel();
         }
-        if tokio::time::timeout(GOODBYE, self.say_goodbye()).await.is_err() {
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.unregister()).await.is_err() {
             tracing::warn!(
                 "could not unregister the workers: the database did not answer; their jobs are recovered in about 20 s"
             );
@@ -161,7 +164,7 @@ impl Workers {
     }
 
     /// Until nothing runs any more the heartbeat goes on: what is running here must not be started elsewhere.
-    async fn say_goodbye(self) {
+    async fn unregister(self) {
         self.tasks.wait().await;
         self.still.cancel();
         if let Err(error) = self.heartbeat.await {

@@ -35,7 +35,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// The first wait before a worker is started again, doubled up to the last.
 const RESTART: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 /// Whoever ran so long starts with the first wait again.
-const STEADY: Duration = Duration::from_secs(60);
+const STABLE_AFTER: Duration = Duration::from_secs(60);
 
 /// Which queues have a live worker in this process.
 #[derive(Debug, Clone, Default)]
@@ -135,7 +135,7 @@ pub(super) async fn supervise<J: Job>(with: Supervised) {
             attempts.tasks.wait().await;
             return;
         };
-        with.tasks.spawn(fall_silent(with.clone(), name, attempts));
+        with.tasks.spawn(abandon(with.clone(), name, attempts));
         if waits_at_the_gate {
             with.soft.run_until_cancelled(tokio::time::sleep(RESTART.0)).await;
             continue;
@@ -145,7 +145,7 @@ pub(super) async fn supervise<J: Job>(with: Supervised) {
             Ok(Err(error)) => error.to_string(),
             Err(why) => why,
         };
-        if started.elapsed() > STEADY {
+        if started.elapsed() > STABLE_AFTER {
             wait = RESTART.0;
         }
         tracing::error!(
@@ -161,21 +161,21 @@ pub(super) async fn supervise<J: Job>(with: Supervised) {
 /// Returns once jobs of this kind may run.
 async fn until_wanted<J: Job>(context: &Context) {
     if J::IS_MAIL {
-        context.gate.until(false).await;
+        context.breaker.wait_until_open(false).await;
     }
 }
 
 /// Returns once jobs of this kind have to wait in the queue.
 async fn until_unwanted<J: Job>(context: &Context) {
     if J::IS_MAIL {
-        context.gate.until(true).await;
+        context.breaker.wait_until_open(true).await;
     } else {
         std::future::pending().await
     }
 }
 
 /// Says that an ended worker is gone as soon as the last of its attempts has ended.
-async fn fall_silent(with: Supervised, name: String, attempts: Attempts) {
+async fn abandon(with: Supervised, name: String, attempts: Attempts) {
     attempts.tasks.wait().await;
     with.names.release(&name);
     // Others notice the silence anyway; this only hastens it.

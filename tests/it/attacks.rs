@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use serde_json::json;
 use usher::clerk::simulated::{self, SimulatedUser};
-use usher::flows::admit;
+use usher::flows::accept_candidates;
 use uuid::Uuid;
 
 use crate::support::clerk::Webhook;
@@ -109,13 +109,13 @@ stories! {
         app.invite_to_organization(acme, "bob@example.com", "owner").await;
         let mut tx = app.app.store.read().await.unwrap();
         let admin_id = tx.people_by_clerk_id(&[&bob.id]).await.unwrap()[0].admin_id.unwrap();
-        let before = tx.waiting_for(&[admin_id]).await.unwrap();
+        let before = tx.invite_candidates(&[admin_id]).await.unwrap();
         drop(tx);
         let again = json!({ "organization_id": acme, "email": "bob@example.com", "role": "member", "acceptance": "ask" });
         app.post("/v1/invites", again).await.expect(200);
         let mut tx = app.app.store.begin().await.unwrap();
         let stale: Vec<_> = before.iter().collect();
-        let admitted = admit(&mut tx, &stale, &app.app.config.roles).await.unwrap();
+        let admitted = accept_candidates(&mut tx, &stale, &app.app.config.roles).await.unwrap();
         assert!(admitted.invites.is_empty() && admitted.refused.is_empty());
         tx.commit().await.unwrap();
         assert_eq!(app.members(acme).await, [""; 0]);
@@ -134,14 +134,16 @@ async fn a_deletion_that_meets_an_accept_leaves_no_membership() {
     app.run_jobs().await;
     let mut accepting = app.app.store.begin().await.unwrap();
     let person = accepting.hold_people(&[&bob.id]).await.unwrap().remove(0);
-    let waiting = accepting.waiting_for(&[person.admin_id.unwrap()]).await.unwrap();
+    let waiting = accepting.invite_candidates(&[person.admin_id.unwrap()]).await.unwrap();
     app.clerk().user_deleted(&bob).await;
     let deleting = app.run_jobs();
     let accept = async {
         // Long enough for the deletion to have reached the person, were it not held up.
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
         let waiting: Vec<_> = waiting.iter().collect();
-        let admitted = admit(&mut accepting, &waiting, &app.app.config.roles).await.unwrap();
+        let admitted = accept_candidates(&mut accepting, &waiting, &app.app.config.roles)
+            .await
+            .unwrap();
         accepting.commit().await.unwrap();
         admitted.invites.len()
     };

@@ -25,9 +25,9 @@ struct Case {
 
 /// Every pair of an organization role and a project role, with what is inherited.
 fn cases() -> Vec<Case> {
-    let given_by = |ladder: &'static [&'static str], role: Option<&str>| {
-        let rank = role.and_then(|role| ladder.iter().position(|name| *name == role));
-        rank.map_or(&ladder[..0], |rank| &ladder[..=rank])
+    let given_by = |order: &'static [&'static str], role: Option<&str>| {
+        let rank = role.and_then(|role| order.iter().position(|name| *name == role));
+        rank.map_or(&order[..0], |rank| &order[..=rank])
     };
     let mut cases = Vec::new();
     for organization_role in [None, Some("member"), Some("admin"), Some("owner")] {

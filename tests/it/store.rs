@@ -11,8 +11,8 @@ use usher::invites::roles::Roles;
 use usher::invites::{Acceptance, Invite, Kind, Status};
 use usher::store::{
     Address, Conflict as _, CountScope, DeliveryKind, DeliveryNote, DeliveryStatus, DueTick, Finished, Grant,
-    InviteFilter, KeptAnswer, MailDemand, NewDelivery, NewEvent, NewInvite, PersonRef, Profile, Put, PutRefusal, Queue,
-    QueuedMail, Refresh, ReminderPlan, Repetition, SessionStart, Tx,
+    IdempotencyState, InviteFilter, KeptAnswer, MailDemand, NewDelivery, NewEvent, NewInvite, PersonRef, Profile, Put,
+    PutRefusal, Queue, QueuedMail, Refresh, ReminderPlan, SessionStart, Tx,
 };
 use uuid::Uuid;
 
@@ -202,7 +202,7 @@ stories! {
         assert_eq!((invite.message.clone(), invite.locale.as_deref()), (to_organization.message.clone(), Some("fr")));
         assert_eq!(invite.expires_at, to_organization.expires_at);
 
-        let stale = tx.waiting_for(&[ada]).await.unwrap();
+        let stale = tx.invite_candidates(&[ada]).await.unwrap();
         let again = NewInvite { id: tx.new_id(), role: "admin".to_owned(), ..to_organization.clone() };
         let held = tx.save_invites(std::slice::from_ref(&again)).await.unwrap();
         assert_eq!(held, std::slice::from_ref(&invite), "it is there already, and is left as it is");
@@ -218,14 +218,14 @@ stories! {
         assert_eq!(tx.invite_views(&[invite.id]).await.unwrap()[0].held(), None);
         assert_eq!((refreshed[0].id, refreshed[0].token_version, refreshed[0].role.as_str()), (invite.id, 2, "admin"));
 
-        let waiting = tx.waiting_for(&[ada]).await.unwrap();
+        let waiting = tx.invite_candidates(&[ada]).await.unwrap();
         let ids: HashSet<Uuid> = waiting.iter().map(|waiting| waiting.invite.id).collect();
         assert_eq!(ids, HashSet::from([to_organization.id, to_project.id]), "verified addresses only");
         assert!(waiting.iter().all(|waiting| waiting.admin_id == ada && waiting.home_id == organization));
         assert_eq!(tx.invite_of(invite.id, ada).await.unwrap().map(|invite| invite.id), Some(invite.id));
         assert_eq!(tx.invite_of(invite.id, project).await.unwrap(), None, "somebody else");
 
-        let refreshed = tx.waiting_for(&[ada]).await.unwrap();
+        let refreshed = tx.invite_candidates(&[ada]).await.unwrap();
         let to_acme: Vec<_> = refreshed.iter().filter(|waiting| waiting.invite.id == invite.id).collect();
         let outdated: Vec<_> = stale.iter().filter(|waiting| waiting.invite.id == invite.id).collect();
         tx.flag_invites(&outdated).await.unwrap();
@@ -279,7 +279,7 @@ stories! {
         let (organization, _, ada) = set_up(app, &mut tx).await;
         let invite = new_invite(&tx, organization, None, "ada@example.com");
         tx.save_invites(std::slice::from_ref(&invite)).await.unwrap();
-        let waiting = tx.waiting_for(&[ada]).await.unwrap();
+        let waiting = tx.invite_candidates(&[ada]).await.unwrap();
         assert_eq!(waiting[0].facts.obstacle(&Roles::default()), None);
         tx.commit().await.unwrap();
         for (obstacle, noted) in [
@@ -301,10 +301,10 @@ stories! {
         let invite = new_invite(&tx, organization, None, "ada@example.com");
         tx.save_invites(std::slice::from_ref(&invite)).await.unwrap();
         app.clock.advance(TimeDelta::days(1) + TimeDelta::microseconds(6));
-        let waiting = tx.waiting_for(&[ada]).await.unwrap();
+        let waiting = tx.invite_candidates(&[ada]).await.unwrap();
         assert_eq!(waiting.len(), 1);
         app.clock.advance(TimeDelta::microseconds(1));
-        assert!(tx.waiting_for(&[ada]).await.unwrap().is_empty());
+        assert!(tx.invite_candidates(&[ada]).await.unwrap().is_empty());
         assert!(tx.accept_invites(&[&waiting[0]]).await.unwrap().is_empty());
         assert!(!tx.decline_invite(invite.id).await.unwrap());
         assert!(!tx.dismiss_invite(invite.id, ada).await.unwrap());
@@ -397,17 +397,17 @@ stories! {
     async fn trouble_with_the_account_begins_is_tried_and_ends_once(app) {
         let mut tx = begin(app).await;
         let soon = app.now() + TimeDelta::seconds(10);
-        assert_eq!(tx.mail_trouble().await.unwrap(), None);
-        assert!(tx.begin_mail_trouble("535", soon).await.unwrap());
-        assert!(!tx.begin_mail_trouble("550", soon).await.unwrap(), "known");
-        assert!(!tx.take_mail_probe(soon).await.unwrap(), "not yet");
-        tx.hasten_mail_probe().await.unwrap();
-        assert!(tx.take_mail_probe(soon).await.unwrap());
-        assert!(!tx.take_mail_probe(soon).await.unwrap(), "taken");
-        let trouble = tx.mail_trouble().await.unwrap().unwrap();
+        assert_eq!(tx.circuit_opened().await.unwrap(), None);
+        assert!(tx.open_circuit("535", soon).await.unwrap());
+        assert!(!tx.open_circuit("550", soon).await.unwrap(), "known");
+        assert!(!tx.claim_circuit_probe(soon).await.unwrap(), "not yet");
+        tx.expedite_circuit_probe().await.unwrap();
+        assert!(tx.claim_circuit_probe(soon).await.unwrap());
+        assert!(!tx.claim_circuit_probe(soon).await.unwrap(), "taken");
+        let trouble = tx.circuit_opened().await.unwrap().unwrap();
         assert_eq!((trouble.reason.as_str(), trouble.since, trouble.probes), ("535", app.now(), 1));
-        assert_eq!(tx.end_mail_trouble().await.unwrap(), Some(trouble));
-        assert_eq!(tx.end_mail_trouble().await.unwrap(), None);
+        assert_eq!(tx.close_circuit().await.unwrap(), Some(trouble));
+        assert_eq!(tx.close_circuit().await.unwrap(), None);
     }
 
     async fn reminders_are_planned_for_a_life_and_taken_once(app) {
@@ -488,7 +488,7 @@ stories! {
         let (organization, _, ada) = set_up(app, &mut tx).await;
         let invite = new_invite(&tx, organization, None, "ada@example.com");
         tx.save_invites(std::slice::from_ref(&invite)).await.unwrap();
-        let waiting = tx.waiting_for(&[ada]).await.unwrap();
+        let waiting = tx.invite_candidates(&[ada]).await.unwrap();
         tx.flag_invites(&[&waiting[0]]).await.unwrap();
         let start = |id: &str| SessionStart { clerk_session_id: id.to_owned(), admin_id: ada, started_at: app.now() };
         tx.end_sessions(&[("sess_early", None)]).await.unwrap();
@@ -504,14 +504,14 @@ stories! {
 
     async fn an_idempotency_key_belongs_to_one_request_for_a_day(app) {
         let mut tx = begin(app).await;
-        assert_eq!(tx.claim_idempotency_key("app", "k", b"1").await.unwrap(), Repetition::First);
-        assert_eq!(tx.claim_idempotency_key("other", "k", b"2").await.unwrap(), Repetition::First, "another key's own");
+        assert_eq!(tx.claim_idempotency_key("app", "k", b"1").await.unwrap(), IdempotencyState::First);
+        assert_eq!(tx.claim_idempotency_key("other", "k", b"2").await.unwrap(), IdempotencyState::First, "another key's own");
         let kept = KeptAnswer { status: 201, answer: Some("{}".to_owned()), outcomes: None };
         tx.keep_answer("app", "k", &kept).await.unwrap();
-        assert_eq!(tx.claim_idempotency_key("app", "k", b"1").await.unwrap(), Repetition::Answered(kept));
-        assert_eq!(tx.claim_idempotency_key("app", "k", b"2").await.unwrap(), Repetition::OtherRequest);
+        assert_eq!(tx.claim_idempotency_key("app", "k", b"1").await.unwrap(), IdempotencyState::Answered(kept));
+        assert_eq!(tx.claim_idempotency_key("app", "k", b"2").await.unwrap(), IdempotencyState::OtherRequest);
         app.clock.advance(TimeDelta::hours(24));
-        assert_eq!(tx.claim_idempotency_key("app", "k", b"2").await.unwrap(), Repetition::First);
+        assert_eq!(tx.claim_idempotency_key("app", "k", b"2").await.unwrap(), IdempotencyState::First);
     }
 
     async fn nothing_is_asked_of_the_database_for_empty_sets(app) {
@@ -519,7 +519,7 @@ stories! {
         let roles = Roles::default();
         assert!(tx.save_people(&[]).await.unwrap().is_empty());
         assert!(tx.save_invites(&[]).await.unwrap().is_empty());
-        assert!(tx.waiting_for(&[]).await.unwrap().is_empty());
+        assert!(tx.invite_candidates(&[]).await.unwrap().is_empty());
         assert!(tx.accept_invites(&[]).await.unwrap().is_empty());
         tx.flag_invites(&[]).await.unwrap();
         tx.grant_in_organizations(&[], &roles.organization).await.unwrap();

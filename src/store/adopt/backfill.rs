@@ -6,7 +6,7 @@ use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
 use super::super::settings::{Identities, Rules};
-use super::{gave_way, patiently};
+use super::{gave_way, retry_on_lock_timeout};
 
 /// People in a batch.
 const BATCH: i64 = 5_000;
@@ -69,14 +69,11 @@ pub(in crate::store) async fn count_missing(conn: &mut PgConnection) -> sqlx::Re
 impl Backfill {
     async fn run(&self, conn: &mut PgConnection) -> sqlx::Result<()> {
         let mut written = 0;
-        while let Some(rows) = patiently(conn, async |conn| self.batch(conn).await, gave_way).await? {
+        while let Some(rows) = retry_on_lock_timeout(conn, async |conn| self.batch(conn).await, gave_way).await? {
             written += rows;
         }
         if written > 0 {
-            tracing::info!(
-                "{}: {written} existing rows adopted",
-                self.name
-            );
+            tracing::info!("{}: {written} existing rows adopted", self.name);
         }
         Ok(())
     }

@@ -29,7 +29,7 @@ pub(super) fn gave_way(error: &sqlx::Error) -> bool {
 }
 
 /// Tries until it works, while all that is in the way is a lock of somebody else's.
-pub(super) async fn patiently<T, E>(
+pub(super) async fn retry_on_lock_timeout<T, E>(
     conn: &mut PgConnection,
     mut attempt: impl AsyncFnMut(&mut PgConnection) -> Result<T, E>,
     gave_way: impl Fn(&E) -> bool,
@@ -62,7 +62,7 @@ pub(super) async fn take(conn: &mut PgConnection, step: &Step) -> sqlx::Result<(
                 .await
                 .map(drop)
         };
-        patiently(conn, run, gave_way).await?;
+        retry_on_lock_timeout(conn, run, gave_way).await?;
     }
     sqlx::raw_sql(LOCK_TIMEOUT).execute(conn).await.map(drop)
 }
@@ -148,5 +148,5 @@ pub(super) async fn mirror_identities(conn: &mut PgConnection, rules: &Rules) ->
         sqlx::raw_sql(statements).execute(&mut *tx).await?;
         tx.commit().await
     };
-    patiently(conn, run, gave_way).await
+    retry_on_lock_timeout(conn, run, gave_way).await
 }

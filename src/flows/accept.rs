@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use uuid::Uuid;
 
 use crate::invites::accept::Obstacle;
-use crate::invites::roles::{Ladder, Roles};
+use crate::invites::roles::{RoleOrder, Roles};
 use crate::invites::{Invite, Kind};
-use crate::store::{DeliveryKind, Grant, NewDelivery, StoreError, Tx, Waiting};
+use crate::store::{DeliveryKind, Grant, InviteCandidate, NewDelivery, StoreError, Tx};
 
 /// What came of an admission.
 #[derive(Debug, Clone, Default)]
-pub struct Admitted {
+pub struct Accepted {
     /// The invites that let their person in.
     pub invites: Vec<Invite>,
     /// Those that let nobody in as things stand; that is noted of them, and nothing else was changed.
@@ -33,10 +33,14 @@ pub struct Refused {
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn admit(tx: &mut Tx, waiting: &[&Waiting], roles: &Roles) -> Result<Admitted, StoreError> {
+pub async fn accept_candidates(
+    tx: &mut Tx,
+    waiting: &[&InviteCandidate],
+    roles: &Roles,
+) -> Result<Accepted, StoreError> {
     // A project may be moved while its invite is accepted.
     let waiting = tx.hold_homes(waiting).await?;
-    let waiting: Vec<&Waiting> = waiting.iter().collect();
+    let waiting: Vec<&InviteCandidate> = waiting.iter().collect();
     let (waiting, refused) = refuse(tx, &waiting, roles).await?;
     let accepted = tx.accept_invites(&waiting).await?;
     let homes: HashMap<Uuid, Uuid> = waiting
@@ -64,7 +68,7 @@ pub async fn admit(tx: &mut Tx, waiting: &[&Waiting], roles: &Roles) -> Result<A
     tx.grant_in_projects(&projects.into_vec(), &roles.project).await?;
     let notices = notices(tx, &accepted).await?;
     tx.queue_deliveries(&notices).await?;
-    Ok(Admitted {
+    Ok(Accepted {
         invites: accepted,
         refused,
     })
@@ -73,9 +77,9 @@ pub async fn admit(tx: &mut Tx, waiting: &[&Waiting], roles: &Roles) -> Result<A
 /// Parts those that may let their person in from those that may not, and notes of these why.
 pub(super) async fn refuse<'a>(
     tx: &mut Tx,
-    waiting: &[&'a Waiting],
+    waiting: &[&'a InviteCandidate],
     roles: &Roles,
-) -> Result<(Vec<&'a Waiting>, Vec<Refused>), StoreError> {
+) -> Result<(Vec<&'a InviteCandidate>, Vec<Refused>), StoreError> {
     let mut open = Vec::with_capacity(waiting.len());
     let mut refused = Vec::new();
     for &waiting in waiting {
@@ -94,14 +98,14 @@ pub(super) async fn refuse<'a>(
 
 /// The highest role per place and person: one statement must not touch a row twice.
 struct Grants<'a> {
-    ladder: &'a Ladder,
+    order: &'a RoleOrder,
     roles: HashMap<(Uuid, Uuid), String>,
 }
 
 impl<'a> Grants<'a> {
-    fn new(ladder: &'a Ladder) -> Self {
+    fn new(order: &'a RoleOrder) -> Self {
         Self {
-            ladder,
+            order,
             roles: HashMap::new(),
         }
     }
@@ -111,7 +115,7 @@ impl<'a> Grants<'a> {
             .roles
             .entry((place_id, admin_id))
             .or_insert_with(|| role.to_owned());
-        if self.ladder.rank(role) > self.ladder.rank(held) {
+        if self.order.rank(role) > self.order.rank(held) {
             role.clone_into(held);
         }
     }

@@ -1,4 +1,4 @@
-//! Trouble with the mail account: at most one row, which all processes go by.
+//! OpenCircuit with the mail account: at most one row, which all processes go by.
 
 use chrono::{DateTime, Utc};
 
@@ -6,7 +6,7 @@ use super::{Result, Tx, on_conn};
 
 /// The mail server refuses the account, and all mails wait.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
-pub struct Trouble {
+pub struct OpenCircuit {
     /// The server's words, addresses masked.
     pub reason: String,
     /// When it began.
@@ -22,7 +22,7 @@ impl Tx {
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn mail_trouble(&mut self) -> Result<Option<Trouble>> {
+    pub async fn circuit_opened(&mut self) -> Result<Option<OpenCircuit>> {
         Ok(on_conn!(self, |conn| sqlx::query_as(
             "select reason, since, probes, probe_at from usher_mail_trouble"
         )
@@ -34,7 +34,7 @@ impl Tx {
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn begin_mail_trouble(&mut self, reason: &str, probe_at: DateTime<Utc>) -> Result<bool> {
+    pub async fn open_circuit(&mut self, reason: &str, probe_at: DateTime<Utc>) -> Result<bool> {
         let now = self.clock.now();
         let begun = on_conn!(self, |conn| sqlx::query(
             "insert into usher_mail_trouble (id, reason, since, probe_at) values (1, $1, $2, $3)
@@ -53,7 +53,7 @@ impl Tx {
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn take_mail_probe(&mut self, next: DateTime<Utc>) -> Result<bool> {
+    pub async fn claim_circuit_probe(&mut self, next: DateTime<Utc>) -> Result<bool> {
         let now = self.clock.now();
         let taken = on_conn!(self, |conn| sqlx::query(
             "update usher_mail_trouble set probes = probes + 1, probe_at = $2 where probe_at <= $1"
@@ -70,7 +70,7 @@ impl Tx {
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn hasten_mail_probe(&mut self) -> Result<()> {
+    pub async fn expedite_circuit_probe(&mut self) -> Result<()> {
         let now = self.clock.now();
         on_conn!(self, |conn| sqlx::query(
             "update usher_mail_trouble set probe_at = $1 where probe_at > $1"
@@ -86,7 +86,7 @@ impl Tx {
     ///
     /// # Errors
     /// [`super::StoreError`].
-    pub async fn end_mail_trouble(&mut self) -> Result<Option<Trouble>> {
+    pub async fn close_circuit(&mut self) -> Result<Option<OpenCircuit>> {
         Ok(on_conn!(self, |conn| sqlx::query_as(
             "delete from usher_mail_trouble returning reason, since, probes, probe_at"
         )

@@ -18,98 +18,102 @@ use crate::app::App;
 use crate::store::StoreError;
 
 /// Refusals in a row, of mails that the server would otherwise have taken, which may be the recipient's or ours.
-const DOUBTS: u32 = 3;
+const FAILURE_THRESHOLD: u32 = 3;
 /// Between two tries at most.
-const LONGEST: TimeDelta = TimeDelta::minutes(15);
+const MAX_PROBE_INTERVAL: TimeDelta = TimeDelta::minutes(15);
 /// How soon this process sees that another one closed or opened the gate.
-const LOOK: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// How long a look may take, the try of a mail apart: each step of that has a limit of its own.
-const LOOK_LIMIT: Duration = Duration::from_secs(10);
+const POLL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many mails that are not wanted any more are passed over in one try.
-const PASSED_OVER: usize = 1000;
+const MAX_SKIPPED: usize = 1000;
 /// How long a mail that the server took speaks for our account, in seconds: a refusal in this time may be one recipient's.
-const TRUSTED: i64 = 60;
+const SUCCESS_WINDOW: i64 = 60;
 
 /// Whether mails may go out, as far as this process knows.
-pub struct MailGate {
-    closed: watch::Sender<bool>,
-    doubts: AtomicU32,
+pub struct CircuitBreaker {
+    open: watch::Sender<bool>,
+    failures: AtomicU32,
     /// When the server last took a mail, in Unix seconds.
-    taken_at: AtomicI64,
+    last_success: AtomicI64,
 }
 
-impl Default for MailGate {
+impl Default for CircuitBreaker {
     fn default() -> Self {
         Self {
-            closed: watch::Sender::new(false),
-            doubts: AtomicU32::new(0),
-            taken_at: AtomicI64::new(i64::MIN),
+            open: watch::Sender::new(false),
+            failures: AtomicU32::new(0),
+            last_success: AtomicI64::new(i64::MIN),
         }
     }
 }
 
-impl MailGate {
+impl CircuitBreaker {
     /// Whether all mails wait.
     #[must_use]
-    pub fn is_closed(&self) -> bool {
-        *self.closed.borrow()
+    pub fn is_open(&self) -> bool {
+        *self.open.borrow()
     }
 
     /// Returns once the gate is closed, or open.
-    pub async fn until(&self, closed: bool) {
-        let mut state = self.closed.subscribe();
+    pub async fn wait_until_open(&self, open: bool) {
+        let mut state = self.open.subscribe();
         // The sender lives as long as `self`.
-        let _ = state.wait_for(|is_closed| *is_closed == closed).await;
+        let _ = state.wait_for(|is_open| *is_open == open).await;
     }
 
     /// The server refuses the account. However many mails hear so, one alarm is raised.
-    pub(super) async fn close(&self, app: &App, why: &str) -> Result<(), StoreError> {
-        if self.is_closed() {
+    pub(super) async fn trip(&self, app: &App, why: &str) -> Result<(), StoreError> {
+        if self.is_open() {
             return Ok(());
         }
         let probe_at = app.clock.now() + wait_after(1, rand::random());
         let is_news = app
             .store
-            .transaction(why, |tx, why| tx.begin_mail_trouble(why, probe_at).boxed())
+            .transaction(why, |tx, why| tx.open_circuit(why, probe_at).boxed())
             .await?;
-        self.closed.send_replace(true);
+        self.open.send_replace(true);
         if is_news {
-            tracing::error!("mail circuit breaker open: all mails wait until SMTP_URL, MAIL_FROM or the account is fixed: {why}");
+            tracing::error!(
+                "mail circuit breaker open: all mails wait until SMTP_URL, MAIL_FROM or the account is fixed: {why}"
+            );
         }
         Ok(())
     }
 
     /// A refusal that may be the recipient's or ours; `true` once there have been so many in a row that it is ours.
-    pub(super) fn doubt(&self) -> bool {
-        self.doubts.fetch_add(1, Ordering::Relaxed) + 1 >= DOUBTS
+    pub(super) fn record_failure(&self) -> bool {
+        self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURE_THRESHOLD
     }
 
     /// The server takes mail from us, whatever it thought of one recipient.
-    pub(super) fn trust(&self, now: DateTime<Utc>) {
-        self.doubts.store(0, Ordering::Relaxed);
-        self.taken_at.store(now.timestamp(), Ordering::Relaxed);
+    pub(super) fn record_success(&self, now: DateTime<Utc>) {
+        self.failures.store(0, Ordering::Relaxed);
+        self.last_success.store(now.timestamp(), Ordering::Relaxed);
     }
 
     /// Whether the server took a mail so recently that a refusal of our account is in doubt.
     pub(super) fn contradicts(&self, now: DateTime<Utc>) -> bool {
-        now.timestamp().saturating_sub(self.taken_at.load(Ordering::Relaxed)) < TRUSTED
+        now.timestamp()
+            .saturating_sub(self.last_success.load(Ordering::Relaxed))
+            < SUCCESS_WINDOW
     }
 }
 
 /// Looks after the gate until cancelled. Whoever starts may bring the cure, so a try is due at once.
-pub async fn keep_mail_gate(context: Context, stop: CancellationToken) {
+pub async fn run_circuit_breaker(context: Context, stop: CancellationToken) {
     let store = &context.app.store;
-    let hasten = store.transaction((), |tx, ()| tx.hasten_mail_probe().boxed());
-    if let Err(error) = store.in_time(LOOK, hasten).await {
+    let hasten = store.transaction((), |tx, ()| tx.expedite_circuit_probe().boxed());
+    if let Err(error) = store.in_time(POLL_INTERVAL, hasten).await {
         tracing::warn!(error = %error, "could not reschedule the mail circuit breaker's next probe");
     }
-    let mut looks = tokio::time::interval(LOOK);
-    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut polls = tokio::time::interval(POLL_INTERVAL);
+    polls.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // A task of its own: the mail server may take long over it, and what other processes find out is looked at meanwhile.
     let mut probe: Option<AbortOnDropHandle<()>> = None;
-    while stop.run_until_cancelled(looks.tick()).await.is_some() {
+    while stop.run_until_cancelled(polls.tick()).await.is_some() {
         let is_probing = probe.as_ref().is_some_and(|probe| !probe.is_finished());
-        let look = tokio::time::timeout(LOOK_LIMIT, look(&context, !is_probing)).await;
+        let look = tokio::time::timeout(POLL_TIMEOUT, look(&context, !is_probing)).await;
         match look.unwrap_or_else(|_| Err(JobError::Retry("no answer came".to_owned()))) {
             Ok(true) => probe = Some(AbortOnDropHandle::new(tokio::spawn(try_and_tell(context.clone())))),
             Ok(false) => {}
@@ -143,9 +147,9 @@ pub async fn look_after_mail(context: &Context) -> Result<(), JobError> {
 async fn look(context: &Context, may_try: bool) -> Result<bool, JobError> {
     let app = &context.app;
     let mut tx = app.store.read().await.map_err(JobError::retry)?;
-    let trouble = tx.mail_trouble().await.map_err(JobError::retry)?;
+    let trouble = tx.circuit_opened().await.map_err(JobError::retry)?;
     drop(tx);
-    context.gate.closed.send_if_modified(|closed| {
+    context.breaker.open.send_if_modified(|closed| {
         let was = std::mem::replace(closed, trouble.is_some());
         was != *closed
     });
@@ -153,10 +157,10 @@ async fn look(context: &Context, may_try: bool) -> Result<bool, JobError> {
         return Ok(false);
     };
     let probes = trouble.probes.unsigned_abs().saturating_add(1);
-    let next = app.clock.now() + wait_after(probes, rand::random()).min(LONGEST);
+    let next = app.clock.now() + wait_after(probes, rand::random()).min(MAX_PROBE_INTERVAL);
     let is_ours = app
         .store
-        .transaction((), |tx, ()| tx.take_mail_probe(next).boxed())
+        .transaction((), |tx, ()| tx.claim_circuit_probe(next).boxed())
         .await;
     is_ours.map_err(JobError::retry)
 }
@@ -172,7 +176,7 @@ async fn try_the_account(context: &Context) -> Result<(), JobError> {
 /// the login.
 async fn server_takes_mail(context: &Context) -> Result<bool, JobError> {
     let mut last = None;
-    for _ in 0..PASSED_OVER {
+    for _ in 0..MAX_SKIPPED {
         let mut tx = context.app.store.read().await.map_err(JobError::retry)?;
         let mail = tx.longest_untried_mail().await.map_err(JobError::retry)?;
         drop(tx);
@@ -194,9 +198,9 @@ async fn server_takes_mail(context: &Context) -> Result<bool, JobError> {
 
 async fn open(context: &Context) -> Result<(), StoreError> {
     let store = &context.app.store;
-    let ended = store.transaction((), |tx, ()| tx.end_mail_trouble().boxed()).await?;
-    context.gate.doubts.store(0, Ordering::Relaxed);
-    context.gate.closed.send_replace(false);
+    let ended = store.transaction((), |tx, ()| tx.close_circuit().boxed()).await?;
+    context.breaker.failures.store(0, Ordering::Relaxed);
+    context.breaker.open.send_replace(false);
     if let Some(trouble) = ended {
         let lasted = context.app.clock.now() - trouble.since;
         tracing::error!(
