@@ -1,4 +1,4 @@
-//! BatchHandler commit: what arrives while a group is being committed becomes the next group.
+//! Group commit: what arrives while a group is being committed becomes the next group.
 //!
 //! One transaction then serves many callers, each answered after the commit that holds its item. Where callers wait for
 //! their answer, nobody waits for a timer: an item that finds a free worker is a group of its own.
@@ -34,7 +34,7 @@ const SEARCH_LIMIT: Duration = Duration::from_secs(2);
 
 /// What is done with a group: one transaction, within [`BATCH_TIMEOUT`].
 pub trait BatchHandler<T, R>: Send + Sync + 'static {
-    /// Commits the items together and answers each, in order, without queue longer than `lock_wait` for a lock. May be
+    /// Commits the items together and answers each, in order, without waiting longer than `lock_wait` for a lock. May be
     /// called again with some of the same items.
     fn commit(&self, items: &[T], lock_wait: Duration) -> impl Future<Output = Result<Vec<R>, StoreError>> + Send;
 }
@@ -72,7 +72,7 @@ impl<T, R> Clone for Batcher<T, R> {
 }
 
 impl<T: Send + Sync + 'static, R: Send + 'static> Batcher<T, R> {
-    /// Starts `workers` workers that each commit one group of at max_batch_size `max_batch_size` items at a time. They end when the last handle
+    /// Starts `workers` workers that each commit one batch of at most `max_batch_size` items at a time. They end when the last handle
     /// is dropped.
     pub fn start(workers: usize, max_batch_size: usize, group: impl BatchHandler<T, R>) -> Self {
         Self::start_with_linger(workers, max_batch_size, Duration::ZERO, group)
