@@ -24,7 +24,10 @@ const QUEUE_CAPACITY: usize = 4096;
 pub const BATCH_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// How long a group waits for a lock that another transaction holds. usher's own are mostly shorter.
-const LOCK_WAIT: Duration = Duration::from_millis(50);
+const FIRST_TRY: Locks = Locks {
+    wait: Duration::from_millis(50),
+    skip: false,
+};
 /// The same for parts of a group that met a lock: of two hundred, all may be locked.
 const LOCK_WAIT_APART: Duration = Duration::from_millis(10);
 /// The same for an item alone.
@@ -32,11 +35,20 @@ const LOCK_WAIT_ALONE: Duration = Duration::from_millis(25);
 /// How long what is locked is searched for. Items that have not been tried by then are deferred.
 const SEARCH_LIMIT: Duration = Duration::from_secs(2);
 
+/// How a batch treats locks of other transactions.
+#[derive(Debug, Clone, Copy)]
+pub struct Locks {
+    /// Wait no longer than this for any of them.
+    pub wait: Duration,
+    /// Leave out items whose rows are known to be locked, instead of waiting for them.
+    pub skip: bool,
+}
+
 /// What is done with a group: one transaction, within [`BATCH_TIMEOUT`].
 pub trait BatchHandler<T, R>: Send + Sync + 'static {
-    /// Commits the items together and answers each, in order, without waiting longer than `lock_wait` for a lock. May be
-    /// called again with some of the same items.
-    fn commit(&self, items: &[T], lock_wait: Duration) -> impl Future<Output = Result<Vec<R>, StoreError>> + Send;
+    /// Commits the items together and answers each, in order, with locks treated as told. May be called again with some
+    /// of the same items.
+    fn commit(&self, items: &[T], locks: Locks) -> impl Future<Output = Result<Vec<R>, StoreError>> + Send;
 }
 
 /// Why an item has no answer. Whether it was committed is unknown, so it must be safe to hand it over again.
@@ -212,7 +224,7 @@ impl<G> Worker<G> {
                 return;
             }
             let items = Items::wanted(taken);
-            if let Some((items, error)) = self.commit(items, LOCK_WAIT).await {
+            if let Some((items, error)) = self.commit(items, FIRST_TRY).await {
                 if error.is_away() || items.items.len() == 1 {
                     items.refuse(&error);
                 } else {
@@ -240,7 +252,7 @@ impl<G> Worker<G> {
 
     /// Commits items together and answers them; gives them back where the database did not take them. A panic loses these
     /// answers, never the worker.
-    async fn commit<T, R>(&self, items: Items<T, R>, lock_wait: Duration) -> Option<(Items<T, R>, Arc<StoreError>)>
+    async fn commit<T, R>(&self, items: Items<T, R>, locks: Locks) -> Option<(Items<T, R>, Arc<StoreError>)>
     where
         T: Send + Sync,
         R: Send,
@@ -249,7 +261,7 @@ impl<G> Worker<G> {
         if items.items.is_empty() {
             return None;
         }
-        let commit = AssertUnwindSafe(self.group.commit(&items.items, lock_wait)).catch_unwind();
+        let commit = AssertUnwindSafe(self.group.commit(&items.items, locks)).catch_unwind();
         match commit.await {
             Ok(Ok(results)) => items.answer(results),
             Ok(Err(error)) => return Some((items, Arc::new(error))),
@@ -278,11 +290,12 @@ impl<G> Worker<G> {
                 part.defer();
                 continue;
             }
-            let lock_wait = match part.items.len() {
+            let wait = match part.items.len() {
                 1 => LOCK_WAIT_ALONE,
                 _ => LOCK_WAIT_APART,
             };
-            let Some((part, error)) = self.commit(part.into_wanted(), lock_wait).await else {
+            let locks = Locks { wait, skip: true };
+            let Some((part, error)) = self.commit(part.into_wanted(), locks).await else {
                 continue;
             };
             if error.is_away() {
@@ -331,7 +344,7 @@ mod tests {
     struct Doubling(Arc<StdMutex<Vec<usize>>>);
 
     impl BatchHandler<u32, u32> for Doubling {
-        async fn commit(&self, items: &[u32], _: Duration) -> Result<Vec<u32>, StoreError> {
+        async fn commit(&self, items: &[u32], _: Locks) -> Result<Vec<u32>, StoreError> {
             self.0.lock().unwrap().push(items.len());
             tokio::task::yield_now().await;
             assert!(!items.contains(&13), "unlucky");
@@ -342,7 +355,7 @@ mod tests {
                 return Err(sqlx::Error::PoolTimedOut.into());
             }
             if items.contains(&16) {
-                return Err(crate::store::busy_for_tests());
+                return Err(StoreError::busy());
             }
             Ok(items.iter().map(|n| n * 2).collect())
         }

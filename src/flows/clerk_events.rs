@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
-use super::match_people::{MatchRequest, match_people};
+use super::match_people::{MatchRequest, Matched, match_people};
 use crate::clerk::{self, EventKind, Session, User};
 use crate::invites::email::EmailAddress;
 use crate::invites::matching::{AutoAccept, MatchTrigger};
@@ -28,6 +28,9 @@ pub enum Outcome {
     UserUnknown(String),
     /// Its payload can't be read. It stays in the inbox with this error.
     Unreadable(String),
+    /// An organization or project that it leads into is locked. It is applied again later; what is applied twice changes
+    /// nothing.
+    Locked,
 }
 
 /// What one event asks for.
@@ -54,7 +57,8 @@ impl Change {
     }
 }
 
-/// Applies events, oldest first, and notes in the inbox what came of them.
+/// Applies events, oldest first, and notes in the inbox what came of them. With `skip_locked` those that lead into a locked
+/// organization or project are left out instead of waited for.
 ///
 /// # Errors
 /// [`StoreError`]; then nothing of the group must be committed.
@@ -63,6 +67,7 @@ pub async fn apply_events(
     received: Vec<ReceivedEvent>,
     policy: AutoAccept,
     roles: &Roles,
+    skip_locked: bool,
 ) -> Result<HashMap<String, Outcome>, StoreError> {
     let mut outcomes = HashMap::with_capacity(received.len());
     let mut changes = Vec::with_capacity(received.len());
@@ -79,7 +84,7 @@ pub async fn apply_events(
         let (round, later): (Vec<_>, Vec<_>) = changes
             .into_iter()
             .partition(|(_, change)| change.person().is_none_or(|person| people.insert(person.to_owned())));
-        apply_round(tx, &round, policy, roles, &mut outcomes).await?;
+        apply_round(tx, &round, policy, roles, skip_locked, &mut outcomes).await?;
         changes = later;
     }
     tx.finish_events(&finished(&outcomes)).await?;
@@ -145,6 +150,7 @@ async fn apply_round(
     round: &[(String, Change)],
     policy: AutoAccept,
     roles: &Roles,
+    skip_locked: bool,
     outcomes: &mut HashMap<String, Outcome>,
 ) -> Result<(), StoreError> {
     let people = learn_people(tx, round).await?;
@@ -157,7 +163,7 @@ async fn apply_round(
     // Before the match: who is deleted has invited nobody.
     delete_people(tx, round).await?;
     let requests = requests(round, &people, &active);
-    let accepted = match_people(tx, &requests, policy, roles).await?;
+    let Matched { accepted, locked } = match_people(tx, &requests, policy, roles, skip_locked).await?;
     note_sign_outs(tx, round, &people).await?;
 
     let let_in: HashSet<Uuid> = accepted.iter().filter_map(|invite| invite.accepted_by).collect();
@@ -166,6 +172,13 @@ async fn apply_round(
         let was_let_in = person
             .and_then(|person| person.admin_id)
             .is_some_and(|id| let_in.contains(&id));
+        let is_locked = person
+            .and_then(|person| person.admin_id)
+            .is_some_and(|id| locked.contains(&id));
+        if is_locked {
+            outcomes.insert(svix_id.clone(), Outcome::Locked);
+            continue;
+        }
         outcomes.insert(svix_id.clone(), outcome(change, person, was_let_in, &active));
     }
     Ok(())
@@ -292,7 +305,7 @@ fn finished(outcomes: &HashMap<String, Outcome>) -> Vec<Finished> {
             let outcome = match outcome {
                 Outcome::Done(what) => Ok(*what),
                 Outcome::Unreadable(error) => Err(error.clone()),
-                Outcome::UserUnknown(_) => return None,
+                Outcome::UserUnknown(_) | Outcome::Locked => return None,
             };
             Some(Finished {
                 svix_id: svix_id.clone(),

@@ -1,6 +1,6 @@
 //! The match, carried out: find what waits for people, decide, let in or flag.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
@@ -19,7 +19,15 @@ pub struct MatchRequest {
     pub trigger: MatchTrigger,
 }
 
-/// Runs the match for these people, each once; returns the invites that let somebody in.
+/// What came of a match.
+pub struct Matched {
+    /// The invites that were accepted.
+    pub accepted: Vec<Invite>,
+    /// People, by `admins.id`, with an invite that was not accepted because its organization or project is locked.
+    pub locked: HashSet<Uuid>,
+}
+
+/// Runs the match for these people, each once.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -28,7 +36,8 @@ pub async fn match_people(
     requests: &[MatchRequest],
     policy: AutoAccept,
     roles: &Roles,
-) -> Result<Vec<Invite>, StoreError> {
+    skip_locked: bool,
+) -> Result<Matched, StoreError> {
     let requests: HashMap<Uuid, MatchRequest> = requests
         .iter()
         .filter(|request| !request.person.blocked)
@@ -52,5 +61,17 @@ pub async fn match_people(
     // Nobody is asked what they could not accept.
     let (flagged, _) = refuse(tx, &flagged, roles).await?;
     tx.flag_invites(&flagged).await?;
-    Ok(accept_candidates(tx, &accepted, roles).await?.invites)
+    let mut locked = HashSet::new();
+    if skip_locked {
+        let targets = tx.locked_targets(&accepted).await?;
+        accepted.retain(|candidate| {
+            let is_locked = candidate.target_ids().any(|id| targets.contains(&id));
+            if is_locked {
+                locked.insert(candidate.admin_id);
+            }
+            !is_locked
+        });
+    }
+    let accepted = accept_candidates(tx, &accepted, roles).await?.invites;
+    Ok(Matched { accepted, locked })
 }

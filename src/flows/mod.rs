@@ -12,5 +12,5 @@ pub use accept::{Accepted, Refused, accept_candidates};
 pub use clerk_events::{Outcome, ReceivedEvent, apply_events, profile_of};
 pub use invite::{Invitation, Invited, Inviter, Refusal, Target, invite};
 pub use mail_caps::{Reservation, WantedMail, caps_reset_at, count_mails, room_for_mails};
-pub use match_people::{MatchRequest, match_people};
+pub use match_people::{MatchRequest, Matched, match_people};
 pub use remind::{plan_reminders, remind};

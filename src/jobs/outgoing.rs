@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::back_off::wait_after;
 use super::{Context, JobError, send_accepted_notice, send_invite_email};
 use crate::app::App;
-use crate::batch::{BatchHandler, Batcher};
+use crate::batch::{BatchHandler, Batcher, Locks};
 use crate::config::Config;
 use crate::invites::accept::Obstacle;
 use crate::invites::email::EmailAddress;
@@ -86,8 +86,8 @@ impl Mails {
 struct Load(App);
 
 impl BatchHandler<Uuid, Option<QueuedMail>> for Load {
-    async fn commit(&self, ids: &[Uuid], lock_wait: Duration) -> Result<Vec<Option<QueuedMail>>, StoreError> {
-        let store = self.0.store.with_lock_wait(lock_wait);
+    async fn commit(&self, ids: &[Uuid], locks: Locks) -> Result<Vec<Option<QueuedMail>>, StoreError> {
+        let store = self.0.store.with_lock_wait(locks.wait);
         let load = async { store.read().await?.queued_mails(ids).await };
         let mut found = store.in_time(DATABASE_LIMIT, load).await?;
         // An id may be asked for twice, by a job that runs twice.
@@ -102,8 +102,8 @@ impl BatchHandler<Uuid, Option<QueuedMail>> for Load {
 struct Note(App);
 
 impl BatchHandler<DeliveryNote, ()> for Note {
-    async fn commit(&self, notes: &[DeliveryNote], lock_wait: Duration) -> Result<Vec<()>, StoreError> {
-        let store = self.0.store.with_lock_wait(lock_wait);
+    async fn commit(&self, notes: &[DeliveryNote], locks: Locks) -> Result<Vec<()>, StoreError> {
+        let store = self.0.store.with_lock_wait(locks.wait);
         let note = store.transaction(notes, |tx, notes| tx.note_deliveries(notes).boxed());
         store.in_time(DATABASE_LIMIT, note).await?;
         Ok(vec![(); notes.len()])

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Context, Job, JobError};
 use crate::app::App;
-use crate::batch::{BATCH_TIMEOUT, BatchHandler, Batcher};
+use crate::batch::{BATCH_TIMEOUT, BatchHandler, Batcher, Locks};
 use crate::clerk::{BackendError, User};
 use crate::flows::{Outcome, ReceivedEvent, apply_events};
 use crate::metrics;
@@ -42,6 +42,7 @@ impl Job for ProcessClerkEvent {
         match context.events.apply(&self.svix_id, None).await? {
             Applied::Done => Ok(()),
             Applied::Unreadable(error) => Err(JobError::GiveUp(error)),
+            Applied::Locked => Err(locked()),
             Applied::UserUnknown {
                 clerk_user_id,
                 received_at,
@@ -70,6 +71,7 @@ impl ProcessClerkEvent {
         match asked {
             Ok(Some(user)) => match context.events.apply(&self.svix_id, Some(user)).await? {
                 Applied::Unreadable(error) => Err(JobError::GiveUp(error)),
+                Applied::Locked => Err(locked()),
                 Applied::Done | Applied::UserUnknown { .. } => Ok(()),
             },
             // Clerk has no such user: a test event from the dashboard, or one who is deleted already.
@@ -91,6 +93,11 @@ impl ProcessClerkEvent {
             .transaction([finished], |tx, finished| tx.finish_events(finished).boxed());
         Ok(noted.await?)
     }
+}
+
+/// Another transaction holds the organization or project of an invite that the event accepts.
+fn locked() -> JobError {
+    JobError::from(StoreError::busy())
 }
 
 /// Applies events in groups.
@@ -117,6 +124,7 @@ enum Applied {
         received_at: DateTime<Utc>,
     },
     Unreadable(String),
+    Locked,
 }
 
 impl Events {
@@ -143,7 +151,10 @@ impl Events {
             self.batcher.submit(request).await
         };
         let applied = applied.map_err(JobError::from);
-        if matches!(applied, Err(JobError::Busy(_) | JobError::Deferred)) {
+        if matches!(
+            applied,
+            Ok(Applied::Locked) | Err(JobError::Busy(_) | JobError::Deferred)
+        ) {
             let mut locked = self.locked();
             if locked.len() >= MAX_LOCKED {
                 locked.clear();
@@ -161,22 +172,29 @@ impl Events {
 struct Apply(App);
 
 impl BatchHandler<Request, Applied> for Apply {
-    async fn commit(&self, group: &[Request], lock_wait: Duration) -> Result<Vec<Applied>, StoreError> {
-        let store = self.0.store.with_lock_wait(lock_wait);
-        store.in_time(BATCH_TIMEOUT, self.apply(&store, group)).await
+    async fn commit(&self, group: &[Request], locks: Locks) -> Result<Vec<Applied>, StoreError> {
+        let store = self.0.store.with_lock_wait(locks.wait);
+        store.in_time(BATCH_TIMEOUT, self.apply(&store, group, locks)).await
     }
 }
 
 impl Apply {
-    async fn apply(&self, store: &Store, group: &[Request]) -> Result<Vec<Applied>, StoreError> {
-        let applied = store.transaction((self, group), |tx, (apply, group)| apply.apply_in(tx, group).boxed());
+    async fn apply(&self, store: &Store, group: &[Request], locks: Locks) -> Result<Vec<Applied>, StoreError> {
+        let applied = store.transaction((self, group), |tx, (apply, group)| {
+            apply.apply_in(tx, group, locks).boxed()
+        });
         let (applied, waits) = applied.await?;
         waits.into_iter().for_each(metrics::webhook_applied);
         Ok(applied)
     }
 
     /// What came of each, and how long those that are done now have waited since they were received.
-    async fn apply_in(&self, tx: &mut Tx, group: &[Request]) -> Result<(Vec<Applied>, Vec<Duration>), StoreError> {
+    async fn apply_in(
+        &self,
+        tx: &mut Tx,
+        group: &[Request],
+        locks: Locks,
+    ) -> Result<(Vec<Applied>, Vec<Duration>), StoreError> {
         let Self(app) = self;
         let ids: Vec<&str> = group.iter().map(|request| request.svix_id.as_str()).collect();
         let events = tx.unprocessed_events(&ids).await?;
@@ -195,7 +213,7 @@ impl Apply {
                 event,
             })
             .collect();
-        let outcomes = apply_events(tx, arrived, app.config.auto_accept, &app.config.roles).await?;
+        let outcomes = apply_events(tx, arrived, app.config.auto_accept, &app.config.roles, locks.skip).await?;
         let now = app.clock.now();
         let wait = |(svix_id, outcome): (&String, &Outcome)| match (outcome, received.get(svix_id)) {
             (Outcome::Done(_), Some(&at)) => Some((now - at).to_std().unwrap_or_default()),
@@ -205,6 +223,7 @@ impl Apply {
         let applied = |request: &Request| match outcomes.get(&request.svix_id) {
             // Done before, by an earlier attempt.
             None | Some(Outcome::Done(_)) => Applied::Done,
+            Some(Outcome::Locked) => Applied::Locked,
             Some(Outcome::Unreadable(error)) => Applied::Unreadable(error.clone()),
             Some(Outcome::UserUnknown(clerk_user_id)) => Applied::UserUnknown {
                 clerk_user_id: clerk_user_id.clone(),

@@ -11,7 +11,7 @@ use super::rows::{Time, Type, and_among, checked, of_rows, sql, to_json, unfold}
 use super::{PendingWrite, Pool, Queue, Result, Store, Tx, on_conn};
 use crate::names::named;
 
-/// An event as it queued, its signature verified.
+/// An event as it arrived, its signature verified.
 #[derive(Clone)]
 pub struct NewEvent {
     /// The message id, the same over retries and replays.
@@ -166,18 +166,18 @@ async fn receive_on_postgres(pool: &PgPool, queued: &[QueuedEvent<'_>], now: Dat
     let texts = |field: fn(&NewEvent) -> &str| queued.iter().map(|a| field(a.event)).collect::<Vec<_>>();
     let job_ids: Vec<&str> = queued.iter().map(|a| a.job_id.as_str()).collect();
     let new = sqlx::query_scalar(
-        "with queued as (
+        "with incoming as (
              select * from unnest($1::text[], $2::text[], $3::text[], $4::text[])
-                 as queued(svix_id, event_type, payload, job_id)
+                 as incoming(svix_id, event_type, payload, job_id)
          ), fresh as (
              insert into usher_events (svix_id, event_type, payload, received_at)
-             select svix_id, event_type, payload, $5 from queued
+             select svix_id, event_type, payload, $5 from incoming
              on conflict (svix_id) do nothing returning svix_id
          ), queued as (
              insert into apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority)
              select job_id, $6, convert_to(json_build_object('svix_id', svix_id)::text, 'UTF8'),
                  'Pending', 0, $7, now(), 0
-             from queued join fresh using (svix_id)
+             from incoming join fresh using (svix_id)
          )
          select svix_id from fresh",
     )
@@ -236,10 +236,10 @@ fn insertion_of(events: usize) -> String {
         rows.push(format!("($1, ${id}, ${event_type}, ${payload})"));
     }
     format!(
-        "with queued(job_id, svix_id) as (values {})
+        "with incoming(job_id, svix_id) as (values {})
          insert into Jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority, metadata)
          select job_id, $2, cast(json_object('svix_id', svix_id) as blob), 'Pending', 0, $3, unixepoch(), 0, '{{}}'
-         from queued where not exists (select 1 from usher_events e where e.svix_id = queued.svix_id);
+         from incoming where not exists (select 1 from usher_events e where e.svix_id = incoming.svix_id);
          insert into usher_events (received_at, svix_id, event_type, payload) values {}
          on conflict (svix_id) do nothing returning svix_id;",
         jobs.join(", "),

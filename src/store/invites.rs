@@ -54,6 +54,11 @@ pub struct InviteCandidate {
 }
 
 impl InviteCandidate {
+    /// The organization that its person becomes a member of, and the project if there is one.
+    pub fn target_ids(&self) -> impl Iterator<Item = Uuid> {
+        [Some(self.home_id), self.invite.project_id].into_iter().flatten()
+    }
+
     /// Whether this person put the banner away.
     #[must_use]
     pub fn is_dismissed(&self) -> bool {

@@ -172,10 +172,11 @@ fn sqlite_code(error: &sqlx::Error) -> Option<i32> {
     }
 }
 
-/// What a group meets whose rows are locked.
-#[cfg(test)]
-pub(crate) fn busy_for_tests() -> StoreError {
-    busy().into()
+impl StoreError {
+    /// Another transaction holds a lock that is needed.
+    pub(crate) fn busy() -> Self {
+        busy().into()
+    }
 }
 
 /// One line a minute: whoever asks meets the same lock again and again.

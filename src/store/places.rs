@@ -339,6 +339,31 @@ impl Tx {
         Ok(current)
     }
 
+    /// Those of the candidates' organizations and projects that another transaction has locked; the others are kept as they
+    /// are until this transaction ends. SQLite has one writer, so there are none.
+    pub async fn locked_targets(&mut self, candidates: &[&InviteCandidate]) -> Result<HashSet<Uuid>> {
+        let mut wanted: HashSet<Uuid> = candidates.iter().flat_map(|candidate| candidate.target_ids()).collect();
+        if wanted.is_empty() || self.dialect() == Dialect::Sqlite {
+            return Ok(HashSet::new());
+        }
+        let ids = place_ids(&wanted.iter().copied().collect::<Vec<_>>())?;
+        let wanted_ids = unfold(self.dialect(), PLACE_ID);
+        for (table, lock) in [("organizations", "key share"), ("projects", "share")] {
+            let text = format!(
+                "select id from {table} where id in (select r.place_id from {wanted_ids})
+                 order by id for {lock} skip locked"
+            );
+            let free: Vec<Uuid> = on_conn!(self, |conn| sqlx::query_scalar(sql(text))
+                .bind(&ids)
+                .fetch_all(conn)
+                .await)?;
+            free.iter().for_each(|id| {
+                wanted.remove(id);
+            });
+        }
+        Ok(wanted)
+    }
+
     /// Those of these people who are in one of these organizations, or in a project of one.
     ///
     /// # Errors

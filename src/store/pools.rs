@@ -234,7 +234,7 @@ fn make_file(path: &Path) -> std::io::Result<()> {
 
 /// Another program has the file locked, for longer than this was to wait.
 pub(super) fn busy() -> sqlx::Error {
-    let why = std::io::Error::new(std::io::ErrorKind::ResourceBusy, "another program has it locked");
+    let why = std::io::Error::new(std::io::ErrorKind::ResourceBusy, "another transaction has it locked");
     sqlx::Error::Io(why)
 }
 

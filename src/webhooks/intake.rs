@@ -1,9 +1,8 @@
 //! From a verified request to a committed row: concurrent events share one transaction.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
-use crate::batch::{BATCH_TIMEOUT, BatchError, BatchHandler, Batcher};
+use crate::batch::{BATCH_TIMEOUT, BatchError, BatchHandler, Batcher, Locks};
 use crate::store::{Dialect, Door, NewEvent, Store, StoreError};
 
 /// Events in one transaction at most. At 256 KiB each this also bounds the memory of a group.
@@ -50,7 +49,7 @@ impl Intake {
 struct Receive(Store);
 
 impl BatchHandler<NewEvent, Receipt> for Receive {
-    async fn commit(&self, events: &[NewEvent], _: Duration) -> Result<Vec<Receipt>, StoreError> {
+    async fn commit(&self, events: &[NewEvent], _: Locks) -> Result<Vec<Receipt>, StoreError> {
         let new = self.0.in_time(BATCH_TIMEOUT, self.0.receive_events(events)).await?;
         Ok(receipts(events, new))
     }
