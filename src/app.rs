@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use url::Url;
 
-use crate::clerk::{BackendClient, BackendSetupError, SessionKeys, SessionVerifier, SessionVerifierError};
 use crate::clock::Clock;
 use crate::config::{Config, SessionKeySource};
 use crate::invites::token::TokenKey;
-use crate::mail::{MailSetupError, Mailer};
 use crate::store::{Store, StoreError};
+use usher_clerk::{BackendClient, BackendSetupError, SessionKeys, SessionVerifier, SessionVerifierError};
+use usher_mail::{MailSetupError, Mailer};
 
 /// Configuration, store, mailer, clock, and Clerk: cheap to clone.
 #[derive(Clone)]

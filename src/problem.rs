@@ -13,7 +13,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::server::BodyError;
 use crate::store::{self, Conflict, StoreError};
-use crate::telemetry::Throttle;
+use usher_base::Throttle;
 
 /// Seconds after which a caller should come again when something that usher needs is away.
 const RETRY_AFTER: u32 = 5;

@@ -8,9 +8,9 @@ use std::thread;
 
 use anyhow::Context as _;
 use serde_json::json;
-use usher::clerk::simulated::{SimulatedUser, event};
 use usher::clock::Clock;
 use usher::webhooks::sign;
+use usher_clerk::simulated::{SimulatedUser, event};
 
 /// What webhooks are signed with.
 pub const SIGNING_SECRET: &str = "whsec_dXNoZXItYmVuY2gtdXNoZXItYmVuY2gtMDAwMDAwMDA=";

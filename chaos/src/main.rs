@@ -30,7 +30,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
 use tokio::time::Instant;
-use usher::clerk::DevSigner;
+use usher_clerk::DevSigner;
 
 use database::Place;
 use faults::Victims;

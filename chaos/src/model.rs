@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
-use usher::clerk::simulated::{SimulatedUser, deleted_user, event, session};
 use usher::invites::email::EmailAddress;
+use usher_clerk::simulated::{SimulatedUser, deleted_user, event, session};
 use uuid::Uuid;
 
 /// The first so many people found organizations, invite into them, and stay.

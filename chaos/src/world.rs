@@ -10,9 +10,9 @@ use reqwest::header::RETRY_AFTER;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use usher::clerk::DevSigner;
 use usher::clock::Clock;
 use usher::webhooks::sign;
+use usher_clerk::DevSigner;
 use uuid::Uuid;
 
 use crate::fleet::{API_KEY, Fleet, ISSUER, Process, SIGNING_SECRET};

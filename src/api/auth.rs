@@ -11,9 +11,9 @@ use uuid::Uuid;
 use super::Api;
 use super::limits::Told;
 use crate::api_key::{self, ApiKey};
-use crate::clerk::{SessionClaims, SessionVerifier, TokenError};
 use crate::problem::{Code, Problem};
 use crate::store::Store;
+use usher_clerk::{SessionClaims, SessionVerifier, TokenError};
 
 /// Clerk's session cookie; newer ones have `_` and a suffix after it that tells instances apart.
 const SESSION_COOKIE: &str = "__session";

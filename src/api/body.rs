@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::invites::MAX_INVITE;
 use crate::problem::{Code, FieldError, Problem};
 use crate::server::read_body;
-use crate::unicode::has_visible;
+use usher_base::unicode::has_visible;
 
 /// The largest body, in bytes, of routes that take another one than [`MAX_INVITE`]: an extension of theirs.
 #[derive(Debug, Clone, Copy)]

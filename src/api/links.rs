@@ -9,9 +9,9 @@ use super::Api;
 use super::body::Segment;
 use super::view::{Rfc3339, full_name};
 use super::{example, tag};
-use crate::invites::email::mask;
 use crate::invites::{Kind, Status};
 use crate::problem::{Code, Problem};
+use usher_base::mask::mask;
 
 /// What whoever holds a link may know of its invite.
 #[derive(Serialize, ToSchema)]

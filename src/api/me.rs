@@ -15,16 +15,17 @@ use super::body::{Fields, Id, Segment, is_clerk_user_id};
 use super::invites::invite_json;
 use super::view::InviteJson;
 use super::{example, tag};
-use crate::clerk::BackendError;
 use crate::flows::{Accepted, accept_candidates, profile_of};
 use crate::invites::accept::Obstacle;
-use crate::invites::email::{EmailKey, mask};
+use crate::invites::email::EmailKey;
 use crate::invites::matching;
 use crate::invites::roles::Roles;
 use crate::invites::token::LinkClaim;
 use crate::invites::{Invite, Status};
 use crate::problem::{Code, Problem};
 use crate::store::{Person, Profile, Store, StoreError, Tx};
+use usher_base::mask::mask;
+use usher_clerk::BackendError;
 
 /// What Clerk said so long ago may be out of date: webhooks get lost.
 const STALE: TimeDelta = TimeDelta::hours(24);

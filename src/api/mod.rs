@@ -30,9 +30,9 @@ use utoipa_axum::routes;
 use crate::app::App;
 use crate::problem::{Code, Problem};
 use crate::server::{ClientTime, within};
-use crate::telemetry::Throttle;
 use body::MaxBody;
 use limits::Limits;
+use usher_base::Throttle;
 
 /// For so long a browser need not ask again.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::invites::limits::MailHold;
 use crate::invites::{Acceptance, Kind, Status};
 use crate::store::{DeliveryKind, DeliveryStatus, InviteView};
-use crate::unicode::has_visible;
+use usher_base::unicode::has_visible;
 
 /// A time as RFC 3339 in UTC, to the microsecond.
 #[derive(Debug, Clone, Copy, ToSchema)]

@@ -10,12 +10,12 @@ use url::Url;
 
 use super::paint::{FAINT, colour, paint};
 use crate::app::{Clients, SetupError};
-use crate::clerk::probe::{Probe, key_set_of, probe};
-use crate::clerk::{BackendClient, BackendError};
 use crate::clock::Clock;
 use crate::config::{Config, Environment, SessionKeySource, Settings};
-use crate::mail::{MailSetupError, Mailer};
 use crate::store::Store;
+use usher_clerk::probe::{Probe, key_set_of, probe};
+use usher_clerk::{BackendClient, BackendError};
+use usher_mail::{MailSetupError, Mailer};
 
 /// A clock that is further off is worth a word.
 const NOTICED: TimeDelta = TimeDelta::seconds(3);

@@ -11,10 +11,10 @@ use url::Url;
 
 use super::paint::{FAINT, STRONG, paint, status};
 use super::stand_in::{Delivery, SignIn, WRONG_SECRET, http_client, message_id, session_id, user_id};
-use crate::clerk::simulated::{SimulatedUser, deleted_user, event, session};
-use crate::clerk::{DevSigner, EventKind};
 use crate::clock::Clock;
 use crate::config::{Config, DevSecrets, Environment, SessionKeySource, VAR, parse_duration};
+use usher_clerk::simulated::{SimulatedUser, deleted_user, event, session};
+use usher_clerk::{DevSigner, EventKind};
 
 /// Where usher takes Clerk's events.
 const PATH: &str = "/webhooks/clerk";

@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use url::{Host, Url};
 
-use crate::clerk::DevSigner;
 use crate::clock::Clock;
 use crate::invites::email::EmailAddress;
 use crate::webhooks::sign;
+use usher_clerk::DevSigner;
 
 /// A signing secret that nobody has configured.
 pub(super) const WRONG_SECRET: &str = "whsec_Zm9yZ2VkIGZvcmdlZCBmb3JnZWQhISEh";

@@ -10,7 +10,7 @@ use anyhow::{Context as _, ensure};
 use chrono::DateTime;
 
 use crate::config::Settings;
-use crate::mail::{MailConfig, Mailer, MessageIdentity, Sample, Templates, TransportConfig};
+use usher_mail::{MailConfig, Mailer, MessageIdentity, Sample, Templates, TransportConfig};
 
 /// The mails' templates.
 #[derive(Debug, clap::Subcommand)]

@@ -3,7 +3,7 @@
 use url::{Host, Url};
 
 use super::error::{ConfigError, wrong};
-use crate::clerk::is_https_or_loopback;
+use usher_clerk::is_https_or_loopback;
 
 const ISSUER: &str = "CLERK_ISSUER";
 const API_URL: &str = "CLERK_API_URL";

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{ConfigError, wrong};
 use crate::api_key::hex;
-use crate::clerk::DevSigner;
-use crate::private;
+use usher_base::private;
+use usher_clerk::DevSigner;
 
 /// Secrets that development generates once and keeps.
 #[derive(Debug, Serialize, Deserialize)]
@@ -60,7 +60,7 @@ impl DevSecrets {
     ///
     /// # Errors
     /// When the key pair can't be generated.
-    pub fn generate() -> Result<Self, crate::clerk::SigningError> {
+    pub fn generate() -> Result<Self, usher_clerk::SigningError> {
         let signer = DevSigner::generate()?;
         Ok(Self {
             signing_secret: format!("whsec_{}", STANDARD.encode(random_bytes())),

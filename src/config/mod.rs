@@ -39,11 +39,11 @@ use crate::invites::limits::MailCaps;
 use crate::invites::matching::AutoAccept;
 use crate::invites::reminders::Reminders;
 use crate::invites::roles::Roles;
-use crate::mail::{self, MailConfig, TransportConfig};
 use crate::rate_limit::RateLimit;
 use crate::secret::Secret;
 use crate::store::{Identities, Rules};
 use crate::telemetry::{LogFilter, LogFormat};
+use usher_mail::{MailConfig, TransportConfig};
 
 /// Where development keeps its database, secrets and mails.
 pub const VAR: &str = "var";
@@ -179,7 +179,7 @@ impl Config {
             roles: self.roles.clone(),
             invite_ttl: self.invite_ttl,
             mail_caps: self.mail_caps,
-            mail_domain: mail::message_domain(&self.mail_from).unwrap_or_else(|| Rules::NO_DOMAIN.to_owned()),
+            mail_domain: usher_mail::message_domain(&self.mail_from).unwrap_or_else(|| Rules::NO_DOMAIN.to_owned()),
             identities: self.identities.clone(),
         }
     }

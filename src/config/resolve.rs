@@ -16,14 +16,14 @@ use super::{
     Config, DevSecrets, Environment, InviteUrl, MailRoute, Retention, SessionKeySource, Settings, Telemetry, VAR,
 };
 use crate::api_key::ApiKey;
-use crate::clerk::{DevSigner, check_public_key};
 use crate::invites::limits::{DEFAULT_TTL, MAX_TTL, MailCaps};
 use crate::invites::reminders::Reminders;
 use crate::invites::roles::{RoleOrder, Roles};
-use crate::mail::Templates;
 use crate::secret::Secret;
 use crate::store::{Identities, check_address};
 use crate::telemetry::{LogFilter, LogFormat};
+use usher_clerk::{DevSigner, check_public_key};
+use usher_mail::Templates;
 
 /// Characters, for every secret that is compared or derived from.
 const MIN_SECRET: usize = 32;
@@ -183,7 +183,7 @@ impl Settings {
             telemetry: self.read_telemetry(&mut all),
         };
         if let Some(name) = &config.smtp_helo_name
-            && !crate::mail::is_helo_name(name)
+            && !usher_mail::is_helo_name(name)
         {
             all.add(wrong(
                 "SMTP_HELO_NAME",

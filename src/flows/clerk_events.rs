@@ -5,11 +5,11 @@ use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
 
 use super::match_people::{MatchRequest, Matched, match_people};
-use crate::clerk::{self, EventKind, Session, User};
 use crate::invites::email::EmailAddress;
 use crate::invites::matching::{AutoAccept, MatchTrigger};
 use crate::invites::roles::Roles;
 use crate::store::{Address, Event, Finished, Person, Profile, SessionStart, StoreError, Tx};
+use usher_clerk::{EventKind, Session, User};
 
 /// An event from the inbox, with the user that Clerk's Backend API told of, where it was asked.
 pub struct ReceivedEvent {
@@ -95,21 +95,21 @@ fn read(event: &Event, user: Option<User>) -> Result<Change, String> {
     let kind = EventKind::from_type(&event.event_type).ok_or("a type that this version does not act on")?;
     let payload = event.payload.as_deref().ok_or("its payload has been cleared")?;
     Ok(
-        match clerk::Event::parse(kind, payload).map_err(|error| error.to_string())? {
-            clerk::Event::UserSeen(user) => Change::Seen(Box::new(profile_of(user))),
-            clerk::Event::UserDeleted {
+        match usher_clerk::Event::parse(kind, payload).map_err(|error| error.to_string())? {
+            usher_clerk::Event::UserSeen(user) => Change::Seen(Box::new(profile_of(user))),
+            usher_clerk::Event::UserDeleted {
                 clerk_user_id: Some(id),
             } => Change::Deleted(id),
-            clerk::Event::UserDeleted { clerk_user_id: None } => Change::Nothing("deletion without an id"),
-            clerk::Event::SessionPending { .. } => Change::Nothing("session pending"),
-            clerk::Event::SessionStarted { session, .. } if session.impersonated => {
+            usher_clerk::Event::UserDeleted { clerk_user_id: None } => Change::Nothing("deletion without an id"),
+            usher_clerk::Event::SessionPending { .. } => Change::Nothing("session pending"),
+            usher_clerk::Event::SessionStarted { session, .. } if session.impersonated => {
                 Change::Nothing("impersonated session")
             }
-            clerk::Event::SessionStarted { session, user: told } => {
+            usher_clerk::Event::SessionStarted { session, user: told } => {
                 let profile = told.or(user).map(profile_of).map(Box::new);
                 Change::SignedIn { session, profile }
             }
-            clerk::Event::SessionEnded { session } => Change::SignedOut(session),
+            usher_clerk::Event::SessionEnded { session } => Change::SignedOut(session),
         },
     )
 }

@@ -20,12 +20,12 @@ use crate::invites::accept::Obstacle;
 use crate::invites::email::EmailAddress;
 use crate::invites::reminders::is_in_time;
 use crate::invites::{Kind, Status};
-use crate::mail::{
+use crate::metrics::{self, MailOutcome};
+use crate::store::{DeliveryKind, DeliveryNote, DeliveryStatus, Queue, QueuedMail, StoreError};
+use usher_mail::{
     AcceptedNotice, Mail as _, MailTurn, MessageIdentity, OrganizationInvite, ProjectInvite, Reminder, Rendered,
     SendError, Sent,
 };
-use crate::metrics::{self, MailOutcome};
-use crate::store::{DeliveryKind, DeliveryNote, DeliveryStatus, Queue, QueuedMail, StoreError};
 
 /// Mails in one statement at most.
 const MAX_BATCH_SIZE: usize = 256;

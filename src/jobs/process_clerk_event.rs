@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use super::{Context, Job, JobError};
 use crate::app::App;
 use crate::batch::{BATCH_TIMEOUT, BatchHandler, Batcher, Locks};
-use crate::clerk::{BackendError, User};
 use crate::flows::{Outcome, ReceivedEvent, apply_events};
 use crate::metrics;
 use crate::store::{Dialect, Finished, Queue, Store, StoreError, Tx};
+use usher_clerk::{BackendError, User};
 
 /// Events in one transaction at most.
 const MAX_BATCH_SIZE: usize = 256;

@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::send_invite_email::{RenderError, full_name};
 use super::{Context, Job, JobError, outgoing};
 use crate::app::App;
-use crate::mail::{AcceptedNotice, Rendered};
 use crate::store::{Queue, QueuedMail};
+use usher_mail::{AcceptedNotice, Rendered};
 
 /// One notice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,9 +8,9 @@ use uuid::Uuid;
 use super::{Context, Job, JobError, outgoing};
 use crate::app::App;
 use crate::invites::Kind;
-use crate::mail::{AcceptLink, Mailer, OrganizationInvite, ProjectInvite, Reminder, Rendered, TemplateError};
 use crate::store::{DeliveryKind, Queue, QueuedMail};
-use crate::unicode::has_visible;
+use usher_base::unicode::has_visible;
+use usher_mail::{AcceptLink, Mailer, OrganizationInvite, ProjectInvite, Reminder, Rendered, TemplateError};
 
 /// One mail to an invited address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

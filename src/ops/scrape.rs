@@ -7,11 +7,11 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::clerk::EventKind;
-use crate::mail::{AcceptedNotice, Mail as _, OrganizationInvite, ProjectInvite, Reminder};
 use crate::metrics::{self, Recorder};
 use crate::store::{Queue, Store, StoreError};
 use crate::worker::Alive;
+use usher_clerk::EventKind;
+use usher_mail::{AcceptedNotice, Mail as _, OrganizationInvite, ProjectInvite, Reminder};
 
 /// Between two questions to the database, however many scrape.
 const FRESH: Duration = Duration::from_secs(5);

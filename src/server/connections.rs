@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::limits::Limits;
 use super::progress::{Late, Progress};
-use crate::telemetry::Throttle;
+use usher_base::Throttle;
 
 /// Between two looks for a connection that can be closed, where all are being worked on.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);

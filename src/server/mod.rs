@@ -24,8 +24,8 @@ use tokio_util::task::AbortOnDropHandle;
 pub use body::{BodyError, BodyTimedOut, ClientTime, read_body, within};
 pub use limits::{Limits, connections_within_open_files};
 
-use crate::telemetry::Throttle;
 use connections::Connections;
+use usher_base::Throttle;
 
 /// Connections that the system completes before they are accepted; it caps this by its own limit. Beyond, an honest
 /// client's first packet is dropped and comes again a second later.

@@ -14,7 +14,7 @@ use super::adopt::{self, APP_TABLES, Schema, Step};
 use super::pools::ISOLATION;
 use super::settings::{Rules, UniqueEmails};
 use super::{Dialect, Pool, Store, StoreError};
-use crate::private;
+use usher_base::private;
 
 /// Why the schema could not be brought up to date. A database that is [unfit](Validation) is left as it was; what else was
 /// done before an error stays, and the next run goes on from there.

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{ACQUIRE_TIMEOUT, ANSWER_TIMEOUT, Dialect, Result, no_answer};
-use crate::private;
+use usher_base::private;
 
 /// What holds on every connection of a pool. After 15 seconds Postgres gives up a transaction whose client says nothing,
 /// and with it the locks that it holds. The app may hold one for as long as it likes: no statement waits for it longer

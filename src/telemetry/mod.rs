@@ -6,7 +6,6 @@
 
 mod filter;
 mod otlp;
-mod throttle;
 mod trace_id;
 
 use std::io::stderr;
@@ -18,7 +17,6 @@ use tracing_subscriber::prelude::*;
 
 pub use filter::LogFilter;
 pub use otlp::Exporter;
-pub use throttle::Throttle;
 pub use trace_id::is_trace_id;
 
 tokio::task_local! {

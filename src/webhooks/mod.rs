@@ -24,13 +24,14 @@ pub use sign::sign;
 pub use signature::{SignatureError, Signatures};
 
 use crate::app::App;
-use crate::clerk::{EventKind, PeekError, peek_type};
 use crate::metrics::{self, OTHER_TYPE, UNKNOWN_TYPE, WebhookOutcome};
 use crate::names::named;
 use crate::problem::{Code, Problem};
 use crate::server::{BodyError, read_body};
 use crate::store::NewEvent;
-use crate::telemetry::{self, Throttle};
+use crate::telemetry;
+use usher_base::Throttle;
+use usher_clerk::{EventKind, PeekError, peek_type};
 
 /// Bytes; a whole user is 2 to 20 KB.
 const MAX_BODY: usize = 256 * 1024;

@@ -4,8 +4,8 @@ use axum::http::Method;
 use chrono::TimeDelta;
 use futures::future::join_all;
 use serde_json::{Value, json};
-use usher::clerk::simulated::SimulatedUser;
 use usher::invites::reminders::PLAN_AFTER;
+use usher_clerk::simulated::SimulatedUser;
 use uuid::Uuid;
 
 use crate::support::app::{Answer, request};

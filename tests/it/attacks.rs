@@ -2,8 +2,8 @@
 
 use chrono::TimeDelta;
 use serde_json::json;
-use usher::clerk::simulated::{self, SimulatedUser};
 use usher::flows::accept_candidates;
+use usher_clerk::simulated::{self, SimulatedUser};
 use uuid::Uuid;
 
 use crate::support::clerk::Webhook;

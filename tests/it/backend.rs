@@ -9,8 +9,8 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use chrono::TimeDelta;
 use serde_json::{Value, json};
-use usher::clerk::simulated::SimulatedUser;
 use usher::secret::Secret;
+use usher_clerk::simulated::SimulatedUser;
 
 use crate::support::TestApp;
 use crate::support::db::TestDatabase;

@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::http::{Method, Request, header};
 use serde_json::{Value, json};
-use usher::clerk::simulated;
+use usher_clerk::simulated;
 
 use crate::support::app::{API_KEY, request};
 use crate::support::clerk::Webhook;

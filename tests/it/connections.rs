@@ -10,11 +10,11 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use usher::app::App;
-use usher::clerk::simulated::{SimulatedUser, event};
 use usher::cli::serve::{Role, Service};
 use usher::clock::Clock;
 use usher::server::Limits;
 use usher::webhooks::sign;
+use usher_clerk::simulated::{SimulatedUser, event};
 
 use crate::support::TestDatabase;
 use crate::support::app::{API_KEY, SIGNING_SECRET, settings};

@@ -12,9 +12,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
-use usher::clerk::simulated::{SimulatedUser, event};
 use usher::clock::Clock;
 use usher::store::{Conflict as _, Door, Store, StoreError, Tx};
+use usher_clerk::simulated::{SimulatedUser, event};
 use uuid::Uuid;
 
 use crate::support::app::API_KEY;

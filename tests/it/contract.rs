@@ -6,7 +6,6 @@ use axum::body::{Body, Bytes};
 use axum::http::{Method, Request};
 use chrono::TimeDelta;
 use serde_json::{Value, json};
-use usher::clerk::simulated::SimulatedUser;
 use usher::config::Settings;
 use usher::invites::Acceptance;
 use usher::invites::email::EmailAddress;
@@ -14,6 +13,7 @@ use usher::invites::token::LinkClaim;
 use usher::problem::Code;
 use usher::secret::Secret;
 use usher::store::{DeliveryKind, Grant, NewDelivery, NewInvite, PersonRef, Tx};
+use usher_clerk::simulated::SimulatedUser;
 use uuid::Uuid;
 
 use crate::support::app::{API_KEY, Answer, TestApp, request};

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 use tokio::task::JoinSet;
-use usher::clerk::simulated::{SimulatedUser, event};
 use usher::clock::Clock;
+use usher_clerk::simulated::{SimulatedUser, event};
 
 use crate::support::TestDatabase;
 use crate::support::process::{UsherProcess, eventually};

@@ -13,11 +13,11 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use usher::app::App;
-use usher::clerk::simulated::{SimulatedUser, event};
 use usher::cli::serve::Serve;
 use usher::clock::Clock;
 use usher::config::Settings;
 use usher::webhooks::sign;
+use usher_clerk::simulated::{SimulatedUser, event};
 
 use crate::support::TestDatabase;
 use crate::support::app::{API_KEY, SIGNING_SECRET};

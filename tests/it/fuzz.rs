@@ -9,11 +9,12 @@ use proptest::prelude::*;
 use proptest::test_runner::Config;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
-use usher::clerk::simulated::{self, SimulatedUser};
-use usher::clerk::{Event, EventKind, SessionKeys, SessionVerifier, User, peek_type};
-use usher::invites::email::{EmailAddress, mask, mask_addresses};
+use usher::invites::email::EmailAddress;
 use usher::invites::token::{LinkClaim, TokenKey};
-use usher::mail::Templates;
+use usher_base::mask::{mask, mask_addresses};
+use usher_clerk::simulated::{self, SimulatedUser};
+use usher_clerk::{Event, EventKind, SessionKeys, SessionVerifier, User, peek_type};
+use usher_mail::Templates;
 use uuid::Uuid;
 
 use crate::support::app::SIGNER;

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use axum::extract::ConnectInfo;
 use axum::http::Method;
 use chrono::TimeDelta;
-use usher::clerk::simulated::SimulatedUser;
 use usher::secret::Secret;
+use usher_clerk::simulated::SimulatedUser;
 
 use crate::support::app::{API_KEY, Answer, TestApp, request};
 use crate::support::db::TestDatabase;

@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use chrono::{DateTime, Utc};
-use usher::mail::{
+use usher_mail::{
     AcceptedNotice, Lines, Mail as _, MailConfig, Mailer, MessageIdentity, OrganizationInvite, ProjectInvite, Reminder,
     Rendered, SendError, TransportConfig,
 };
@@ -746,7 +746,7 @@ async fn many_mails_share_a_few_connections() {
     let recipients: std::collections::HashSet<_> = mails.iter().map(|mail| mail.to.clone()).collect();
     assert_eq!(recipients.len(), 50);
     assert!(
-        server.connections() <= usher::mail::MAX_CONNECTIONS,
+        server.connections() <= usher_mail::MAX_CONNECTIONS,
         "{}",
         server.connections()
     );
@@ -946,7 +946,7 @@ async fn an_answer_to_the_final_dot_that_comes_late_is_waited_for() {
 /// More mails than there are turns wait for an answer that does not come; others go out meanwhile.
 #[tokio::test]
 async fn a_slow_answer_holds_up_no_other_mail() {
-    let slow = usher::mail::MAX_CONNECTIONS;
+    let slow = usher_mail::MAX_CONNECTIONS;
     for phase in [Phase::Greeting, Phase::Rcpt, Phase::EndOfData] {
         let server = SmtpServer::start().await;
         server.next(slow, phase, Behaviour::Stall);

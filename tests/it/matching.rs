@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 use serde_json::json;
-use usher::clerk::simulated;
+use usher_clerk::simulated;
 
 use crate::support::stories;
 

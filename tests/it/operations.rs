@@ -9,8 +9,8 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message as _;
 use reqwest::Method;
 use serde_json::{Value, json};
-use usher::clerk::simulated::{SimulatedUser, event};
 use usher::clock::Clock;
+use usher_clerk::simulated::{SimulatedUser, event};
 use uuid::Uuid;
 
 use crate::ops_files::rules_and_dashboard_fit;

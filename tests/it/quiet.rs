@@ -3,8 +3,8 @@
 use chrono::TimeDelta;
 use reqwest::Method;
 use serde_json::json;
-use usher::clerk::simulated::{SimulatedUser, event};
 use usher::clock::Clock;
+use usher_clerk::simulated::{SimulatedUser, event};
 
 use crate::support::TestDatabase;
 use crate::support::app::{API_KEY, ISSUER, ORIGIN, SIGNER, SIGNING_SECRET, TOKEN_KEY};

@@ -6,7 +6,7 @@ use axum::routing::get;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
-use usher::clerk::simulated::SimulatedUser;
+use usher_clerk::simulated::SimulatedUser;
 use uuid::Uuid;
 
 use crate::support::app::{SIGNER, request};

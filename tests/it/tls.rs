@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use reqwest::Method;
 use serde_json::json;
 use usher::clock::Clock;
-use usher::mail::SendError;
+use usher_mail::SendError;
 
 use crate::mail::{delivery, letter, mailer_to};
 use crate::support::TestDatabase;

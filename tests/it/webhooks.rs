@@ -5,7 +5,7 @@ use axum::http::{Method, Request};
 use chrono::TimeDelta;
 use futures::future::join_all;
 use serde_json::json;
-use usher::clerk::simulated;
+use usher_clerk::simulated;
 
 use crate::support::app::{SIGNING_SECRET, request};
 use crate::support::clerk::Webhook;

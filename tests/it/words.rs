@@ -2,7 +2,7 @@
 //! call themselves.
 
 use serde_json::json;
-use usher::clerk::simulated::SimulatedUser;
+use usher_clerk::simulated::SimulatedUser;
 
 use crate::support::stories;
 

@@ -9,13 +9,13 @@ use futures::future::join_all;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use usher::app::App;
-use usher::clerk::simulated::{SimulatedUser, event};
 use usher::clock::Clock;
 use usher::invites::email::EmailAddress;
 use usher::jobs::{Context, Job, JobError};
-use usher::mail::MAX_CONNECTIONS;
 use usher::store::{NewEvent, Queue, Store, StoreError};
 use usher::worker::{Concurrency, Failure, Workers, run_attempt};
+use usher_clerk::simulated::{SimulatedUser, event};
+use usher_mail::MAX_CONNECTIONS;
 
 use crate::support::app::settings;
 use crate::support::db::{TestDatabase, TestPool};

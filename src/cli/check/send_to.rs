@@ -5,7 +5,7 @@ use anstream::println;
 use crate::cli::paint::{FAINT, paint};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::mail::{Mailer, MessageIdentity, Rendered, SendError, Sent, message_domain};
+use usher_mail::{Mailer, MessageIdentity, Rendered, SendError, Sent, message_domain};
 
 /// Sends the mail and prints the conversation while it goes on. Login and content are cut out of it.
 pub(super) async fn send(config: &Config, mailer: &Mailer, clock: &Clock, to: &str) -> Result<Sent, SendError> {

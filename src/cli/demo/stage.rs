@@ -14,13 +14,13 @@ use uuid::Uuid;
 use super::mails::{self, Mail};
 use super::timeline::{self, Party, Timeline};
 use crate::app::App;
-use crate::clerk::simulated::{SimulatedUser, event};
-use crate::clerk::{DevSigner, EventKind};
 use crate::cli::paint::status;
 use crate::cli::serve::{Role, Service};
 use crate::cli::stand_in::{Delivery, SignIn, WRONG_SECRET, http_client, message_id, session_id};
 use crate::clock::Clock;
 use crate::config::{DevSecrets, Settings};
+use usher_clerk::simulated::{SimulatedUser, event};
+use usher_clerk::{DevSigner, EventKind};
 
 /// How long an effect may take.
 const PATIENCE: Duration = Duration::from_secs(10);

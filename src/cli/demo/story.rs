@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::stage::{Answer, Person, Stage};
 use super::timeline::Party;
-use crate::clerk::EventKind;
-use crate::clerk::simulated::session;
 use crate::cli::stand_in::{message_id, session_id};
+use usher_clerk::EventKind;
+use usher_clerk::simulated::session;
 
 const ORGANIZATION: &str = "Analytical Engines";
 const PROJECT: &str = "Difference Engine";

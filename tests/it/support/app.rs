@@ -9,12 +9,12 @@ use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 use usher::app::App;
-use usher::clerk::DevSigner;
-use usher::clerk::simulated::SimulatedUser;
 use usher::clock::Clock;
 use usher::config::Settings;
 use usher::jobs::Context;
 use usher::secret::Secret;
+use usher_clerk::DevSigner;
+use usher_clerk::simulated::SimulatedUser;
 use uuid::Uuid;
 
 use tempfile::TempDir;

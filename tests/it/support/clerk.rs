@@ -4,8 +4,8 @@ use axum::body::Body;
 use axum::http::{Method, Request};
 use chrono::TimeDelta;
 use serde_json::Value;
-use usher::clerk::simulated::{self, SimulatedUser};
 use usher::webhooks::sign;
+use usher_clerk::simulated::{self, SimulatedUser};
 
 use super::app::{Answer, SIGNING_SECRET, TestApp};
 
