@@ -1,22 +1,17 @@
 //! usher gets invited people into the organizations and projects that they were invited to.
 //!
-//! Left may use right, never back:
-//!
-//! ```text
-//! main ─► cli ─► contract ─► { webhooks, api, ops, worker } ─► jobs ─► flows ─► { mail, store, clerk } ─► invites
-//! ```
+//! Which module may use which is in docs/architecture.md, and a test compares it with the imports.
 //!
 //! - [`invites`]: the domain, pure: what an invite is, the match, roles, link tokens, address keys.
-//! - [`store`]: both databases behind one door. [`mail`]: templates and transport. [`clerk`]: what usher knows of Clerk.
+//! - [`store`]: both databases behind one door. Below the service: [`usher_mail`], [`usher_clerk`] and [`usher_base`].
 //! - [`flows`]: asked, told of by Clerk, matched, let in: each one function over a transaction.
 //! - [`jobs`]: one file per job. [`worker`]: runs them on apalis, with a cure for each of its traps.
 //! - [`webhooks`]: what Clerk pushes. [`api`]: what the app and the invitee call. [`ops`]: health and the page of metrics.
 //! - [`contract`]: the OpenAPI document and the page that shows it. [`server`]: the listeners, and what a client may make
 //!   them wait for.
 //! - [`api_key`]: the keys that the app calls with. [`rate_limit`]: how often somebody may call.
-//! - [`private`]: files for their owner alone. [`metrics`]: what is counted. [`telemetry`]: logs, traces, and the causes that
-//!   join them. [`unicode`]: what people see of a text.
-//! - [`cli`]: one file per command. [`config`] is the only reader of the environment, [`clock`] the only source of time.
+//! - [`metrics`]: what is counted. [`telemetry`]: logs, traces, and the causes that join them.
+//! - [`service`]: puts a running usher together. [`cli`]: one file per command. [`config`] is the only reader of the environment, [`clock`] the only source of time.
 
 pub mod api;
 pub mod api_key;
@@ -37,6 +32,7 @@ pub mod problem;
 pub mod rate_limit;
 pub mod secret;
 pub mod server;
+pub mod service;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;

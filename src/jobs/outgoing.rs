@@ -39,7 +39,7 @@ const LINGER: Duration = Duration::from_millis(10);
 pub(super) const MAX_STARTS: u32 = 10 * Queue::MAX_ATTEMPTS.unsigned_abs();
 /// How long a mail waits for its turn before its job stands back: one that is held here is not there for other processes.
 const LINE_LIMIT: Duration = Duration::from_secs(10 * 60);
-/// For its turn, then for the server: every step has a limit of its own (`src/mail/smtp/connection.rs`), all together an
+/// For its turn, then for the server: every step has a limit of its own (`crates/mail/src/smtp/connection.rs`), all together an
 /// hour and a quarter if a server uses up each of them, first over a kept connection and then over a fresh one. To be cut off
 /// between the content and the server's yes would deliver the mail twice, so there is room.
 pub(super) const TIME_LIMIT: Duration = Duration::from_secs(90 * 60);

@@ -10,9 +10,9 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use usher::app::App;
-use usher::cli::serve::{Role, Service};
 use usher::clock::Clock;
 use usher::server::Limits;
+use usher::service::{Role, Service};
 use usher::webhooks::sign;
 use usher_clerk::simulated::{SimulatedUser, event};
 

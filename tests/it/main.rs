@@ -11,6 +11,7 @@ mod support;
 mod access;
 mod adoption;
 mod api;
+mod architecture;
 mod attacks;
 mod backend;
 mod banner;

@@ -176,7 +176,7 @@ async fn a_panic_in_a_handler_is_a_problem_without_its_cause() {
     async fn panics() -> &'static str {
         panic!("the cause, with ada@example.com")
     }
-    let router = usher::cli::serve::guard(Router::new().route("/panics", get(panics)));
+    let router = usher::service::guard(Router::new().route("/panics", get(panics)));
     let request = request(Method::GET, "/panics", None, None);
     let response = router.oneshot(request).await.unwrap();
     assert_eq!(response.status(), 500);

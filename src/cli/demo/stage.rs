@@ -15,10 +15,10 @@ use super::mails::{self, Mail};
 use super::timeline::{self, Party, Timeline};
 use crate::app::App;
 use crate::cli::paint::status;
-use crate::cli::serve::{Role, Service};
 use crate::cli::stand_in::{Delivery, SignIn, WRONG_SECRET, http_client, message_id, session_id};
 use crate::clock::Clock;
 use crate::config::{DevSecrets, Settings};
+use crate::service::{Role, Service};
 use usher_clerk::simulated::{SimulatedUser, event};
 use usher_clerk::{DevSigner, EventKind};
 

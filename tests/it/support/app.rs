@@ -118,7 +118,7 @@ impl TestApp {
         // Ahead of the database's own clock, which new jobs are due by: what is due there is due here.
         let clock = Clock::manual(Clock::System.now().trunc_subsecs(0) + TimeDelta::hours(1));
         let app = App::new(config, clock.clone()).await.expect("an app");
-        let router = usher::cli::serve::public_router(&app).expect("a router");
+        let router = usher::service::public_router(&app).expect("a router");
         let context = Context::start(app.clone());
         Self {
             clock,
@@ -152,7 +152,7 @@ impl TestApp {
         change(&mut settings);
         let config = settings.resolve_in(self._folder.path()).expect("a configuration");
         let app = App::new(config, self.clock.clone()).await.expect("an app");
-        let answer = answer_of(usher::cli::serve::public_router(&app).expect("a router"), request).await;
+        let answer = answer_of(usher::service::public_router(&app).expect("a router"), request).await;
         app.store.close().await;
         answer
     }
