@@ -23,6 +23,8 @@ use crate::proxy::{Network, Proxy};
 use crate::watch::{HOME, probe};
 use crate::world::World;
 
+/// A look at every process, none of which has to be waited for, takes no longer.
+const ONE_ROUND: Duration = Duration::from_millis(500);
 /// How long a process may take from its start until it is ready.
 const TIME_TO_START: Duration = Duration::from_secs(30);
 /// How long letting somebody in may take while the app holds something of others.
@@ -353,12 +355,18 @@ impl Victims {
         Ok(())
     }
 
+    /// Waits until all are ready in one round: while one is waited for, another may notice what it has lost.
     async fn all_ready(&self) -> anyhow::Result<()> {
         let fleet = &self.world.fleet;
-        for process in fleet.all() {
-            fleet.ready(&process, &self.world.http, TIME_TO_START).await?;
+        loop {
+            let since = Instant::now();
+            for process in fleet.all() {
+                fleet.ready(&process, &self.world.http, TIME_TO_START).await?;
+            }
+            if since.elapsed() < ONE_ROUND {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// The app holds something of one organization, and elsewhere people come and go as always.

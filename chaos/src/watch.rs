@@ -58,17 +58,18 @@ async fn look(world: Arc<World>, process: Arc<Process>) {
         Ok(Ok(answer)) => {
             journal.count("looks that found a process not ready");
             let status = answer.status().as_u16();
+            let problems = answer.text().await.unwrap_or_default();
             journal.insist(status == 503, || {
                 format!("{name} answered {status} about its readiness")
             });
             let had_time = process.started + RECOVERY < sent;
             journal.insist(!(journal.was_calm(sent) && had_time), || {
-                format!("{name} said that it was not ready although all was well")
+                format!("{name} said that it was not ready although all was well: {problems}")
             });
             // Once may be the machine's fault: what a look asks has three seconds.
             let times = process.unready.fetch_add(1, Ordering::Relaxed) + 1;
             journal.insist(times < 2 || !journal.had_to_go_on(GoesOn::Webhooks, sent), || {
-                format!("{name} said again that it was not ready because of something else")
+                format!("{name} said again that it was not ready because of something else: {problems}")
             });
         }
     }
