@@ -10,7 +10,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     # jemalloc is made for the size of pages that it finds; there are kernels with larger ones, on this architecture only.
     if [ "$(uname -m)" = aarch64 ]; then export JEMALLOC_SYS_WITH_LG_PAGE=16; fi \
     && cargo clean --locked --release --package usher \
-    && cargo build --locked --release --package usher \
+    && cargo build --locked --release --package usher --features jemalloc \
     && cp target/release/usher /usr/local/bin/usher
 
 FROM debian:bookworm-slim

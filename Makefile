@@ -40,8 +40,8 @@ fmt: ## Format the code
 	cargo fmt --all
 
 bench: ## Measure the service, on SQLite and on a throw-away Postgres as durable as a real one (B=… are its options)
-	cargo build --locked --release -p usher -p usher-bench
-	scripts/with-postgres timeout 900 cargo run --locked --release -p usher-bench -- $(B)
+	cargo build --locked --release -p usher -p usher-bench --features usher/jemalloc
+	scripts/with-postgres timeout 900 target/release/usher-bench $(B)
 
 ci: ## Run everything that a change must pass
 	.ci/run
