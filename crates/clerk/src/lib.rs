@@ -9,6 +9,8 @@
 //! - [`probe`]: whether Clerk answers, and what time it is there.
 //! - [`signing`]: a key pair that plays Clerk in development, the demo and the tests.
 
+#![warn(missing_docs)]
+
 pub mod backend;
 mod bounds;
 pub mod event;

@@ -48,20 +48,12 @@ impl fmt::Debug for DevSigner {
 
 impl DevSigner {
     /// A fresh RSA-2048 key pair. Takes a noticeable fraction of a second in some runs: primes are found by chance.
-    ///
-    /// # Errors
-    ///
-    /// [`SigningError::Generate`].
     pub fn generate() -> Result<DevSigner, SigningError> {
         let pair = KeyPair::generate(KeySize::Rsa2048).map_err(|_| SigningError::Generate)?;
         DevSigner::from_pkcs8_pem(&pkcs8_pem(&pair)?)
     }
 
     /// Reads back what [`to_pkcs8_pem`](Self::to_pkcs8_pem) wrote.
-    ///
-    /// # Errors
-    ///
-    /// [`SigningError::NotAPrivateKey`].
     pub fn from_pkcs8_pem(pem: &str) -> Result<DevSigner, SigningError> {
         let not_a_key = |_| SigningError::NotAPrivateKey;
         let key = EncodingKey::from_rsa_pem(pem.as_bytes()).map_err(not_a_key)?;
@@ -74,19 +66,11 @@ impl DevSigner {
     }
 
     /// The private key, to be kept in a file that only its owner can read.
-    ///
-    /// # Errors
-    ///
-    /// [`SigningError::Encode`].
     pub fn to_pkcs8_pem(&self) -> Result<String, SigningError> {
         pkcs8_pem(&self.pair)
     }
 
     /// The public key as Clerk's dashboard shows it: what goes into `CLERK_JWT_KEY`.
-    ///
-    /// # Errors
-    ///
-    /// [`SigningError::Encode`].
     pub fn public_pem(&self) -> Result<String, SigningError> {
         let der = self.pair.public_key().as_der();
         Ok(pem("PUBLIC KEY", der.map_err(|_| SigningError::Encode)?.as_ref()))
@@ -98,10 +82,6 @@ impl DevSigner {
     }
 
     /// Signs any claims, right or wrong; times in them are seconds.
-    ///
-    /// # Errors
-    ///
-    /// [`SigningError::Sign`].
     pub fn sign_session(&self, claims: &impl Serialize) -> Result<String, SigningError> {
         let mut header = Header::new(Algorithm::RS256);
         header.kid = Some(self.key_id.clone());
@@ -109,10 +89,6 @@ impl DevSigner {
     }
 
     /// The key set that Clerk would serve at `/.well-known/jwks.json`.
-    ///
-    /// # Errors
-    ///
-    /// [`SigningError::Encode`].
     pub fn jwks_json(&self) -> Result<String, SigningError> {
         let mut jwk = Jwk::from_encoding_key(&self.key, Algorithm::RS256).map_err(|_| SigningError::Encode)?;
         jwk.common.key_id = Some(self.key_id.clone());

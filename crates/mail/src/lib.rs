@@ -3,6 +3,8 @@
 //! A job makes one of the [`messages`], has the [`Mailer`] render it, and sends the result under the delivery's fixed
 //! [`MessageIdentity`]. What a failure means for the job is in [`SendError`].
 
+#![warn(missing_docs)]
+
 use std::{
     fmt,
     num::NonZeroU32,
@@ -24,13 +26,13 @@ mod text;
 use self::{
     compose::Letterhead,
     outbox::Outbox,
-    smtp::{Smtp, Turns},
+    smtp::{Permits, Smtp},
 };
 pub use self::{
     compose::MessageIdentity,
     failure::SendError,
     messages::{AcceptLink, AcceptedNotice, Mail, NotAWebLink, OrganizationInvite, ProjectInvite, Reminder},
-    smtp::{MAX_CONNECTIONS, MailTurn},
+    smtp::{MAX_CONNECTIONS, MailPermit},
     templates::{Language, Rendered, Sample, TemplateError, TemplateErrors, Templates},
     text::{Lines, Name, OneLine},
 };
@@ -184,7 +186,7 @@ pub struct Sent {
 pub struct Mailer {
     letterhead: Letterhead,
     transport: Transport,
-    turns: Turns,
+    permits: Permits,
     templates: Templates,
 }
 
@@ -228,17 +230,13 @@ impl Mailer {
                 unsubscribe,
             },
             transport,
-            turns: Turns::default(),
+            permits: Permits::default(),
             templates,
         })
     }
 
     /// Calls itself this in EHLO (`SMTP_HELO_NAME`). Otherwise it is the domain of the sender, or the address that the
     /// connection comes from where that domain has no place in the public DNS.
-    ///
-    /// # Errors
-    ///
-    /// [`MailSetupError::HeloName`].
     pub fn hello_as(mut self, name: &str) -> Result<Self, MailSetupError> {
         if let Transport::Smtp(smtp) = &mut self.transport {
             smtp.hello_as(name)
@@ -277,29 +275,25 @@ impl Mailer {
     ///
     /// What went wrong and whether to try again: see [`SendError`].
     pub async fn send(&self, to: &str, id: &MessageIdentity, mail: &Rendered) -> Result<Sent, SendError> {
-        self.send_in(&mut self.turn().await, to, id, mail).await
+        self.send_in(&mut self.permit().await, to, id, mail).await
     }
 
-    /// Waits for its turn: few mails are under way at once.
-    pub async fn turn(&self) -> MailTurn {
-        self.turns.next().await
+    /// Waits for its permit: few mails are under way at once.
+    pub async fn permit(&self) -> MailPermit {
+        self.permits.next().await
     }
 
-    /// [`Mailer::send`], for whoever has a turn.
-    ///
-    /// # Errors
-    ///
-    /// As [`Mailer::send`].
+    /// [`Mailer::send`], for whoever has a permit.
     pub async fn send_in(
         &self,
-        turn: &mut MailTurn,
+        permit: &mut MailPermit,
         to: &str,
         id: &MessageIdentity,
         mail: &Rendered,
     ) -> Result<Sent, SendError> {
         let (to, raw) = self.addressed(to, id, mail)?;
         let description = match &self.transport {
-            Transport::Smtp(smtp) => smtp.send(turn, &self.letterhead.from.email, &to, &raw).await?,
+            Transport::Smtp(smtp) => smtp.send(permit, &self.letterhead.from.email, &to, &raw).await?,
             Transport::Outbox(outbox) => outbox.put(id, &raw).await?.display().to_string(),
         };
         Ok(Sent { description })
@@ -307,10 +301,6 @@ impl Mailer {
 
     /// [`Mailer::send`] over a connection of its own, every line of which is shown while it is said: `> ` before ours, `< `
     /// before the server's. Login and content are left out.
-    ///
-    /// # Errors
-    ///
-    /// As [`Mailer::send`].
     pub async fn send_shown(
         &self,
         to: &str,
@@ -321,17 +311,16 @@ impl Mailer {
         let (to, raw) = self.addressed(to, id, mail)?;
         let from = &self.letterhead.from.email;
         let description = match &self.transport {
-            Transport::Smtp(smtp) => smtp.send_shown(&mut self.turn().await, from, &to, &raw, lines).await?,
+            Transport::Smtp(smtp) => {
+                smtp.send_shown(&mut self.permit().await, from, &to, &raw, lines)
+                    .await?
+            }
             Transport::Outbox(outbox) => outbox.put(id, &raw).await?.display().to_string(),
         };
         Ok(Sent { description })
     }
 
     /// The mail with its headers, as a server or a file would get it.
-    ///
-    /// # Errors
-    ///
-    /// [`SendError::Unaddressable`].
     pub fn message(&self, to: &str, id: &MessageIdentity, mail: &Rendered) -> Result<Vec<u8>, SendError> {
         self.addressed(to, id, mail).map(|(_, raw)| raw)
     }
@@ -349,7 +338,7 @@ impl Mailer {
     /// As [`Mailer::send`] would.
     pub async fn check(&self) -> Result<(), SendError> {
         match &self.transport {
-            Transport::Smtp(smtp) => smtp.check(&mut self.turn().await).await,
+            Transport::Smtp(smtp) => smtp.check(&mut self.permit().await).await,
             Transport::Outbox(outbox) => outbox.check().await,
         }
     }
@@ -363,7 +352,7 @@ impl Mailer {
         match &self.transport {
             Transport::Smtp(smtp) => {
                 let from = &self.letterhead.from.email;
-                smtp.check_sender(&mut self.turn().await, from).await
+                smtp.check_sender(&mut self.permit().await, from).await
             }
             Transport::Outbox(_) => Ok(()),
         }

@@ -20,15 +20,15 @@ pub trait Mail: Sized {
     const IS_UNSOLICITED: bool;
 
     /// What its templates may say, an object, in this language.
-    fn words(&self, language: &Language) -> Value;
+    fn context(&self, language: &Language) -> Value;
 
     /// The names in it, by what its templates call them.
     fn names(&self) -> Vec<(&'static str, Option<&Name>)>;
 
     /// What the template of its subject may say: the same, names as subjects have them. One of which nothing is left there
     /// is as one that is not known.
-    fn subject_words(&self, language: &Language) -> Value {
-        let (mut words, bare) = (self.words(language), Self::bare_sample());
+    fn subject_context(&self, language: &Language) -> Value {
+        let (mut words, bare) = (self.context(language), Self::bare_sample());
         let optional = bare.names();
         for (key, name) in self.names() {
             let is_optional = optional.contains(&(key, None));
@@ -70,7 +70,7 @@ impl Mail for OrganizationInvite {
     const TEMPLATE: &'static str = "organization_invite";
     const IS_UNSOLICITED: bool = true;
 
-    fn words(&self, language: &Language) -> Value {
+    fn context(&self, language: &Language) -> Value {
         json!({
             "app_name": self.app_name,
             "organization_name": self.organization_name,
@@ -139,7 +139,7 @@ impl Mail for ProjectInvite {
     const TEMPLATE: &'static str = "project_invite";
     const IS_UNSOLICITED: bool = true;
 
-    fn words(&self, language: &Language) -> Value {
+    fn context(&self, language: &Language) -> Value {
         json!({
             "app_name": self.app_name,
             "organization_name": self.organization_name,
@@ -209,7 +209,7 @@ impl Mail for Reminder {
     const TEMPLATE: &'static str = "reminder";
     const IS_UNSOLICITED: bool = true;
 
-    fn words(&self, language: &Language) -> Value {
+    fn context(&self, language: &Language) -> Value {
         json!({
             "app_name": self.app_name,
             "organization_name": self.organization_name,
@@ -274,7 +274,7 @@ impl Mail for AcceptedNotice {
     const TEMPLATE: &'static str = "accepted_notice";
     const IS_UNSOLICITED: bool = false;
 
-    fn words(&self, _language: &Language) -> Value {
+    fn context(&self, _language: &Language) -> Value {
         json!({
             "app_name": self.app_name,
             "organization_name": self.organization_name,

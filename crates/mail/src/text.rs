@@ -1,4 +1,4 @@
-//! Words that other people chose, made harmless before a mail repeats them.
+//! MailContext that other people chose, made harmless before a mail repeats them.
 //!
 //! Names and messages come from strangers. Control characters end headers and SMTP commands, line separators break
 //! lines where nobody expects one, and bidi overrides make the rest of a sentence read backwards. None of them has a

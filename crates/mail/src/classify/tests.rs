@@ -210,7 +210,7 @@ fn patterns_are_words_and_not_pieces_of_them() {
     assert_eq!(Said::of(&reply("550 #5.1.0 Address rejected.")).code, Some((1, 0)));
 }
 
-/// Words that no line of the table has: the rules are about kinds, and a new provider finds new words for them.
+/// MailContext that no line of the table has: the rules are about kinds, and a new provider finds new words for them.
 #[test]
 fn unknown_words_of_known_kinds_come_out_right() {
     for (expected, replies) in UNKNOWN_WORDS {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use lettre::Address;
 use tokio::time::timeout;
 
+use super::permits::Permit;
 use super::reply::{Reply, WireError};
 use super::server::Offers;
-use super::turns::Turn;
 use super::wire::Wire;
 use crate::failure::{Cause, Failure, Step};
 
@@ -83,7 +83,7 @@ impl Connection {
     }
 
     /// Sends a mail; the server's last reply.
-    pub(crate) async fn converse(&mut self, mail: Envelope<'_>, turn: &mut Turn) -> Result<Reply, Broken> {
+    pub(crate) async fn converse(&mut self, mail: Envelope<'_>, permit: &mut Permit) -> Result<Reply, Broken> {
         let mut commands = vec![
             (Step::Sender, mail_from(mail, &self.offers)?),
             (Step::Recipient, format!("RCPT TO:<{}>\r\n", mail.to)),
@@ -94,25 +94,25 @@ impl Connection {
             commands.insert(0, (Step::Reset, "RSET\r\n".to_owned()));
         }
         if self.offers.pipelining {
-            self.in_one_go(&commands, turn).await?;
+            self.in_one_go(&commands, permit).await?;
         } else {
-            self.one_by_one(&commands, turn).await?;
+            self.one_by_one(&commands, permit).await?;
         }
         let content = content(mail.raw);
         self.wire.note(|| format!("> (the mail, {} bytes)", content.len()));
         for block in content.as_bytes().chunks(BLOCK_SIZE) {
-            within(limits::BLOCK, Step::End, turn, self.wire.write(block)).await?;
+            within(limits::BLOCK, Step::End, permit, self.wire.write(block)).await?;
         }
-        let reply = within(limits::END, Step::End, turn, self.wire.hear()).await?;
+        let reply = within(limits::END, Step::End, permit, self.wire.hear()).await?;
         let reply = replied(Step::End, reply)?;
         self.taken += 1;
         Ok(reply)
     }
 
     /// Names a sender, as far as that can be tried without naming a recipient.
-    pub(crate) async fn try_sender(&mut self, from: &Address, turn: &mut Turn) -> Result<(), Failure> {
+    pub(crate) async fn try_sender(&mut self, from: &Address, permit: &mut Permit) -> Result<(), Failure> {
         let command = format!("MAIL FROM:<{from}>\r\n");
-        let reply = within(limits::COMMAND, Step::Sender, turn, self.wire.ask(&command)).await?;
+        let reply = within(limits::COMMAND, Step::Sender, permit, self.wire.ask(&command)).await?;
         replied(Step::Sender, reply).map(drop)
     }
 
@@ -121,9 +121,9 @@ impl Connection {
         let _ = timeout(limits::QUIT, self.wire.ask("QUIT\r\n")).await;
     }
 
-    async fn one_by_one(&mut self, commands: &[(Step, String)], turn: &mut Turn) -> Result<(), Failure> {
+    async fn one_by_one(&mut self, commands: &[(Step, String)], permit: &mut Permit) -> Result<(), Failure> {
         for (step, command) in commands {
-            let reply = within(limit_of(*step), *step, turn, self.wire.ask(command)).await?;
+            let reply = within(limit_of(*step), *step, permit, self.wire.ask(command)).await?;
             replied(*step, reply)?;
         }
         Ok(())
@@ -131,18 +131,18 @@ impl Connection {
 
     /// One round trip for all commands up to DATA. Every reply is read, so that the next one read belongs to the next
     /// command; the first refusal is the one that counts.
-    async fn in_one_go(&mut self, commands: &[(Step, String)], turn: &mut Turn) -> Result<(), Broken> {
+    async fn in_one_go(&mut self, commands: &[(Step, String)], permit: &mut Permit) -> Result<(), Broken> {
         let group: String = commands.iter().map(|(_, command)| command.as_str()).collect();
         let first = commands.first().map_or(Step::Data, |(step, _)| *step);
-        within(limit_of(first), first, turn, self.wire.say(&group)).await?;
+        within(limit_of(first), first, permit, self.wire.say(&group)).await?;
         let mut first_refusal: Option<Broken> = None;
         for &(step, _) in commands {
-            let heard = within(limit_of(step), step, turn, self.wire.hear()).await;
+            let heard = within(limit_of(step), step, permit, self.wire.hear()).await;
             match (heard.and_then(|reply| replied(step, reply)), &mut first_refusal) {
                 (Ok(_), None) => {}
                 // Told to go ahead although nobody is to get it: a mail to nobody, which ends right away.
                 (Ok(_), Some(refusal)) if step == Step::Data => {
-                    let ended = within(limits::END, step, turn, self.wire.ask(".\r\n")).await;
+                    let ended = within(limits::END, step, permit, self.wire.ask(".\r\n")).await;
                     refusal.is_usable &= ended.is_ok_and(|reply| reply.code != 421);
                 }
                 (Ok(_), Some(_)) => {}
@@ -215,14 +215,14 @@ pub(crate) fn replied(step: Step, reply: Reply) -> Result<Reply, Failure> {
 pub(crate) async fn within<T>(
     limit: Duration,
     step: Step,
-    turn: &mut Turn,
+    permit: &mut Permit,
     work: impl Future<Output = Result<T, WireError>>,
 ) -> Result<T, Failure> {
     let mut work = pin!(work);
     let brief = limit.min(SLOW);
     let mut done = timeout(brief, work.as_mut()).await;
     if done.is_err() && limit > brief {
-        turn.step_aside();
+        permit.step_aside();
         done = timeout(limit - brief, work).await;
     }
     let cause = match done {

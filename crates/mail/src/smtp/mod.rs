@@ -17,23 +17,23 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::timeout;
 
 mod connection;
+mod permits;
 mod pool;
 mod reply;
 mod server;
-mod turns;
 mod wire;
 
 use self::connection::{Broken, Connection, Envelope};
+use self::permits::Permit;
 use self::pool::Pool;
 use self::server::{Hello, Server};
-use self::turns::Turn;
 use super::classify::{Age, Outcome};
 use super::failure::{Cause, Failure, SendError, Step, masked};
 
-pub use self::turns::{MAX_CONNECTIONS, Turn as MailTurn};
+pub use self::permits::{MAX_CONNECTIONS, Permit as MailPermit};
 pub(crate) use self::{
+    permits::Permits,
     reply::{Reply, is_enhanced_code},
-    turns::Turns,
 };
 
 /// How long a check may take, for which somebody waits.
@@ -86,7 +86,7 @@ impl Smtp {
     /// Sends one mail and returns the server's reply.
     pub(crate) async fn send(
         &self,
-        turn: &mut Turn,
+        permit: &mut Permit,
         from: &Address,
         to: &Address,
         raw: &[u8],
@@ -97,7 +97,7 @@ impl Smtp {
         }
         let mut suspect = None;
         if let Some((kept, past)) = self.pool.newest().await {
-            match self.deliver(kept, mail, turn).await {
+            match self.deliver(kept, mail, permit).await {
                 Ok(reply) => return Ok(reply),
                 // What a server has against a used connection it need not have against the mail: once more, on a fresh one.
                 Err(failure) if failure.outcome(Age::Used) == Outcome::RetryOnFresh => {
@@ -110,8 +110,8 @@ impl Smtp {
             }
         }
         // Opening is rare, and its future is larger than all else: boxed, it isn't moved about with every mail.
-        let fresh = Box::pin(self.server.open(turn, None)).await?;
-        let reply = self.deliver(fresh, mail, turn).await?;
+        let fresh = Box::pin(self.server.open(permit, None)).await?;
+        let reply = self.deliver(fresh, mail, permit).await?;
         if let Some(past) = suspect {
             self.pool.learn(past).await;
         }
@@ -124,10 +124,10 @@ impl Smtp {
         &self,
         mut connection: Connection,
         mail: Envelope<'_>,
-        turn: &mut Turn,
+        permit: &mut Permit,
     ) -> Result<String, Failure> {
         let age = if connection.is_kept { Age::Used } else { Age::Fresh };
-        match connection.converse(mail, turn).await {
+        match connection.converse(mail, permit).await {
             Ok(reply) => {
                 self.pool.park(connection).await;
                 Ok(masked(&reply.on_one_line()))
@@ -146,14 +146,14 @@ impl Smtp {
     /// Sends one mail over a connection of its own and shows every line of it.
     pub(crate) async fn send_shown(
         &self,
-        turn: &mut Turn,
+        permit: &mut Permit,
         from: &Address,
         to: &Address,
         raw: &[u8],
         lines: UnboundedSender<String>,
     ) -> Result<String, SendError> {
-        let mut connection = self.server.open(turn, Some(lines)).await?;
-        let sent = connection.converse(Envelope { from, to, raw }, turn).await;
+        let mut connection = self.server.open(permit, Some(lines)).await?;
+        let sent = connection.converse(Envelope { from, to, raw }, permit).await;
         connection.quit().await;
         match sent {
             Ok(reply) => Ok(masked(&reply.on_one_line())),
@@ -162,17 +162,17 @@ impl Smtp {
     }
 
     /// Connects and logs in, as far as the server can be tried without sending anything.
-    pub(crate) async fn check(&self, turn: &mut Turn) -> Result<(), SendError> {
-        let trying = in_brief(self.server.open(turn, None));
+    pub(crate) async fn check(&self, permit: &mut Permit) -> Result<(), SendError> {
+        let trying = in_brief(self.server.open(permit, None));
         self.pool.park(trying.await?).await;
         Ok(())
     }
 
     /// Names a sender, as far as that can be tried without naming a recipient.
-    pub(crate) async fn check_sender(&self, turn: &mut Turn, from: &Address) -> Result<(), SendError> {
+    pub(crate) async fn check_sender(&self, permit: &mut Permit, from: &Address) -> Result<(), SendError> {
         let trying = in_brief(async {
-            let mut connection = self.server.open(turn, None).await?;
-            connection.try_sender(from, turn).await?;
+            let mut connection = self.server.open(permit, None).await?;
+            connection.try_sender(from, permit).await?;
             Ok(connection)
         });
         // The next to use it clears what was begun.

@@ -8,8 +8,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use url::{Host, Url};
 
 use super::connection::{Connection, limits, replied, within};
+use super::permits::Permit;
 use super::reply::Reply;
-use super::turns::Turn;
 use super::wire::{Listener, Tls, Wire};
 use crate::failure::{Cause, Failure, Step};
 
@@ -195,20 +195,20 @@ impl Server {
     /// A connection that is ready for MAIL FROM. Whoever listens hears all that is said.
     pub(crate) async fn open(
         &self,
-        turn: &mut Turn,
+        permit: &mut Permit,
         lines: Option<UnboundedSender<String>>,
     ) -> Result<Connection, Failure> {
         let listener = lines.map(|lines| Listener::new(lines, self.secrets()));
         let connecting = Wire::connect(&self.host, self.port, listener);
-        let mut wire = within(limits::CONNECT, Step::Connect, turn, connecting).await?;
+        let mut wire = within(limits::CONNECT, Step::Connect, permit, connecting).await?;
         if let Encryption::FromTheStart(tls) = &self.encryption {
-            within(limits::HANDSHAKE, Step::Connect, turn, wire.encrypt(tls)).await?;
+            within(limits::HANDSHAKE, Step::Connect, permit, wire.encrypt(tls)).await?;
         }
         replied(
             Step::Greeting,
-            within(limits::GREETING, Step::Greeting, turn, wire.hear()).await?,
+            within(limits::GREETING, Step::Greeting, permit, wire.hear()).await?,
         )?;
-        let mut offers = self.say_hello(&mut wire, turn).await?;
+        let mut offers = self.say_hello(&mut wire, permit).await?;
         let tls = match &self.encryption {
             Encryption::Required(_) if !offers.starttls => {
                 return Err(Failure::new(Step::StartTls, Cause::NotOffered("STARTTLS")));
@@ -221,14 +221,14 @@ impl Server {
             let asking = wire.ask("STARTTLS\r\n");
             replied(
                 Step::StartTls,
-                within(limits::COMMAND, Step::StartTls, turn, asking).await?,
+                within(limits::COMMAND, Step::StartTls, permit, asking).await?,
             )?;
-            within(limits::HANDSHAKE, Step::StartTls, turn, wire.encrypt(tls)).await?;
-            offers = self.say_hello(&mut wire, turn).await?;
+            within(limits::HANDSHAKE, Step::StartTls, permit, wire.encrypt(tls)).await?;
+            offers = self.say_hello(&mut wire, permit).await?;
         }
         if let Some(credentials) = &self.credentials {
             let asking = log_in(&mut wire, credentials, &offers);
-            let answer = within(limits::COMMAND, Step::Login, turn, asking).await?;
+            let answer = within(limits::COMMAND, Step::Login, permit, asking).await?;
             let Some(mut reply) = answer else {
                 return Err(Failure::new(
                     Step::Login,
@@ -247,9 +247,9 @@ impl Server {
         Ok(Connection::new(wire, offers))
     }
 
-    async fn say_hello(&self, wire: &mut Wire, turn: &mut Turn) -> Result<Offers, Failure> {
+    async fn say_hello(&self, wire: &mut Wire, permit: &mut Permit) -> Result<Offers, Failure> {
         let hello = format!("EHLO {}\r\n", self.hello.said_from(wire.local));
-        let reply = within(limits::COMMAND, Step::Hello, turn, wire.ask(&hello)).await?;
+        let reply = within(limits::COMMAND, Step::Hello, permit, wire.ask(&hello)).await?;
         replied(Step::Hello, reply).map(|reply| Offers::of(&reply))
     }
 

@@ -1,4 +1,4 @@
-//! Whose turn it is: few mails are under way at once, and one that waits long for the server does not count among them.
+//! Permits to send: few mails are under way at once, and one that waits long for the server does not count among them.
 
 use std::sync::Arc;
 
@@ -10,23 +10,23 @@ pub const MAX_CONNECTIONS: usize = 4;
 /// more connections would make it slower.
 const MAX_SLOW: usize = 28;
 
-/// Gives turns, in the order that they were asked for.
+/// Gives permits, in the order that they were asked for.
 #[derive(Debug)]
-pub(crate) struct Turns {
+pub(crate) struct Permits {
     lively: Arc<Semaphore>,
     slow: Arc<Semaphore>,
 }
 
 /// The right to be under way, until it is dropped.
 #[derive(Debug)]
-pub struct Turn {
+pub struct Permit {
     /// `None` once it has stepped aside.
     lively: Option<OwnedSemaphorePermit>,
     slow: Option<OwnedSemaphorePermit>,
     lane: Arc<Semaphore>,
 }
 
-impl Default for Turns {
+impl Default for Permits {
     fn default() -> Self {
         Self {
             lively: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
@@ -35,10 +35,10 @@ impl Default for Turns {
     }
 }
 
-impl Turns {
+impl Permits {
     /// Waits until one is free.
-    pub(crate) async fn next(&self) -> Turn {
-        Turn {
+    pub(crate) async fn next(&self) -> Permit {
+        Permit {
             // Never closed, so it is always given.
             lively: Arc::clone(&self.lively).acquire_owned().await.ok(),
             slow: None,
@@ -47,8 +47,8 @@ impl Turns {
     }
 }
 
-impl Turn {
-    /// The server takes its time: lets another mail have its turn, unless too many wait like this already.
+impl Permit {
+    /// The server takes its time: lets another mail have its permit, unless too many wait like this already.
     pub(crate) fn step_aside(&mut self) {
         if self.slow.is_none()
             && let Ok(place) = Arc::clone(&self.lane).try_acquire_owned()
@@ -65,25 +65,25 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_long_lets_others_pass_until_too_many_do() {
-        let turns = Turns::default();
+        let permits = Permits::default();
         let mut waiting = Vec::new();
         for _ in 0..MAX_SLOW {
-            let mut turn = turns.next().await;
-            turn.step_aside();
-            turn.step_aside();
-            waiting.push(turn);
+            let mut permit = permits.next().await;
+            permit.step_aside();
+            permit.step_aside();
+            waiting.push(permit);
         }
         for _ in 0..MAX_CONNECTIONS {
-            let mut turn = turns.next().await;
-            turn.step_aside();
-            waiting.push(turn);
+            let mut permit = permits.next().await;
+            permit.step_aside();
+            waiting.push(permit);
         }
         assert_eq!(
-            (turns.lively.available_permits(), turns.slow.available_permits()),
+            (permits.lively.available_permits(), permits.slow.available_permits()),
             (0, 0)
         );
         waiting.clear();
-        assert_eq!(turns.lively.available_permits(), MAX_CONNECTIONS);
-        assert_eq!(turns.slow.available_permits(), MAX_SLOW);
+        assert_eq!(permits.lively.available_permits(), MAX_CONNECTIONS);
+        assert_eq!(permits.slow.available_permits(), MAX_SLOW);
     }
 }
