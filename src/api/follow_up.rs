@@ -167,7 +167,7 @@ fn read_cursor(value: Value) -> Result<(DateTime<Utc>, Uuid), String> {
 /// The same link once more; an expired invite is renewed. Five minutes must lie between two mails, and a day has at most
 /// ten, and the daily caps hold here, too, that of the address among them: `Retry-After` says how long to wait. An address
 /// that mails bounced from is written to again. An invite that would let nobody in is not sent: where its organization or
-/// project was deleted, its role is no longer known, or its inviter is banned or may no longer hand out the role.
+/// project was deleted, its role is no longer known, or its inviter is banned or may no longer give the role.
 #[utoipa::path(
     post, path = "/v1/invites/{id}/resend", tag = tag::INVITES, operation_id = "resendInvite",
     params(("id" = Uuid, Path, description = "The invite's id", example = example::invite_id)),

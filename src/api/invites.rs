@@ -47,7 +47,7 @@ pub(super) const MAX_BATCH_BODY: usize = (MAX_BATCH + 1) * MAX_INVITE;
 pub(super) struct CreateInvite {
     /// The organization to invite into. Give either this or `project_id`.
     organization_id: Option<Uuid>,
-    /// The project to invite into. Whoever accepts comes into its organization, too, on the lowest rung.
+    /// The project to invite into. Accepting it also makes a member of its organization, with the lowest role.
     project_id: Option<Uuid>,
     /// The address to invite.
     #[schema(format = Email, max_length = 254)]

@@ -1,4 +1,4 @@
-//! What a landing page shows of a link, to whoever holds it. Looking changes nothing.
+//! What a landing page shows of a link to its holder. Looking changes nothing.
 
 use axum::Json;
 use axum::extract::State;
@@ -9,7 +9,7 @@ use super::Api;
 use super::body::Segment;
 use super::view::{Rfc3339, full_name};
 use super::{example, tag};
-use crate::invites::{Kind, Status};
+use crate::invites::{Status, TargetKind};
 use crate::problem::{Code, Problem};
 use usher_base::mask::mask;
 
@@ -17,7 +17,7 @@ use usher_base::mask::mask;
 #[derive(Serialize, ToSchema)]
 pub(super) struct LinkPreview {
     /// What it leads into.
-    kind: Kind,
+    kind: TargetKind,
     /// The organization, or the one that the project belongs to.
     organization: OnlyName,
     /// The project, where it leads into one.

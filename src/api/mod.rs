@@ -9,7 +9,7 @@ mod invites;
 mod limits;
 mod links;
 mod me;
-mod places;
+mod organizations;
 mod request;
 mod view;
 
@@ -78,10 +78,10 @@ pub fn openapi() -> OpenApi {
 /// What the app calls, with its key.
 fn for_the_app() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
-        .routes(routes!(places::put_organization))
-        .routes(routes!(places::organization_members))
-        .routes(routes!(places::put_project))
-        .routes(routes!(places::project_members))
+        .routes(routes!(organizations::put_organization))
+        .routes(routes!(organizations::organization_members))
+        .routes(routes!(organizations::put_project))
+        .routes(routes!(organizations::project_members))
         .routes(routes!(follow_up::list, invites::create))
         .routes(routes!(invites::batch).layer(Extension(MaxBody(invites::MAX_BATCH_BODY))))
         .routes(routes!(invites::show))

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::invites::limits::MailHold;
-use crate::invites::{Acceptance, Kind, Status};
+use crate::invites::{Acceptance, Status, TargetKind};
 use crate::store::{DeliveryKind, DeliveryStatus, InviteView};
 use usher_base::unicode::has_visible;
 
@@ -85,7 +85,7 @@ pub(super) struct InviteJson {
     /// Its id.
     id: Uuid,
     /// What it leads into.
-    kind: Kind,
+    kind: TargetKind,
     /// The organization, or the one that the project belongs to.
     organization: Named,
     /// The project, where it leads into one.
@@ -184,7 +184,7 @@ impl InviteJson {
             id: invite.id,
             kind: invite.kind,
             organization: Named {
-                id: view.home_id,
+                id: view.target_organization_id,
                 name: view.organization_name,
             },
             project: invite

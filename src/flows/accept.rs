@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::invites::accept::Obstacle;
 use crate::invites::roles::{RoleOrder, Roles};
-use crate::invites::{Invite, Kind};
+use crate::invites::{Invite, TargetKind};
 use crate::store::{DeliveryKind, Grant, InviteCandidate, NewDelivery, StoreError, Tx};
 
 /// What came of an admission.
@@ -30,37 +30,35 @@ pub struct Refused {
 /// Lets each person in by the invite that waits for them. Invites that are no longer open give nothing. A hundred at
 /// once make one membership and one notice, because one guarded update decides who was first. Whether the role is still
 /// there and the inviter may still hand it out is checked here, where it counts.
-///
-/// # Errors
-/// [`StoreError`].
 pub async fn accept_candidates(
     tx: &mut Tx,
     waiting: &[&InviteCandidate],
     roles: &Roles,
 ) -> Result<Accepted, StoreError> {
     // A project may be moved while its invite is accepted.
-    let waiting = tx.hold_homes(waiting).await?;
+    let waiting = tx.hold_targets(waiting).await?;
     let waiting: Vec<&InviteCandidate> = waiting.iter().collect();
     let (waiting, refused) = refuse(tx, &waiting, roles).await?;
     let accepted = tx.accept_invites(&waiting).await?;
-    let homes: HashMap<Uuid, Uuid> = waiting
+    let organization_ids: HashMap<Uuid, Uuid> = waiting
         .iter()
-        .map(|waiting| (waiting.invite.id, waiting.home_id))
+        .map(|waiting| (waiting.invite.id, waiting.target_organization_id))
         .collect();
 
     let mut organizations = Grants::new(&roles.organization);
     let mut projects = Grants::new(&roles.project);
     for invite in &accepted {
-        let (Some(admin_id), Some(&home_id)) = (invite.accepted_by, homes.get(&invite.id)) else {
+        let (Some(admin_id), Some(&target_organization_id)) = (invite.accepted_by, organization_ids.get(&invite.id))
+        else {
             continue;
         };
         match (invite.kind, invite.project_id) {
-            (Kind::Project, Some(project_id)) => {
-                // Whoever comes into a project comes into its organization, on the lowest rung.
-                organizations.add(home_id, admin_id, roles.organization.lowest());
+            (TargetKind::Project, Some(project_id)) => {
+                // A member of a project becomes a member of its organization, with the lowest role.
+                organizations.add(target_organization_id, admin_id, roles.organization.lowest());
                 projects.add(project_id, admin_id, &invite.role);
             }
-            _ => organizations.add(home_id, admin_id, &invite.role),
+            _ => organizations.add(target_organization_id, admin_id, &invite.role),
         }
     }
     tx.grant_in_organizations(&organizations.into_vec(), &roles.organization)
@@ -110,10 +108,10 @@ impl<'a> Grants<'a> {
         }
     }
 
-    fn add(&mut self, place_id: Uuid, admin_id: Uuid, role: &str) {
+    fn add(&mut self, target_id: Uuid, admin_id: Uuid, role: &str) {
         let held = self
             .roles
-            .entry((place_id, admin_id))
+            .entry((target_id, admin_id))
             .or_insert_with(|| role.to_owned());
         if self.order.rank(role) > self.order.rank(held) {
             role.clone_into(held);
@@ -121,8 +119,8 @@ impl<'a> Grants<'a> {
     }
 
     fn into_vec(self) -> Vec<Grant> {
-        let grant = |((place_id, admin_id), role)| Grant {
-            place_id,
+        let grant = |((target_id, admin_id), role)| Grant {
+            target_id,
             admin_id,
             role,
         };

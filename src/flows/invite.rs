@@ -1,4 +1,4 @@
-//! Asking addresses into places: a set at a time, few round trips, one bad item spoils no other.
+//! Asking addresses into targets: a set at a time, few round trips, one bad item spoils no other.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,9 +10,9 @@ use crate::invites::accept::{InviterFacts, Obstacle};
 use crate::invites::email::{EmailAddress, EmailKey};
 use crate::invites::limits::{MailCaps, MailHold, REPETITION, RecentMails};
 use crate::invites::roles::{EffectiveRoles, Roles};
-use crate::invites::{Acceptance, Invite, Kind};
+use crate::invites::{Acceptance, Invite, TargetKind};
 use crate::store::{
-    DeliveryKind, InviterAt, Membership, NewDelivery, NewInvite, PersonRef, Place, Refresh, StoreError, Tx,
+    DeliveryKind, InviterAt, Membership, NewDelivery, NewInvite, PersonRef, Refresh, StoreError, TargetInfo, Tx,
 };
 
 /// Where somebody is invited into.
@@ -27,10 +27,10 @@ pub enum Target {
 impl Target {
     /// Organization or project.
     #[must_use]
-    pub const fn kind(self) -> Kind {
+    pub const fn kind(self) -> TargetKind {
         match self {
-            Self::Organization(_) => Kind::Organization,
-            Self::Project(_) => Kind::Project,
+            Self::Organization(_) => TargetKind::Organization,
+            Self::Project(_) => TargetKind::Project,
         }
     }
 }
@@ -93,9 +93,6 @@ pub enum Refusal {
 
 /// Asks addresses; the answers stand in the order of the invitations. Where the caller is limited to some
 /// `organizations`, everything else is to it as if it were not there.
-///
-/// # Errors
-/// [`StoreError`].
 pub async fn invite(
     tx: &mut Tx,
     invitations: &[Invitation],
@@ -107,8 +104,8 @@ pub async fn invite(
     if let Some(organizations) = organizations {
         surroundings.is_limited = true;
         surroundings
-            .places
-            .retain(|_, place| organizations.contains(&place.organization_id));
+            .targets
+            .retain(|_, info| organizations.contains(&info.organization_id));
         // So are people who have nothing to do with them.
         let named: Vec<Uuid> = surroundings.inviters.values().copied().collect();
         let theirs = tx.people_within(&named, organizations).await?;
@@ -328,7 +325,7 @@ fn target_of(invite: &Invite) -> Target {
 struct Surroundings {
     /// Whether the caller is limited to some organizations.
     is_limited: bool,
-    places: HashMap<Target, Place>,
+    targets: HashMap<Target, TargetInfo>,
     inviters: HashMap<Inviter, Uuid>,
     inviter_facts: HashMap<InviterAt, InviterFacts>,
     owners: HashMap<EmailKey, Vec<Uuid>>,
@@ -346,16 +343,16 @@ impl Surroundings {
                 Target::Project(id) => projects.push(id),
             }
         }
-        let mut places = HashMap::new();
+        let mut targets = HashMap::new();
         if !organizations.is_empty() {
             let found = tx.organizations(&organizations).await?;
-            places.extend(found.into_iter().map(|place| (Target::Organization(place.id), place)));
+            targets.extend(found.into_iter().map(|info| (Target::Organization(info.id), info)));
         }
         if !projects.is_empty() {
             // None of them is moved while it is invited into.
             tx.hold_projects(&projects).await?;
             let found = tx.projects(&projects).await?;
-            places.extend(found.into_iter().map(|place| (Target::Project(place.id), place)));
+            targets.extend(found.into_iter().map(|info| (Target::Project(info.id), info)));
         }
         let named: HashSet<Inviter> = invitations
             .iter()
@@ -371,7 +368,11 @@ impl Surroundings {
             .iter()
             .filter_map(|invitation| {
                 let admin_id = *inviters.get(invitation.invited_by.as_ref()?)?;
-                Some(inviter_at(admin_id, invitation.target, places.get(&invitation.target)?))
+                Some(inviter_at(
+                    admin_id,
+                    invitation.target,
+                    targets.get(&invitation.target)?,
+                ))
             })
             .collect();
         let inviter_facts = tx.inviters(&asking.into_iter().collect::<Vec<_>>()).await?;
@@ -388,12 +389,12 @@ impl Surroundings {
         let by_pair = |memberships: Vec<Membership>| {
             memberships
                 .into_iter()
-                .map(|held| ((held.place_id, held.admin_id), held.role))
+                .map(|held| ((held.target_id, held.admin_id), held.role))
                 .collect()
         };
         Ok(Self {
             is_limited: false,
-            places,
+            targets,
             inviters,
             inviter_facts,
             owners,
@@ -404,7 +405,7 @@ impl Surroundings {
 
     /// The rules, in the order in which a caller would want to hear of them.
     fn check(&self, invitation: &Invitation, roles: &Roles) -> Result<(), Refusal> {
-        let place = self.places.get(&invitation.target).ok_or(Refusal::UnknownTarget)?;
+        let info = self.targets.get(&invitation.target).ok_or(Refusal::UnknownTarget)?;
         let kind = invitation.target.kind();
         if roles.order(kind).rank(&invitation.role).is_none() {
             return Err(Refusal::UnknownRole);
@@ -417,7 +418,7 @@ impl Surroundings {
             if is_own && !self.is_limited {
                 return Err(Refusal::OwnAddress);
             }
-            let facts = self.inviter_facts.get(&inviter_at(inviter, invitation.target, place));
+            let facts = self.inviter_facts.get(&inviter_at(inviter, invitation.target, info));
             let facts = facts.cloned().unwrap_or_default();
             match facts.obstacle(kind, &invitation.role, roles) {
                 None => {}
@@ -429,7 +430,7 @@ impl Surroundings {
             }
         }
         let is_in = |&owner: &Uuid| {
-            let held = self.held(owner, invitation.target, place);
+            let held = self.held(owner, invitation.target, info);
             match invitation.target {
                 Target::Organization(_) => held
                     .organization
@@ -451,9 +452,9 @@ impl Surroundings {
         }
     }
 
-    fn held(&self, admin_id: Uuid, target: Target, place: &Place) -> EffectiveRoles {
+    fn held(&self, admin_id: Uuid, target: Target, info: &TargetInfo) -> EffectiveRoles {
         EffectiveRoles {
-            organization: self.organization_roles.get(&(place.organization_id, admin_id)).cloned(),
+            organization: self.organization_roles.get(&(info.organization_id, admin_id)).cloned(),
             project: match target {
                 Target::Organization(_) => None,
                 Target::Project(id) => self.project_roles.get(&(id, admin_id)).cloned(),
@@ -466,10 +467,10 @@ impl Surroundings {
     }
 
     fn new_invite(&self, tx: &Tx, invitation: &Invitation) -> Option<NewInvite> {
-        let place = self.places.get(&invitation.target)?;
+        let info = self.targets.get(&invitation.target)?;
         Some(NewInvite {
             id: tx.new_id(),
-            organization_id: place.organization_id,
+            organization_id: info.organization_id,
             project_id: match invitation.target {
                 Target::Organization(_) => None,
                 Target::Project(id) => Some(id),
@@ -485,10 +486,10 @@ impl Surroundings {
     }
 }
 
-fn inviter_at(admin_id: Uuid, target: Target, place: &Place) -> InviterAt {
+fn inviter_at(admin_id: Uuid, target: Target, info: &TargetInfo) -> InviterAt {
     InviterAt {
         admin_id,
-        organization_id: place.organization_id,
+        organization_id: info.organization_id,
         project_id: match target {
             Target::Organization(_) => None,
             Target::Project(id) => Some(id),

@@ -52,9 +52,6 @@ impl WantedMail {
 
 /// Of each mail whether the caps leave room for it by now, first come, first served, beside those that this transaction
 /// has `sent` already. What is then sent is to be counted by [`count_mails`] at the end of the transaction.
-///
-/// # Errors
-/// [`StoreError`].
 pub async fn room_for_mails(
     tx: &mut Tx,
     wanted: &[WantedMail],
@@ -96,9 +93,6 @@ pub async fn room_for_mails(
 }
 
 /// Counts mails. No cap is ever passed: where others have used up the room meanwhile, the transaction is done again.
-///
-/// # Errors
-/// [`StoreError`].
 pub async fn count_mails(tx: &mut Tx, sent: &[WantedMail], caps: MailCaps) -> Result<(), StoreError> {
     tx.count_mails(tx.now().date_naive(), &demand(sent, caps)).await
 }

@@ -28,9 +28,6 @@ pub struct Matched {
 }
 
 /// Runs the match for these people, each once.
-///
-/// # Errors
-/// [`StoreError`].
 pub async fn match_people(
     tx: &mut Tx,
     requests: &[MatchRequest],

@@ -8,9 +8,6 @@ use crate::store::{DeliveryKind, NewDelivery, Remindable, ReminderPlan, StoreErr
 
 /// Plans the reminders of invites with a life that has none planned: those made a while ago, those asked again, those
 /// renewed. Whoever made them need not know of reminders. Returns how many there were.
-///
-/// # Errors
-/// [`StoreError`].
 pub async fn plan_reminders(tx: &mut Tx, reminders: &Reminders, limit: u32) -> Result<usize, StoreError> {
     let now = tx.now();
     let plans: Vec<ReminderPlan> = tx
@@ -36,9 +33,6 @@ pub async fn plan_reminders(tx: &mut Tx, reminders: &Reminders, limit: u32) -> R
 /// Queues the reminders that are due, each once, and plans the next; where reminders were switched off since they were
 /// planned, none. Nobody is reminded of an invite that would not let them in, or beyond the address's mails of the day.
 /// Returns how many were due.
-///
-/// # Errors
-/// [`StoreError`].
 pub async fn remind(
     tx: &mut Tx,
     reminders: &Reminders,

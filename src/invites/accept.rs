@@ -1,7 +1,7 @@
 //! Whether an invite may still let its person in. Looked up whenever it counts and never stored: a ban that is lifted, or
 //! a role that comes back, makes the invite work again.
 
-use super::Kind;
+use super::TargetKind;
 use super::roles::{EffectiveRoles, Roles};
 use crate::names::named;
 
@@ -14,7 +14,7 @@ named! {
         UnknownRole = "unknown_role",
         /// The inviter is banned or locked in Clerk, or deleted.
         InviterBlocked = "inviter_blocked",
-        /// The inviter may no longer hand out the role.
+        /// The inviter may no longer give the role.
         InviterLostRights = "inviter_lost_rights",
     }
 }
@@ -27,7 +27,7 @@ impl Obstacle {
             Self::TargetDeleted => "what it leads into was deleted",
             Self::UnknownRole => "its role is not among the configured roles any more",
             Self::InviterBlocked => "the inviter is banned, locked or deleted",
-            Self::InviterLostRights => "the inviter may no longer hand out its role",
+            Self::InviterLostRights => "the inviter may no longer give its role",
         }
     }
 }
@@ -57,7 +57,7 @@ impl InviterFacts {
 
     /// Why they can't invite as `wanted`, if it is so. That they are blocked is told of those who otherwise could.
     #[must_use]
-    pub fn obstacle(&self, kind: Kind, wanted: &str, roles: &Roles) -> Option<Obstacle> {
+    pub fn obstacle(&self, kind: TargetKind, wanted: &str, roles: &Roles) -> Option<Obstacle> {
         if !roles.may_invite(kind, &self.held(), wanted) {
             return Some(Obstacle::InviterLostRights);
         }
@@ -70,7 +70,7 @@ impl InviterFacts {
 pub struct AcceptFacts {
     /// Organization or project.
     #[sqlx(try_from = "String")]
-    pub target_kind: Kind,
+    pub target_kind: TargetKind,
     /// Whether what it leads into is there.
     pub target_exists: bool,
     /// The role that it gives.
@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn an_invite_lets_in_while_target_role_and_inviter_are_what_they_were() {
         let good = AcceptFacts {
-            target_kind: Kind::Project,
+            target_kind: TargetKind::Project,
             target_exists: true,
             wanted_role: "client".to_owned(),
             has_inviter: true,

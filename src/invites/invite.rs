@@ -9,7 +9,7 @@ use crate::names::named;
 
 named! {
     /// What the invite leads into.
-    Kind("kind") {
+    TargetKind("kind") {
         /// An organization.
         Organization = "organization",
         /// A project, and with it its organization.
@@ -52,10 +52,10 @@ pub struct Invite {
     pub id: Uuid,
     /// Organization or project.
     #[sqlx(try_from = "String")]
-    pub kind: Kind,
+    pub kind: TargetKind,
     /// The organization; for a project, the one it belonged to when the invite was made.
     pub organization_id: Uuid,
-    /// The project, for [`Kind::Project`] only (the database checks it).
+    /// The project, for [`TargetKind::Project`] only (the database checks it).
     pub project_id: Option<Uuid>,
     /// The address as it was written.
     pub email: String,

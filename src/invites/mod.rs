@@ -9,4 +9,4 @@ pub mod reminders;
 pub mod roles;
 pub mod token;
 
-pub use invite::{Acceptance, Invite, Kind, Status};
+pub use invite::{Acceptance, Invite, Status, TargetKind};

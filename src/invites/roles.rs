@@ -1,9 +1,9 @@
-//! Roles: two orders, low to high, and who may hand out which rung.
+//! Roles: two orders from low to high, and who may give which role.
 
 use std::fmt;
 use std::str::FromStr;
 
-use super::Kind;
+use super::TargetKind;
 
 /// An ordered list of role names, low to high.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl FromStr for RoleOrder {
     }
 }
 
-/// Both orders, and from which rung people invite.
+/// Both orders, and the lowest role that may invite.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Roles {
     /// Roles in an organization.
@@ -173,10 +173,10 @@ impl Roles {
 
     /// The order for one kind of target.
     #[must_use]
-    pub fn order(&self, kind: Kind) -> &RoleOrder {
+    pub fn order(&self, kind: TargetKind) -> &RoleOrder {
         match kind {
-            Kind::Organization => &self.organization,
-            Kind::Project => &self.project,
+            TargetKind::Organization => &self.organization,
+            TargetKind::Project => &self.project,
         }
     }
 
@@ -184,14 +184,14 @@ impl Roles {
     /// role above their own. Whoever manages the organization counts as the project's highest role. The function
     /// `usher_may_invite` in the database says the same.
     #[must_use]
-    pub fn may_invite(&self, kind: Kind, held: &EffectiveRoles, wanted: &str) -> bool {
+    pub fn may_invite(&self, kind: TargetKind, held: &EffectiveRoles, wanted: &str) -> bool {
         let organization_role = held.organization.as_deref();
         let (own, lowest) = match kind {
-            Kind::Organization => (organization_role, &self.organization_invite_role),
-            Kind::Project if organization_role.is_some_and(|role| self.manages_organization(role)) => {
+            TargetKind::Organization => (organization_role, &self.organization_invite_role),
+            TargetKind::Project if organization_role.is_some_and(|role| self.manages_organization(role)) => {
                 (Some(self.project.highest()), &self.project_invite_role)
             }
-            Kind::Project => (held.project.as_deref(), &self.project_invite_role),
+            TargetKind::Project => (held.project.as_deref(), &self.project_invite_role),
         };
         let order = self.order(kind);
         own.is_some_and(|own| order.at_least(own, lowest) && order.at_least(own, wanted))
@@ -232,13 +232,13 @@ mod tests {
         for inviter in ["member", "admin", "owner", "unheard_of"] {
             for wanted in ["member", "admin", "owner", "unheard_of"] {
                 assert_eq!(
-                    roles.may_invite(Kind::Organization, &held(Some(inviter), None), wanted),
+                    roles.may_invite(TargetKind::Organization, &held(Some(inviter), None), wanted),
                     allowed.contains(&(inviter, wanted)),
-                    "{inviter} hands out {wanted}"
+                    "{inviter} gives {wanted}"
                 );
             }
         }
-        assert!(!roles.may_invite(Kind::Organization, &held(None, Some("admin")), "member"));
+        assert!(!roles.may_invite(TargetKind::Organization, &held(None, Some("admin")), "member"));
     }
 
     #[test]
@@ -249,20 +249,20 @@ mod tests {
             for (j, wanted) in order.iter().enumerate() {
                 let place = held(Some("member"), Some(inviter));
                 assert_eq!(
-                    roles.may_invite(Kind::Project, &place, wanted),
+                    roles.may_invite(TargetKind::Project, &place, wanted),
                     i >= 2 && i >= j,
-                    "{inviter} hands out {wanted}"
+                    "{inviter} gives {wanted}"
                 );
             }
         }
         for wanted in order {
-            assert!(roles.may_invite(Kind::Project, &held(Some("admin"), None), wanted));
-            assert!(roles.may_invite(Kind::Project, &held(Some("owner"), Some("support")), wanted));
-            assert!(!roles.may_invite(Kind::Project, &held(Some("member"), None), wanted));
-            assert!(!roles.may_invite(Kind::Project, &held(None, None), wanted));
+            assert!(roles.may_invite(TargetKind::Project, &held(Some("admin"), None), wanted));
+            assert!(roles.may_invite(TargetKind::Project, &held(Some("owner"), Some("support")), wanted));
+            assert!(!roles.may_invite(TargetKind::Project, &held(Some("member"), None), wanted));
+            assert!(!roles.may_invite(TargetKind::Project, &held(None, None), wanted));
         }
-        assert!(!roles.may_invite(Kind::Project, &held(Some("owner"), None), "unheard_of"));
-        assert!(!roles.may_invite(Kind::Project, &held(None, Some("unheard_of")), "support"));
+        assert!(!roles.may_invite(TargetKind::Project, &held(Some("owner"), None), "unheard_of"));
+        assert!(!roles.may_invite(TargetKind::Project, &held(None, Some("unheard_of")), "support"));
     }
 
     #[test]
@@ -353,14 +353,14 @@ mod tests {
                 names.join(",")
             };
             let lowest = roles.organization.lowest();
-            let invites = |role: &str| roles.may_invite(Kind::Organization, &held(Some(role), None), lowest);
+            let invites = |role: &str| roles.may_invite(TargetKind::Organization, &held(Some(role), None), lowest);
             assert_eq!(
                 among(&roles.organization, &invites),
                 asks_in,
                 "{organization} {organization_role:?}"
             );
             let lowest = roles.project.lowest();
-            let invites = |role: &str| roles.may_invite(Kind::Project, &held(None, Some(role)), lowest);
+            let invites = |role: &str| roles.may_invite(TargetKind::Project, &held(None, Some(role)), lowest);
             assert_eq!(
                 among(&roles.project, &invites),
                 asks_to_project,

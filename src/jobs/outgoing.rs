@@ -19,11 +19,11 @@ use crate::config::Config;
 use crate::invites::accept::Obstacle;
 use crate::invites::email::EmailAddress;
 use crate::invites::reminders::is_in_time;
-use crate::invites::{Kind, Status};
+use crate::invites::{Status, TargetKind};
 use crate::metrics::{self, MailOutcome};
 use crate::store::{DeliveryKind, DeliveryNote, DeliveryStatus, Queue, QueuedMail, StoreError};
 use usher_mail::{
-    AcceptedNotice, Mail as _, MailTurn, MessageIdentity, OrganizationInvite, ProjectInvite, Reminder, Rendered,
+    AcceptedNotice, Mail as _, MailPermit, MessageIdentity, OrganizationInvite, ProjectInvite, Reminder, Rendered,
     SendError, Sent,
 };
 
@@ -39,7 +39,7 @@ const LINGER: Duration = Duration::from_millis(10);
 pub(super) const MAX_STARTS: u32 = 10 * Queue::MAX_ATTEMPTS.unsigned_abs();
 /// How long a mail waits for its turn before its job stands back: one that is held here is not there for other processes.
 const LINE_LIMIT: Duration = Duration::from_secs(10 * 60);
-/// For its turn, then for the server: every step has a limit of its own (`crates/mail/src/smtp/connection.rs`), all together an
+/// For its permit, then for the server: every step has a limit of its own (`crates/mail/src/smtp/connection.rs`), all together an
 /// hour and a quarter if a server uses up each of them, first over a kept connection and then over a fresh one. To be cut off
 /// between the content and the server's yes would deliver the mail twice, so there is room.
 pub(super) const TIME_LIMIT: Duration = Duration::from_secs(90 * 60);
@@ -54,7 +54,7 @@ const NOTE_AGAIN: [Duration; 4] = [
     Duration::from_secs(3),
     Duration::from_secs(10),
 ];
-/// How long a job stands back that was started while all mails wait, or whose process stops before its turn.
+/// How long a job stands back that was started while all mails wait, or whose process stops before its permit.
 const STAND_BACK: TimeDelta = TimeDelta::seconds(30);
 
 /// Why an attempt came to nothing.
@@ -148,7 +148,7 @@ pub(super) async fn deliver(context: &Context, delivery_id: Uuid) -> Result<(), 
     let Some(mut mail) = load(context, delivery_id).await? else {
         return Ok(());
     };
-    let mut turn = turn(context).await?;
+    let mut permit = permit(context).await?;
     if loaded_at.elapsed() > FRESH {
         match load(context, delivery_id).await? {
             Some(reloaded) => mail = reloaded,
@@ -156,8 +156,8 @@ pub(super) async fn deliver(context: &Context, delivery_id: Uuid) -> Result<(), 
         }
     }
     let rendered = render(context, &mail).await?;
-    let sent = send(context, &mut turn, &mail, &rendered).await;
-    drop(turn);
+    let sent = send(context, &mut permit, &mail, &rendered).await;
+    drop(permit);
     match sent {
         Some(sent) => settle(context, &mail, sent).await,
         // If the server has the mail, whoever takes the job up sends a copy with the same `Message-ID`.
@@ -166,10 +166,10 @@ pub(super) async fn deliver(context: &Context, delivery_id: Uuid) -> Result<(), 
 }
 
 /// Waits until a connection is free. There is no point in beginning once the process shall stop or all mails have to wait.
-async fn turn(context: &Context) -> Result<MailTurn, JobError> {
-    let turn = tokio::time::timeout(LINE_LIMIT, context.app.mailer.turn());
-    match context.stopping.run_until_cancelled(turn).await {
-        Some(Ok(turn)) if !context.breaker.is_open() => Ok(turn),
+async fn permit(context: &Context) -> Result<MailPermit, JobError> {
+    let permit = tokio::time::timeout(LINE_LIMIT, context.app.mailer.permit());
+    match context.stopping.run_until_cancelled(permit).await {
+        Some(Ok(permit)) if !context.breaker.is_open() => Ok(permit),
         // By then a process that stops has ended, and does not fetch it once more.
         _ => Err(defer(context)),
     }
@@ -197,11 +197,11 @@ pub(super) async fn probe(context: &Context, delivery_id: Uuid) -> Result<Probed
         Err(JobError::GiveUp(_)) => return Ok(Probed::NotSent),
         rendered => rendered?,
     };
-    let mut turn = context.app.mailer.turn().await;
-    let Some(sent) = send(context, &mut turn, &mail, &rendered).await else {
+    let mut permit = context.app.mailer.permit().await;
+    let Some(sent) = send(context, &mut permit, &mail, &rendered).await else {
         return Ok(Probed::Refused);
     };
-    drop(turn);
+    drop(permit);
     let is_taken = matches!(sent, Ok(_) | Err(SendError::Bounced(_) | SendError::Rejected(_)));
     match settle(context, &mail, sent).await {
         // Noted on the delivery; its job finds nothing left to do, or tries again when all do.
@@ -287,7 +287,7 @@ fn no_longer_wanted(obstacle: Obstacle) -> String {
 /// process shall stop and no answer came in time.
 async fn send(
     context: &Context,
-    turn: &mut MailTurn,
+    permit: &mut MailPermit,
     mail: &QueuedMail,
     rendered: &Rendered,
 ) -> Option<Result<Sent, SendError>> {
@@ -300,7 +300,7 @@ async fn send(
         tokio::time::sleep(LAST_ANSWER).await;
     };
     let sent = tokio::select! {
-        sent = context.app.mailer.send_in(turn, &mail.to_email, &identity, rendered) => sent,
+        sent = context.app.mailer.send_in(permit, &mail.to_email, &identity, rendered) => sent,
         () = patience => {
             tracing::warn!(
                 delivery.id = %mail.delivery_id,
@@ -319,8 +319,8 @@ async fn send(
 
 fn template(mail: &QueuedMail) -> &'static str {
     match (mail.delivery_kind, mail.invite.kind) {
-        (DeliveryKind::Invite, Kind::Organization) => OrganizationInvite::TEMPLATE,
-        (DeliveryKind::Invite, Kind::Project) => ProjectInvite::TEMPLATE,
+        (DeliveryKind::Invite, TargetKind::Organization) => OrganizationInvite::TEMPLATE,
+        (DeliveryKind::Invite, TargetKind::Project) => ProjectInvite::TEMPLATE,
         (DeliveryKind::Reminder, _) => Reminder::TEMPLATE,
         (DeliveryKind::AcceptedNotice, _) => AcceptedNotice::TEMPLATE,
     }

@@ -19,7 +19,7 @@ use usher_clerk::{BackendError, User};
 /// Events in one transaction at most.
 const MAX_BATCH_SIZE: usize = 256;
 /// How long `user.created` may lag behind `session.created` before the latter is let go.
-const PATIENCE: TimeDelta = TimeDelta::minutes(10);
+const USER_TIMEOUT: TimeDelta = TimeDelta::minutes(10);
 
 /// One event of the inbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,7 +76,7 @@ impl ProcessClerkEvent {
             },
             // Clerk has no such user: a test event from the dashboard, or one who is deleted already.
             Ok(None) | Err(BackendError::InvalidId) => self.finish(&context.app, Ok("user unknown")).await,
-            Err(_) if context.app.clock.now() - received_at > PATIENCE => {
+            Err(_) if context.app.clock.now() - received_at > USER_TIMEOUT => {
                 self.finish(&context.app, Ok("user unknown")).await
             }
             Err(why) => Err(JobError::Retry(format!("the user is not known yet: {why}"))),

@@ -15,11 +15,11 @@ const BATCH: u32 = 500;
 /// Between two transactions, so that others get the database, and SQLite's one writer, in between.
 const PAUSE: Duration = Duration::from_millis(25);
 /// Half the time limit of a job. What is left then is let go at the next tick.
-const MOST: Duration = Duration::from_secs(150);
+const MAX_BATCH_SIZE: Duration = Duration::from_secs(150);
 
 /// Lets go what is older than the configuration says.
 pub(super) async fn purge(app: &App) -> Result<(), JobError> {
-    match tokio::time::timeout(MOST, all(app)).await {
+    match tokio::time::timeout(MAX_BATCH_SIZE, all(app)).await {
         Ok(done) => done.map_err(JobError::from),
         Err(_) => {
             tracing::info!("retention did not delete everything that is due; the rest follows at the next run");

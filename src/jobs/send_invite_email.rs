@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{Context, Job, JobError, outgoing};
 use crate::app::App;
-use crate::invites::Kind;
+use crate::invites::TargetKind;
 use crate::store::{DeliveryKind, Queue, QueuedMail};
 use usher_base::unicode::has_visible;
 use usher_mail::{AcceptLink, Mailer, OrganizationInvite, ProjectInvite, Reminder, Rendered, TemplateError};
@@ -84,7 +84,7 @@ pub(super) fn render(app: &App, mail: &QueuedMail) -> Result<Rendered, RenderErr
         return Ok(mailer.render(&reminder, &locales)?);
     }
     Ok(match (invite.kind, &context.project_name) {
-        (Kind::Project, Some(project_name)) => mailer.render(
+        (TargetKind::Project, Some(project_name)) => mailer.render(
             &ProjectInvite {
                 app_name,
                 organization_name,

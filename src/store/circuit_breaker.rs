@@ -19,9 +19,6 @@ pub struct OpenCircuit {
 
 impl Tx {
     /// The trouble, while there is some.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn circuit_opened(&mut self) -> Result<Option<OpenCircuit>> {
         Ok(on_conn!(self, |conn| sqlx::query_as(
             "select reason, since, probes, probe_at from usher_mail_trouble"
@@ -31,9 +28,6 @@ impl Tx {
     }
 
     /// Notes that there is trouble; `false` if it was known.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn open_circuit(&mut self, reason: &str, probe_at: DateTime<Utc>) -> Result<bool> {
         let now = self.clock.now();
         let begun = on_conn!(self, |conn| sqlx::query(
@@ -50,9 +44,6 @@ impl Tx {
     }
 
     /// Takes a probe that is due, moving the next one to `next`; `false` if another process has it.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn claim_circuit_probe(&mut self, next: DateTime<Utc>) -> Result<bool> {
         let now = self.clock.now();
         let taken = on_conn!(self, |conn| sqlx::query(
@@ -67,9 +58,6 @@ impl Tx {
     }
 
     /// Makes the next probe due now: whoever starts may bring the cure.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn expedite_circuit_probe(&mut self) -> Result<()> {
         let now = self.clock.now();
         on_conn!(self, |conn| sqlx::query(
@@ -83,9 +71,6 @@ impl Tx {
     }
 
     /// Notes that the trouble is over; returns it unless another process did so first.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn close_circuit(&mut self) -> Result<Option<OpenCircuit>> {
         Ok(on_conn!(self, |conn| sqlx::query_as(
             "delete from usher_mail_trouble returning reason, since, probes, probe_at"

@@ -193,9 +193,6 @@ struct NoteRow<'a> {
 
 impl Tx {
     /// Queues mails: the rows and the jobs that send them, in this transaction.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn queue_deliveries(&mut self, deliveries: &[NewDelivery]) -> Result<()> {
         if deliveries.is_empty() {
             return Ok(());
@@ -255,9 +252,6 @@ impl Tx {
     }
 
     /// The invite mails of these invites since a time that were sent or are to be.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn mails_since(&mut self, invites: &[Uuid], since: DateTime<Utc>) -> Result<HashMap<Uuid, RecentMails>> {
         if invites.is_empty() {
             return Ok(HashMap::new());
@@ -281,9 +275,6 @@ impl Tx {
     }
 
     /// The mails of an invite, oldest first.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn deliveries_of(&mut self, invite_id: Uuid) -> Result<Vec<DeliveryView>> {
         Ok(on_conn!(self, |conn| sqlx::query_as(
             "select id, kind, generation, to_email, status, attempts, last_error, reply, message_id, queued_at,
@@ -296,9 +287,6 @@ impl Tx {
     }
 
     /// Those of these mails that are still to be sent, with all that they speak of.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn queued_mails(&mut self, ids: &[Uuid]) -> Result<Vec<QueuedMail>> {
         let rows = unfold(self.dialect(), &[("delivery_id", Type::Uuid)]);
         let these = among(self.dialect(), "d.id", &format!("select r.delivery_id from {rows}"));
@@ -340,9 +328,6 @@ impl Tx {
     }
 
     /// The mail that waits to be sent and was tried longest ago, or never.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn longest_untried_mail(&mut self) -> Result<Option<Uuid>> {
         Ok(on_conn!(self, |conn| sqlx::query_scalar(
             "select id from usher_deliveries where status = 'queued'
@@ -353,9 +338,6 @@ impl Tx {
     }
 
     /// Notes what came of mails; of those that are no longer queued, nothing.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn note_deliveries(&mut self, notes: &[DeliveryNote]) -> Result<()> {
         let source = unfold(
             self.dialect(),

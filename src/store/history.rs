@@ -157,9 +157,6 @@ impl Tx {
     }
 
     /// What happened to an invite, oldest first.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn history_of(&mut self, invite_id: Uuid) -> Result<Vec<Happened>> {
         Ok(on_conn!(self, |conn| sqlx::query_as(
             "select event, at, cause, reason from usher_invite_history where invite_id = $1 order by at, id"

@@ -33,9 +33,6 @@ pub struct KeptAnswer {
 impl Tx {
     /// Claims an idempotency key for this transaction, or says what was answered under it. Of two requests at once the
     /// second waits for the first to commit.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn claim_idempotency_key(
         &mut self,
         api_key: &str,
@@ -74,9 +71,6 @@ impl Tx {
     }
 
     /// Keeps the answer to the request whose key this transaction claimed.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn keep_answer(&mut self, api_key: &str, key: &str, kept: &KeptAnswer) -> Result<()> {
         on_conn!(self, |conn| sqlx::query(
             "update usher_idempotency_keys set status = $3, answer = $4, outcomes = $5

@@ -124,9 +124,6 @@ struct FinishedRow<'a> {
 impl Store {
     /// Stores events and enqueues the processing of those that are new, durably and together; returns the ids of the
     /// new ones.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn receive_events(&self, events: &[NewEvent]) -> Result<HashSet<String>> {
         // By id: one order for everybody who writes events, so that groups with ids in common can't deadlock.
         let mut unique: BTreeMap<&str, &NewEvent> = BTreeMap::new();
@@ -249,9 +246,6 @@ fn insertion_of(events: usize) -> String {
 
 impl Tx {
     /// Those of these events that still wait for their effect, oldest first.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn unprocessed_events(&mut self, svix_ids: &[&str]) -> Result<Vec<Event>> {
         let ids: Vec<_> = svix_ids.iter().map(|svix_id| Payload { svix_id }).collect();
         let rows = unfold(self.dialect(), &[("svix_id", Type::Text)]);
@@ -268,9 +262,6 @@ impl Tx {
     }
 
     /// Notes what came of events. What failed stays unprocessed, with its error.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn finish_events(&mut self, finished: &[Finished]) -> Result<()> {
         if finished.is_empty() {
             return Ok(());
@@ -314,9 +305,6 @@ impl Tx {
     }
 
     /// Events, newest first; their payloads stay where they are.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn events(&mut self, filter: &EventFilter, limit: u32) -> Result<Vec<EventView>> {
         let state = match filter.state {
             None => "true",
@@ -337,9 +325,6 @@ impl Tx {
     }
 
     /// One event.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn event(&mut self, svix_id: &str) -> Result<Option<EventView>> {
         let text = format!("select {EVENT_VIEW} from usher_events where svix_id = $1");
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
@@ -349,9 +334,6 @@ impl Tx {
     }
 
     /// The body of an event as it was signed, as long as it is kept.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn event_payload(&mut self, svix_id: &str) -> Result<Option<String>> {
         let payload: Option<Option<String>> = on_conn!(self, |conn| sqlx::query_scalar(
             "select payload from usher_events where svix_id = $1"
@@ -363,9 +345,6 @@ impl Tx {
     }
 
     /// [`Tx::replay_events`] for one event; `false` if there is none of this id waiting.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn replay_event(&mut self, svix_id: &str) -> Result<bool> {
         let replayed = self.replay_events(&[svix_id]).await?;
         Ok(!replayed.is_empty())
@@ -373,9 +352,6 @@ impl Tx {
 
     /// Runs events again that could not be processed: their dead jobs are given to the workers again, or where there is
     /// none, a new one. Returns the ids of those that wait now.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn replay_events(&mut self, svix_ids: &[&str]) -> Result<Vec<String>> {
         let waiting = self
             .change_open_events(svix_ids, "error = null", "processed_at is null")
@@ -399,9 +375,6 @@ impl Tx {
 
     /// Lets events go that failed, for good: nothing comes of them. Their dead jobs are done with, too. Returns the ids of
     /// those that were.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn discard_events(&mut self, svix_ids: &[&str]) -> Result<Vec<String>> {
         let discarded = self
             .change_open_events(
@@ -432,9 +405,6 @@ impl Tx {
     }
 
     /// How many events could not be processed and wait for a person.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn count_failed_events(&mut self) -> Result<u64> {
         let text = format!(
             "select count(*) from usher_events where {}",

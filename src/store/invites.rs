@@ -12,7 +12,7 @@ use super::{Conn, DeliveryKind, DeliveryStatus, Dialect, Result, Tx, on_conn};
 use crate::invites::accept::{AcceptFacts, InviterFacts, Obstacle};
 use crate::invites::email::{EmailAddress, EmailKey};
 use crate::invites::limits::MailHold;
-use crate::invites::{Acceptance, Invite, Kind, Status};
+use crate::invites::{Acceptance, Invite, Status, TargetKind};
 use crate::metrics::InviteEvent;
 
 /// An invite to be made, or made fresh if its address is already asked into the same place.
@@ -48,7 +48,7 @@ pub struct InviteCandidate {
     /// The person.
     pub admin_id: Uuid,
     /// The organization they would come into: for a project, the one that it belongs to today.
-    pub home_id: Uuid,
+    pub target_organization_id: Uuid,
     /// What decides whether it may let them in.
     pub facts: AcceptFacts,
 }
@@ -56,7 +56,9 @@ pub struct InviteCandidate {
 impl InviteCandidate {
     /// The organization that its person becomes a member of, and the project if there is one.
     pub fn target_ids(&self) -> impl Iterator<Item = Uuid> {
-        [Some(self.home_id), self.invite.project_id].into_iter().flatten()
+        [Some(self.target_organization_id), self.invite.project_id]
+            .into_iter()
+            .flatten()
     }
 
     /// Whether this person put the banner away.
@@ -73,7 +75,7 @@ pub struct OpenInvite {
     #[sqlx(flatten)]
     pub invite: Invite,
     /// The organization: for a project, the one that it belongs to today.
-    pub home_id: Uuid,
+    pub target_organization_id: Uuid,
     /// What decides whether it may let its person in.
     #[sqlx(flatten)]
     pub facts: AcceptFacts,
@@ -126,7 +128,7 @@ pub struct InviteView {
     #[sqlx(flatten)]
     pub invite: Invite,
     /// The organization's id: for a project, the one that it belongs to today.
-    pub home_id: Uuid,
+    pub target_organization_id: Uuid,
     /// The organization's name.
     pub organization_name: String,
     /// The project's name.
@@ -376,7 +378,7 @@ pub(super) fn accept_facts() -> String {
 #[derive(Serialize)]
 struct NewRow<'a> {
     new_id: Uuid,
-    kind: Kind,
+    kind: TargetKind,
     organization_id: Uuid,
     project_id: Option<Uuid>,
     email: &'a str,
@@ -459,9 +461,6 @@ impl Tx {
     /// Makes invites, at most one per place and address in one call. Where that address is already asked, open or
     /// expired, that invite is returned instead, as it stands. Until the transaction ends nobody else can change any of
     /// them, so what is decided about them then is still true when it is committed.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn save_invites(&mut self, invites: &[NewInvite]) -> Result<Vec<Invite>> {
         if invites.is_empty() {
             return Ok(Vec::new());
@@ -498,9 +497,6 @@ impl Tx {
     }
 
     /// Takes back invites that this transaction has made.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn unmake_invites(&mut self, ids: &[Uuid]) -> Result<()> {
         if ids.is_empty() {
             return Ok(());
@@ -520,9 +516,6 @@ impl Tx {
 
     /// Makes invites fresh whose addresses are asked again, each once in a call. Where no mail goes out, the link that
     /// their people have already goes on working. Returns them as they then stand.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn refresh_invites(&mut self, refreshes: &[Refresh]) -> Result<Vec<Invite>> {
         if refreshes.is_empty() {
             return Ok(Vec::new());
@@ -569,9 +562,6 @@ impl Tx {
     }
 
     /// Notes on invites that this transaction has made that no mail goes out.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn hold_mails(&mut self, ids: &[Uuid], held: MailHold) -> Result<()> {
         if ids.is_empty() {
             return Ok(());
@@ -590,9 +580,6 @@ impl Tx {
     }
 
     /// What these people are and hold where they invite. Who is not there has no entry.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn inviters(&mut self, inviters: &[InviterAt]) -> Result<HashMap<InviterAt, InviterFacts>> {
         if inviters.is_empty() {
             return Ok(HashMap::new());
@@ -632,9 +619,6 @@ impl Tx {
     }
 
     /// What decides whether these invites may let their people in.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn accept_facts(&mut self, ids: &[Uuid]) -> Result<HashMap<Uuid, AcceptFacts>> {
         let rows = unfold(self.dialect(), INVITE_ID);
         let these = of_rows(self.dialect(), "i.id", "invite_id", &rows);
@@ -645,9 +629,6 @@ impl Tx {
     }
 
     /// Notes on invites why they let their person in no more, unless that is the last thing that was noted of them.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn note_refusals(&mut self, refused: &[(&InviteCandidate, Obstacle)]) -> Result<()> {
         if refused.is_empty() {
             return Ok(());
@@ -688,9 +669,6 @@ impl Tx {
     }
 
     /// One invite.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn invite(&mut self, id: Uuid) -> Result<Option<Invite>> {
         let text = format!("select {INVITE} from invites where id = $1");
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
@@ -700,9 +678,6 @@ impl Tx {
     }
 
     /// The open invites whose address is a verified one of these people, into places that are there. Oldest first.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn invite_candidates(&mut self, admins: &[Uuid]) -> Result<Vec<InviteCandidate>> {
         // Joined here: Postgres, where it has no statistics yet, would look through all addresses for each invite.
         let owners = self.verified_addresses(admins).await?;
@@ -712,7 +687,7 @@ impl Tx {
             let waiting = owners.map(move |&admin_id| InviteCandidate {
                 invite: open.invite.clone(),
                 admin_id,
-                home_id: open.home_id,
+                target_organization_id: open.target_organization_id,
                 facts: open.facts.clone(),
             });
             waiting.collect::<Vec<_>>()
@@ -728,7 +703,7 @@ impl Tx {
         let rows = unfold(self.dialect(), EMAIL_KEY);
         let addressed = of_rows(self.dialect(), "i.email_key", "email_key", &rows);
         let text = format!(
-            "select {INVITE_OF_I}, o.id as home_id, {}
+            "select {INVITE_OF_I}, o.id as target_organization_id, {}
              from invites i
              left join projects p on p.id = i.project_id
              join organizations o on o.id = coalesce(p.organization_id, i.organization_id) and o.deleted_at is null
@@ -749,9 +724,6 @@ impl Tx {
 
     /// Whether an invite, open or not, names a verified address of this person. Where what it leads into was deleted, it is
     /// as if it were not there.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn invite_of(&mut self, id: Uuid, admin_id: Uuid) -> Result<Option<Invite>> {
         let text = format!(
             "select {INVITE_OF_I} from invites i
@@ -770,9 +742,6 @@ impl Tx {
 
     /// Marks invites accepted by their person: those that are still open and were not asked again meanwhile; returns them.
     /// Memberships are the caller's to give, in the same transaction.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn accept_invites(&mut self, accepted: &[&InviteCandidate]) -> Result<Vec<Invite>> {
         if accepted.is_empty() {
             return Ok(Vec::new());
@@ -802,9 +771,6 @@ impl Tx {
     }
 
     /// Shows open invites in their person's banner.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn flag_invites(&mut self, flagged: &[&InviteCandidate]) -> Result<()> {
         if flagged.is_empty() {
             return Ok(());
@@ -831,9 +797,6 @@ impl Tx {
     }
 
     /// Declines an open invite; `false` if it was not open any more.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn decline_invite(&mut self, id: Uuid) -> Result<bool> {
         self.close_invite(
             InviteEvent::Declined,
@@ -846,9 +809,6 @@ impl Tx {
     }
 
     /// Takes an invite back, also an expired one; `false` if it was final already.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn revoke_invite(&mut self, id: Uuid) -> Result<bool> {
         self.close_invite(
             InviteEvent::Revoked,
@@ -875,9 +835,6 @@ impl Tx {
     }
 
     /// Puts an open invite's banner away for its person until their next sign-in; `false` if it was not open any more.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn dismiss_invite(&mut self, id: Uuid, admin_id: Uuid) -> Result<bool> {
         let now = self.clock.now();
         let dismissed = on_conn!(self, |conn| sqlx::query(
@@ -897,9 +854,6 @@ impl Tx {
     }
 
     /// Notes on invites that they have expired, the longest expired first and at most `limit`; returns how many.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn expire_invites(&mut self, limit: u32) -> Result<u64> {
         let now = self.clock.now();
         let oldest =
@@ -929,9 +883,6 @@ impl Tx {
 
     /// Open invites with a life that no reminders are planned for yet; of those in their first one, only the ones made
     /// before a time.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn invites_without_plan(&mut self, made_before: DateTime<Utc>, limit: u32) -> Result<Vec<Unplanned>> {
         let now = self.clock.now();
         Ok(on_conn!(self, |conn| sqlx::query_as(
@@ -948,9 +899,6 @@ impl Tx {
     }
 
     /// Open invites whose reminder is due.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn invites_to_remind(&mut self, limit: u32) -> Result<Vec<Remindable>> {
         let now = self.clock.now();
         let text = format!(
@@ -969,9 +917,6 @@ impl Tx {
 
     /// Plans the next reminder of invites that are still open and still have the life it is planned for. Returns those
     /// whose reminder was due and is now this transaction's to send.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn plan_reminders(&mut self, plans: &[ReminderPlan]) -> Result<Vec<Uuid>> {
         let source = unfold(
             self.dialect(),
@@ -1016,9 +961,6 @@ impl Tx {
 
     /// Makes an invite that is not final valid until `expires_at` if it has expired; its link stays as it is. `None` if
     /// it is final or not there. Until the transaction ends nobody else can renew it.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn renew_invite(&mut self, id: Uuid, expires_at: DateTime<Utc>) -> Result<Option<Invite>> {
         let text = format!(
             "update invites set status = 'pending', expired_at = null, mail_held = null, updated_at = $2,
@@ -1039,17 +981,11 @@ impl Tx {
     }
 
     /// The open invites to these addresses, into places that are there; oldest first.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn waiting_at(&mut self, keys: &[&EmailKey]) -> Result<Vec<OpenInvite>> {
         self.open_invites_to(keys.iter().map(|key| key.as_str())).await
     }
 
     /// The open invites whose banner this person has put away.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn dismissed_by(&mut self, admin_id: Uuid) -> Result<Vec<Uuid>> {
         Ok(on_conn!(self, |conn| sqlx::query_scalar(
             "select id from invites where status = 'pending' and flagged_for = $1 and dismissed_at is not null"
@@ -1060,9 +996,6 @@ impl Tx {
     }
 
     /// A page of invites: ids, newest first. The order is by creation, so a page never shifts while invites are added.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn list_invites(&mut self, filter: &InviteFilter, limit: u32) -> Result<Vec<(Uuid, DateTime<Utc>)>> {
         let text = filter.statement();
         let now = self.clock.now();
@@ -1091,16 +1024,13 @@ impl Tx {
     }
 
     /// Invites as people want to see them, in the order of their creation.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn invite_views(&mut self, ids: &[Uuid]) -> Result<Vec<InviteView>> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
         let rows = unfold(self.dialect(), INVITE_ID);
         let text = format!(
-            "select {INVITE_OF_I}, o.id as home_id, coalesce(o.name, '') as organization_name, p.name as project_name,
+            "select {INVITE_OF_I}, o.id as target_organization_id, coalesce(o.name, '') as organization_name, p.name as project_name,
                  a.first_name as inviter_first_name, a.last_name as inviter_last_name, a.email as inviter_email,
                  d.kind as delivery_kind, d.message_id as delivery_message_id, d.queued_at as delivery_queued_at,
                  d.status as delivery_status, d.attempts as delivery_attempts, d.last_error as delivery_error,
@@ -1130,9 +1060,9 @@ fn new_row(invite: &NewInvite) -> NewRow<'_> {
     NewRow {
         new_id: invite.id,
         kind: if invite.project_id.is_some() {
-            Kind::Project
+            TargetKind::Project
         } else {
-            Kind::Organization
+            TargetKind::Organization
         },
         organization_id: invite.organization_id,
         project_id: invite.project_id,

@@ -233,9 +233,6 @@ macro_rules! filtered {
 
 impl Tx {
     /// Jobs, newest first.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn jobs(&mut self, filter: &JobFilter, limit: u32) -> Result<Vec<JobView>> {
         let dialect = dialect_sql(self.dialect());
         let states: Vec<String> = JobState::ALL
@@ -260,9 +257,6 @@ impl Tx {
     }
 
     /// How many jobs there are of each queue.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn count_jobs(&mut self, filter: &JobFilter) -> Result<Vec<(String, i64)>> {
         let text = format!(
             "select job_type, count(*) from {} where {} group by job_type order by job_type",
@@ -279,9 +273,6 @@ impl Tx {
     }
 
     /// The ids of jobs, oldest first.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn job_ids(&mut self, filter: &JobFilter) -> Result<Vec<String>> {
         let text = format!(
             "select id from {} where {} order by id",
@@ -299,9 +290,6 @@ impl Tx {
     /// Gives jobs that are dead or wait for their next attempt to the workers at once, with all their attempts before
     /// them; an event that had failed waits again, a mail that was given up is wanted again, and
     /// its address is no longer suppressed. Returns the ids of those that were.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn retry_jobs(&mut self, ids: &[String]) -> Result<Vec<String>> {
         let retried = self
             .change_jobs(ids, &[JobState::Dead, JobState::Scheduled], |dialect| {
@@ -323,9 +311,6 @@ impl Tx {
 
     /// Ends jobs that no worker holds; the mails among them are no longer wanted, the events have failed. Returns the ids of
     /// those that were.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn cancel_jobs(&mut self, ids: &[String]) -> Result<Vec<String>> {
         let open = [JobState::Waiting, JobState::Scheduled];
         let cancelled = self
@@ -459,9 +444,6 @@ impl Tx {
 
     /// Deletes jobs that are dead or done, and what is known of their attempts; returns how many. An event whose job is dead
     /// stays in the inbox, failed.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn purge_jobs(&mut self, ids: &[String]) -> Result<u64> {
         let dialect = dialect_sql(self.dialect());
         let rows = unfold(self.dialect(), JOB_ID);
@@ -493,9 +475,6 @@ impl Tx {
     }
 
     /// The failed attempts at one job, oldest first.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn failures_of_job(&mut self, job_id: &str) -> Result<Vec<FailedAttempt>> {
         Ok(on_conn!(self, |conn| sqlx::query_as(
             "select job_id, attempt, failed_at, error from usher_job_failures where job_id = $1
@@ -507,9 +486,6 @@ impl Tx {
     }
 
     /// The failed attempts at all jobs about one event or delivery, oldest first.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn failures_about(&mut self, about: &str) -> Result<Vec<FailedAttempt>> {
         Ok(on_conn!(self, |conn| sqlx::query_as(
             "select job_id, attempt, failed_at, error from usher_job_failures where about = $1
@@ -522,9 +498,6 @@ impl Tx {
 
     /// Keeps a failed attempt, and moves the job's time if it is tried again: apalis has no durable back-off of its own;
     /// its ack leaves that column alone and its fetch respects it (APALIS trap 6).
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn note_failure(&mut self, failure: &NewFailure<'_>) -> Result<()> {
         let now = self.clock.now();
         on_conn!(self, |conn| sqlx::query(

@@ -67,9 +67,6 @@ const SQLITE: &str = "
 
 impl Store {
     /// What is in each queue, finished jobs aside.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn queue_levels(&self) -> Result<Vec<QueueLevel>> {
         let queues = Queue::all_stored()?;
         let counts: Vec<Count> = match &self.pool {
@@ -117,9 +114,6 @@ impl Store {
     }
 
     /// What time it is at the database; `None` if that is this machine.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn database_time(&self) -> Result<Option<DateTime<Utc>>> {
         match &self.pool {
             Pool::Postgres(pool) => Ok(Some(sqlx::query_scalar("select now()").fetch_one(pool).await?)),

@@ -57,9 +57,6 @@ const DEMAND: &[(&str, Type)] = &[
 
 impl Tx {
     /// Where the counts of these subjects stand on a day; those that have none are left out.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn mail_counts(&mut self, day: NaiveDate, subjects: &[MailDemand]) -> Result<Vec<MailCount>> {
         if subjects.is_empty() {
             return Ok(Vec::new());
@@ -113,9 +110,6 @@ impl Tx {
     }
 
     /// Forgets the counts of the days before `day`.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn forget_mail_counts(&mut self, day: NaiveDate) -> Result<()> {
         on_conn!(self, |conn| sqlx::query("delete from usher_mail_counts where day < $1")
             .bind(day.to_string())

@@ -132,7 +132,7 @@ const OLDEST_POSTGRES: i32 = 13;
 const LOCK: i64 = 0x7573_6865_7200;
 /// Between two looks whether another process has finished. Asking again beats waiting in the lock's queue: a statement
 /// that waits there would keep the other process's index from being built.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 impl Store {
     /// Brings the schema up to date. May run in several processes at once and any number of times; a run that was cut
@@ -375,7 +375,7 @@ async fn alone(conn: &mut PgConnection) -> sqlx::Result<()> {
         if is_ours {
             return Ok(());
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 

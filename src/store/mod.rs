@@ -2,7 +2,7 @@
 //! it; where that can't be, the method matches on the connection and says why.
 //!
 //! One order of locks for every transaction: idempotency key; people by their keys; invites by id; memberships, with
-//! their places; deliveries and jobs; the day's mail counts last.
+//! their targets; deliveries and jobs; the day's mail counts last.
 
 mod address;
 mod adopt;
@@ -17,7 +17,6 @@ mod levels;
 mod mail_counts;
 mod migrate;
 mod people;
-mod places;
 mod pools;
 pub mod queue;
 mod retention;
@@ -27,6 +26,7 @@ mod schedules;
 mod sessions;
 mod settings;
 mod suppressions;
+mod targets;
 
 use std::borrow::Cow;
 use std::pin::pin;
@@ -60,7 +60,6 @@ pub use levels::PoolStats;
 pub use mail_counts::{CountScope, MailCount, MailDemand};
 pub use migrate::{MigrationError, Validation};
 pub use people::{Address, Person, PersonRef, Profile};
-pub use places::{Grant, Member, Membership, Place, Put, PutRefusal};
 pub use pools::Door;
 pub(crate) use pools::Pool;
 use pools::{Doors, PendingWrite, Renewal, busy, is_busy};
@@ -69,6 +68,7 @@ pub use retry::Conflict;
 pub use schedules::DueTick;
 pub use sessions::SessionStart;
 pub use settings::{Identities, Rules};
+pub use targets::{Grant, Member, Membership, Put, PutRefusal, TargetInfo};
 use usher_base::Throttle;
 
 /// How long a request waits for a connection before it is told that the store is away.
@@ -276,7 +276,7 @@ impl Store {
             doors,
             door: Door::Requests,
             lock_wait: None,
-            bench: Arc::new(Semaphore::new(retry::BENCH)),
+            bench: Arc::new(Semaphore::new(retry::MAX_LONG_WAITS)),
             share: None,
             migrations: Arc::new(migrate::migrator(dialect)),
             lost,

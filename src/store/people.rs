@@ -178,9 +178,6 @@ fn links<'a>(profiles: &[&'a Profile], found: &[(Uuid, String)]) -> HashMap<&'a 
 impl Tx {
     /// Stores what Clerk says of these people, one profile per person. An older description never overwrites a newer
     /// one, and the deleted stay deleted; returns everybody as they then stand.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn save_people(&mut self, profiles: &[&Profile]) -> Result<Vec<Person>> {
         if profiles.is_empty() {
             return Ok(Vec::new());
@@ -428,9 +425,6 @@ impl Tx {
     }
 
     /// Those of these people whom usher knows, tombstones included.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn people_by_clerk_id(&mut self, clerk_user_ids: &[&str]) -> Result<Vec<Person>> {
         self.find_people(clerk_user_ids, "").await
     }
@@ -452,9 +446,6 @@ impl Tx {
 
     /// As [`Tx::people_by_clerk_id`], and holds them: nobody else changes, bans or deletes them before this transaction
     /// ends. What is decided on what was read here is still true when it is committed.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn hold_people(&mut self, clerk_user_ids: &[&str]) -> Result<Vec<Person>> {
         let lock = match self.dialect() {
             Dialect::Postgres => "order by clerk_user_id for update",
@@ -490,9 +481,6 @@ impl Tx {
     }
 
     /// The main addresses of those of these people who are there and have one.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn addresses_of_people(&mut self, admins: &[Uuid]) -> Result<HashMap<Uuid, String>> {
         if admins.is_empty() {
             return Ok(HashMap::new());
@@ -512,9 +500,6 @@ impl Tx {
     }
 
     /// Those of these people who are there, by `admins.id` and by Clerk user id.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn live_people(&mut self, wanted: &[PersonRef]) -> Result<HashMap<PersonRef, Uuid>> {
         if wanted.is_empty() {
             return Ok(HashMap::new());
@@ -548,9 +533,6 @@ impl Tx {
     }
 
     /// Who owns these addresses, verified: pairs of key and `admins.id`.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn owners_of(&mut self, keys: &[&EmailKey]) -> Result<Vec<(EmailKey, Uuid)>> {
         let rows: Vec<_> = keys
             .iter()
@@ -572,9 +554,6 @@ impl Tx {
     }
 
     /// Soft-deletes people with all their memberships and keeps tombstones, also of those never seen.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn delete_people(&mut self, clerk_user_ids: &[&str]) -> Result<()> {
         if clerk_user_ids.is_empty() {
             return Ok(());

@@ -106,9 +106,6 @@ struct JobRow {
 
 impl Tx {
     /// Enqueues jobs that are due at once, as part of this transaction. Payloads hold ids only.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn enqueue<T: Serialize>(&mut self, queue: Queue, payloads: &[T]) -> Result<()> {
         if payloads.is_empty() {
             return Ok(());
@@ -171,9 +168,6 @@ pub(super) fn new_job_id(clock: &Clock) -> String {
 
 impl Store {
     /// [`Tx::note_failure`] in a transaction of its own.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn note_failure(&self, failure: &NewFailure<'_>) -> Result<()> {
         self.transaction(failure, |tx, failure| tx.note_failure(failure).boxed())
             .await
@@ -181,9 +175,6 @@ impl Store {
 
     /// Gives a job back that was not tried, due at a time, as if its worker had never fetched it: the acknowledgement
     /// that follows speaks of a job that the worker does not hold any more, and counts no attempt.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn give_back_job(&self, job_id: &str, due: DateTime<Utc>) -> Result<()> {
         self.transaction(job_id, |tx, job_id| tx.release_job(job_id, due).boxed())
             .await
@@ -234,9 +225,6 @@ impl Store {
     /// Says that these workers live. apalis's own heartbeat stops while a fetched batch waits for free slots
     /// (APALIS trap 3). Where one of them holds a job for longer than is allowed in its queue, the acknowledgement
     /// waits on a connection that is lost, and [`Store::losses`] tells so.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn heartbeat(&self, workers: &[String], overdue: &[(Queue, Duration)]) -> Result<()> {
         let names = to_json(workers)?;
         let limits: HashMap<&str, u64> = overdue
@@ -281,9 +269,6 @@ impl Store {
 
     /// Takes over what a process of the version before this one enqueues while it still runs beside this one: its queues
     /// have no prefix. What another program keeps under the same names carries something else.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn take_over_old_queues(&self) -> Result<()> {
         let Pool::Postgres(pool) = &self.pool else {
             return Ok(()); // There a new version starts after the old one has ended.
@@ -305,9 +290,6 @@ impl Store {
 
     /// Says that these workers are gone, nothing of theirs running any more, and gives back what they hold. A worker that
     /// stops or ends while it fetches leaves rows locked that it never saw; apalis does not give those back.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn retire_workers(&self, workers: &[String]) -> Result<()> {
         let names = to_json(workers)?;
         match &self.pool {
@@ -348,9 +330,6 @@ impl Store {
     /// Three times they are due at once. A job that is lost again and again may be what its process dies of: from then on
     /// it waits longer each time, from 20 s up to an hour, and apart from those that were lost with it, so that it neither
     /// keeps the service down nor takes them with it.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn recover_orphans(&self, limit: TimeDelta) -> Result<u64> {
         let queues = Queue::all_stored()?;
         let recovered = match &self.pool {

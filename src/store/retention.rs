@@ -21,9 +21,6 @@ pub struct Batch {
 impl Tx {
     /// Deletes jobs in one state that were enqueued and ended before a time, with what is known of their attempts. Ids
     /// sort by time, so the primary key leads straight to the oldest.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn drop_jobs(
         &mut self,
         state: JobState,
@@ -59,9 +56,6 @@ impl Tx {
     }
 
     /// Clears the payloads of events that were processed before a time; returns how many.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn clear_payloads(&mut self, before: DateTime<Utc>, limit: u32) -> Result<u64> {
         self.up_to(
             "update usher_events set payload = null where svix_id in (
@@ -75,9 +69,6 @@ impl Tx {
     }
 
     /// Deletes events that were processed before a time and whose payload is cleared; returns how many.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn drop_events(&mut self, before: DateTime<Utc>, limit: u32) -> Result<u64> {
         self.up_to(
             "delete from usher_events where svix_id in (
@@ -91,9 +82,6 @@ impl Tx {
     }
 
     /// Deletes answers that were kept under idempotency keys since before a time; returns how many.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn drop_idempotency_keys(&mut self, before: DateTime<Utc>, limit: u32) -> Result<u64> {
         self.up_to(
             "delete from usher_idempotency_keys where (api_key, idempotency_key) in (
@@ -115,9 +103,6 @@ impl Tx {
     }
 
     /// Deletes mails that were queued before a time and are no longer to be sent. Their ids sort by time, too.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn drop_deliveries(&mut self, before: DateTime<Utc>, limit: u32) -> Result<u64> {
         // The first id of that time: 48 bits of milliseconds.
         let first = Uuid::from_u128(u128::from(before.timestamp_millis().unsigned_abs()) << 80);

@@ -14,7 +14,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(8);
 /// How long a request waits for a lock at first. It keeps one of few connections meanwhile.
 const LOCK_WAIT: Duration = Duration::from_millis(150);
 /// How many requests at once wait longer than that, each as long as its connection allows.
-pub(super) const BENCH: usize = 2;
+pub(super) const MAX_LONG_WAITS: usize = 2;
 /// How long a request waits, without a connection, until it may.
 const BENCH_WAIT: Duration = Duration::from_secs(1);
 
@@ -54,9 +54,6 @@ impl Store {
     /// Does `work` in a transaction that writes, and commits it. Where it meets another transaction, all of it is rolled
     /// back and done again: so `work` keeps to the transaction, and whatever else it does is safe to do twice. After an
     /// error nothing is left behind. What `work` needs is handed to it in `with`.
-    ///
-    /// # Errors
-    /// What `work` says, or [`StoreError`].
     pub async fn transaction<C, T, E>(
         &self,
         with: C,
@@ -77,9 +74,6 @@ impl Store {
 
     /// Does `work`, which begins and commits a transaction itself on the store that it is given, again where that met
     /// another one.
-    ///
-    /// # Errors
-    /// What `work` says.
     pub async fn again_on_conflict<T, E, F>(&self, work: impl Fn(Self) -> F) -> Result<T, E>
     where
         E: Conflict,

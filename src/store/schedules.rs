@@ -25,9 +25,6 @@ struct TickRow {
 
 impl Tx {
     /// When each schedule is due next, by its name. One that has never run is not among them.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn schedules(&mut self) -> Result<HashMap<String, DateTime<Utc>>> {
         let rows: Vec<(String, DateTime<Utc>)> =
             on_conn!(self, |conn| sqlx::query_as("select name, due_at from usher_schedules")
@@ -38,9 +35,6 @@ impl Tx {
 
     /// Takes the ticks that are still due and moves each to its next; returns the names of those that this transaction
     /// got. Whoever comes second gets nothing.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn take_ticks(&mut self, due: &[DueTick]) -> Result<Vec<String>> {
         let source = unfold(self.dialect(), &[("name", Type::Text), ("next_at", Type::Time)]);
         let text = format!(

@@ -35,9 +35,6 @@ const COLUMNS: &[(&str, Type)] = &[
 
 impl Tx {
     /// Notes sessions that began; returns the ids of those that are active, since an end may have arrived first.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn start_sessions(&mut self, starts: &[SessionStart]) -> Result<HashSet<String>> {
         if starts.is_empty() {
             return Ok(HashSet::new());
@@ -69,9 +66,6 @@ impl Tx {
     }
 
     /// Notes sessions that are over, with their person where one is known.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn end_sessions(&mut self, ends: &[(&str, Option<Uuid>)]) -> Result<()> {
         if ends.is_empty() {
             return Ok(());
@@ -105,9 +99,6 @@ impl Tx {
     }
 
     /// Takes the banner down for those of these people who have no active session left.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn lower_flags_of_the_signed_out(&mut self, admins: &[Uuid]) -> Result<()> {
         if admins.is_empty() {
             return Ok(());

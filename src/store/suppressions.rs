@@ -5,9 +5,6 @@ use crate::invites::email::EmailKey;
 
 impl Tx {
     /// From now on nothing is sent to this address.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn suppress_address(&mut self, key: &EmailKey, reason: &str) -> Result<()> {
         let now = self.clock.now();
         on_conn!(self, |conn| sqlx::query(
@@ -24,9 +21,6 @@ impl Tx {
     }
 
     /// This address is written to again.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn release_address(&mut self, key: &EmailKey) -> Result<()> {
         on_conn!(self, |conn| sqlx::query(
             "delete from usher_suppressions where email_key = $1"

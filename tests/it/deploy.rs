@@ -13,9 +13,9 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use usher::app::App;
+use usher::cli::serve::Serve;
 use usher::clock::Clock;
 use usher::config::Settings;
-use usher::cli::serve::Serve;
 use usher::webhooks::sign;
 use usher_clerk::simulated::{SimulatedUser, event};
 

@@ -336,7 +336,7 @@ proptest! {
     }
 }
 
-/// Not a matter of chance: what a template may hold that would exhaust the stack.
+/// Not a matter of chance: what a template may hold that would exhaust the stack, or not be a template.
 #[test]
 fn templates_that_go_too_deep_are_refused() {
     let nested = |open: &str, close: &str, times: usize| format!("{}x{}", open.repeat(times), close.repeat(times));
@@ -350,6 +350,8 @@ fn templates_that_go_too_deep_are_refused() {
         ("layout.html.hbs", "{{> layout.html}}".to_owned()),
         ("layout.txt.hbs", "{{> layout.txt}}".to_owned()),
         ("en/locale.json", nested("[", "]", 20_000)),
+        // It would be in a style attribute, after everything was tried without one.
+        ("style.css", "p { margin: {{> layout.html}} }".to_owned()),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);

@@ -228,7 +228,7 @@ async fn members(app: &TestApp, count: usize, organization: Uuid, project: Uuid)
     let roles = &app.app.config.roles;
     let grants = |place_id| -> Vec<Grant> {
         let grant = |admin_id| Grant {
-            place_id,
+            target_id: place_id,
             admin_id,
             role: "admin".to_owned(),
         };

@@ -122,7 +122,7 @@ async fn a_database_in_a_folder_of_its_own_is_private_with_the_folder_and_one_th
     assert!(second.status.success(), "{second:?}");
     let said = String::from_utf8_lossy(&second.stderr);
     assert!(
-        said.contains("everybody on this machine may read") && said.contains("chmod 600"),
+        said.contains("readable by every user") && said.contains("chmod 600"),
         "{said}"
     );
 }

@@ -61,7 +61,7 @@ async fn holder(app: &TestApp, n: usize, case: &Case, acme: Uuid, apollo: Uuid) 
     let mut tx = app.app.store.begin().await.unwrap();
     let admin_id = tx.people_by_clerk_id(&[&person.id]).await.unwrap()[0].admin_id.unwrap();
     let grant = |place_id, role: &str| usher::store::Grant {
-        place_id,
+        target_id: place_id,
         admin_id,
         role: role.to_owned(),
     };

@@ -8,7 +8,7 @@ use usher::invites::accept::Obstacle;
 use usher::invites::email::EmailAddress;
 use usher::invites::limits::{MailHold, RecentMails};
 use usher::invites::roles::Roles;
-use usher::invites::{Acceptance, Invite, Kind, Status};
+use usher::invites::{Acceptance, Invite, Status, TargetKind};
 use usher::store::{
     Address, Conflict as _, CountScope, DeliveryKind, DeliveryNote, DeliveryStatus, DueTick, Finished, Grant,
     IdempotencyState, InviteFilter, KeptAnswer, MailDemand, NewDelivery, NewEvent, NewInvite, PersonRef, Profile, Put,
@@ -120,7 +120,7 @@ stories! {
         let mut tx = begin(app).await;
         let (organization, project, ada) = set_up(app, &mut tx).await;
         let roles = Roles::default();
-        let grant = |place_id, role: &str| vec![Grant { place_id, admin_id: ada, role: role.to_owned() }];
+        let grant = |target_id, role: &str| vec![Grant { target_id, admin_id: ada, role: role.to_owned() }];
         for (given, held) in [("admin", "admin"), ("member", "admin"), ("owner", "owner")] {
             tx.grant_in_organizations(&grant(organization, given), &roles.organization).await.unwrap();
             assert_eq!(tx.organization_members(organization, None, 9).await.unwrap()[0].role, held);
@@ -132,7 +132,7 @@ stories! {
             assert_eq!(member.clerk_user_id.as_deref(), Some("user_ada"));
             assert_eq!((member.first_name.as_deref(), member.since), (Some("Ada"), app.now()));
         }
-        assert_eq!(tx.organization_memberships(&[ada]).await.unwrap()[0].place_id, organization);
+        assert_eq!(tx.organization_memberships(&[ada]).await.unwrap()[0].target_id, organization);
         assert_eq!(tx.project_memberships(&[ada]).await.unwrap()[0].role, "admin");
         tx.delete_people(&["user_ada"]).await.unwrap();
         assert!(tx.organization_members(organization, None, 9).await.unwrap().is_empty());
@@ -198,7 +198,7 @@ stories! {
         assert_eq!(saved.len(), 3);
         let invite = tx.invite(to_organization.id).await.unwrap().unwrap();
         assert!(saved.contains(&invite), "what is read is what was saved, to the microsecond");
-        assert_eq!((invite.kind, invite.project_id, invite.token_version), (Kind::Organization, None, 1));
+        assert_eq!((invite.kind, invite.project_id, invite.token_version), (TargetKind::Organization, None, 1));
         assert_eq!((invite.message.clone(), invite.locale.as_deref()), (to_organization.message.clone(), Some("fr")));
         assert_eq!(invite.expires_at, to_organization.expires_at);
 
@@ -221,7 +221,7 @@ stories! {
         let waiting = tx.invite_candidates(&[ada]).await.unwrap();
         let ids: HashSet<Uuid> = waiting.iter().map(|waiting| waiting.invite.id).collect();
         assert_eq!(ids, HashSet::from([to_organization.id, to_project.id]), "verified addresses only");
-        assert!(waiting.iter().all(|waiting| waiting.admin_id == ada && waiting.home_id == organization));
+        assert!(waiting.iter().all(|waiting| waiting.admin_id == ada && waiting.target_organization_id == organization));
         assert_eq!(tx.invite_of(invite.id, ada).await.unwrap().map(|invite| invite.id), Some(invite.id));
         assert_eq!(tx.invite_of(invite.id, project).await.unwrap(), None, "somebody else");
 
@@ -255,7 +255,7 @@ stories! {
         assert_eq!(views.len(), 2);
         let of_project = views.iter().find(|view| view.invite.id == to_project.id).unwrap();
         assert_eq!((of_project.organization_name.as_str(), of_project.project_name.as_deref()), ("Acme", Some("Apollo")));
-        assert_eq!((of_project.home_id, of_project.delivery()), (organization, None));
+        assert_eq!((of_project.target_organization_id, of_project.delivery()), (organization, None));
     }
 
     async fn what_a_transaction_has_made_it_can_take_back(app) {

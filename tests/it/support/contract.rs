@@ -11,7 +11,7 @@ use super::app::Answer;
 
 /// The OpenAPI document.
 pub static DOCUMENT: LazyLock<Value> =
-    LazyLock::new(|| serde_json::from_str(&usher::contract::text().expect("a document")).expect("JSON"));
+    LazyLock::new(|| serde_json::from_str(&usher::openapi::text().expect("a document")).expect("JSON"));
 
 /// One operation of the document.
 #[derive(Clone, Copy)]

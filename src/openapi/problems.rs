@@ -23,7 +23,7 @@ pub(super) fn register(components: &mut Components) {
     Problem::schemas(&mut schemas);
     components.schemas.extend(schemas);
     for (name, kind, text) in [
-        ("RetryAfter", Type::Integer, "Seconds after which to come again."),
+        ("RetryAfter", Type::Integer, "Seconds after which to retry."),
         ("WwwAuthenticate", Type::String, "`Bearer`."),
         (
             "RateLimitPolicy",

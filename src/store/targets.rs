@@ -12,7 +12,7 @@ use crate::invites::roles::RoleOrder;
 
 /// An organization or a project that is there.
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
-pub struct Place {
+pub struct TargetInfo {
     /// Its id.
     pub id: Uuid,
     /// The organization itself, or the project's.
@@ -29,9 +29,9 @@ pub struct Place {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Put {
     /// It was made.
-    Made(Place),
+    Made(TargetInfo),
     /// It was there, and is as asked now.
-    Changed(Place),
+    Changed(TargetInfo),
     /// Nothing was changed.
     Refused(PutRefusal),
 }
@@ -39,9 +39,9 @@ pub enum Put {
 impl Put {
     /// The organization or project, if it is as asked now.
     #[must_use]
-    pub fn place(self) -> Option<Place> {
+    pub fn place(self) -> Option<TargetInfo> {
         match self {
-            Self::Made(place) | Self::Changed(place) => Some(place),
+            Self::Made(target) | Self::Changed(target) => Some(target),
             Self::Refused(_) => None,
         }
     }
@@ -64,7 +64,7 @@ pub enum PutRefusal {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     /// The organization or the project.
-    pub place_id: Uuid,
+    pub target_id: Uuid,
     /// The person.
     pub admin_id: Uuid,
     /// The role; what they hold already is never lowered.
@@ -94,7 +94,7 @@ pub struct Member {
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
 pub struct Membership {
     /// The organization or the project.
-    pub place_id: Uuid,
+    pub target_id: Uuid,
     /// The person.
     pub admin_id: Uuid,
     /// The role.
@@ -104,36 +104,33 @@ pub struct Membership {
 #[derive(Serialize)]
 struct GrantRow<'a> {
     membership_id: Uuid,
-    place_id: Uuid,
+    target_id: Uuid,
     admin_id: Uuid,
     role: &'a str,
 }
 
 #[derive(Serialize)]
-struct PlaceId {
-    place_id: Uuid,
+struct TargetId {
+    target_id: Uuid,
 }
 
 /// The two membership tables differ in their names only.
 struct Memberships {
     table: &'static str,
-    place: &'static str,
+    target: &'static str,
 }
 
 const ORGANIZATION_USERS: Memberships = Memberships {
     table: "organization_users",
-    place: "organization_id",
+    target: "organization_id",
 };
 const PROJECT_ADMINS: Memberships = Memberships {
     table: "project_admins",
-    place: "project_id",
+    target: "project_id",
 };
 
 impl Tx {
     /// Creates or renames an organization. A deleted one stays as it is.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn put_organization(&mut self, id: Uuid, name: &str) -> Result<Put> {
         let now = self.clock.now();
         let columns = organization(self.dialect());
@@ -144,15 +141,15 @@ impl Tx {
         let update = format!(
             "update organizations set name = $2, updated_at = $3 where id = $1 and deleted_at is null returning {columns}"
         );
-        for (text, put) in [(insert, Put::Made as fn(Place) -> Put), (update, Put::Changed)] {
-            let place: Option<Place> = on_conn!(self, |conn| sqlx::query_as(sql(text))
+        for (text, put) in [(insert, Put::Made as fn(TargetInfo) -> Put), (update, Put::Changed)] {
+            let target: Option<TargetInfo> = on_conn!(self, |conn| sqlx::query_as(sql(text))
                 .bind(id)
                 .bind(name)
                 .bind(now)
                 .fetch_optional(conn)
                 .await)?;
-            if let Some(place) = place {
-                return Ok(put(place));
+            if let Some(target) = target {
+                return Ok(put(target));
             }
         }
         Ok(Put::Refused(PutRefusal::OrganizationDeleted))
@@ -161,9 +158,6 @@ impl Tx {
     /// Creates, renames or moves a project, for a caller who may use these organizations (any, where there are none):
     /// into one of them, and out of one of them. Where the project is at that moment is decided by the statement that
     /// writes, so that nobody takes a project back that was moved away meanwhile. A deleted project stays as it is.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn put_project(
         &mut self,
         id: Uuid,
@@ -180,12 +174,12 @@ impl Tx {
         };
         if is_deleted == Some(false) {
             let made = self.insert_project(id, organization_id, name, now).await?;
-            if let Some(place) = made {
-                return Ok(Put::Made(place));
+            if let Some(target) = made {
+                return Ok(Put::Made(target));
             }
             let changed = self.update_project(id, organization_id, name, may_use, now).await?;
-            if let Some(place) = changed {
-                return Ok(Put::Changed(place));
+            if let Some(target) = changed {
+                return Ok(Put::Changed(target));
             }
         }
         let there = self.home_of_project(id).await?;
@@ -219,7 +213,7 @@ impl Tx {
         organization_id: Uuid,
         name: &str,
         now: DateTime<Utc>,
-    ) -> Result<Option<Place>> {
+    ) -> Result<Option<TargetInfo>> {
         let text = format!(
             "insert into projects (id, organization_id, name, created_at, updated_at) values ($1, $2, $3, $4, $4)
              on conflict (id) do nothing returning {}",
@@ -241,11 +235,11 @@ impl Tx {
         name: &str,
         may_use: Option<&HashSet<Uuid>>,
         now: DateTime<Utc>,
-    ) -> Result<Option<Place>> {
+    ) -> Result<Option<TargetInfo>> {
         let ours = match may_use {
             Some(_) => {
-                let rows = unfold(self.dialect(), PLACE_ID).replace("$1", "$5");
-                format!("projects.organization_id in (select r.place_id from {rows})")
+                let rows = unfold(self.dialect(), TARGET_ID).replace("$1", "$5");
+                format!("projects.organization_id in (select r.target_id from {rows})")
             }
             None => "$5 = $5".to_owned(),
         };
@@ -257,7 +251,7 @@ impl Tx {
             project(self.dialect(), "projects")
         );
         let ids: Vec<Uuid> = may_use.into_iter().flatten().copied().collect();
-        let ids = place_ids(&ids)?;
+        let ids = target_ids(&ids)?;
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(id)
             .bind(organization_id)
@@ -281,9 +275,6 @@ impl Tx {
 
     /// The organizations that these projects are in, of those that are there, and keeps them there: nobody moves or deletes
     /// one of them before this transaction ends. In the order of their ids, as whoever holds several must.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn hold_projects(&mut self, ids: &[Uuid]) -> Result<HashMap<Uuid, Uuid>> {
         if ids.is_empty() {
             return Ok(HashMap::new());
@@ -291,39 +282,36 @@ impl Tx {
         // By itself: joined with its organization, a project that was moved while this waited would be missing.
         let text = format!(
             "select id, organization_id from projects
-             where deleted_at is null and id in (select r.place_id from {}) order by id {}",
-            unfold(self.dialect(), PLACE_ID),
+             where deleted_at is null and id in (select r.target_id from {}) order by id {}",
+            unfold(self.dialect(), TARGET_ID),
             held(self.dialect())
         );
-        let ids = place_ids(ids)?;
-        let homes: Vec<(Uuid, Uuid)> =
+        let ids = target_ids(ids)?;
+        let organizations_of: Vec<(Uuid, Uuid)> =
             on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(ids).fetch_all(conn).await)?;
-        Ok(homes.into_iter().collect())
+        Ok(organizations_of.into_iter().collect())
     }
 
     /// What waits for people, with the organization that each project is in now, which it stays in until this transaction
     /// ends: whoever comes in comes into that one. What leads into a project that is gone meanwhile is left out.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
-    pub async fn hold_homes(&mut self, waiting: &[&InviteCandidate]) -> Result<Vec<InviteCandidate>> {
+    pub async fn hold_targets(&mut self, waiting: &[&InviteCandidate]) -> Result<Vec<InviteCandidate>> {
         let projects: Vec<Uuid> = waiting.iter().filter_map(|waiting| waiting.invite.project_id).collect();
-        let homes = self.hold_projects(&projects).await?;
+        let organizations_of = self.hold_projects(&projects).await?;
         let mut moved = Vec::new();
         let mut current = Vec::with_capacity(waiting.len());
         for &waiting in waiting {
-            let home_id = match waiting.invite.project_id {
-                None => waiting.home_id,
-                Some(project_id) => match homes.get(&project_id) {
-                    Some(&home_id) => home_id,
+            let target_organization_id = match waiting.invite.project_id {
+                None => waiting.target_organization_id,
+                Some(project_id) => match organizations_of.get(&project_id) {
+                    Some(&target_organization_id) => target_organization_id,
                     None => continue,
                 },
             };
-            if home_id != waiting.home_id {
+            if target_organization_id != waiting.target_organization_id {
                 moved.push(waiting.invite.id);
             }
             current.push(InviteCandidate {
-                home_id,
+                target_organization_id,
                 ..waiting.clone()
             });
         }
@@ -346,11 +334,11 @@ impl Tx {
         if wanted.is_empty() || self.dialect() == Dialect::Sqlite {
             return Ok(HashSet::new());
         }
-        let ids = place_ids(&wanted.iter().copied().collect::<Vec<_>>())?;
-        let wanted_ids = unfold(self.dialect(), PLACE_ID);
+        let ids = target_ids(&wanted.iter().copied().collect::<Vec<_>>())?;
+        let wanted_ids = unfold(self.dialect(), TARGET_ID);
         for (table, lock) in [("organizations", "key share"), ("projects", "share")] {
             let text = format!(
-                "select id from {table} where id in (select r.place_id from {wanted_ids})
+                "select id from {table} where id in (select r.target_id from {wanted_ids})
                  order by id for {lock} skip locked"
             );
             let free: Vec<Uuid> = on_conn!(self, |conn| sqlx::query_scalar(sql(text))
@@ -365,27 +353,24 @@ impl Tx {
     }
 
     /// Those of these people who are in one of these organizations, or in a project of one.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn people_within(&mut self, admins: &[Uuid], organizations: &HashSet<Uuid>) -> Result<HashSet<Uuid>> {
         if admins.is_empty() {
             return Ok(HashSet::new());
         }
         let people = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
-        let ours = unfold(self.dialect(), PLACE_ID).replace("$1", "$2");
+        let ours = unfold(self.dialect(), TARGET_ID).replace("$1", "$2");
         let text = format!(
             "select m.admin_id from organization_users m
              where m.deleted_at is null and m.admin_id in (select r.admin_id from {people})
-               and m.organization_id in (select r.place_id from {ours})
+               and m.organization_id in (select r.target_id from {ours})
              union
              select m.admin_id from project_admins m join projects p on p.id = m.project_id and p.deleted_at is null
              where m.deleted_at is null and m.admin_id in (select r.admin_id from {people})
-               and p.organization_id in (select r.place_id from {ours})"
+               and p.organization_id in (select r.target_id from {ours})"
         );
         let people = super::people::admin_ids(admins)?;
         let ours: Vec<Uuid> = organizations.iter().copied().collect();
-        let ours = place_ids(&ours)?;
+        let ours = target_ids(&ours)?;
         let within: Vec<Uuid> = on_conn!(self, |conn| sqlx::query_scalar(sql(text))
             .bind(people)
             .bind(ours)
@@ -395,17 +380,14 @@ impl Tx {
     }
 
     /// Those of these organizations that are there.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
-    pub async fn organizations(&mut self, ids: &[Uuid]) -> Result<Vec<Place>> {
-        let rows = unfold(self.dialect(), PLACE_ID);
+    pub async fn organizations(&mut self, ids: &[Uuid]) -> Result<Vec<TargetInfo>> {
+        let rows = unfold(self.dialect(), TARGET_ID);
         let text = format!(
             "select {} from organizations
-             where deleted_at is null and id in (select r.place_id from {rows})",
+             where deleted_at is null and id in (select r.target_id from {rows})",
             organization(self.dialect())
         );
-        let ids = place_ids(ids)?;
+        let ids = target_ids(ids)?;
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(ids)
             .fetch_all(conn)
@@ -413,18 +395,15 @@ impl Tx {
     }
 
     /// Those of these projects that are there, in organizations that are there.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
-    pub async fn projects(&mut self, ids: &[Uuid]) -> Result<Vec<Place>> {
-        let rows = unfold(self.dialect(), PLACE_ID);
+    pub async fn projects(&mut self, ids: &[Uuid]) -> Result<Vec<TargetInfo>> {
+        let rows = unfold(self.dialect(), TARGET_ID);
         let text = format!(
             "select {} from projects p
              join organizations o on o.id = p.organization_id and o.deleted_at is null
-             where p.deleted_at is null and p.id in (select r.place_id from {rows})",
+             where p.deleted_at is null and p.id in (select r.target_id from {rows})",
             project(self.dialect(), "p")
         );
-        let ids = place_ids(ids)?;
+        let ids = target_ids(ids)?;
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(ids)
             .fetch_all(conn)
@@ -432,17 +411,11 @@ impl Tx {
     }
 
     /// Makes people members of organizations, at most one grant per person and organization.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn grant_in_organizations(&mut self, grants: &[Grant], order: &RoleOrder) -> Result<()> {
         self.grant(&ORGANIZATION_USERS, grants, order).await
     }
 
     /// Makes people members of projects, at most one grant per person and project.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn grant_in_projects(&mut self, grants: &[Grant], order: &RoleOrder) -> Result<()> {
         self.grant(&PROJECT_ADMINS, grants, order).await
     }
@@ -456,23 +429,23 @@ impl Tx {
             .iter()
             .map(|grant| GrantRow {
                 membership_id: self.clock.new_id(),
-                place_id: grant.place_id,
+                target_id: grant.target_id,
                 admin_id: grant.admin_id,
                 role: &grant.role,
             })
             .collect();
         // One order for everybody who writes memberships: no deadlocks between processes.
-        rows.sort_by_key(|row| (row.place_id, row.admin_id));
+        rows.sort_by_key(|row| (row.target_id, row.admin_id));
         let source = unfold(
             self.dialect(),
             &[
                 ("membership_id", Type::Uuid),
-                ("place_id", Type::Uuid),
+                ("target_id", Type::Uuid),
                 ("admin_id", Type::Uuid),
                 ("role", Type::Text),
             ],
         );
-        let Memberships { table, place } = kind;
+        let Memberships { table, target } = kind;
         let held = rank(order, &format!("{table}.role"));
         let given = rank(order, "excluded.role");
         // On Postgres an app's table may have ids of another kind, or none: the database gives them.
@@ -481,9 +454,9 @@ impl Tx {
             Dialect::Sqlite => ("id, ", "r.membership_id, "),
         };
         let text = format!(
-            "insert into {table} ({id}{place}, admin_id, role, created_at, updated_at)
-             select {new_id}r.place_id, r.admin_id, r.role, $2, $2 from {source} where true
-             on conflict ({place}, admin_id) do update
+            "insert into {table} ({id}{target}, admin_id, role, created_at, updated_at)
+             select {new_id}r.target_id, r.admin_id, r.role, $2, $2 from {source} where true
+             on conflict ({target}, admin_id) do update
                  set role = excluded.role, updated_at = excluded.updated_at, deleted_at = null
              where {table}.deleted_at is not null or {given} > {held}"
         );
@@ -499,17 +472,11 @@ impl Tx {
     }
 
     /// The live members of an organization, by their ids: at most `limit` of those after `after`.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn organization_members(&mut self, id: Uuid, after: Option<Uuid>, limit: u32) -> Result<Vec<Member>> {
         self.members(&ORGANIZATION_USERS, id, after, limit).await
     }
 
     /// The live members of a project, by their ids: at most `limit` of those after `after`.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn project_members(&mut self, id: Uuid, after: Option<Uuid>, limit: u32) -> Result<Vec<Member>> {
         self.members(&PROJECT_ADMINS, id, after, limit).await
     }
@@ -517,7 +484,7 @@ impl Tx {
     /// In the order of the key that keeps a membership from being there twice, which every such table has, the app's too:
     /// a page costs what it shows, however many members there are.
     async fn members(&mut self, kind: &Memberships, id: Uuid, after: Option<Uuid>, limit: u32) -> Result<Vec<Member>> {
-        let Memberships { table, place } = kind;
+        let Memberships { table, target } = kind;
         let since = app_time(self.dialect(), "m.created_at");
         let beyond = match after {
             Some(_) => "and m.admin_id > $3",
@@ -527,8 +494,8 @@ impl Tx {
             "select a.id as admin_id, a.external_id as clerk_user_id, a.email, a.first_name, a.last_name,
                  coalesce(m.role, '') as role, {since} as since
              from {table} m join admins a on a.id = m.admin_id and a.deleted_at is null
-             where m.{place} = $1 and m.deleted_at is null {beyond}
-             order by m.{place}, m.admin_id limit $2"
+             where m.{target} = $1 and m.deleted_at is null {beyond}
+             order by m.{target}, m.admin_id limit $2"
         );
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(id)
@@ -539,26 +506,20 @@ impl Tx {
     }
 
     /// What these people hold in organizations, live memberships only.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn organization_memberships(&mut self, admins: &[Uuid]) -> Result<Vec<Membership>> {
         self.memberships(&ORGANIZATION_USERS, admins).await
     }
 
     /// What these people hold in projects, live memberships only.
-    ///
-    /// # Errors
-    /// [`super::StoreError`].
     pub async fn project_memberships(&mut self, admins: &[Uuid]) -> Result<Vec<Membership>> {
         self.memberships(&PROJECT_ADMINS, admins).await
     }
 
     async fn memberships(&mut self, kind: &Memberships, admins: &[Uuid]) -> Result<Vec<Membership>> {
-        let Memberships { table, place } = kind;
+        let Memberships { table, target } = kind;
         let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
         let text = format!(
-            "select m.{place} as place_id, m.admin_id, coalesce(m.role, '') as role from {table} m
+            "select m.{target} as target_id, m.admin_id, coalesce(m.role, '') as role from {table} m
              join admins a on a.id = m.admin_id and a.deleted_at is null
              where m.deleted_at is null and m.admin_id in (select r.admin_id from {rows})"
         );
@@ -570,7 +531,7 @@ impl Tx {
     }
 }
 
-const PLACE_ID: &[(&str, Type)] = &[("place_id", Type::Uuid)];
+const TARGET_ID: &[(&str, Type)] = &[("target_id", Type::Uuid)];
 
 /// What keeps the rows that are read as they are until the transaction ends. SQLite has one writer at a time.
 fn held(dialect: Dialect) -> &'static str {
@@ -580,12 +541,12 @@ fn held(dialect: Dialect) -> &'static str {
     }
 }
 
-fn place_ids(ids: &[Uuid]) -> Result<String> {
-    let rows: Vec<_> = ids.iter().map(|&place_id| PlaceId { place_id }).collect();
+fn target_ids(ids: &[Uuid]) -> Result<String> {
+    let rows: Vec<_> = ids.iter().map(|&target_id| TargetId { target_id }).collect();
     to_json(&rows)
 }
 
-/// The columns of a [`Place`], of an organization.
+/// The columns of a [`TargetInfo`], of an organization.
 fn organization(dialect: Dialect) -> String {
     let (created_at, updated_at) = (app_time(dialect, "created_at"), app_time(dialect, "updated_at"));
     format!(
@@ -593,7 +554,7 @@ fn organization(dialect: Dialect) -> String {
     )
 }
 
-/// The columns of a [`Place`], of a project.
+/// The columns of a [`TargetInfo`], of a project.
 fn project(dialect: Dialect, p: &str) -> String {
     let created_at = app_time(dialect, &format!("{p}.created_at"));
     let updated_at = app_time(dialect, &format!("{p}.updated_at"));

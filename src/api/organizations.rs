@@ -17,7 +17,7 @@ use super::body::{Fields, Id, line, page_limit, uuid};
 use super::view::{Rfc3339, full_name};
 use super::{example, tag};
 use crate::problem::{Code, FieldError, Problem};
-use crate::store::{Member, Place, Put, PutRefusal};
+use crate::store::{Member, Put, PutRefusal, TargetInfo};
 
 /// Characters.
 const MAX_NAME: usize = 200;
@@ -157,12 +157,12 @@ pub(super) async fn put_organization(
     let put = store
         .transaction(name, |tx, name| tx.put_organization(id, name).boxed())
         .await?;
-    let (status, place) = answered(put)?;
+    let (status, target) = answered(put)?;
     let body = OrganizationJson {
-        id: place.id,
-        name: place.name,
-        created_at: Rfc3339(place.created_at),
-        updated_at: Rfc3339(place.updated_at),
+        id: target.id,
+        name: target.name,
+        created_at: Rfc3339(target.created_at),
+        updated_at: Rfc3339(target.updated_at),
     };
     Ok((status, Json(body)))
 }
@@ -198,21 +198,21 @@ pub(super) async fn put_project(
                 .boxed()
         })
         .await?;
-    let (status, place) = answered(put)?;
+    let (status, target) = answered(put)?;
     let body = ProjectJson {
-        id: place.id,
-        organization_id: place.organization_id,
-        name: place.name,
-        created_at: Rfc3339(place.created_at),
-        updated_at: Rfc3339(place.updated_at),
+        id: target.id,
+        organization_id: target.organization_id,
+        name: target.name,
+        created_at: Rfc3339(target.created_at),
+        updated_at: Rfc3339(target.updated_at),
     };
     Ok((status, Json(body)))
 }
 
-fn answered(put: Put) -> Result<(StatusCode, Place), Problem> {
+fn answered(put: Put) -> Result<(StatusCode, TargetInfo), Problem> {
     match put {
-        Put::Made(place) => Ok((StatusCode::CREATED, place)),
-        Put::Changed(place) => Ok((StatusCode::OK, place)),
+        Put::Made(target) => Ok((StatusCode::CREATED, target)),
+        Put::Changed(target) => Ok((StatusCode::OK, target)),
         Put::Refused(PutRefusal::Foreign) => Err(Problem::not_found()),
         Put::Refused(PutRefusal::UnknownOrganization) => Err(Problem::invalid(vec![FieldError::new(
             "organization_id",
