@@ -23,15 +23,15 @@ const QUEUE_CAPACITY: usize = 4096;
 /// never take another group.
 pub const BATCH_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// How long a group waits for a lock that another transaction holds. usher's own are mostly shorter.
+/// How a group is tried first: others wait behind it.
 const FIRST_TRY: Locks = Locks {
     wait: Duration::from_millis(50),
     skip: false,
 };
 /// The same for parts of a group that met a lock: of two hundred, all may be locked.
 const LOCK_WAIT_APART: Duration = Duration::from_millis(10);
-/// The same for an item alone.
-const LOCK_WAIT_ALONE: Duration = Duration::from_millis(25);
+/// The same for an item alone: usher's own transactions are shorter.
+const LOCK_WAIT_ALONE: Duration = Duration::from_millis(200);
 /// How long what is locked is searched for. Items that have not been tried by then are deferred.
 const SEARCH_LIMIT: Duration = Duration::from_secs(2);
 
@@ -114,17 +114,11 @@ impl<T: Send + Sync + 'static, R: Send + 'static> Batcher<T, R> {
     }
 
     /// Hands over one item and waits for its answer.
-    ///
-    /// # Errors
-    /// [`BatchError`].
     pub async fn submit(&self, item: T) -> Result<R, BatchError> {
         hand_over(&self.items, item).await
     }
 
     /// The same for an item that met a lock the last time: it is done beside the others.
-    ///
-    /// # Errors
-    /// [`BatchError`].
     pub async fn submit_apart(&self, item: T) -> Result<R, BatchError> {
         hand_over(&self.apart, item).await
     }
@@ -225,7 +219,8 @@ impl<G> Worker<G> {
             }
             let items = Items::wanted(taken);
             if let Some((items, error)) = self.commit(items, FIRST_TRY).await {
-                if error.is_away() || items.items.len() == 1 {
+                let is_alone = items.items.len() == 1;
+                if error.is_away() || (is_alone && !error.is_busy()) {
                     items.refuse(&error);
                 } else {
                     items.move_to(&apart);

@@ -7,7 +7,7 @@
 //! - [`flows`]: asked, told of by Clerk, matched, let in: each one function over a transaction.
 //! - [`jobs`]: one file per job. [`worker`]: runs them on apalis, with a cure for each of its traps.
 //! - [`webhooks`]: what Clerk pushes. [`api`]: what the app and the invitee call. [`ops`]: health and the page of metrics.
-//! - [`contract`]: the OpenAPI document and the page that shows it. [`server`]: the listeners, and what a client may make
+//! - [`openapi`]: the OpenAPI document and the page that shows it. [`server`]: the listeners, and what a client may make
 //!   them wait for.
 //! - [`api_key`]: the keys that the app calls with. [`rate_limit`]: how often somebody may call.
 //! - [`metrics`]: what is counted. [`telemetry`]: logs, traces, and the causes that join them.
@@ -21,12 +21,12 @@ pub mod cli;
 
 pub mod clock;
 pub mod config;
-pub mod contract;
 pub mod flows;
 pub mod invites;
 pub mod jobs;
 pub mod metrics;
 pub mod names;
+pub mod openapi;
 pub mod ops;
 pub mod problem;
 pub mod rate_limit;

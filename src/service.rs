@@ -18,7 +18,7 @@ use crate::ops::{Scrape, Stopping};
 use crate::problem::Problem;
 use crate::server::{Limits, Server, connections_within_open_files};
 use crate::worker::{Concurrency, Workers};
-use crate::{api, contract, ops, webhooks};
+use crate::{api, openapi, ops, webhooks};
 
 named! {
     /// What a process does.
@@ -53,9 +53,6 @@ impl Service {
 
     /// [`Service::start`] with other limits for its clients; the private listener has them, too, with connections of its
     /// own.
-    ///
-    /// # Errors
-    /// As [`Service::start`].
     pub async fn start_within(app: App, role: Role, mut limits: Limits) -> anyhow::Result<Self> {
         limits.connections = connections_within_open_files(limits.connections);
         // Before anything happens that is counted.
@@ -132,7 +129,7 @@ impl Service {
 /// When a signing secret can't be used.
 pub fn public_router(app: &App) -> anyhow::Result<Router> {
     let webhooks = webhooks::router(app).context("CLERK_WEBHOOK_SIGNING_SECRET can't be used")?;
-    Ok(guard(webhooks.merge(api::router(app)).merge(contract::router())))
+    Ok(guard(webhooks.merge(api::router(app)).merge(openapi::router())))
 }
 
 /// What all public routes have in common: problems for what is not there and for panics, and headers that keep answers to

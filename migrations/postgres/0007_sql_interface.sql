@@ -216,7 +216,7 @@ begin
         where m.organization_id = home and m.admin_id = inviter and m.deleted_at is null;
         select m.role into held_project from project_admins m
         where m.project_id = project and m.admin_id = inviter and m.deleted_at is null;
-        -- Whoever manages the organization, every role but the lowest, hands out any role in its projects.
+        -- Whoever manages the organization, every role but the lowest, gives any role in its projects.
         if not coalesce(
             case when project is null
                 then array_position(ladder, held_organization) >= greatest(array_position(ladder, wanted), 2)
@@ -225,7 +225,7 @@ begin
             and not coalesce(
                 project is not null and array_position(ladder, held_project) >= array_position(ladder, wanted), false)
         then
-            perform usher_refuse(403, 'role_above_inviter', 'the inviter may not hand out this role here');
+            perform usher_refuse(403, 'role_above_inviter', 'the inviter may not give this role here');
         end if;
     end if;
 

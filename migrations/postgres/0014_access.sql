@@ -290,7 +290,7 @@ begin
         if obstacle = 'inviter_blocked' then
             perform usher_refuse(403, obstacle, 'the inviter is banned or locked');
         elsif obstacle is not null then
-            perform usher_refuse(403, 'role_above_inviter', 'the inviter may not hand out this role here');
+            perform usher_refuse(403, 'role_above_inviter', 'the inviter may not give this role here');
         end if;
     end if;
 
@@ -392,7 +392,7 @@ begin
         when 'target_deleted' then perform usher_refuse(409, obstacle, 'what the invite leads into was deleted');
         when 'unknown_role' then perform usher_refuse(409, obstacle, 'the invite''s role is no longer known');
         when 'inviter_blocked', 'inviter_lost_rights' then
-            perform usher_refuse(403, 'inviter_lost_rights', 'the inviter may no longer hand out this role');
+            perform usher_refuse(403, 'inviter_lost_rights', 'the inviter may no longer give this role');
         else null;
     end case;
     select count(*), max(d.queued_at) into mails, newest from usher_deliveries d

@@ -113,7 +113,7 @@ fn why(refusal: Refusal) -> &'static str {
         Refusal::UnknownTarget => "there is no such organization or project",
         Refusal::UnknownRole => "the role is on no order there: see ORGANIZATION_ROLES and PROJECT_ROLES",
         Refusal::UnknownInviter => "--invited-by names no known person",
-        Refusal::RoleAboveInviter => "the inviter may not hand out this role there",
+        Refusal::RoleAboveInviter => "the inviter may not give this role there",
         Refusal::InviterBlocked => "the inviter is banned or locked in Clerk",
         Refusal::OwnAddress => "the address is the inviter's own",
         Refusal::TooManyMails => {

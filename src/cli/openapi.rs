@@ -1,6 +1,6 @@
 //! `usher openapi`: the contract as a file.
 
 pub(super) fn run() -> anyhow::Result<()> {
-    print!("{}", crate::contract::text()?);
+    print!("{}", crate::openapi::text()?);
     Ok(())
 }

@@ -75,9 +75,9 @@ pub(super) fn age(text: &str) -> Result<TimeDelta, String> {
 
 /// Shortens a text to a line of a table.
 pub(super) fn short(text: &str) -> String {
-    const MOST: usize = 80;
+    const MAX_BATCH_SIZE: usize = 80;
     let line = text.lines().next().unwrap_or_default();
-    match line.char_indices().nth(MOST) {
+    match line.char_indices().nth(MAX_BATCH_SIZE) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line.to_owned(),
     }

@@ -44,9 +44,6 @@ impl Serve {
     }
 
     /// [`Serve::run`] once everything is put together.
-    ///
-    /// # Errors
-    /// As [`Serve::run`].
     pub async fn run_app(self, app: App) -> anyhow::Result<()> {
         let stop = shutdown::on_signal()?;
         let migrated = stop.run_until_cancelled(migrate_when_there(&app)).await;

@@ -75,7 +75,7 @@ pub struct Selection {
 }
 
 /// Events that are changed at most in one go.
-const MOST: u32 = 10_000;
+const MAX_BATCH_SIZE: u32 = 10_000;
 /// Events that one transaction changes.
 const BATCH: usize = 500;
 
@@ -200,7 +200,7 @@ impl Change {
                 state: Some(EventState::Failed),
                 ..EventFilter::default()
             };
-            let events = store.read().await?.events(&filter, MOST).await?;
+            let events = store.read().await?.events(&filter, MAX_BATCH_SIZE).await?;
             svix_ids = events.into_iter().map(|event| event.svix_id).collect();
             println!("{} failed", svix_ids.len());
             report::confirm(&format!("{verb} {} events", svix_ids.len()), self.yes)?;

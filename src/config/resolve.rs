@@ -40,9 +40,6 @@ impl Settings {
     }
 
     /// How logs and traces are written, needed before the rest.
-    ///
-    /// # Errors
-    /// [`ConfigErrors`].
     pub fn telemetry(&self) -> Result<Telemetry, ConfigErrors> {
         let mut problems = Problems::default();
         let telemetry = self.read_telemetry(&mut problems);
@@ -73,17 +70,11 @@ impl Settings {
     }
 
     /// Where the data lives: all that commands need which look at it and change nothing else.
-    ///
-    /// # Errors
-    /// [`ConfigErrors`].
     pub fn database(&self) -> Result<Secret, ConfigErrors> {
         Ok(self.database_in(Path::new(VAR))?)
     }
 
     /// Both orders of roles, and who invites: what tells whether an invite lets somebody in.
-    ///
-    /// # Errors
-    /// [`ConfigErrors`].
     pub fn role_rules(&self) -> Result<Roles, ConfigErrors> {
         let mut all = Problems::default();
         let roles = self.roles(&mut all);
@@ -99,9 +90,6 @@ impl Settings {
     }
 
     /// [`Settings::resolve`] with development's folder somewhere else.
-    ///
-    /// # Errors
-    /// As [`Settings::resolve`].
     pub fn resolve_in(self, var: &Path) -> Result<Config, ConfigErrors> {
         let mut all = Problems::default();
         let environment = all.or(self.environment(), Environment::Production);

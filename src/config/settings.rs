@@ -73,7 +73,7 @@ pub struct Settings {
     /// others, may call `/v1/me` from the browser.
     #[arg(long, env = "CLERK_AUTHORIZED_PARTIES", global = true, value_name = "ORIGINS")]
     pub clerk_authorized_parties: Option<String>,
-    /// The key for Clerk's Backend API, asked for people whom no webhook has told of yet.
+    /// The key for Clerk's Backend API, used to look up people whose webhook has not arrived yet.
     #[arg(
         long,
         env = "CLERK_SECRET_KEY",
@@ -102,7 +102,7 @@ pub struct Settings {
     /// How often each signed-in person may call. Default: `120/m`.
     #[arg(long, env = "USHER_RATE_LIMIT_PERSON", global = true, value_name = "CALLS/PERIOD")]
     pub usher_rate_limit_person: Option<String>,
-    /// How often each client address may open `/v1/invite-links` or send credentials that are none. Default: `120/m`.
+    /// How often each client address may open `/v1/invite-links` or send invalid credentials. Default: `120/m`.
     #[arg(long, env = "USHER_RATE_LIMIT_ADDRESS", global = true, value_name = "CALLS/PERIOD")]
     pub usher_rate_limit_address: Option<String>,
     /// How many proxies of yours a request passes: the client's address is taken from `X-Forwarded-For` by so many steps
@@ -207,7 +207,7 @@ pub struct Settings {
     /// For how long finished jobs are kept. Default: `7d`.
     #[arg(long, env = "USHER_KEEP_JOBS", global = true, value_name = "AGE")]
     pub usher_keep_jobs: Option<String>,
-    /// For how long dead jobs wait for somebody who repairs them. Default: `90d`.
+    /// How long dead jobs are kept, so that they can be retried. Default: `90d`.
     #[arg(long, env = "USHER_KEEP_DEAD_JOBS", global = true, value_name = "AGE")]
     pub usher_keep_dead_jobs: Option<String>,
     /// For how long the record of a mail is kept with its invite. Default: `365d`.

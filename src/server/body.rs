@@ -34,9 +34,6 @@ pub enum BodyError {
 pub struct BodyTimedOut;
 
 /// Reads a whole body of at most so many bytes. One that announces more is not begun with.
-///
-/// # Errors
-/// [`BodyError`].
 pub async fn read_body(headers: &HeaderMap, mut body: Body, most: usize) -> Result<Vec<u8>, BodyError> {
     let announced = headers
         .get(header::CONTENT_LENGTH)

@@ -15,7 +15,7 @@ use super::progress::{Late, Progress};
 use usher_base::Throttle;
 
 /// Between two looks for a connection that can be closed, where all are being worked on.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// A connection that has never been answered is taken for one that never will be after so long.
 const OLD: Duration = Duration::from_secs(1);
 /// One in so many connections that were never answered is closed at once, so that a crowd is taken in as fast as it
@@ -181,7 +181,7 @@ impl Connections {
             }
             self.make_room();
             // Where all are being worked on, one will be done soon.
-            let _ = tokio::time::timeout(LOOK_AGAIN, self.ended.notified()).await;
+            let _ = tokio::time::timeout(POLL_INTERVAL, self.ended.notified()).await;
         }
     }
 
@@ -283,7 +283,7 @@ impl Connections {
 
     async fn all_ended(&self) {
         while !lock(&self.open).connections.is_empty() {
-            let _ = tokio::time::timeout(LOOK_AGAIN, self.ended.notified()).await;
+            let _ = tokio::time::timeout(POLL_INTERVAL, self.ended.notified()).await;
         }
     }
 

@@ -37,9 +37,6 @@ pub enum Failure {
 }
 
 /// Runs one attempt, number `attempt` counted from 1.
-///
-/// # Errors
-/// [`Failure`].
 pub async fn run_attempt<J: Job>(context: &Context, payload: &[u8], job_id: &str, attempt: u32) -> Result<(), Failure> {
     let started = Instant::now();
     let job = serde_json::from_slice::<J>(payload);

@@ -12,14 +12,14 @@ use crate::jobs::{Periodic, SCHEDULES};
 use crate::store::{DueTick, Queue, StoreError, Tx};
 
 /// How soon a tick that is due is noticed. Only the clock is asked, not the database.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a tick may take.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Enqueues what is due until cancelled.
 pub(super) async fn keep(app: App, stop: CancellationToken) {
     let mut due = app.clock.now();
-    let mut looks = tokio::time::interval(LOOK);
+    let mut looks = tokio::time::interval(POLL_INTERVAL);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(looks.tick()).await.is_some() {
         if app.clock.now() < due {
@@ -34,9 +34,6 @@ pub(super) async fn keep(app: App, stop: CancellationToken) {
 
 /// Enqueues a job for each schedule that is due, unless another process did so first. However many ticks were missed
 /// while nobody ran, one job makes up for them. Returns when the next schedule is due.
-///
-/// # Errors
-/// [`StoreError`].
 pub async fn tick(app: &App) -> Result<DateTime<Utc>, StoreError> {
     let now = app.clock.now();
     let known = app.store.read().await?.schedules().await?;

@@ -23,9 +23,9 @@ use usher_clerk::simulated::{SimulatedUser, event};
 use usher_clerk::{DevSigner, EventKind};
 
 /// How long an effect may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two looks.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The stage.
 pub(super) struct Stage {
@@ -170,7 +170,7 @@ impl Stage {
         what: &str,
         mut look: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
     ) -> anyhow::Result<T> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             if let Some(seen) = look().await? {
                 return Ok(seen);
@@ -178,9 +178,9 @@ impl Stage {
             ensure!(
                 Instant::now() < deadline,
                 "waited {} s in vain for {what}",
-                PATIENCE.as_secs()
+                TIMEOUT.as_secs()
             );
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
