@@ -344,12 +344,6 @@ impl Tx {
         Ok(payload.flatten())
     }
 
-    /// [`Tx::replay_events`] for one event; `false` if there is none of this id waiting.
-    pub async fn replay_event(&mut self, svix_id: &str) -> Result<bool> {
-        let replayed = self.replay_events(&[svix_id]).await?;
-        Ok(!replayed.is_empty())
-    }
-
     /// Runs events again that could not be processed: their dead jobs are given to the workers again, or where there is
     /// none, a new one. Returns the ids of those that wait now.
     pub async fn replay_events(&mut self, svix_ids: &[&str]) -> Result<Vec<String>> {

@@ -253,22 +253,12 @@ impl User {
     }
 
     /// The primary address, verified or not. The first of the list is no substitute for it.
-    pub fn primary_email(&self) -> Option<&str> {
+    #[cfg(test)]
+    pub(crate) fn primary_email(&self) -> Option<&str> {
         self.addresses
             .iter()
             .find(|address| address.primary)
             .map(|address| address.email.as_str())
-    }
-
-    /// First and last name, as far as known. Not cleaned: it is what the person typed.
-    pub fn display_name(&self) -> Option<String> {
-        let names: Vec<&str> = [&self.first_name, &self.last_name]
-            .into_iter()
-            .flatten()
-            .map(|name| name.trim())
-            .filter(|name| !name.is_empty())
-            .collect();
-        (!names.is_empty()).then(|| names.join(" "))
     }
 
     fn of(user: &Object<'_>) -> Result<User, PayloadError> {

@@ -278,20 +278,6 @@ fn the_primary_address_is_the_named_one() {
 }
 
 #[test]
-fn names_are_joined_as_far_as_known() {
-    for (first, last, expected) in [
-        (json!("Ada"), json!("Lovelace"), Some("Ada Lovelace")),
-        (json!(" Ada "), Value::Null, Some("Ada")),
-        (Value::Null, json!("Lovelace"), Some("Lovelace")),
-        (json!(""), json!("  "), None),
-        (Value::Null, Value::Null, None),
-    ] {
-        let user = user(with(ada(), &[("first_name", first), ("last_name", last)]));
-        assert_eq!(user.display_name().as_deref(), expected);
-    }
-}
-
-#[test]
 fn who_signed_up_by_phone_has_no_address() {
     let phone = with(
         ada(),
