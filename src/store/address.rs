@@ -1,4 +1,4 @@
-//! Where a database is, as far as that can be told without asking it.
+//! Checks a database address without connecting to it.
 
 use std::path::Path;
 
@@ -7,10 +7,10 @@ use sqlx::sqlite::SqliteConnectOptions;
 
 use super::Dialect;
 
-/// What a SQLite address may say after its `?`: what usher does anyway.
+/// The SQLite parameters that are allowed after `?`: they match what usher does anyway.
 const SQLITE_PARAMETERS: &[&str] = &["mode=rw", "mode=rwc", "cache=private", "immutable=false", "immutable=0"];
 
-/// Whether a database's address is one that usher can work with. Looks at the file's place, makes nothing, connects to
+/// Whether usher can work with this database address. Checks the file's location; creates nothing and connects to
 /// nothing.
 ///
 /// # Errors
@@ -68,7 +68,7 @@ fn check_file(path: &Path) -> Result<(), String> {
     if path.exists() && !path.is_file() {
         return Err(format!("names {}, which is no file", path.display()));
     }
-    // The nearest that is there must be a folder: the rest is made in it.
+    // The nearest existing ancestor must be a folder: the rest is created in it.
     let nearest = path.ancestors().skip(1).find(|folder| folder.exists());
     match nearest {
         Some(there) if !there.is_dir() => Err(format!("names a file in {}, which is no folder", there.display())),

@@ -1,24 +1,23 @@
-//! OpenCircuit with the mail account: at most one row, which all processes go by.
+//! The mail account's circuit breaker: at most one row, which all processes share.
 
 use chrono::{DateTime, Utc};
 
 use super::{Result, Tx, on_conn};
 
-/// The mail server refuses the account, and all mails wait.
+/// The mail server rejects the account, and all mails wait.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct OpenCircuit {
-    /// The server's words, addresses masked.
+    /// The server's reply, with addresses masked.
     pub reason: String,
-    /// When it began.
     pub since: DateTime<Utc>,
-    /// How many mails were tried since.
+    /// How many probe mails were tried since then.
     pub probes: i32,
-    /// When the next one is.
+    /// When the next probe is due.
     pub probe_at: DateTime<Utc>,
 }
 
 impl Tx {
-    /// The trouble, while there is some.
+    /// The open circuit, if it is open.
     pub async fn circuit_opened(&mut self) -> Result<Option<OpenCircuit>> {
         Ok(on_conn!(self, |conn| sqlx::query_as(
             "select reason, since, probes, probe_at from usher_mail_trouble"
@@ -27,7 +26,7 @@ impl Tx {
         .await)?)
     }
 
-    /// Notes that there is trouble; `false` if it was known.
+    /// Opens the circuit; `false` if it was open.
     pub async fn open_circuit(&mut self, reason: &str, probe_at: DateTime<Utc>) -> Result<bool> {
         let now = self.clock.now();
         let begun = on_conn!(self, |conn| sqlx::query(
@@ -43,7 +42,7 @@ impl Tx {
         Ok(begun == 1)
     }
 
-    /// Takes a probe that is due, moving the next one to `next`; `false` if another process has it.
+    /// Claims a due probe and schedules the next one for `next`; `false` if another process claimed it.
     pub async fn claim_circuit_probe(&mut self, next: DateTime<Utc>) -> Result<bool> {
         let now = self.clock.now();
         let taken = on_conn!(self, |conn| sqlx::query(
@@ -57,7 +56,7 @@ impl Tx {
         Ok(taken == 1)
     }
 
-    /// Makes the next probe due now: whoever starts may bring the cure.
+    /// Makes the next probe due now: a new process may bring a corrected configuration.
     pub async fn expedite_circuit_probe(&mut self) -> Result<()> {
         let now = self.clock.now();
         on_conn!(self, |conn| sqlx::query(
@@ -70,7 +69,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Notes that the trouble is over; returns it unless another process did so first.
+    /// Closes the circuit; returns it unless another process closed it first.
     pub async fn close_circuit(&mut self) -> Result<Option<OpenCircuit>> {
         Ok(on_conn!(self, |conn| sqlx::query_as(
             "delete from usher_mail_trouble returning reason, since, probes, probe_at"

@@ -1,4 +1,4 @@
-//! Mails as rows: queued with the invite, sent by a job, seen on the invite.
+//! Mails as rows: queued with the invite, sent by a job, shown on the invite.
 
 use std::collections::HashMap;
 
@@ -15,28 +15,28 @@ use crate::invites::limits::RecentMails;
 use crate::names::named;
 
 named! {
-    /// What a mail says.
+    /// The kind of a mail.
     DeliveryKind("delivery kind") {
-        /// You are invited.
+        /// The invite.
         Invite = "invite",
-        /// You are still invited.
+        /// A reminder of an open invite.
         Reminder = "reminder",
-        /// Somebody accepted your invite.
+        /// The notice to the inviter that their invite was accepted.
         AcceptedNotice = "accepted_notice",
     }
 }
 
 named! {
-    /// Where a mail stands.
+    /// The status of a mail.
     DeliveryStatus("delivery status") {
         /// To be sent.
         Queued = "queued",
-        /// The server took it.
+        /// The mail server accepted it.
         Sent = "sent",
-        /// Refused for good.
+        /// Rejected permanently.
         Failed = "failed",
-        /// Not sent: no longer wanted, because its invite was answered, taken back or asked again meanwhile; or its
-        /// address refuses mail for good.
+        /// Not sent: its invite was answered, revoked or renewed in the meantime, or its address permanently rejects
+        /// mail.
         Suppressed = "suppressed",
     }
 }
@@ -50,111 +50,83 @@ impl DeliveryKind {
     }
 }
 
-/// A mail to be queued.
 #[derive(Debug, Clone)]
 pub struct NewDelivery {
-    /// The invite it speaks of.
     pub invite_id: Uuid,
-    /// What it says.
     pub kind: DeliveryKind,
-    /// Where it goes.
     pub to_email: String,
 }
 
-/// A mail that is still to be sent, with all that it speaks of.
+/// A mail that is still to be sent, with all data for its text.
 #[derive(Clone, sqlx::FromRow)]
 pub struct QueuedMail {
-    /// What the job carries.
     pub delivery_id: Uuid,
-    /// What it says.
     #[sqlx(try_from = "String")]
     pub delivery_kind: DeliveryKind,
-    /// How often sending was tried.
+    /// How many attempts were made.
     pub delivery_attempts: i32,
-    /// Where it goes.
     pub to_email: String,
-    /// Fixed, so that a second copy is recognised as the same mail.
+    /// Fixed, so that mail clients recognize a second copy as the same mail.
     pub message_id: String,
-    /// When it was asked for.
     pub queued_at: DateTime<Utc>,
-    /// The invite it speaks of.
     #[sqlx(flatten)]
     pub invite: Invite,
-    /// What else it speaks of.
     #[sqlx(flatten)]
     pub context: MailContext,
-    /// What decides whether the invite may let its person in.
     #[sqlx(flatten)]
     pub facts: AcceptFacts,
 }
 
-/// What came of an attempt at a mail, or why there was none.
+/// The result of an attempt at a mail, or why there was none.
 #[derive(Debug, Clone)]
 pub struct DeliveryNote {
-    /// The mail.
     pub delivery_id: Uuid,
-    /// Where it stands now.
     pub status: DeliveryStatus,
     /// Whether it was an attempt that counts.
     pub counts: bool,
     /// Why it is not sent.
     pub error: Option<String>,
-    /// What the mail server said when it took it.
+    /// What the mail server answered when it accepted it.
     pub reply: Option<String>,
 }
 
-/// A mail as a person looks at it.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
 pub struct DeliveryView {
-    /// What the job carries.
     pub id: Uuid,
-    /// What it says.
     #[sqlx(try_from = "String")]
     pub kind: DeliveryKind,
     /// Counts the mails of one kind for one invite.
     pub generation: i32,
-    /// Where it goes.
     pub to_email: String,
-    /// Where it stands.
     #[sqlx(try_from = "String")]
     pub status: DeliveryStatus,
-    /// How often sending was tried.
     pub attempts: i32,
-    /// The last refusal.
+    /// The last rejection.
     pub last_error: Option<String>,
-    /// What the mail server said when it took it.
+    /// What the mail server answered when it accepted it.
     pub reply: Option<String>,
-    /// The `Message-ID`.
     pub message_id: String,
-    /// When it was asked for.
     pub queued_at: DateTime<Utc>,
-    /// When the server took it.
+    /// When the mail server accepted it.
     pub sent_at: Option<DateTime<Utc>>,
 }
 
-/// What a mail needs to know beside its invite.
+/// What a mail needs to know besides its invite.
 #[derive(Clone, sqlx::FromRow)]
 pub struct MailContext {
-    /// The organization's name.
     pub organization_name: String,
-    /// The project's name.
     pub project_name: Option<String>,
-    /// The inviter's first name.
     pub inviter_first_name: Option<String>,
-    /// The inviter's last name.
     pub inviter_last_name: Option<String>,
-    /// The inviter's address.
     pub inviter_email: Option<String>,
-    /// The first name of who accepted.
     pub invitee_first_name: Option<String>,
-    /// The last name of who accepted.
     pub invitee_last_name: Option<String>,
-    /// The language (BCP 47) of who gets the mail, where Clerk told of one: the owner of the invited address, or the
-    /// inviter for a notice.
+    /// The recipient's language (BCP 47), if Clerk has one: of the owner of the invited address, or of the inviter for
+    /// a notice.
     pub recipient_locale: Option<String>,
-    /// Whether no newer mail says the same: one of its kind, or the invite itself in place of a reminder.
+    /// Whether no newer mail replaces it: one of its kind, or the invite itself instead of a reminder.
     pub is_newest: bool,
-    /// Why the address is not written to any more, if it is so.
+    /// Why the address is suppressed, if it is.
     pub suppressed_for: Option<String>,
 }
 
@@ -164,15 +136,15 @@ struct DeliveryRow<'a> {
     for_invite: Uuid,
     kind: DeliveryKind,
     to_email: &'a str,
-    /// What comes before the `@` of its `Message-ID`.
+    /// The part before the `@` of its `Message-ID`.
     message_name: String,
 }
 
-/// What the jobs carry.
+/// The job's payload.
 #[derive(Serialize)]
 struct Payload {
     delivery_id: Uuid,
-    /// What its attempts are traced by.
+    /// The correlation id of its attempts.
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<String>,
 }
@@ -251,7 +223,7 @@ impl Tx {
         Ok(())
     }
 
-    /// The invite mails of these invites since a time that were sent or are to be.
+    /// The invite mails of these invites since a time that were sent or are queued.
     pub async fn mails_since(&mut self, invites: &[Uuid], since: DateTime<Utc>) -> Result<HashMap<Uuid, RecentMails>> {
         if invites.is_empty() {
             return Ok(HashMap::new());
@@ -286,7 +258,7 @@ impl Tx {
         .await)?)
     }
 
-    /// Those of these mails that are still to be sent, with all that they speak of.
+    /// The mails among these ids that are still to be sent, with all data for their texts.
     pub async fn queued_mails(&mut self, ids: &[Uuid]) -> Result<Vec<QueuedMail>> {
         let rows = unfold(self.dialect(), &[("delivery_id", Type::Uuid)]);
         let these = among(self.dialect(), "d.id", &format!("select r.delivery_id from {rows}"));
@@ -327,7 +299,7 @@ impl Tx {
             .await)?)
     }
 
-    /// The mail that waits to be sent and was tried longest ago, or never.
+    /// The queued mail that was never tried, or tried longest ago.
     pub async fn longest_untried_mail(&mut self) -> Result<Option<Uuid>> {
         Ok(on_conn!(self, |conn| sqlx::query_scalar(
             "select id from usher_deliveries where status = 'queued'
@@ -337,7 +309,7 @@ impl Tx {
         .await)?)
     }
 
-    /// Notes what came of mails; of those that are no longer queued, nothing.
+    /// Stores the results of mails, except of mails that are no longer queued.
     pub async fn note_deliveries(&mut self, notes: &[DeliveryNote]) -> Result<()> {
         let source = unfold(
             self.dialect(),
@@ -370,7 +342,7 @@ impl Tx {
                 reply: note.reply.as_deref(),
             })
             .collect();
-        // In one order for everybody.
+        // Always in this order, to avoid deadlocks.
         rows.sort_by_key(|row| row.delivery_id);
         let rows = to_json(&rows)?;
         let now = self.clock.now();

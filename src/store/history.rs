@@ -1,4 +1,4 @@
-//! What happened to invites: written with the transaction that made it true, counted once that is committed.
+//! Invite events: written in the transaction that causes them, counted after its commit.
 
 use std::collections::HashMap;
 
@@ -12,27 +12,25 @@ use super::{Result, Tx, on_conn};
 use crate::invites::accept::Obstacle;
 use crate::metrics::{self, InviteEvent};
 
-/// Something that happened to an invite.
+/// An event of an invite's history.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
 pub struct Happened {
-    /// What.
     #[sqlx(try_from = "String")]
     pub event: InviteEvent,
-    /// When.
     pub at: DateTime<Utc>,
     /// The id of Clerk's event or of the request that caused it.
     pub cause: Option<String>,
-    /// Why, of a refusal.
+    /// The reason of a refusal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// What a transaction does to invites, and why.
+/// The invite events of one transaction, with their correlation ids.
 #[derive(Debug, Default)]
 pub(super) struct History {
-    /// What caused the transaction as a whole.
+    /// The correlation id of the whole transaction.
     cause: Option<String>,
-    /// What caused the part of it that concerns a person: events from Clerk share transactions.
+    /// The correlation id per person: events from Clerk share transactions.
     by_person: HashMap<Uuid, String>,
     rows: Vec<Row>,
 }
@@ -61,7 +59,7 @@ impl History {
         }
     }
 
-    /// To be called once it is committed.
+    /// To be called after the commit.
     pub(super) fn count(&self) {
         for &event in InviteEvent::ALL {
             let count = self.rows.iter().filter(|row| row.event == event).count();
@@ -73,22 +71,22 @@ impl History {
 }
 
 impl Tx {
-    /// Says that what this transaction does to a person's invites was caused by an event of this id.
+    /// Sets the correlation id of what this transaction does to a person's invites: the id of the event.
     pub fn with_correlation_id(&mut self, admin_id: Uuid, svix_id: &str) {
         self.history.by_person.insert(admin_id, svix_id.to_owned());
     }
 
-    /// Something happens to an invite, because of a person where one is named.
+    /// Records an event of an invite, caused by `person` if one is named.
     pub(super) fn happened(&mut self, event: InviteEvent, invite_id: Uuid, person: Option<Uuid>) {
         self.note(event, invite_id, person, None);
     }
 
-    /// An invite does not let its person in.
+    /// Records that an invite can't be accepted by this person.
     pub(super) fn refused(&mut self, invite_id: Uuid, person: Uuid, why: Obstacle) {
         self.note(InviteEvent::Refused, invite_id, Some(person), Some(why));
     }
 
-    /// What this transaction has done to invites that it has made and taken back.
+    /// Removes the events of invites that this transaction created and removed again.
     pub(super) fn never_happened(&mut self, invites: &[Uuid]) {
         self.history.rows.retain(|row| !invites.contains(&row.for_invite));
     }
@@ -108,7 +106,7 @@ impl Tx {
         self.history.rows.push(row);
     }
 
-    /// What caused the last thing that happened to an invite in this transaction.
+    /// The correlation id of an invite's last event in this transaction.
     pub(super) fn cause_of(&self, invite_id: Uuid) -> Option<&str> {
         let happened = self.history.rows.iter().rev().find(|row| row.for_invite == invite_id);
         happened.map_or(self.history.cause.as_deref(), |row| row.cause.as_deref())
@@ -142,7 +140,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Why these invites let nobody in, where that is the last thing that was noted of them.
+    /// Why these invites can't be accepted, for those whose last event is a refusal.
     pub(super) async fn last_refusals(&mut self, invites: &[Uuid]) -> Result<HashMap<Uuid, String>> {
         let rows = unfold(self.dialect(), INVITE_ID);
         let theirs = of_rows(self.dialect(), "h.invite_id", "invite_id", &rows);
@@ -156,7 +154,7 @@ impl Tx {
         Ok(found.into_iter().map(|last| (last.invite_id, last.reason)).collect())
     }
 
-    /// What happened to an invite, oldest first.
+    /// An invite's events, oldest first.
     pub async fn history_of(&mut self, invite_id: Uuid) -> Result<Vec<Happened>> {
         Ok(on_conn!(self, |conn| sqlx::query_as(
             "select event, at, cause, reason from usher_invite_history where invite_id = $1 order by at, id"

@@ -1,4 +1,4 @@
-//! Answers that are given again when a caller repeats a request.
+//! Stored answers for requests that are repeated with the same idempotency key.
 
 use chrono::TimeDelta;
 
@@ -7,32 +7,30 @@ use super::{Result, Tx, on_conn};
 /// How long an answer is kept.
 const KEPT_FOR: TimeDelta = TimeDelta::hours(24);
 
-/// What is known of a request's idempotency key.
+/// The state of a request's idempotency key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IdempotencyState {
-    /// Nothing: the key is now this transaction's to answer.
+    /// Unused until now; this transaction holds it.
     First,
-    /// The same request was answered so.
+    /// The same request was answered before.
     Answered(KeptAnswer),
-    /// The key belongs to another request.
+    /// The key was used for a different request.
     OtherRequest,
 }
 
-/// What is kept of an answer.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct KeptAnswer {
-    /// The HTTP status.
     pub status: i32,
-    /// The body, unless it was too long to be kept.
+    /// The body, unless it was too long to store.
     pub answer: Option<String>,
-    /// What became of each item that was asked for, as JSON; by it the caller's right to the answer is looked at again.
-    /// Absent for answers of earlier versions.
+    /// The outcome of each item of the request, as JSON. It is used to check again whether the caller may see the
+    /// answer. Absent for answers of earlier versions.
     pub outcomes: Option<String>,
 }
 
 impl Tx {
-    /// Claims an idempotency key for this transaction, or says what was answered under it. Of two requests at once the
-    /// second waits for the first to commit.
+    /// Claims an idempotency key for this transaction, or returns the answer that was stored for it. Of two concurrent
+    /// requests, the second waits for the first to commit.
     pub async fn claim_idempotency_key(
         &mut self,
         api_key: &str,
@@ -70,7 +68,7 @@ impl Tx {
         Ok(answered.map_or(IdempotencyState::OtherRequest, IdempotencyState::Answered))
     }
 
-    /// Keeps the answer to the request whose key this transaction claimed.
+    /// Stores the answer to the request whose key this transaction claimed.
     pub async fn keep_answer(&mut self, api_key: &str, key: &str, kept: &KeptAnswer) -> Result<()> {
         on_conn!(self, |conn| sqlx::query(
             "update usher_idempotency_keys set status = $3, answer = $4, outcomes = $5

@@ -1,4 +1,4 @@
-//! The inbox: every event that Clerk was told usher has taken.
+//! The inbox: every event that usher accepted from Clerk.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -11,47 +11,44 @@ use super::rows::{Time, Type, and_among, checked, of_rows, sql, to_json, unfold}
 use super::{PendingWrite, Pool, Queue, Result, Store, Tx, on_conn};
 use crate::names::named;
 
-/// An event as it arrived, its signature verified.
+/// A received event with a verified signature.
 #[derive(Clone)]
 pub struct NewEvent {
-    /// The message id, the same over retries and replays.
+    /// The message id; the same for retries and replays.
     pub svix_id: String,
-    /// `user.created` and so on.
+    /// Such as `user.created`.
     pub event_type: String,
     /// The body as it was signed.
     pub payload: String,
 }
 
-/// An event in the inbox that still waits for its effect.
+/// An event in the inbox that is not processed yet.
 #[derive(Clone, sqlx::FromRow)]
 pub struct Event {
-    /// The message id.
     pub svix_id: String,
-    /// `user.created` and so on.
+    /// Such as `user.created`.
     pub event_type: String,
     /// The body as it was signed.
     pub payload: Option<String>,
-    /// When it was stored.
     pub received_at: DateTime<Utc>,
 }
 
-/// What came of an event.
+/// The result of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finished {
-    /// The message id.
     pub svix_id: String,
-    /// What came of it, or why it could not be processed: then it stays in the inbox and can be run again.
+    /// The outcome, or the error: then the event stays in the inbox and can be replayed.
     pub outcome: Result<&'static str, String>,
 }
 
 named! {
-    /// Where an event stands.
+    /// The state of an event.
     EventState("event state") {
-        /// Its job has not come so far.
+        /// Its job has not finished yet.
         Waiting = "waiting",
         /// Its job gave up; it can be replayed.
         Failed = "failed",
-        /// Its effect is there.
+        /// Its effect is committed.
         Processed = "processed",
     }
 }
@@ -66,48 +63,39 @@ impl EventState {
     }
 }
 
-/// Which events.
 #[derive(Debug, Clone, Default)]
 pub struct EventFilter {
-    /// In this state.
     pub state: Option<EventState>,
-    /// Of this type.
     pub event_type: Option<String>,
-    /// Received before.
+    /// Received before this time.
     pub before: Option<DateTime<Utc>>,
 }
 
-/// An event as a person looks at it.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
 pub struct EventView {
-    /// The message id.
     pub svix_id: String,
-    /// `user.created` and so on.
+    /// Such as `user.created`.
     pub event_type: String,
-    /// Where it stands.
     #[sqlx(try_from = "String")]
     pub state: EventState,
-    /// When it was stored.
     pub received_at: DateTime<Utc>,
     /// When its effect was committed.
     pub processed_at: Option<DateTime<Utc>>,
-    /// What came of it.
     pub outcome: Option<String>,
-    /// Why it could not be processed so far.
     pub error: Option<String>,
 }
 
 const EVENT_VIEW: &str = "svix_id, event_type, received_at, processed_at, outcome, error,
     case when processed_at is not null then 'processed' when error is not null then 'failed' else 'waiting' end as state";
 
-/// Rows of an insert on SQLite: more of them gain little, and each number of rows is a statement to keep.
+/// Rows per insert on SQLite: more rows gain little, and each number of rows is one more prepared statement to keep.
 const ROWS_IN_A_STATEMENT: usize = 16;
 
-/// Ends a transaction, and says so with a last row.
+/// Ends a transaction and confirms it with a last row.
 const COMMIT: &str = "commit; select 'committed'";
 const COMMITTED: &str = "committed";
 
-/// What `process-clerk-event` carries.
+/// The payload of `process-clerk-event`.
 #[derive(Serialize)]
 struct Payload<'a> {
     svix_id: &'a str,
@@ -122,10 +110,10 @@ struct FinishedRow<'a> {
 }
 
 impl Store {
-    /// Stores events and enqueues the processing of those that are new, durably and together; returns the ids of the
-    /// new ones.
+    /// Stores events and enqueues a job for each new one, in one durable transaction; returns the ids of the new
+    /// events.
     pub async fn receive_events(&self, events: &[NewEvent]) -> Result<HashSet<String>> {
-        // By id: one order for everybody who writes events, so that groups with ids in common can't deadlock.
+        // Always in the order of ids, so that batches with common ids can't deadlock.
         let mut unique: BTreeMap<&str, &NewEvent> = BTreeMap::new();
         for event in events {
             unique.entry(&event.svix_id).or_insert(event);
@@ -152,13 +140,13 @@ impl Store {
     }
 }
 
-/// An event, and the job that processes it if it is new.
+/// An event, with the id of its job if the event is new.
 struct QueuedEvent<'a> {
     event: &'a NewEvent,
     job_id: String,
 }
 
-/// A round trip costs more than the work: inbox rows, jobs and their commit go in one statement.
+/// One statement for inbox rows, jobs and commit: a round trip costs more than the work.
 async fn receive_on_postgres(pool: &PgPool, queued: &[QueuedEvent<'_>], now: DateTime<Utc>) -> Result<Vec<String>> {
     let texts = |field: fn(&NewEvent) -> &str| queued.iter().map(|a| field(a.event)).collect::<Vec<_>>();
     let job_ids: Vec<&str> = queued.iter().map(|a| a.job_id.as_str()).collect();
@@ -190,8 +178,8 @@ async fn receive_on_postgres(pool: &PgPool, queued: &[QueuedEvent<'_>], now: Dat
     Ok(new)
 }
 
-/// Every text is handed to sqlx's thread and back, so the first begins the transaction and the last commits it: a few
-/// events are one text. Copying the payloads through JSON would cost more.
+/// sqlx passes each SQL text to its own thread and back. So the first text begins the transaction and the last one
+/// commits it, and a few events share one text. Copying the payloads through JSON would cost more.
 async fn receive_on_sqlite(writer: &SqlitePool, queued: &[QueuedEvent<'_>], now: DateTime<Utc>) -> Result<Vec<String>> {
     let mut conn = PendingWrite::new(writer.acquire().await?);
     let mut new = Vec::with_capacity(queued.len());
@@ -215,7 +203,7 @@ async fn receive_on_sqlite(writer: &SqlitePool, queued: &[QueuedEvent<'_>], now:
         let rows: Vec<String> = insertion.fetch_all(conn.get()).await?;
         new.extend(rows);
     }
-    // A thread of sqlx's that dies on the way ends the rows as if there were no more.
+    // If sqlx's thread dies, the rows end as if there were no more; so the last row must confirm the commit.
     if new.pop().as_deref() != Some(COMMITTED) {
         return Err(sqlx::Error::WorkerCrashed.into());
     }
@@ -223,7 +211,7 @@ async fn receive_on_sqlite(writer: &SqlitePool, queued: &[QueuedEvent<'_>], now:
     Ok(new)
 }
 
-/// The jobs come first: an event that is there already is not new.
+/// The jobs are inserted first, because after the insert of its row an event no longer looks new.
 fn insertion_of(events: usize) -> String {
     let first = |row: usize| 4 + 4 * row;
     let (mut jobs, mut rows) = (Vec::with_capacity(events), Vec::with_capacity(events));
@@ -245,7 +233,7 @@ fn insertion_of(events: usize) -> String {
 }
 
 impl Tx {
-    /// Those of these events that still wait for their effect, oldest first.
+    /// The events among these that are not processed yet, oldest first.
     pub async fn unprocessed_events(&mut self, svix_ids: &[&str]) -> Result<Vec<Event>> {
         let ids: Vec<_> = svix_ids.iter().map(|svix_id| Payload { svix_id }).collect();
         let rows = unfold(self.dialect(), &[("svix_id", Type::Text)]);
@@ -261,7 +249,7 @@ impl Tx {
             .await)?)
     }
 
-    /// Notes what came of events. What failed stays unprocessed, with its error.
+    /// Stores the results of events. A failed event stays unprocessed, with its error.
     pub async fn finish_events(&mut self, finished: &[Finished]) -> Result<()> {
         if finished.is_empty() {
             return Ok(());
@@ -304,7 +292,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Events, newest first; their payloads stay where they are.
+    /// Events, newest first, without their payloads.
     pub async fn events(&mut self, filter: &EventFilter, limit: u32) -> Result<Vec<EventView>> {
         let state = match filter.state {
             None => "true",
@@ -324,7 +312,6 @@ impl Tx {
             .await)?)
     }
 
-    /// One event.
     pub async fn event(&mut self, svix_id: &str) -> Result<Option<EventView>> {
         let text = format!("select {EVENT_VIEW} from usher_events where svix_id = $1");
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
@@ -344,8 +331,8 @@ impl Tx {
         Ok(payload.flatten())
     }
 
-    /// Runs events again that could not be processed: their dead jobs are given to the workers again, or where there is
-    /// none, a new one. Returns the ids of those that wait now.
+    /// Replays failed events: their dead jobs become due again, or they get a new job if there is none. Returns the ids
+    /// of the events that are waiting now.
     pub async fn replay_events(&mut self, svix_ids: &[&str]) -> Result<Vec<String>> {
         let waiting = self
             .change_open_events(svix_ids, "error = null", "processed_at is null")
@@ -367,8 +354,8 @@ impl Tx {
         Ok(waiting)
     }
 
-    /// Lets events go that failed, for good: nothing comes of them. Their dead jobs are done with, too. Returns the ids of
-    /// those that were.
+    /// Discards failed events for good, without an effect, and ends their dead jobs. Returns the ids of the discarded
+    /// events.
     pub async fn discard_events(&mut self, svix_ids: &[&str]) -> Result<Vec<String>> {
         let discarded = self
             .change_open_events(
@@ -398,7 +385,7 @@ impl Tx {
             .await)?)
     }
 
-    /// How many events could not be processed and wait for a person.
+    /// How many events have failed and wait for an operator.
     pub async fn count_failed_events(&mut self) -> Result<u64> {
         let text = format!(
             "select count(*) from usher_events where {}",

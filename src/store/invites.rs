@@ -1,4 +1,4 @@
-//! Invites: made, refreshed, shown, answered. Every change of state is one guarded update.
+//! Invites: created, refreshed, listed, answered. Every change of state is one guarded update.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,93 +15,80 @@ use crate::invites::limits::MailHold;
 use crate::invites::{Acceptance, Invite, Status, TargetKind};
 use crate::metrics::InviteEvent;
 
-/// An invite to be made, or made fresh if its address is already asked into the same place.
+/// An invite to create, or to refresh if its address already has one for the same target.
 #[derive(Debug, Clone)]
 pub struct NewInvite {
     /// The id, if it becomes a new row.
     pub id: Uuid,
-    /// The organization; for a project, the project's.
+    /// The organization; for a project, the organization that owns it.
     pub organization_id: Uuid,
-    /// The project, if it is one.
     pub project_id: Option<Uuid>,
-    /// Who is asked.
     pub email: EmailAddress,
-    /// As what.
     pub role: String,
-    /// Let in, or ask.
     pub acceptance: Acceptance,
-    /// By whom.
     pub invited_by: Option<Uuid>,
-    /// In which language.
     pub locale: Option<String>,
-    /// With which words.
     pub message: Option<String>,
-    /// Until when.
     pub expires_at: DateTime<Utc>,
 }
 
-/// An open invite and the person whose verified address it names.
+/// An open invite and a person who has its address, verified.
 #[derive(Debug, Clone)]
 pub struct InviteCandidate {
-    /// The invite.
     pub invite: Invite,
-    /// The person.
     pub admin_id: Uuid,
-    /// The organization they would come into: for a project, the one that it belongs to today.
+    /// The organization of the membership: for a project, the organization that it belongs to today.
     pub target_organization_id: Uuid,
-    /// What decides whether it may let them in.
+    /// The data that decides whether the person may accept it.
     pub facts: AcceptFacts,
 }
 
 impl InviteCandidate {
-    /// The organization that its person becomes a member of, and the project if there is one.
+    /// The organization that the person becomes a member of, and the project if there is one.
     pub fn target_ids(&self) -> impl Iterator<Item = Uuid> {
         [Some(self.target_organization_id), self.invite.project_id]
             .into_iter()
             .flatten()
     }
 
-    /// Whether this person put the banner away.
+    /// Whether this person dismissed the banner.
     #[must_use]
     pub fn is_dismissed(&self) -> bool {
         self.invite.dismissed_at.is_some() && self.invite.flagged_for == Some(self.admin_id)
     }
 }
 
-/// An open invite and where it leads.
+/// An open invite and its target.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct OpenInvite {
-    /// The invite.
     #[sqlx(flatten)]
     pub invite: Invite,
     /// The organization: for a project, the one that it belongs to today.
     pub target_organization_id: Uuid,
-    /// What decides whether it may let its person in.
+    /// The data that decides whether it may be accepted.
     #[sqlx(flatten)]
     pub facts: AcceptFacts,
 }
 
-/// An address that was asked already and is asked again.
+/// A second invitation of an address that has an invite.
 #[derive(Debug, Clone)]
 pub struct Refresh {
-    /// Its invite.
     pub invite_id: Uuid,
-    /// What was asked for; the id in it is not used.
+    /// The new request; its id is not used.
     pub asked: NewInvite,
-    /// Whether a mail goes out, with a link that makes older ones void.
+    /// Whether a mail is sent, with a new link that replaces older ones.
     pub sends_mail: bool,
-    /// Why none goes out.
+    /// Why no mail is sent.
     pub held: Option<MailHold>,
 }
 
-/// A person who invites, and where.
+/// An inviter and the target of the invite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct InviterAt {
     /// The `admins.id`.
     pub admin_id: Uuid,
-    /// The organization; for a project, the one that it belongs to.
+    /// The organization; for a project, the organization that owns it.
     pub organization_id: Uuid,
-    /// The project, if it is one.
     pub project_id: Option<Uuid>,
 }
 
@@ -121,47 +108,36 @@ struct InviteFound {
     facts: AcceptFacts,
 }
 
-/// An invite with what people want to see of it.
+/// An invite with the data that people want to see.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct InviteView {
-    /// The invite.
     #[sqlx(flatten)]
     pub invite: Invite,
     /// The organization's id: for a project, the one that it belongs to today.
     pub target_organization_id: Uuid,
-    /// The organization's name.
     pub organization_name: String,
-    /// The project's name.
     pub project_name: Option<String>,
-    /// The inviter's first name.
     pub inviter_first_name: Option<String>,
-    /// The inviter's last name.
     pub inviter_last_name: Option<String>,
-    /// The inviter's address.
     pub inviter_email: Option<String>,
-    /// What the newest mail to the invited address says; reminders that nobody needed don't count.
+    /// The kind of the newest mail to the invited address; suppressed reminders don't count.
     pub delivery_kind: Option<String>,
-    /// How it stands.
     pub delivery_status: Option<String>,
-    /// How often sending it was tried.
     pub delivery_attempts: Option<i32>,
-    /// Its last refusal.
+    /// The last rejection.
     pub delivery_error: Option<String>,
-    /// Its `Message-ID`.
     pub delivery_message_id: Option<String>,
-    /// When it was asked for.
     pub delivery_queued_at: Option<DateTime<Utc>>,
-    /// When it was sent.
     pub delivery_sent_at: Option<DateTime<Utc>>,
-    /// Why the address was last asked without a mail, if it was.
+    /// Why the last invitation was made without a mail, if it was.
     pub mail_held: Option<String>,
-    /// What decides whether it may let its person in.
+    /// The data that decides whether it may be accepted.
     #[sqlx(flatten)]
     pub facts: AcceptFacts,
 }
 
 impl InviteView {
-    /// What the newest mail is and where it stands, if there is a mail, or one that was held back.
+    /// The kind and status of the newest mail, if a mail was queued or held back.
     #[must_use]
     pub fn delivery(&self) -> Option<(DeliveryKind, DeliveryStatus)> {
         let Some(kind) = self.delivery_kind.as_deref() else {
@@ -171,75 +147,67 @@ impl InviteView {
         Some((kind.parse().ok()?, status))
     }
 
-    /// Why the address was last asked without a mail, if it was.
+    /// Why the last invitation was made without a mail, if it was.
     #[must_use]
     pub fn held(&self) -> Option<MailHold> {
         self.mail_held.as_deref()?.parse().ok()
     }
 }
 
-/// Which invites a list shows.
 #[derive(Debug, Clone, Default)]
 pub struct InviteFilter {
-    /// Into this organization, its projects included.
+    /// For this organization or one of its projects.
     pub organization_id: Option<Uuid>,
-    /// Into this project.
     pub project_id: Option<Uuid>,
-    /// By this person, an `admins.id`.
+    /// By this inviter, an `admins.id`.
     pub invited_by: Option<Uuid>,
-    /// To this address.
     pub email: Option<EmailKey>,
-    /// In this state, by time and not by what the sweep has done.
+    /// In this status at the present time, even if the sweep has not stored it yet.
     pub status: Option<Status>,
-    /// Into these organizations only, whatever else is asked for.
+    /// Only for these organizations, in addition to the other filters.
     pub within: Option<Vec<Uuid>>,
-    /// Created before this invite: where the last page ended.
+    /// Created before this invite: the end of the last page.
     pub before: Option<(DateTime<Utc>, Uuid)>,
 }
 
-/// An open invite with a life that no reminders are planned for yet.
+/// An open invite that was created or renewed and has no reminders planned yet.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Unplanned {
-    /// The invite.
     pub id: Uuid,
-    /// When the address was asked, or last asked again.
+    /// When the address was last invited.
     pub invited_at: DateTime<Utc>,
-    /// The end of this life.
+    /// The end of this validity period.
     pub expires_at: DateTime<Utc>,
-    /// Whether it is the first life that this invite is known to have.
+    /// Whether this is the first validity period of the invite that is known.
     pub is_first_life: bool,
 }
 
 /// An open invite whose reminder is due.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Remindable {
-    /// The invite.
     pub id: Uuid,
-    /// Who is asked.
     pub email: String,
-    /// What the address is compared by.
+    /// The normalized address, for comparisons.
     pub email_key: EmailKey,
-    /// When its life began.
+    /// The start of its validity period.
     pub reminders_from: DateTime<Utc>,
-    /// When it ends.
+    /// The end of its validity period.
     pub expires_at: DateTime<Utc>,
-    /// What decides whether it may let its person in.
+    /// The data that decides whether it may be accepted.
     #[sqlx(flatten)]
     pub facts: AcceptFacts,
 }
 
-/// When an invite is called to mind next.
+/// When an invite's next reminder is due.
 #[derive(Debug, Clone)]
 pub struct ReminderPlan {
-    /// The invite.
     pub invite_id: Uuid,
-    /// When the life began that this was planned for.
+    /// The start of the validity period that this was planned for.
     pub from: DateTime<Utc>,
-    /// The end of the life that this was planned for.
+    /// The end of the validity period that this was planned for.
     pub expires_at: DateTime<Utc>,
-    /// The next reminder, if there is one.
     pub remind_at: Option<DateTime<Utc>>,
-    /// Whether one is due, which this plan follows.
+    /// Whether a reminder is due now, before the next one.
     pub is_due: bool,
 }
 
@@ -257,8 +225,8 @@ fn is_about_time(status: Status) -> bool {
 }
 
 impl InviteFilter {
-    /// The statement for the filters that are set, so that each combination gets the plan that fits it. Parameters are
-    /// numbered in the order in which [`Tx::list_invites`] binds them.
+    /// Builds the statement for the filters that are set, so that each combination gets a plan that fits. Parameters
+    /// are numbered in the order in which [`Tx::list_invites`] binds them.
     fn statement(&self) -> String {
         let mut last = 1;
         let mut next = || {
@@ -306,7 +274,7 @@ impl InviteFilter {
     }
 }
 
-/// The columns of [`Invite`], each with a prefix: `*` would break prepared statements when a migration adds a column.
+/// The columns of [`Invite`], each with a prefix. `*` would break prepared statements when a migration adds a column.
 macro_rules! columns {
     ($prefix:literal) => {
         columns!(@ $prefix id kind organization_id project_id email email_key role status acceptance invited_by
@@ -318,7 +286,6 @@ macro_rules! columns {
     };
 }
 
-/// The columns of [`NewRow`].
 const NEW_ROW: &[(&str, Type)] = &[
     ("new_id", Type::Uuid),
     ("kind", Type::Text),
@@ -335,13 +302,13 @@ const NEW_ROW: &[(&str, Type)] = &[
 ];
 
 const INVITE: &str = columns!("");
-/// Where another table of the statement has columns of the same names.
+/// For statements in which another table has columns of the same names.
 const INVITE_ITSELF: &str = columns!("invites.");
 pub(super) const INVITE_OF_I: &str = columns!("i.");
 
-/// The columns of [`InviterFacts`]: what somebody is and holds in an organization and perhaps a project. Each is looked
-/// up by itself, so that no planner goes through all people or memberships. Who is banned is asked of the Clerk account
-/// that the person has today; of the one that usher knows for them where the app names none.
+/// The columns of [`InviterFacts`]: a person's state and roles in an organization and perhaps a project. Each is its
+/// own subquery, so that no planner reads all people or memberships. Whether the person is banned comes from the Clerk
+/// account that the app links today, or, if the app links none, from the account that usher knows.
 fn inviter_facts(person: &str, organization: &str, project: &str) -> String {
     const BLOCKED: &str = "(u.banned or u.locked or u.deleted_at is not null)";
     format!(
@@ -427,7 +394,7 @@ pub(super) fn invite_ids(ids: &[Uuid]) -> Result<String> {
     to_json(&rows)
 }
 
-/// In one order for everybody who writes invites.
+/// Always in the order of invite ids, to avoid deadlocks.
 fn pairs(waiting: &[&InviteCandidate]) -> Result<String> {
     let mut rows: Vec<_> = waiting
         .iter()
@@ -452,15 +419,15 @@ const PAIR: &[(&str, Type)] = &[
     ("inviter", Type::Uuid),
     ("acceptance", Type::Text),
 ];
-/// That an invite is what was decided about: it may have been asked again meanwhile.
+/// The invite is still as it was when the decision was made: it may have been renewed in the meantime.
 const AS_DECIDED: &str = "invites.token_version = r.version and invites.role = r.role
                and invites.invited_by is not distinct from r.inviter and invites.acceptance = r.acceptance";
 pub(super) const INVITE_ID: &[(&str, Type)] = &[("invite_id", Type::Uuid)];
 
 impl Tx {
-    /// Makes invites, at most one per place and address in one call. Where that address is already asked, open or
-    /// expired, that invite is returned instead, as it stands. Until the transaction ends nobody else can change any of
-    /// them, so what is decided about them then is still true when it is committed.
+    /// Creates invites, at most one per target and address in one call. If the address already has an invite, pending
+    /// or expired, that one is returned unchanged. All of them are locked until the transaction ends, so a decision
+    /// based on them is still true at the commit.
     pub async fn save_invites(&mut self, invites: &[NewInvite]) -> Result<Vec<Invite>> {
         if invites.is_empty() {
             return Ok(Vec::new());
@@ -496,7 +463,7 @@ impl Tx {
         Ok(saved)
     }
 
-    /// Takes back invites that this transaction has made.
+    /// Deletes invites that this transaction created.
     pub async fn unmake_invites(&mut self, ids: &[Uuid]) -> Result<()> {
         if ids.is_empty() {
             return Ok(());
@@ -514,8 +481,8 @@ impl Tx {
         Ok(())
     }
 
-    /// Makes invites fresh whose addresses are asked again, each once in a call. Where no mail goes out, the link that
-    /// their people have already goes on working. Returns them as they then stand.
+    /// Renews the invites of addresses that are invited again, each once in a call. If no mail is sent, the earlier
+    /// link stays valid. Returns the invites as they are then.
     pub async fn refresh_invites(&mut self, refreshes: &[Refresh]) -> Result<Vec<Invite>> {
         if refreshes.is_empty() {
             return Ok(Vec::new());
@@ -561,7 +528,7 @@ impl Tx {
         Ok(fresh)
     }
 
-    /// Notes on invites that this transaction has made that no mail goes out.
+    /// Stores on invites of this transaction why no mail is sent.
     pub async fn hold_mails(&mut self, ids: &[Uuid], held: MailHold) -> Result<()> {
         if ids.is_empty() {
             return Ok(());
@@ -579,7 +546,7 @@ impl Tx {
         Ok(())
     }
 
-    /// What these people are and hold where they invite. Who is not there has no entry.
+    /// The state and roles of these inviters. An inviter who does not exist has no entry.
     pub async fn inviters(&mut self, inviters: &[InviterAt]) -> Result<HashMap<InviterAt, InviterFacts>> {
         if inviters.is_empty() {
             return Ok(HashMap::new());
@@ -618,7 +585,7 @@ impl Tx {
         Ok(found.into_iter().map(by_place).collect())
     }
 
-    /// What decides whether these invites may let their people in.
+    /// The data that decides whether these invites may be accepted.
     pub async fn accept_facts(&mut self, ids: &[Uuid]) -> Result<HashMap<Uuid, AcceptFacts>> {
         let rows = unfold(self.dialect(), INVITE_ID);
         let these = of_rows(self.dialect(), "i.id", "invite_id", &rows);
@@ -628,7 +595,7 @@ impl Tx {
         Ok(found.into_iter().map(|found| (found.id, found.facts)).collect())
     }
 
-    /// Notes on invites why they let their person in no more, unless that is the last thing that was noted of them.
+    /// Records why these invites can't be accepted any more, unless that is already their last event.
     pub async fn note_refusals(&mut self, refused: &[(&InviteCandidate, Obstacle)]) -> Result<()> {
         if refused.is_empty() {
             return Ok(());
@@ -645,7 +612,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Locks those of these addresses' invites that are there, in the order in which every change of a set locks them.
+    /// Locks the existing invites of these addresses, in the same order as every other update of several invites.
     async fn lock_known(&mut self, rows: &str) -> Result<()> {
         let Conn::Postgres(tx) = &mut self.conn else {
             return Ok(()); // SQLite has one writer.
@@ -668,7 +635,6 @@ impl Tx {
         Ok(())
     }
 
-    /// One invite.
     pub async fn invite(&mut self, id: Uuid) -> Result<Option<Invite>> {
         let text = format!("select {INVITE} from invites where id = $1");
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
@@ -677,9 +643,9 @@ impl Tx {
             .await)?)
     }
 
-    /// The open invites whose address is a verified one of these people, into places that are there. Oldest first.
+    /// The open invites for existing targets whose address is a verified address of these people, oldest first.
     pub async fn invite_candidates(&mut self, admins: &[Uuid]) -> Result<Vec<InviteCandidate>> {
-        // Joined here: Postgres, where it has no statistics yet, would look through all addresses for each invite.
+        // Joined here: without statistics, Postgres would read all addresses for each invite.
         let owners = self.verified_addresses(admins).await?;
         let invites = self.open_invites_to(owners.keys().map(String::as_str)).await?;
         let waiting = |open: OpenInvite| {
@@ -722,8 +688,7 @@ impl Tx {
             .await)?)
     }
 
-    /// Whether an invite, open or not, names a verified address of this person. Where what it leads into was deleted, it is
-    /// as if it were not there.
+    /// The invite, open or not, if its address is a verified address of this person. `None` if its target was deleted.
     pub async fn invite_of(&mut self, id: Uuid, admin_id: Uuid) -> Result<Option<Invite>> {
         let text = format!(
             "select {INVITE_OF_I} from invites i
@@ -740,8 +705,8 @@ impl Tx {
             .await)?)
     }
 
-    /// Marks invites accepted by their person: those that are still open and were not asked again meanwhile; returns them.
-    /// Memberships are the caller's to give, in the same transaction.
+    /// Marks invites as accepted by their person and returns them; skips those that are no longer open or were renewed
+    /// in the meantime. The caller adds the memberships in the same transaction.
     pub async fn accept_invites(&mut self, accepted: &[&InviteCandidate]) -> Result<Vec<Invite>> {
         if accepted.is_empty() {
             return Ok(Vec::new());
@@ -808,7 +773,7 @@ impl Tx {
         .await
     }
 
-    /// Takes an invite back, also an expired one; `false` if it was final already.
+    /// Revokes an invite, also an expired one; `false` if its status was final.
     pub async fn revoke_invite(&mut self, id: Uuid) -> Result<bool> {
         self.close_invite(
             InviteEvent::Revoked,
@@ -834,7 +799,7 @@ impl Tx {
         Ok(closed == 1)
     }
 
-    /// Puts an open invite's banner away for its person until their next sign-in; `false` if it was not open any more.
+    /// Dismisses an open invite's banner for its person until their next sign-in; `false` if it was not open any more.
     pub async fn dismiss_invite(&mut self, id: Uuid, admin_id: Uuid) -> Result<bool> {
         let now = self.clock.now();
         let dismissed = on_conn!(self, |conn| sqlx::query(
@@ -853,7 +818,7 @@ impl Tx {
         Ok(dismissed == 1)
     }
 
-    /// Notes on invites that they have expired, the longest expired first and at most `limit`; returns how many.
+    /// Marks invites as expired, the longest expired first and at most `limit`; returns how many.
     pub async fn expire_invites(&mut self, limit: u32) -> Result<u64> {
         let now = self.clock.now();
         let oldest =
@@ -881,8 +846,8 @@ impl Tx {
         Ok(expired.len() as u64)
     }
 
-    /// Open invites with a life that no reminders are planned for yet; of those in their first one, only the ones made
-    /// before a time.
+    /// Open invites whose current validity period has no reminders planned; those in their first period only if they
+    /// were created before a time.
     pub async fn invites_without_plan(&mut self, made_before: DateTime<Utc>, limit: u32) -> Result<Vec<Unplanned>> {
         let now = self.clock.now();
         Ok(on_conn!(self, |conn| sqlx::query_as(
@@ -898,7 +863,6 @@ impl Tx {
         .await)?)
     }
 
-    /// Open invites whose reminder is due.
     pub async fn invites_to_remind(&mut self, limit: u32) -> Result<Vec<Remindable>> {
         let now = self.clock.now();
         let text = format!(
@@ -915,8 +879,8 @@ impl Tx {
             .await)?)
     }
 
-    /// Plans the next reminder of invites that are still open and still have the life it is planned for. Returns those
-    /// whose reminder was due and is now this transaction's to send.
+    /// Plans the next reminder of invites that are still open and still in the validity period of the plan. Returns the
+    /// invites whose reminder was due and must now be sent by this transaction.
     pub async fn plan_reminders(&mut self, plans: &[ReminderPlan]) -> Result<Vec<Uuid>> {
         let source = unfold(
             self.dialect(),
@@ -959,8 +923,8 @@ impl Tx {
             .await)?)
     }
 
-    /// Makes an invite that is not final valid until `expires_at` if it has expired; its link stays as it is. `None` if
-    /// it is final or not there. Until the transaction ends nobody else can renew it.
+    /// Renews an invite until `expires_at` if it has expired; its link stays valid. `None` if its status is final or it
+    /// does not exist. The row is locked until the transaction ends.
     pub async fn renew_invite(&mut self, id: Uuid, expires_at: DateTime<Utc>) -> Result<Option<Invite>> {
         let text = format!(
             "update invites set status = 'pending', expired_at = null, mail_held = null, updated_at = $2,
@@ -980,12 +944,12 @@ impl Tx {
         Ok(renewed)
     }
 
-    /// The open invites to these addresses, into places that are there; oldest first.
+    /// The open invites of these addresses for existing targets, oldest first.
     pub async fn waiting_at(&mut self, keys: &[&EmailKey]) -> Result<Vec<OpenInvite>> {
         self.open_invites_to(keys.iter().map(|key| key.as_str())).await
     }
 
-    /// The open invites whose banner this person has put away.
+    /// The open invites whose banner this person dismissed.
     pub async fn dismissed_by(&mut self, admin_id: Uuid) -> Result<Vec<Uuid>> {
         Ok(on_conn!(self, |conn| sqlx::query_scalar(
             "select id from invites where status = 'pending' and flagged_for = $1 and dismissed_at is not null"
@@ -995,7 +959,7 @@ impl Tx {
         .await)?)
     }
 
-    /// A page of invites: ids, newest first. The order is by creation, so a page never shifts while invites are added.
+    /// A page of invites: ids, newest first. The order is by creation, so new invites don't shift a page.
     pub async fn list_invites(&mut self, filter: &InviteFilter, limit: u32) -> Result<Vec<(Uuid, DateTime<Utc>)>> {
         let text = filter.statement();
         let now = self.clock.now();
@@ -1023,7 +987,7 @@ impl Tx {
         })?)
     }
 
-    /// Invites as people want to see them, in the order of their creation.
+    /// Invites with the data that people want to see, in the order of their creation.
     pub async fn invite_views(&mut self, ids: &[Uuid]) -> Result<Vec<InviteView>> {
         if ids.is_empty() {
             return Ok(Vec::new());

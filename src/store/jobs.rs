@@ -1,5 +1,5 @@
-//! The queue as a person looks at it and repairs it. Beside a running service every change is guarded: what a worker
-//! holds is left alone.
+//! The queue for operators: viewing and repairing it. The service may be running, so every change is guarded: jobs that
+//! a worker holds are not touched.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -15,71 +15,55 @@ use super::{Conn, Dialect, Queue, Result, Tx, on_conn};
 use crate::names::named;
 
 named! {
-    /// Where a job stands.
+    /// The state of a job.
     JobState("job state") {
         /// Due, and waiting for a worker.
         Waiting = "waiting",
-        /// Not due yet: tried before, or meant for later.
+        /// Not due yet: waiting for a retry, or enqueued for later.
         Scheduled = "scheduled",
         /// Held by a worker.
         Running = "running",
-        /// Given up; it waits for a person.
+        /// Given up; it waits for an operator.
         Dead = "dead",
         /// Finished.
         Done = "done",
     }
 }
 
-/// Which jobs.
 #[derive(Debug, Clone, Default)]
 pub struct JobFilter {
-    /// These.
     pub ids: Vec<String>,
-    /// In this queue.
     pub queue: Option<Queue>,
-    /// In one of these states; none for any but done.
+    /// In one of these states; if empty, in any state but `done`.
     pub states: Vec<JobState>,
-    /// Enqueued before.
+    /// Enqueued before this time.
     pub before: Option<DateTime<Utc>>,
-    /// Whose last error has these words, in upper or lower case.
+    /// With this text in the last error, case-insensitive.
     pub error: Option<String>,
 }
 
-/// A job.
 #[derive(Debug, Clone, Serialize)]
 pub struct JobView {
-    /// Its id.
     pub id: String,
-    /// The name of its queue.
     pub queue: String,
-    /// Where it stands.
     pub state: JobState,
-    /// What it carries: ids only.
+    /// The payload: ids only.
     pub payload: String,
-    /// How often it was tried.
     pub attempts: i32,
-    /// When it was enqueued, by its id.
+    /// When it was enqueued, from its id.
     pub enqueued_at: Option<DateTime<Utc>>,
-    /// When it is or was due.
     pub due_at: Option<DateTime<Utc>>,
-    /// When its last attempt ended.
     pub ended_at: Option<DateTime<Utc>>,
-    /// Who holds it, or held it last.
+    /// The worker that holds it, or held it last.
     pub worker: Option<String>,
-    /// Why its last attempt failed.
     pub error: Option<String>,
 }
 
-/// A failed attempt.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
 pub struct FailedAttempt {
-    /// The job.
     pub job_id: String,
-    /// Which attempt it was.
     pub attempt: i32,
-    /// When.
     pub failed_at: DateTime<Utc>,
-    /// Why.
     pub error: String,
 }
 
@@ -108,7 +92,7 @@ fn job_ids(ids: &[String]) -> Result<String> {
     to_json(&rows)
 }
 
-/// The tables are apalis's and differ by name and types.
+/// The tables belong to apalis and differ in names and types.
 pub(super) struct DialectSql {
     pub table: &'static str,
     pub now: &'static str,
@@ -134,7 +118,7 @@ pub(super) fn dialect_sql(dialect: Dialect) -> DialectSql {
     }
 }
 
-/// In apalis's words, as [`super::watch`] has them, so that the same indexes answer.
+/// The same conditions as in [`super::levels`], so that the same indexes are used.
 pub(super) fn is_in(state: JobState, now: &str) -> String {
     let open = "(status = 'Pending' or (status = 'Failed' and attempts < max_attempts))";
     match state {
@@ -147,8 +131,8 @@ pub(super) fn is_in(state: JobState, now: &str) -> String {
 }
 
 impl JobFilter {
-    /// The conditions; parameters are numbered as `filtered!` binds them: `$1` ids, `$2` queues, `$3` the id of
-    /// the time, `$4` the error.
+    /// The conditions, with parameters as `filtered!` binds them: `$1` queues, `$2` ids, `$3` the id of the time, `$4`
+    /// the error.
     fn conditions(&self, dialect: Dialect) -> String {
         let terms = dialect_sql(dialect);
         let mut text = format!(
@@ -172,7 +156,7 @@ impl JobFilter {
             let _ = write!(text, " and ({})", states.join(" or "));
         }
         if !states.is_empty() && !asks_for_done {
-            // In the words of SQLite's index, which takes each condition by itself.
+            // As in the condition of SQLite's partial index: its planner matches each term separately.
             text.push_str(" and status <> 'Done'");
         }
         if !self.ids.is_empty() {
@@ -206,7 +190,7 @@ impl JobFilter {
         )
     }
 
-    /// Ids sort by the time that they were made; those of `before` and later are left out.
+    /// Ids sort by creation time; ids from `before` on are left out.
     fn limit_id(&self) -> String {
         let before = self.before.unwrap_or_default();
         Ulid::from_parts(before.timestamp_millis().unsigned_abs(), 0).to_string()
@@ -256,7 +240,7 @@ impl Tx {
         Ok(rows.into_iter().map(JobView::from).collect())
     }
 
-    /// How many jobs there are of each queue.
+    /// How many jobs each queue has.
     pub async fn count_jobs(&mut self, filter: &JobFilter) -> Result<Vec<(String, i64)>> {
         let text = format!(
             "select job_type, count(*) from {} where {} group by job_type order by job_type",
@@ -287,9 +271,9 @@ impl Tx {
         )?)
     }
 
-    /// Gives jobs that are dead or wait for their next attempt to the workers at once, with all their attempts before
-    /// them; an event that had failed waits again, a mail that was given up is wanted again, and
-    /// its address is no longer suppressed. Returns the ids of those that were.
+    /// Makes jobs that are dead or wait for a retry due now, with their attempts reset. A failed event is waiting
+    /// again; a failed mail is queued again and its address is no longer suppressed. Returns the ids of the retried
+    /// jobs.
     pub async fn retry_jobs(&mut self, ids: &[String]) -> Result<Vec<String>> {
         let retried = self
             .change_jobs(ids, &[JobState::Dead, JobState::Scheduled], |dialect| {
@@ -309,8 +293,8 @@ impl Tx {
         Ok(retried.into_iter().map(|job| job.id).collect())
     }
 
-    /// Ends jobs that no worker holds; the mails among them are no longer wanted, the events have failed. Returns the ids of
-    /// those that were.
+    /// Cancels jobs that no worker holds: their mails are suppressed, their events have failed. Returns the ids of the
+    /// cancelled jobs.
     pub async fn cancel_jobs(&mut self, ids: &[String]) -> Result<Vec<String>> {
         let open = [JobState::Waiting, JobState::Scheduled];
         let cancelled = self
@@ -349,14 +333,14 @@ impl Tx {
             .await)?)
     }
 
-    /// The deliveries that these jobs carry, if they stand at `from`.
+    /// Updates the deliveries of these jobs, if their status is `from`.
     async fn move_deliveries(&mut self, jobs: &[Changed], from: &str, set: &str) -> Result<()> {
         let these = format!("select r.invite_id from {}", unfold(self.dialect(), INVITE_ID));
         let text = format!("update usher_deliveries set {set} where status = '{from}' and id in ({these})");
         self.execute_for(jobs, text).await
     }
 
-    /// Whoever retries a mail wants it sent, as somebody who sends it again does.
+    /// Retrying a mail means that it should be sent, as resending it does.
     async fn release_addresses_of(&mut self, jobs: &[Changed]) -> Result<()> {
         let these = format!("select r.invite_id from {}", unfold(self.dialect(), INVITE_ID));
         let text = format!(
@@ -370,12 +354,12 @@ impl Tx {
         self.execute_for(jobs, text).await
     }
 
-    /// The events that these jobs are about wait for them again.
+    /// Marks the events of these jobs as waiting again.
     async fn reopen_events(&mut self, jobs: &[Changed]) -> Result<()> {
         self.set_error_of_events(jobs, None).await
     }
 
-    /// The events that these jobs were about have failed, those that still waited for them.
+    /// Marks the events of these jobs as failed, if they were still waiting.
     async fn fail_events(&mut self, jobs: &[Changed], why: &str) -> Result<()> {
         self.set_error_of_events(jobs, Some(why)).await
     }
@@ -385,7 +369,7 @@ impl Tx {
         if events.is_empty() {
             return Ok(());
         }
-        // What failed keeps the error that it failed with.
+        // A failed event keeps its first error.
         let from = if error.is_some() {
             "error is null"
         } else {
@@ -405,7 +389,7 @@ impl Tx {
         Ok(())
     }
 
-    /// The dead jobs that are about one of these events.
+    /// The dead jobs of these events.
     pub(super) async fn dead_jobs_about_events(&mut self, svix_ids: &[String]) -> Result<Vec<(String, String)>> {
         let dead = JobFilter {
             queue: Some(Queue::ProcessClerkEvent),
@@ -418,7 +402,7 @@ impl Tx {
         Ok(about.filter(|(_, event)| events.contains(event)).collect())
     }
 
-    /// Ends dead jobs that nobody waits for any more. They keep their last error.
+    /// Ends dead jobs that are no longer needed. They keep their last error.
     pub(super) async fn end_dead_jobs(&mut self, ids: &[String]) -> Result<()> {
         self.change_jobs(ids, &[JobState::Dead], |dialect| {
             format!("status = 'Done', done_at = {}", dialect.now)
@@ -427,7 +411,7 @@ impl Tx {
         .map(drop)
     }
 
-    /// Executes a statement over the deliveries that these jobs carry.
+    /// Executes a statement over the deliveries of these jobs.
     async fn execute_for(&mut self, jobs: &[Changed], text: String) -> Result<()> {
         let deliveries: Vec<Uuid> = jobs.iter().filter_map(Changed::delivery).collect();
         if deliveries.is_empty() {
@@ -442,7 +426,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Deletes jobs that are dead or done, and what is known of their attempts; returns how many. An event whose job is dead
+    /// Deletes jobs that are dead or done, with their failed attempts; returns how many. An event whose job is dead
     /// stays in the inbox, failed.
     pub async fn purge_jobs(&mut self, ids: &[String]) -> Result<u64> {
         let dialect = dialect_sql(self.dialect());
@@ -485,7 +469,7 @@ impl Tx {
         .await)?)
     }
 
-    /// The failed attempts at all jobs about one event or delivery, oldest first.
+    /// The failed attempts at all jobs of one event or delivery, oldest first.
     pub async fn failures_about(&mut self, about: &str) -> Result<Vec<FailedAttempt>> {
         Ok(on_conn!(self, |conn| sqlx::query_as(
             "select job_id, attempt, failed_at, error from usher_job_failures where about = $1
@@ -496,8 +480,8 @@ impl Tx {
         .await)?)
     }
 
-    /// Keeps a failed attempt, and moves the job's time if it is tried again: apalis has no durable back-off of its own;
-    /// its ack leaves that column alone and its fetch respects it (APALIS trap 6).
+    /// Stores a failed attempt and defers the job if it will be retried. apalis has no durable back-off of its own; its
+    /// ack does not change `run_at`, and its fetch respects it (APALIS trap 6).
     pub async fn note_failure(&mut self, failure: &NewFailure<'_>) -> Result<()> {
         let now = self.clock.now();
         on_conn!(self, |conn| sqlx::query(
@@ -539,18 +523,16 @@ impl Tx {
     }
 }
 
-/// An attempt that failed just now.
 #[derive(Debug, Clone, Copy)]
 pub struct NewFailure<'a> {
-    /// The job.
     pub job_id: &'a str,
-    /// Which attempt it was, counted from 1.
+    /// Counted from 1.
     pub attempt: u32,
-    /// What the job carries.
+    /// The id of the event or delivery.
     pub about: Option<&'a str>,
-    /// Why, without addresses.
+    /// The error, without addresses.
     pub error: &'a str,
-    /// When it is tried again; `None` if it is dead.
+    /// When it is retried; `None` if it is dead.
     pub again_at: Option<DateTime<Utc>>,
 }
 
@@ -571,7 +553,7 @@ impl Changed {
     }
 }
 
-/// The event that a job is about, by its payload.
+/// The event id in a job's payload.
 fn event_in(payload: &[u8]) -> Option<String> {
     let payload: serde_json::Value = serde_json::from_slice(payload).ok()?;
     payload["svix_id"].as_str().map(str::to_owned)
@@ -595,12 +577,12 @@ impl From<Row> for JobView {
     }
 }
 
-/// A queue's name as people know it.
+/// A queue's name without the prefix.
 fn name_of(stored: String) -> String {
     Queue::of_stored(&stored).map_or(stored, |queue| queue.as_str().to_owned())
 }
 
-/// What apalis keeps of an attempt: `{"Ok": …}` or `{"Err": "…"}`.
+/// apalis stores the result of an attempt as `{"Ok": …}` or `{"Err": "…"}`.
 fn error_of(result: &str) -> Option<String> {
     let result: serde_json::Value = serde_json::from_str(result).ok()?;
     result.get("Err")?.as_str().map(str::to_owned)

@@ -1,5 +1,5 @@
-//! What ops wants to know of the database from minute to minute. Cheap beside a million finished jobs: each question is
-//! answered by an index that holds unfinished or dead jobs only.
+//! Queue depth and pool statistics for monitoring. They stay cheap beside a million finished jobs: each query uses an
+//! index that holds only unfinished or dead jobs.
 
 use std::collections::HashMap;
 
@@ -23,16 +23,13 @@ struct Count {
 /// A connection pool of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolStats {
-    /// Its name.
     pub pool: &'static str,
-    /// Connections that somebody uses.
     pub in_use: usize,
-    /// Connections that wait.
     pub idle: usize,
 }
 
-/// In the words of apalis's fetch, so that its partial indexes answer. A `Failed` job is one that waits for its next
-/// attempt; one that apalis will not run again is dead, whatever its status says.
+/// The same conditions as in apalis's fetch, so that its partial indexes are used. A `Failed` job waits for its next
+/// attempt; a job that apalis will not run again is dead, whatever its status says.
 const POSTGRES: &str = "
     select job_type, 'waiting' as state, count(*) as jobs,
         greatest(extract(epoch from now() - min(run_at)), 0)::float8 as age
@@ -50,7 +47,8 @@ const POSTGRES: &str = "
     from apalis.jobs where job_type = any (array(select json_array_elements_text($1::text::json)))
         and (status = 'Killed' or (status = 'Failed' and attempts >= max_attempts)) group by job_type";
 
-/// By queue and status, which is how SQLite's index is sorted, and in its words. In both `$1` holds the queues' names.
+/// By queue and status, which is the order of SQLite's index, with the index's own condition. In both texts `$1` holds
+/// the queues' names.
 const SQLITE: &str = "
     select job_type, 'waiting' as state, count(*) as jobs, max(unixepoch() - min(run_at), 0) + 0.0 as age
     from Jobs where status <> 'Done' and job_type in (select value from json_each($1))
@@ -66,7 +64,7 @@ const SQLITE: &str = "
         and status in ('Killed', 'Failed') and (status = 'Killed' or attempts >= max_attempts) group by job_type";
 
 impl Store {
-    /// What is in each queue, finished jobs aside.
+    /// The jobs of each queue by state, without finished jobs.
     pub async fn queue_levels(&self) -> Result<Vec<QueueLevel>> {
         let queues = Queue::all_stored()?;
         let counts: Vec<Count> = match &self.pool {
@@ -92,7 +90,6 @@ impl Store {
         Ok(Queue::ALL.iter().map(|&queue| level(queue)).collect())
     }
 
-    /// How this process's connections are used.
     #[must_use]
     pub fn pool_levels(&self) -> Vec<PoolStats> {
         fn level<DB: sqlx::Database>(name: &'static str, pool: &sqlx::Pool<DB>) -> PoolStats {
@@ -113,7 +110,7 @@ impl Store {
         Door::ALL.into_iter().filter_map(of_door).collect()
     }
 
-    /// What time it is at the database; `None` if that is this machine.
+    /// The database server's time; `None` if it is this machine's.
     pub async fn database_time(&self) -> Result<Option<DateTime<Utc>>> {
         match &self.pool {
             Pool::Postgres(pool) => Ok(Some(sqlx::query_scalar("select now()").fetch_one(pool).await?)),
@@ -121,10 +118,10 @@ impl Store {
         }
     }
 
-    /// Whether the schema is the one that this version wants, or a newer one.
+    /// Whether the schema is the one that this version needs, or a newer one.
     ///
     /// # Errors
-    /// [`super::StoreError`]; also where there is no schema at all.
+    /// Also when there is no schema at all.
     pub async fn is_migrated(&self) -> Result<bool> {
         let text = format!("select version from {TABLE} where success");
         let applied: Vec<i64> = match &self.pool {

@@ -1,4 +1,4 @@
-//! Invite mails asked for on a day, by who asked and where.
+//! The number of invite mails per day, by inviter, organization and address.
 
 use chrono::NaiveDate;
 use serde::Serialize;
@@ -9,41 +9,36 @@ use super::{Result, Tx, on_conn};
 use crate::names::named;
 
 named! {
-    /// Whose mails are counted.
+    /// What mails are counted by.
     CountScope("scope") {
-        /// An inviter's.
+        /// Mails by an inviter.
         Inviter = "inviter",
-        /// Those into an organization and its projects.
+        /// Mails for an organization and its projects.
         Organization = "organization",
-        /// Those to one address.
+        /// Mails to one address.
         Address = "address",
     }
 }
 
-/// A number of mails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
 pub struct MailCount {
-    /// Inviter, organization or address.
     #[sqlx(try_from = "String")]
     pub scope: CountScope,
-    /// Which: an `admins.id`, an `organizations.id`, or an address's [`EmailKey::digest`].
+    /// The `admins.id`, the `organizations.id`, or the address's [`EmailKey::digest`].
     ///
     /// [`EmailKey::digest`]: crate::invites::email::EmailKey::digest
     pub subject: Uuid,
-    /// How many.
     pub mails: i32,
 }
 
-/// A number of mails that are to be counted, and how many there may be in all.
+/// A number of mails to add to a count, and the count's limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct MailDemand {
     /// Inviter or organization.
     pub scope: CountScope,
-    /// Which.
     pub subject: Uuid,
-    /// How many.
     pub mails: i32,
-    /// What the count may reach.
+    /// The highest count that is allowed.
     pub cap: i32,
 }
 
@@ -56,7 +51,7 @@ const DEMAND: &[(&str, Type)] = &[
 ];
 
 impl Tx {
-    /// Where the counts of these subjects stand on a day; those that have none are left out.
+    /// The counts of these subjects on a day; subjects without a count are left out.
     pub async fn mail_counts(&mut self, day: NaiveDate, subjects: &[MailDemand]) -> Result<Vec<MailCount>> {
         if subjects.is_empty() {
             return Ok(Vec::new());
@@ -74,12 +69,12 @@ impl Tx {
             .await)?)
     }
 
-    /// Adds to the counts of a day, each subject once in a call. Until the transaction ends nobody else can count for
-    /// these subjects: so this comes last.
+    /// Adds to the counts of a day, each subject once in a call. The counts are locked until the transaction ends, so
+    /// this is its last statement.
     ///
     /// # Errors
-    /// [`super::StoreError`]; where a count would pass its cap, because others have counted meanwhile, one that says to do
-    /// the transaction again.
+    /// If other transactions counted in the meantime and a count would pass its cap, a conflict: the transaction has to
+    /// run again.
     pub async fn count_mails(&mut self, day: NaiveDate, demand: &[MailDemand]) -> Result<()> {
         if demand.is_empty() {
             return Ok(());
@@ -93,7 +88,7 @@ impl Tx {
                  <= (select r.cap from {source} where r.scope = excluded.scope and r.subject = excluded.subject)"
         );
         let mut demand = demand.to_vec();
-        // In one order for everybody: each row is locked.
+        // Always in this order, because each row is locked.
         demand.sort_by_key(|demand| (demand.scope.as_str(), demand.subject));
         let rows = to_json(&demand)?;
         let counted = on_conn!(self, |conn| sqlx::query(sql(text))
@@ -109,7 +104,7 @@ impl Tx {
         }
     }
 
-    /// Forgets the counts of the days before `day`.
+    /// Deletes the counts of the days before `day`.
     pub async fn forget_mail_counts(&mut self, day: NaiveDate) -> Result<()> {
         on_conn!(self, |conn| sqlx::query("delete from usher_mail_counts where day < $1")
             .bind(day.to_string())

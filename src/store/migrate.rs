@@ -1,5 +1,5 @@
-//! The schema: apalis's own migrations, then ours, each with a table of its own to remember what has run. On Postgres an
-//! app's tables may be there already; they are made fit first, and filled in afterwards (`adopt`).
+//! The schema: first apalis's own migrations, then usher's, each with its own table of what has run. On Postgres an
+//! app's tables may exist already; they are adopted first, and filled in afterwards (`adopt`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,23 +16,19 @@ use super::settings::{Rules, UniqueEmails};
 use super::{Dialect, Pool, Store, StoreError};
 use usher_base::private;
 
-/// Why the schema could not be brought up to date. A database that is [unfit](Validation) is left as it was; what else was
-/// done before an error stays, and the next run goes on from there.
+/// Why the schema could not be migrated. A database that fails [validation](Validation) is left unchanged; other work
+/// that was done before an error stays, and the next run continues from there.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrationError {
-    /// The queue's tables.
     #[error("the queue's tables could not be migrated: {0}")]
     Queue(#[source] MigrateError),
-    /// usher's tables.
     #[error("usher's tables could not be migrated: {0}")]
     Usher(#[source] MigrateError),
-    /// Nothing can be written.
     #[error("the database can't be changed; see that its file, folder and disk can be written to: {0}")]
     ReadOnly(#[source] sqlx::Error),
-    /// Everything else that was asked of the database.
+    /// Every other error of the database.
     #[error("the database failed: {0}")]
     Database(#[source] sqlx::Error),
-    /// The database is not one that this usher can work with.
     #[error("this database can't be used: {0}")]
     Validation(Validation),
 }
@@ -40,22 +36,17 @@ pub enum MigrationError {
 /// Why a database can't be used, in a sentence that says what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Validation {
-    /// Something else listens there.
     #[error("what answers at its address is no Postgres server ({0}); see that host and port are the right ones")]
     NoPostgres(String),
-    /// Older than usher's SQL.
     #[error("it is Postgres {0}, and usher needs Postgres 13 or newer; upgrade the server")]
     TooOld(i32),
     /// Not every text can be stored.
     #[error("its encoding is {0}, and usher needs UTF8; make a new database with encoding 'UTF8'")]
     Encoding(String),
-    /// Nothing to create tables in.
     #[error("the search path of usher's role names no schema that is there; create one, or set the search path")]
     NoSchema,
-    /// Tables or extensions can't be created.
     #[error("{0}")]
     Rights(String),
-    /// It was migrated by a newer usher.
     #[error(
         "its schema is newer than this usher (it has migration {found}, this version knows {known}); start that version \
          or a newer one"
@@ -63,21 +54,21 @@ pub enum Validation {
     Newer {
         /// The newest migration that the database has.
         found: i64,
-        /// The newest that this version knows.
+        /// The newest migration that this version knows.
         known: i64,
     },
-    /// A migration has begun and never ended.
+    /// A migration was begun and did not finish.
     #[error(
         "migration {0} was applied by halves; restore the backup from before it, or finish it by hand and set `success` \
          in usher_migrations"
     )]
     HalfApplied(i64),
-    /// A migration is not what it was when it ran.
+    /// A migration has a different checksum than when it ran.
     #[error(
         "migration {0} is another one here than in this usher; was it made by a fork, or by a version never released?"
     )]
     Changed(i64),
-    /// A file with somebody else's tables.
+    /// A file with another program's tables.
     #[error("the file holds a table {0} that is not usher's; give usher a file of its own")]
     ForeignFile(&'static str),
     /// The app's tables are not as usher needs them.
@@ -102,7 +93,7 @@ impl From<Validation> for MigrationError {
 }
 
 impl MigrationError {
-    /// Whether it may work a little later, because the database is away.
+    /// Whether a later attempt may succeed, because the database is unavailable now.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
         self.sql().is_some_and(StoreError::is_temporary_sql)
@@ -120,26 +111,25 @@ impl MigrationError {
     }
 }
 
-/// Ours must not be mistaken for the app's, which may use sqlx's default name in the same database.
+/// Not sqlx's default name, which the app may use in the same database.
 pub(super) const TABLE: &str = "usher_migrations";
-/// apalis's own on Postgres.
 const APALIS_TABLE: &str = "apalis._sqlx_migrations";
-/// On SQLite apalis would share sqlx's default name with everybody (APALIS trap 11).
+/// On SQLite apalis would use sqlx's default name (APALIS trap 11).
 const APALIS_TABLE_ON_SQLITE: &str = "_apalis_migrations";
-/// The oldest Postgres with all that usher and apalis use (`gen_random_uuid`, trusted extensions).
+/// The oldest Postgres with everything that usher and apalis use (`gen_random_uuid`, trusted extensions).
 const OLDEST_POSTGRES: i32 = 13;
-/// What one process at a time may do: bring the schema up to date.
+/// The advisory lock of migrations: one process migrates at a time.
 const LOCK: i64 = 0x7573_6865_7200;
-/// Between two looks whether another process has finished. Asking again beats waiting in the lock's queue: a statement
-/// that waits there would keep the other process's index from being built.
+/// How often to try the lock. Polling instead of waiting in the lock's queue: a waiting statement would block the other
+/// process's `create index concurrently`.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 impl Store {
-    /// Brings the schema up to date. May run in several processes at once and any number of times; a run that was cut
-    /// short is completed by the next.
+    /// Migrates the schema. May run in several processes at once and any number of times; an interrupted run is
+    /// completed by the next one.
     ///
     /// # Errors
-    /// [`MigrationError`]; a migration that fails leaves nothing of itself behind.
+    /// [`MigrationError`]; a migration that fails is rolled back.
     pub async fn migrate(&self, rules: &Rules) -> Result<(), MigrationError> {
         match &self.pool {
             Pool::Postgres(pool) => {
@@ -151,8 +141,8 @@ impl Store {
             }
             Pool::Sqlite { writer, .. } => {
                 check_sqlite(writer, &self.migrations).await?;
-                // One transaction around all, because sqlx knows no lock for SQLite: of two processes that start on a new
-                // file, the second waits here and then finds everything done.
+                // One transaction around everything, because sqlx has no lock for SQLite: if two processes start on a
+                // new file, the second waits here and then finds everything done.
                 let mut tx = writer.begin_with("begin immediate").await?;
                 // Never SqliteStorage::setup(): it switches durability off on one connection (APALIS trap 11).
                 named(SqliteStorage::migrations(), APALIS_TABLE_ON_SQLITE)
@@ -160,7 +150,7 @@ impl Store {
                     .await
                     .map_err(MigrationError::Queue)?;
                 self.migrations.run(&mut *tx).await.map_err(MigrationError::Usher)?;
-                // Shows, too, that the file can be written to, where nothing had to be migrated.
+                // This also shows whether the file can be written when there was nothing to migrate.
                 rules.publish_on_sqlite(&mut tx).await?;
                 tx.commit().await?;
                 private::warn_if_open_to_all(writer.connect_options().get_filename());
@@ -169,7 +159,7 @@ impl Store {
         }
     }
 
-    /// The store of a version that has one migration more than this one: what the story of a deploy is told with.
+    /// The store of a version with one more migration than this one, to test a deployment.
     #[doc(hidden)]
     #[must_use]
     pub fn with_migration(mut self, version: i64, text: &'static str) -> Self {
@@ -186,10 +176,10 @@ impl Store {
         self
     }
 
-    /// What [`Store::migrate`] would do now, in words and in order. Changes nothing.
+    /// What [`Store::migrate`] would do now, as text and in order. Changes nothing.
     ///
     /// # Errors
-    /// [`MigrationError`], as migrating would.
+    /// The same as migrating.
     pub async fn plan_changes(&self, rules: &Rules) -> Result<Vec<String>, MigrationError> {
         match &self.pool {
             Pool::Postgres(pool) => {
@@ -209,7 +199,7 @@ impl Store {
 async fn connect(pool: &PgPool) -> Result<PgConnection, MigrationError> {
     let options = pool.connect_options();
     match tokio::time::timeout(super::ACQUIRE_TIMEOUT, PgConnection::connect_with(&options)).await {
-        // Whoever waited for it to become one would wait for ever.
+        // No Postgres server: waiting would never help.
         Ok(Err(sqlx::Error::Protocol(said))) => Err(Validation::NoPostgres(said).into()),
         Ok(connected) => {
             let mut conn = connected?;
@@ -228,7 +218,7 @@ async fn migrate_postgres(
 ) -> Result<(), MigrationError> {
     check_postgres(conn, migrator).await?;
     alone(conn).await?;
-    // Another process may have done it all meanwhile.
+    // Read after the lock: another process may have migrated in the meantime.
     let Prepared {
         applied,
         steps,
@@ -253,8 +243,8 @@ async fn migrate_postgres(
     Ok(adopt::fill(conn, rules).await?)
 }
 
-/// apalis's migrations name a few things without their schema: they run on a connection whose search path leads to the
-/// queue's own, and to hstore wherever the app keeps it (APALIS trap 22).
+/// apalis's migrations use some names without a schema. So they run on a connection whose search path contains the
+/// queue's schema, and the schema of hstore, wherever the app has it (APALIS trap 22).
 async fn migrate_queue(conn: &mut PgConnection, migrations: &Migrator) -> Result<(), MigrationError> {
     let has_schema: bool = sqlx::query_scalar("select to_regnamespace('apalis') is not null")
         .fetch_one(&mut *conn)
@@ -266,7 +256,8 @@ async fn migrate_queue(conn: &mut PgConnection, migrations: &Migrator) -> Result
          where extname = 'hstore'";
     let mut hstore: Option<String> = sqlx::query_scalar(find_hstore).fetch_optional(&mut *conn).await?;
     if hstore.is_none() {
-        // Where the app's own `create extension` would put it: that one is skipped from now on.
+        // Where the app's own `create extension` would create it: apalis's own statement then finds it and does
+        // nothing.
         sqlx::raw_sql("create extension hstore").execute(&mut *conn).await?;
         hstore = sqlx::query_scalar(find_hstore).fetch_optional(&mut *conn).await?;
     }
@@ -275,8 +266,8 @@ async fn migrate_queue(conn: &mut PgConnection, migrations: &Migrator) -> Result
     migrations.run(&mut *conn).await.map_err(MigrationError::Queue)
 }
 
-/// apalis's migrations without what touches the app's: an extension that nothing uses any more, and a function in
-/// `public` that may be the app's own. Each is recorded under its own checksum.
+/// apalis's migrations without the statements that touch the app's objects: an extension that is no longer used, and a
+/// function in `public` that may be the app's own. Each is recorded with its original checksum.
 fn queue_migrations() -> Migrator {
     let without = |migration: &Migration| {
         let mut migration = migration.clone();
@@ -325,10 +316,10 @@ async fn foresee_postgres(
     Ok(outlook)
 }
 
-/// The migration that sets up the mirror and the backfill.
+/// The migration that adds the mirror and the backfill.
 const BESIDE_THE_APP: i64 = 6;
 
-/// What has run, and what must be done to the app's tables first.
+/// The migrations that have run, and the changes to the app's tables that must come first.
 struct Prepared {
     applied: Applied,
     steps: Vec<Step>,
@@ -350,7 +341,8 @@ async fn prepare(conn: &mut PgConnection, migrator: &Migrator, rules: &Rules) ->
     })
 }
 
-/// Our migrations. The first one comments the shared tables; what the app says of its own is given back with it.
+/// Runs usher's migrations. The first one sets comments on the shared tables; it restores the app's own comments in the
+/// same transaction.
 async fn apply(conn: &mut PgConnection, migrator: &Migrator, applied: &Applied) -> Result<(), MigrationError> {
     if !applied.has(1) {
         let mut tx = conn.begin().await?;
@@ -365,7 +357,7 @@ async fn apply(conn: &mut PgConnection, migrator: &Migrator, applied: &Applied) 
     Ok(())
 }
 
-/// Waits until no other process is at it. The lock ends with the connection.
+/// Waits until no other process migrates. The lock ends with the connection.
 async fn alone(conn: &mut PgConnection) -> sqlx::Result<()> {
     loop {
         let is_ours: bool = sqlx::query_scalar("select pg_try_advisory_lock($1)")
@@ -379,7 +371,7 @@ async fn alone(conn: &mut PgConnection) -> sqlx::Result<()> {
     }
 }
 
-/// Whether the server and what it holds are such that this usher may touch it.
+/// Whether this usher can use the server and its schema.
 async fn check_postgres(conn: &mut PgConnection, migrator: &Migrator) -> Result<(), MigrationError> {
     let (version, encoding, schema): (i32, String, Option<String>) = sqlx::query_as(
         "select current_setting('server_version_num')::integer / 10000, current_setting('server_encoding'),
@@ -412,7 +404,7 @@ struct Rights {
     may_keep_a_queue: bool,
 }
 
-/// Whether tables and extensions can be created; asked only where something is to be done.
+/// Whether tables and extensions can be created; checked only when something must be done.
 async fn check_rights(conn: &mut PgConnection) -> Result<(), MigrationError> {
     let rights: Rights = sqlx::query_as(
         "select current_user::text as role, current_database()::text as database, current_schema()::text as schema,
@@ -444,7 +436,7 @@ async fn check_rights(conn: &mut PgConnection) -> Result<(), MigrationError> {
     Ok(())
 }
 
-/// Whether the file is ours, and not newer than we are.
+/// Whether the file is usher's, and not newer than this version.
 async fn check_sqlite(pool: &SqlitePool, migrator: &Migrator) -> Result<Applied, MigrationError> {
     let tables: Vec<String> = sqlx::query_scalar("select name from sqlite_master where type = 'table'")
         .fetch_all(pool)
@@ -461,7 +453,7 @@ async fn check_sqlite(pool: &SqlitePool, migrator: &Migrator) -> Result<Applied,
     Ok(applied)
 }
 
-/// Which of our migrations a database has.
+/// The migrations of usher that a database has.
 #[derive(Debug, Default)]
 struct Applied(BTreeMap<i64, (bool, Vec<u8>)>);
 
@@ -494,7 +486,7 @@ impl Applied {
         migrator.iter().all(|migration| self.has(migration.version))
     }
 
-    /// What has not run yet, in words.
+    /// The migrations that have not run yet, as text.
     fn missing(&self, migrator: &Migrator) -> Vec<String> {
         migrator
             .iter()

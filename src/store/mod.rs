@@ -1,8 +1,8 @@
-//! Both databases behind one door. A [`Tx`] method holds one SQL text, written so that Postgres and SQLite both take
-//! it; where that can't be, the method matches on the connection and says why.
+//! Both databases behind one API. A [`Tx`] method holds one SQL text that Postgres and SQLite both accept; where that
+//! is not possible, the method matches on the connection and says why.
 //!
-//! One order of locks for every transaction: idempotency key; people by their keys; invites by id; memberships, with
-//! their targets; deliveries and jobs; the day's mail counts last.
+//! Every transaction takes its locks in one order: idempotency key; people by key; invites by id; memberships, with
+//! their organizations and projects; deliveries and jobs; the day's mail counts last.
 
 mod address;
 mod adopt;
@@ -71,22 +71,21 @@ pub use settings::{Identities, Rules};
 pub use targets::{Grant, Member, Membership, Put, PutRefusal, TargetInfo};
 use usher_base::Throttle;
 
-/// How long a request waits for a connection before it is told that the store is away.
+/// How long a request waits for a connection before it fails with "database unavailable".
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long anything else may wait for the database. The network may have lost a connection without a word; nothing that
-/// waits for its answer would ever end.
+/// The timeout of every other wait for the database. The network may lose a connection silently; without a timeout, the
+/// wait for its answer would never end.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a try waits for its turn among SQLite's writers.
+/// How long a test write waits for SQLite's writer.
 const TURN: Duration = Duration::from_secs(1);
 
-/// The database could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 #[error("the database failed: {0}")]
 pub struct StoreError(#[from] sqlx::Error);
 
 impl StoreError {
-    /// Whether the same request may succeed a little later: the database is away, restarting, full of connections, or
-    /// two transactions met in the wrong order.
+    /// Whether the same request may succeed later: the database is unavailable, restarting or out of connections, or
+    /// two transactions conflicted.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
         Self::is_temporary_sql(&self.0)
@@ -100,9 +99,10 @@ impl StoreError {
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed => true,
-            // Primary codes: busy, locked, read-only, I/O, full, can't open. Or classes: connection, read-only after a
-            // failover, credentials being changed, serialization and deadlock, resources, a lock not had, operator
-            // intervention, system. What the database can't take is in none of them.
+            // SQLite primary codes: busy, locked, read-only, I/O, full, can't open. Postgres classes: connection,
+            // read-only after a failover, credentials being changed, serialization failure and deadlock, resources,
+            // lock not available, operator intervention, system. A value that the database can't represent is in none
+            // of them.
             error => {
                 sqlite_code(error).is_some_and(|code| matches!(code & 0xff, 5 | 6 | 8 | 10 | 13 | 14))
                     || code_of(error).is_some_and(|code| {
@@ -114,38 +114,38 @@ impl StoreError {
         }
     }
 
-    /// SQLite's file, or the disk that it is on, can be read and not be written. While usher runs that may pass; a start
-    /// would wait for it in vain.
+    /// SQLite's file, or its disk, can be read but not written. That may pass while usher runs; at startup it is an
+    /// error, because waiting would not help.
     pub(crate) fn is_read_only_file(error: &sqlx::Error) -> bool {
         matches!(error, sqlx::Error::Database(error)
             if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some()
                 && error.code().and_then(|code| code.parse::<i32>().ok()).is_some_and(|code| code & 0xff == 8))
     }
 
-    /// Whether the whole database is away, rather than this one statement having met another's lock.
+    /// Whether the whole database is unavailable, not only this statement blocked by another transaction's lock.
     #[must_use]
     pub fn is_away(&self) -> bool {
         self.is_temporary() && !self.is_conflict() && !self.is_busy()
     }
 
-    /// Whether a lock that somebody else holds was not had in time. That says nothing of the database, nor of its
-    /// connections: only what needs what is locked has to wait.
+    /// Whether this is a lock timeout: another transaction holds the lock. The database and its connections are fine;
+    /// only the work that needs the locked rows has to wait.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        // Postgres: `lock_not_available`; `query_canceled`, by a limit that the database or the role sets.
+        // Postgres: `lock_not_available`; `query_canceled`, from a timeout that the database or the role sets.
         is_busy(&self.0) || code_of(&self.0).is_some_and(|code| matches!(&*code, "55P03" | "57014"))
     }
 
-    /// The database's code for a value that it will never take, because it can't represent it or it is too large: the same
-    /// fails again whenever it is repeated.
+    /// The database's code for a value that it can't represent or that is too large. Every retry would fail the same
+    /// way.
     #[must_use]
     pub fn refusal_code(&self) -> Option<String> {
         if matches!(self.0, sqlx::Error::Encode(_)) {
             return Some("encode".to_owned());
         }
-        // Classes of Postgres: data exception, program limit exceeded.
+        // Postgres classes: data exception, program limit exceeded.
         let by_postgres = code_of(&self.0).filter(|code| code.starts_with("22") || code.starts_with("54"));
-        // Primary codes of SQLite: too big, wrong type.
+        // SQLite primary codes: too big, wrong type.
         let by_sqlite = sqlite_code(&self.0).filter(|code| matches!(code & 0xff, 18 | 20));
         by_postgres
             .map(Cow::into_owned)
@@ -153,7 +153,6 @@ impl StoreError {
     }
 }
 
-/// The state that Postgres gave.
 fn code_of(error: &sqlx::Error) -> Option<Cow<'_, str>> {
     match error {
         sqlx::Error::Database(error) if error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() => {
@@ -163,7 +162,6 @@ fn code_of(error: &sqlx::Error) -> Option<Cow<'_, str>> {
     }
 }
 
-/// The code that SQLite gave.
 fn sqlite_code(error: &sqlx::Error) -> Option<i32> {
     match error {
         sqlx::Error::Database(error) if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() => {
@@ -174,16 +172,14 @@ fn sqlite_code(error: &sqlx::Error) -> Option<i32> {
 }
 
 impl StoreError {
-    /// Another transaction holds a lock that is needed.
     pub(crate) fn busy() -> Self {
         busy().into()
     }
 }
 
-/// One line a minute: whoever asks meets the same lock again and again.
+/// At most one line a minute: every retry hits the same lock.
 static BUSY: Throttle = Throttle::per_minute();
 
-/// Says that something is locked, and that what needs it waits.
 pub(crate) fn tell_busy(error: &StoreError) {
     if let Some(left_out) = BUSY.admit() {
         tracing::warn!(
@@ -195,37 +191,34 @@ pub(crate) fn tell_busy(error: &StoreError) {
 
 pub(crate) type Result<T, E = StoreError> = std::result::Result<T, E>;
 
-/// A database, and the signal that wakes this process's workers.
 #[derive(Debug, Clone)]
 pub struct Store {
-    /// Those of the door.
+    /// The pool of `door`.
     pub(crate) pool: Pool,
     pub(crate) wake: Wake,
     pub(crate) clock: Clock,
     doors: Doors,
     door: Door,
-    /// How long a transaction's statement may wait for a lock, where that is less than usual.
+    /// A lock timeout that is shorter than the connection's default.
     lock_wait: Option<Duration>,
-    /// Where requests wait for locks, a few at a time.
+    /// Permits for requests that wait longer for a lock.
     bench: Arc<Semaphore>,
-    /// What those who work on it for somebody share, and how much of it one takes.
+    /// A semaphore that limits the transactions of one kind of caller, and how many permits each takes.
     share: Option<(Arc<Semaphore>, u32)>,
-    /// Those that this version knows.
+    /// The migrations that this version knows.
     migrations: Arc<Migrator>,
     lost: watch::Sender<()>,
     renew: watch::Sender<Renewal>,
 }
 
-/// Which database a [`Store`] speaks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
     /// Postgres 13 or newer.
     Postgres,
-    /// The embedded one.
     Sqlite,
 }
 
-/// A transaction. Dropped without [`Tx::commit`], it leaves nothing behind.
+/// A transaction. Dropped without [`Tx::commit`], it is rolled back.
 pub struct Tx {
     pub(crate) conn: Conn,
     wake: Wake,
@@ -239,7 +232,7 @@ pub(crate) enum Conn {
     Sqlite(sqlx::Transaction<'static, sqlx::Sqlite>),
 }
 
-/// Runs one body against whichever connection the transaction holds.
+/// Runs one body against either kind of connection.
 macro_rules! on_conn {
     ($tx:expr, |$conn:ident| $body:expr) => {
         match &mut $tx.conn {
@@ -257,11 +250,11 @@ macro_rules! on_conn {
 pub(crate) use on_conn;
 
 impl Store {
-    /// Opens the database that `url` names. The scheme chooses: `postgres://…` or `sqlite://path`.
+    /// Opens the database at `url`. The scheme chooses the dialect: `postgres://…` or `sqlite://path`.
     ///
     /// # Errors
-    /// [`StoreError`] when the address can't be understood or a SQLite file can't be opened. A Postgres that is away is
-    /// no error here: connections are made when needed.
+    /// When the address can't be parsed or a SQLite file can't be opened. An unavailable Postgres is no error here:
+    /// connections are opened when needed.
     pub async fn open(url: &str, clock: Clock) -> Result<Self> {
         let (lost, renew) = (watch::Sender::new(()), watch::Sender::new(Renewal::default()));
         let unusable =
@@ -284,7 +277,7 @@ impl Store {
         })
     }
 
-    /// The same store, by another door.
+    /// The same store, using another pool.
     #[must_use]
     pub fn at(&self, door: Door) -> Self {
         Self {
@@ -294,7 +287,7 @@ impl Store {
         }
     }
 
-    /// The same store, whose transactions wait until there is so much of the share free.
+    /// The same store, whose transactions wait for `weight` permits of this semaphore.
     pub(crate) fn with_share(&self, share: Arc<Semaphore>, weight: u32) -> Self {
         Self {
             share: Some((share, weight)),
@@ -302,7 +295,7 @@ impl Store {
         }
     }
 
-    /// The same store, whose transactions wait no longer than that for a lock.
+    /// The same store, with a lock timeout for its transactions.
     pub(crate) fn with_lock_wait(&self, limit: Duration) -> Self {
         Self {
             lock_wait: Some(limit),
@@ -310,10 +303,10 @@ impl Store {
         }
     }
 
-    /// Whether the file that a SQLite address names is there. A server is looked for when it is asked.
+    /// Whether the file of a SQLite address exists. Always true for a server, which is not contacted here.
     ///
     /// # Errors
-    /// [`StoreError`] when the address can't be understood.
+    /// When the address can't be parsed.
     pub fn file_exists(url: &str) -> Result<bool> {
         if Dialect::of(url) != Some(Dialect::Sqlite) {
             return Ok(true);
@@ -322,7 +315,7 @@ impl Store {
         Ok(options.get_filename().exists())
     }
 
-    /// Opens the connections that are wanted first, if it can: at a start there is other work meanwhile.
+    /// Tries to open the connections that are needed first, while the rest of the startup goes on.
     pub async fn warm_up(&self) {
         let doors = [Door::Requests, Door::Jobs, Door::Jobs, Door::Health];
         let pools = doors.iter().filter_map(|&door| match self.doors.get(door) {
@@ -332,17 +325,17 @@ impl Store {
         join_all(pools).await;
     }
 
-    /// Tells whenever a connection turns out to be lost without a word: others that wait for an answer may wait in vain.
+    /// Notifies when a connection turns out to be lost: other waits for an answer may hang as well.
     #[must_use]
     pub fn losses(&self) -> watch::Receiver<()> {
         self.lost.subscribe()
     }
 
-    /// Does it within a limit: where no answer comes, the connection is given up as lost. Between usher and a SQLite file
-    /// is nothing that could be lost: where another program has it locked, that is told, and waited for.
+    /// Runs `work` with a timeout. When no answer comes in time, the connection is treated as lost. A SQLite file has
+    /// no network that could lose anything: another program holds its lock, so this logs it and keeps waiting.
     ///
     /// # Errors
-    /// [`StoreError`], temporary if it took too long.
+    /// A temporary [`StoreError`] after the timeout.
     pub async fn in_time<T>(&self, limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
         let mut work = pin!(work);
         if let Ok(outcome) = tokio::time::timeout(limit, &mut work).await {
@@ -356,13 +349,11 @@ impl Store {
         Err(no_answer().into())
     }
 
-    /// The time by the store's clock.
     #[must_use]
     pub fn now(&self) -> DateTime<Utc> {
         self.clock.now()
     }
 
-    /// Which database this is.
     #[must_use]
     pub fn dialect(&self) -> Dialect {
         match self.pool {
@@ -371,12 +362,11 @@ impl Store {
         }
     }
 
-    /// Begins a transaction that writes. On SQLite it takes the write lock up front: no failure on upgrading later.
-    ///
-    /// # Errors
-    /// [`StoreError`] when the database is away.
+    /// Begins a transaction that writes. On SQLite it takes the write lock at once, so upgrading a read lock can't fail
+    /// later.
     pub async fn begin(&self) -> Result<Tx> {
-        // Boxed, here and below: the future has room for a whole TLS handshake, and is otherwise part of every caller's.
+        // Boxed, here and below: the future has room for a whole TLS handshake and would otherwise be part of every
+        // caller's future.
         let conn = match (&self.pool, self.lock_wait) {
             (Pool::Postgres(pool), None) => Conn::Postgres(Box::pin(pool.begin()).await?),
             (Pool::Postgres(pool), Some(wait)) => {
@@ -388,7 +378,7 @@ impl Store {
         Ok(self.tx(conn))
     }
 
-    /// Jobs wait as long as another program has the file locked; whoever waits for an answer is told after a while.
+    /// Jobs wait as long as another program has the file locked; requests fail after a timeout.
     async fn begin_on_sqlite(&self, writer: &SqlitePool) -> Result<sqlx::Transaction<'static, sqlx::Sqlite>> {
         let begin = Box::pin(writer.begin_with("begin immediate"));
         if self.door == Door::Jobs {
@@ -399,9 +389,6 @@ impl Store {
     }
 
     /// Begins a transaction that only reads.
-    ///
-    /// # Errors
-    /// [`StoreError`] when the database is away.
     pub async fn read(&self) -> Result<Tx> {
         let conn = match &self.pool {
             Pool::Postgres(pool) => {
@@ -424,10 +411,7 @@ impl Store {
         }
     }
 
-    /// Whether the database answers and, on Postgres, may be written to.
-    ///
-    /// # Errors
-    /// [`StoreError`] when it does not.
+    /// Whether the database answers and, on Postgres, accepts writes.
     pub async fn ping(&self) -> Result<()> {
         match &self.pool {
             Pool::Postgres(pool) => self.in_time(ANSWER_TIMEOUT, self.ask_for_writes(pool)).await,
@@ -435,11 +419,9 @@ impl Store {
         }
     }
 
-    /// Whether the database takes what is written. On SQLite a full disk shows only when something is: here a number that
-    /// nobody uses, and that is written even where it stays the same. InviteCandidate for another's write is no failure.
-    ///
-    /// # Errors
-    /// [`StoreError`] when it does not.
+    /// Whether the database accepts writes. On SQLite a full disk shows only on a write, so this writes back
+    /// `user_version`, a number that is otherwise unused; SQLite writes it even when it is unchanged. Waiting for
+    /// another write is no failure.
     pub async fn takes_writes(&self) -> Result<()> {
         self.ping().await?;
         let Pool::Sqlite { writer, .. } = &self.pool else {
@@ -456,14 +438,14 @@ impl Store {
         }
     }
 
-    /// A server that only reads is none to work with: a standby that has not taken over yet, or one that was told so. The
-    /// latter keeps to it in sessions that are open, so they are not used again.
+    /// A read-only server is of no use: a standby that is not promoted yet, or a server that was made read-only. The
+    /// latter keeps open sessions read-only, so they are not used again.
     async fn ask_for_writes(&self, pool: &PgPool) -> Result<()> {
         let read_only: String = sqlx::query_scalar("select current_setting('transaction_read_only')")
             .fetch_one(pool)
             .await?;
         let is_read_only = read_only != "off";
-        // Also once it takes writes again: other doors may have opened sessions in between.
+        // Also after the server accepts writes again: other pools may have opened sessions in between.
         if is_read_only || self.renew.borrow().is_read_only {
             let since = Some(Instant::now());
             self.renew.send_replace(Renewal { since, is_read_only });
@@ -476,9 +458,6 @@ impl Store {
     }
 
     /// A setting of the writing connection: a pragma's value on SQLite, `show` on Postgres.
-    ///
-    /// # Errors
-    /// [`StoreError`] when there is no such setting.
     pub async fn setting(&self, name: &'static str) -> Result<String> {
         Ok(match &self.pool {
             Pool::Postgres(pool) => {
@@ -494,7 +473,7 @@ impl Store {
         })
     }
 
-    /// Closes all connections, waiting for those in use, but not for ever: one may be lost.
+    /// Closes all connections and waits for those in use, with a timeout, because one may be lost.
     pub async fn close(&self) {
         let close = join_all(Door::ALL.map(|door| async move {
             match self.doors.get(door) {
@@ -510,7 +489,6 @@ impl Store {
 }
 
 impl Dialect {
-    /// The dialect that an address's scheme names.
     #[must_use]
     pub fn of(url: &str) -> Option<Self> {
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
@@ -524,11 +502,10 @@ impl Dialect {
 }
 
 impl Tx {
-    /// Makes it true, keeps and counts what happened to invites, and wakes the workers of what was enqueued.
+    /// Commits, writes and counts the invite events, and wakes the workers of the enqueued jobs.
     ///
     /// # Errors
-    /// [`StoreError`]; whether the transaction holds is then unknown, so callers repeat it and rely on its being
-    /// idempotent.
+    /// After an error it is unknown whether the transaction was committed. Callers retry and rely on idempotency.
     pub async fn commit(mut self) -> Result<()> {
         self.write_history().await?;
         match self.conn {
@@ -542,13 +519,11 @@ impl Tx {
         Ok(())
     }
 
-    /// The time by the store's clock.
     #[must_use]
     pub fn now(&self) -> DateTime<Utc> {
         self.clock.now()
     }
 
-    /// A fresh id.
     #[must_use]
     pub fn new_id(&self) -> Uuid {
         self.clock.new_id()
@@ -562,12 +537,12 @@ impl Tx {
     }
 }
 
-/// What follows a `begin` in the same round trip.
+/// Sent after `begin` in the same round trip.
 fn lock_timeout(wait: Duration) -> String {
     format!("; set local lock_timeout = {}", wait.as_millis())
 }
 
-/// What this transaction has read is out of date, and with what is there now it would end otherwise.
+/// The rows that this transaction read are out of date, so that it has to run again.
 fn overtaken() -> sqlx::Error {
     sqlx::Error::Io(std::io::Error::new(
         std::io::ErrorKind::Interrupted,

@@ -1,4 +1,4 @@
-//! People: what Clerk last said of each, their row in the app's `admins`, and their addresses.
+//! People: what Clerk last said about each, their row in the app's `admins`, and their addresses.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -16,40 +16,33 @@ use crate::invites::matching;
 pub struct Profile {
     /// `user_…`
     pub clerk_user_id: String,
-    /// Every address whose form usher understands.
+    /// Every address that usher can parse.
     pub addresses: Vec<Address>,
-    /// First name.
     pub first_name: Option<String>,
-    /// Last name.
     pub last_name: Option<String>,
-    /// Picture.
     pub image_url: Option<String>,
-    /// Language (BCP 47).
+    /// BCP 47.
     pub locale: Option<String>,
-    /// Banned in Clerk.
     pub banned: bool,
-    /// Locked in Clerk.
     pub locked: bool,
-    /// When Clerk created them.
     pub created_at: DateTime<Utc>,
     /// The version of this description.
     pub updated_at: DateTime<Utc>,
 }
 
-/// One of a person's addresses.
 #[derive(Debug, Clone)]
 pub struct Address {
     /// As Clerk shows it.
     pub email: String,
-    /// What it is compared by.
+    /// The normalized form, for comparisons.
     pub key: EmailKey,
-    /// Clerk verified it.
+    /// Verified by Clerk.
     pub verified: bool,
-    /// Their main address.
+    /// The primary address.
     pub primary: bool,
 }
 
-/// A person as the app names them.
+/// How the app refers to a person.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum PersonRef {
     /// By `admins.id`.
@@ -58,27 +51,24 @@ pub enum PersonRef {
     Clerk(String),
 }
 
-/// A person whom usher knows.
+/// A person that usher knows.
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
 pub struct Person {
     /// `user_…`
     pub clerk_user_id: String,
-    /// Their `admins.id`; none for the tombstone of somebody never seen.
+    /// `None` for the tombstone of a person who was deleted before usher knew them.
     pub admin_id: Option<Uuid>,
-    /// When Clerk created them.
     pub clerk_created_at: Option<DateTime<Utc>>,
-    /// Banned in Clerk.
     pub banned: bool,
-    /// Locked in Clerk.
     pub locked: bool,
-    /// When Clerk last told of them.
+    /// When Clerk's last event about them was applied.
     pub seen_at: Option<DateTime<Utc>>,
-    /// Deleted in Clerk.
+    /// When Clerk deleted them.
     pub deleted_at: Option<DateTime<Utc>>,
 }
 
 impl Person {
-    /// What the match needs to know of them; `None` for a tombstone.
+    /// The data for matching; `None` for a tombstone.
     #[must_use]
     pub fn for_matching(&self) -> Option<matching::Person> {
         Some(matching::Person {
@@ -149,8 +139,9 @@ impl Profile {
     }
 }
 
-/// Who of the app's people is whom: those whose verified addresses lead to exactly one of them, whom nobody else claims.
-/// Where an address is there twice, in whatever case, nobody can tell whose the memberships are: it links nobody.
+/// Links Clerk users to the app's people. A user is linked if their verified addresses belong to exactly one person and
+/// no other user claims that person. An address that occurs twice, in whatever case, links to no person: it is unknown
+/// which row has the right memberships.
 fn links<'a>(profiles: &[&'a Profile], found: &[(Uuid, String)]) -> HashMap<&'a str, Uuid> {
     let owners: Vec<(EmailKey, Uuid)> = found
         .iter()
@@ -176,8 +167,8 @@ fn links<'a>(profiles: &[&'a Profile], found: &[(Uuid, String)]) -> HashMap<&'a 
 }
 
 impl Tx {
-    /// Stores what Clerk says of these people, one profile per person. An older description never overwrites a newer
-    /// one, and the deleted stay deleted; returns everybody as they then stand.
+    /// Stores what Clerk says about these people, one profile per person. An older profile never overwrites a newer
+    /// one, and a deleted person stays deleted. Returns all of them as they are then.
     pub async fn save_people(&mut self, profiles: &[&Profile]) -> Result<Vec<Person>> {
         if profiles.is_empty() {
             return Ok(Vec::new());
@@ -202,7 +193,7 @@ impl Tx {
             self.profile_row(profile, known.unwrap_or_else(|| self.clock.new_id()))
         };
         let mut rows: Vec<_> = profiles.iter().map(row).collect();
-        // One order for everybody who writes people: no deadlocks between processes.
+        // Always in this order, so that processes can't deadlock.
         rows.sort_by_key(|row| row.user_id);
         let rows = to_json(&rows)?;
         let source = unfold(
@@ -244,8 +235,7 @@ impl Tx {
             .bind(now)
             .fetch_all(conn)
             .await)?;
-        // Where the app lets an address be there once only, it is left to whoever has it. usher itself goes by
-        // usher_addresses.
+        // If the app's addresses are unique, the row that has the address keeps it. usher itself uses usher_addresses.
         let email = match self.dialect() {
             Dialect::Postgres => {
                 "case when (select unique_emails from usher_settings) <> 'no' and exists (
@@ -270,7 +260,7 @@ impl Tx {
              on conflict (id) do update set
                  external_id = excluded.external_id, updated_at = excluded.updated_at, {}",
             ["email", "first_name", "last_name", "image_url"]
-                // What the app knows of somebody whom Clerk tells of for the first time is kept where Clerk knows nothing.
+                // When a person is linked for the first time, the app's value stays where Clerk has none.
                 .map(|column| format!(
                     "{column} = case when admins.external_id is null
                          then coalesce(excluded.{column}, admins.{column}) else excluded.{column} end"
@@ -286,9 +276,9 @@ impl Tx {
         Ok(applied)
     }
 
-    /// People of the app's who have no Clerk id yet, by the Clerk user whose verified address they have.
+    /// The app's people without a Clerk id, by the Clerk user who has their address, verified.
     async fn people_to_link<'a>(&mut self, profiles: &[&'a Profile]) -> Result<HashMap<&'a str, Uuid>> {
-        // Both spellings of a domain; whether it is the same address is for the keys to say.
+        // Both spellings of a domain; the keys then decide whether it is the same address.
         let spellings: BTreeSet<String> = profiles
             .iter()
             .flat_map(|profile| profile.verified())
@@ -300,7 +290,7 @@ impl Tx {
         let spellings: Vec<_> = spellings.iter().map(|email_key| EmailKeyRow { email_key }).collect();
         let rows = unfold(self.dialect(), EMAIL_KEY);
         let theirs = of_rows(self.dialect(), "lower(trim(email))", "email_key", &rows);
-        // Held until the link is committed: nobody else takes them meanwhile.
+        // Locked until the link is committed, so that no other transaction links them.
         let lock = match self.dialect() {
             Dialect::Postgres => "for update",
             Dialect::Sqlite => "",
@@ -335,7 +325,7 @@ impl Tx {
         }
     }
 
-    /// Replaces the addresses of those whose profile counted.
+    /// Replaces the addresses of the people whose profile was applied.
     async fn save_addresses(&mut self, profiles: &[&Profile], applied: &[Person]) -> Result<()> {
         let mut addresses = Vec::new();
         let mut admins = Vec::with_capacity(applied.len());
@@ -382,9 +372,9 @@ impl Tx {
         self.take_from_former_owners(rows, &source).await
     }
 
-    /// Clerk gives a verified address to one person at a time. Events come in any order, so if two profiles name it,
-    /// the newer one is right. People are asked for one by one, and only where there are two: in a join, a planner that
-    /// takes their table for small would go through all of them for each address.
+    /// Clerk gives a verified address to one person at a time. Events come in any order, so if two profiles have it,
+    /// the newer one is right. The people are looked up one by one, and only if there are two: in a join, a planner
+    /// that estimates their table as small would read all of them for each address.
     async fn take_from_former_owners(&mut self, addresses: String, source: &str) -> Result<()> {
         let text = format!(
             "update usher_addresses set verified = false
@@ -424,7 +414,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Those of these people whom usher knows, tombstones included.
+    /// The people with these ids that usher knows, tombstones included.
     pub async fn people_by_clerk_id(&mut self, clerk_user_ids: &[&str]) -> Result<Vec<Person>> {
         self.find_people(clerk_user_ids, "").await
     }
@@ -444,24 +434,24 @@ impl Tx {
             .await)?)
     }
 
-    /// As [`Tx::people_by_clerk_id`], and holds them: nobody else changes, bans or deletes them before this transaction
-    /// ends. What is decided on what was read here is still true when it is committed.
+    /// Like [`Tx::people_by_clerk_id`], but locks the rows: until this transaction ends, they can't be changed, banned
+    /// or deleted. So a decision based on them is still true at the commit.
     pub async fn hold_people(&mut self, clerk_user_ids: &[&str]) -> Result<Vec<Person>> {
         let lock = match self.dialect() {
             Dialect::Postgres => "order by clerk_user_id for update",
-            // A writing transaction holds the whole database.
+            // A writing transaction locks the whole database.
             Dialect::Sqlite => "order by clerk_user_id",
         };
         self.find_people(clerk_user_ids, lock).await
     }
 
-    /// The verified addresses of those of these people who are there, by what they are compared by, and whose they are.
+    /// The verified addresses of these people, by key, with their owners; skips deleted people.
     pub(super) async fn verified_addresses(&mut self, admins: &[Uuid]) -> Result<HashMap<String, Vec<Uuid>>> {
         if admins.is_empty() {
             return Ok(HashMap::new());
         }
         let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
-        // Each person is looked up by the address's row: as a join, Postgres might go through all people for each.
+        // A subquery for the person of each address: in a join, Postgres might read all people for each.
         let text = format!(
             "select a.email_key, a.admin_id from usher_addresses a
              where a.verified and {}
@@ -480,7 +470,7 @@ impl Tx {
         Ok(owners)
     }
 
-    /// The main addresses of those of these people who are there and have one.
+    /// The primary addresses of these people; skips deleted people and people without one.
     pub async fn addresses_of_people(&mut self, admins: &[Uuid]) -> Result<HashMap<Uuid, String>> {
         if admins.is_empty() {
             return Ok(HashMap::new());
@@ -499,7 +489,7 @@ impl Tx {
         Ok(found.into_iter().collect())
     }
 
-    /// Those of these people who are there, by `admins.id` and by Clerk user id.
+    /// The `admins.id` of each of these people; skips unknown and deleted people.
     pub async fn live_people(&mut self, wanted: &[PersonRef]) -> Result<HashMap<PersonRef, Uuid>> {
         if wanted.is_empty() {
             return Ok(HashMap::new());
@@ -532,7 +522,7 @@ impl Tx {
         Ok(found.into_iter().map(by_ref).collect())
     }
 
-    /// Who owns these addresses, verified: pairs of key and `admins.id`.
+    /// The owners of these verified addresses, as pairs of key and `admins.id`.
     pub async fn owners_of(&mut self, keys: &[&EmailKey]) -> Result<Vec<(EmailKey, Uuid)>> {
         let rows: Vec<_> = keys
             .iter()
@@ -553,7 +543,7 @@ impl Tx {
             .await)?)
     }
 
-    /// Soft-deletes people with all their memberships and keeps tombstones, also of those never seen.
+    /// Soft-deletes people with all their memberships. Keeps tombstones, also of people that usher never knew.
     pub async fn delete_people(&mut self, clerk_user_ids: &[&str]) -> Result<()> {
         if clerk_user_ids.is_empty() {
             return Ok(());
@@ -579,7 +569,7 @@ impl Tx {
             .execute(conn)
             .await
             .map(drop))?;
-        // An app may keep several rows for one Clerk user, and rows that no event has told usher of.
+        // An app may have several rows for one Clerk user, and rows that no event mentioned.
         let text = format!(
             "select id from admins where external_id in (select r.user_id from {rows})
              union

@@ -1,4 +1,4 @@
-//! The connections: how they are opened, what is asked of them before they are used again, and which are not.
+//! The connection pools: how connections are opened, checked before use, and discarded.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,49 +14,47 @@ use tokio::time::Instant;
 use super::{ACQUIRE_TIMEOUT, ANSWER_TIMEOUT, Dialect, Result, no_answer};
 use usher_base::private;
 
-/// What holds on every connection of a pool. After 15 seconds Postgres gives up a transaction whose client says nothing,
-/// and with it the locks that it holds. The app may hold one for as long as it likes: no statement waits for it longer
-/// than it takes to find a deadlock, which Postgres looks for after a second. What usher asks for is found by key, mostly
-/// in memory or on disks without arms: the default price of a page that is not the next one makes the planner read whole
-/// tables instead, as long as they are small.
+/// The settings of every connection of a pool. After 15 seconds Postgres ends a transaction whose client is idle, and
+/// releases its locks. The app may hold a lock for any time, so each statement has a lock timeout: just longer than
+/// Postgres needs to detect a deadlock, which takes one second. usher finds its rows by key, mostly in memory or on
+/// SSDs: with the default `random_page_cost`, made for rotating disks, the planner reads small tables as a whole.
 const SESSION: &str = "set idle_in_transaction_session_timeout = '15s'; set lock_timeout = '1500ms'; \
      set random_page_cost = 1.1";
-/// usher's statements are written for this level; the database, or the role, may have another one as its default.
+/// usher's statements need this isolation level; the database or the role may have another default.
 pub(super) const ISOLATION: &str = "set default_transaction_isolation = 'read committed'";
-/// How long SQLite waits for another program's write. An error would end apalis's workers; what must be answered earlier
-/// has limits of its own.
+/// How long SQLite waits for another program's write. An error would end apalis's workers; requests have shorter
+/// timeouts of their own.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long a new file's change to WAL is waited for.
+/// How long to wait for a new file's change to WAL.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long one try at it waits. Two processes that change a new file keep each other from it until one lets go.
+/// How long one attempt at it waits. Two processes that change a new file block each other until one of them gives up.
 const OPEN_TRY: Duration = Duration::from_millis(100);
-/// A Postgres connection that rested for longer is asked whether it is still there before it is used. A server is not back
-/// from a restart so soon.
+/// A Postgres connection that was idle for longer is pinged before it is used. A server's restart takes longer than
+/// this.
 const RESTED: Duration = Duration::from_millis(100);
 
-/// Who works on the database. On Postgres each has connections of its own, so that those who wait for somebody's lock, or
-/// are many, keep nobody else from it; on SQLite all share one writer.
+/// What connections are used for. On Postgres each use has its own pool, so that many requests, or requests that wait
+/// for a lock, can't block the others; on SQLite all share one writer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Door {
-    /// Taking in what Clerk tells.
+    /// Storing events from Clerk.
     Intake,
     /// The API's requests, and commands.
     Requests,
-    /// The workers: fetching jobs, doing them, acknowledging them.
+    /// The workers: fetching, running and acknowledging jobs.
     Jobs,
     /// Heartbeat, health and metrics.
     Health,
 }
 
 impl Door {
-    /// Every door.
     pub const ALL: [Self; 4] = [Self::Intake, Self::Requests, Self::Jobs, Self::Health];
 
-    /// How many connections it has at most. There is one more in all, which listens.
+    /// The pool's maximum size. In addition there is one connection that listens for notifications.
     #[must_use]
     pub const fn connections(self) -> u32 {
         match self {
-            // As many as groups that are stored at once.
+            // One per batch that is stored at the same time.
             Self::Intake | Self::Health => 3,
             Self::Requests => 5,
             Self::Jobs => 8,
@@ -78,16 +76,15 @@ impl Door {
 pub(super) struct Renewal {
     /// Those that were opened before this.
     pub since: Option<Instant>,
-    /// Whether the server took no writes when it was last asked.
+    /// Whether the server was read-only at the last check.
     pub is_read_only: bool,
 }
 
-/// The pools of all doors; on SQLite they are one and the same.
+/// The pools; on SQLite all are the same.
 #[derive(Debug, Clone)]
 pub(super) struct Doors([Pool; 4]);
 
 impl Doors {
-    /// Opens them.
     pub(super) async fn open(
         dialect: Dialect,
         url: &str,
@@ -115,8 +112,8 @@ impl Doors {
 #[derive(Debug, Clone)]
 pub(crate) enum Pool {
     Postgres(PgPool),
-    /// One connection writes, so that writers queue fairly in this process instead of polling for SQLite's lock;
-    /// the others read.
+    /// One connection writes, so that writers queue fairly in this process instead of polling for SQLite's lock; the
+    /// others read.
     Sqlite {
         writer: SqlitePool,
         reader: SqlitePool,
@@ -146,7 +143,7 @@ fn open_postgres(
                 Ok(is_new && (about.idle_for <= RESTED || connection.ping().await.is_ok()))
             })
         })
-        // sqlx would ask the same without a limit: a lost connection would keep its place in the pool for ever.
+        // sqlx would do the same without a timeout: a lost connection would keep its place in the pool for ever.
         .after_release(move |connection, _| {
             let lost = lost.clone();
             Box::pin(async move {
@@ -160,10 +157,11 @@ fn open_postgres(
         .connect_lazy_with(options.application_name("usher")))
 }
 
-/// A `begin` that is dropped while it waits leaves its connection in a transaction that sqlx 0.9.0 does not know of
-/// (launchbadge/sqlx#4393): its locks would stay, and the next user's writes would be in it. The leading `begin` keeps
-/// the server from warning that there is nothing to roll back; the setting, which the rollback takes back, from warning
-/// that there is a transaction already. In a failed transaction it is an error, and the connection is closed.
+/// A `begin` whose future is dropped leaves its connection in a transaction that sqlx 0.9.0 does not know of
+/// (launchbadge/sqlx#4393): its locks would remain, and the next user's writes would be part of it. The leading `begin`
+/// avoids the server's warning that there is no transaction to roll back. The setting, which the rollback resets,
+/// avoids the warning that there is one already. In a failed transaction this is an error, and the connection is
+/// closed.
 async fn leave_any_transaction(connection: &mut PgConnection) -> sqlx::Result<()> {
     connection
         .execute("set client_min_messages = error; begin; rollback")
@@ -174,16 +172,16 @@ async fn leave_any_transaction(connection: &mut PgConnection) -> sqlx::Result<()
 async fn open_sqlite(url: &str) -> Result<Pool> {
     let options: SqliteConnectOptions = url.parse()?;
     make_file(options.get_filename()).map_err(sqlx::Error::Io)?;
-    // The readers wait for less: a writer keeps them out only while the file is opened or recovered.
+    // The readers wait for less: a writer blocks them only while the file is opened or recovered.
     let options = options
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
         .busy_timeout(OPEN_TRY)
-        // A new file's: of a usual event 4 KB would hold one, and waste the rest.
+        // For a new file: a page of 4 KB would hold one usual event and waste the rest.
         .page_size(8192)
-        // A group's rows come over at once, not in turns between two threads.
+        // A batch's rows are transferred at once, not one by one between two threads.
         .row_buffer_size(256);
     let writer = SqlitePoolOptions::new()
         .max_connections(1)
@@ -192,13 +190,14 @@ async fn open_sqlite(url: &str) -> Result<Pool> {
         .max_lifetime(None)
         .acquire_timeout(BUSY_TIMEOUT)
         .after_connect(|conn, _| Box::pin(async move { wait_for_others(conn).await }))
-        // There is nothing between us and a file that could be lost.
+        // A connection to a file can't be lost.
         .test_before_acquire(false)
         .before_acquire(is_outside_of_transactions);
     let since = Instant::now();
     let writer = loop {
         match writer.clone().connect_with(options.clone()).await {
-            // SQLite's own patience does not cover the change of a new file to WAL, which another process is about to make.
+            // SQLite's busy timeout does not apply to the change of a new file to WAL, which another process may be
+            // making.
             Err(error) if is_busy(&error) && since.elapsed() < OPEN_TIMEOUT => {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -214,13 +213,13 @@ async fn open_sqlite(url: &str) -> Result<Pool> {
     Ok(Pool::Sqlite { writer, reader })
 }
 
-/// From here on another program's write is waited for.
+/// From now on the connection waits for other programs' writes.
 async fn wait_for_others(conn: &mut SqliteConnection) -> sqlx::Result<()> {
     let text = format!("pragma busy_timeout = {}", BUSY_TIMEOUT.as_millis());
     conn.execute(AssertSqlSafe(text)).await.map(drop)
 }
 
-/// SQLite would make the file for everybody to read. Those that it puts beside it get the file's own mode.
+/// SQLite would create the file readable for all users. The files that SQLite adds to it get the same mode.
 fn make_file(path: &Path) -> std::io::Result<()> {
     let problem = |error: std::io::Error| {
         let sentence = format!("{} can't be made: {error}", path.display());
@@ -232,13 +231,13 @@ fn make_file(path: &Path) -> std::io::Result<()> {
     private::create_if_missing(path).map_err(problem)
 }
 
-/// Another program has the file locked, for longer than this was to wait.
+/// Another program held the file's lock until the timeout.
 pub(super) fn busy() -> sqlx::Error {
     let why = std::io::Error::new(std::io::ErrorKind::ResourceBusy, "another transaction has it locked");
     sqlx::Error::Io(why)
 }
 
-/// Another process has the file locked.
+/// Whether another process has locked the file.
 pub(super) fn is_busy(error: &sqlx::Error) -> bool {
     if matches!(error, sqlx::Error::Io(why) if why.kind() == std::io::ErrorKind::ResourceBusy) {
         return true;
@@ -249,8 +248,8 @@ pub(super) fn is_busy(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| matches!(code & 0xff, 5 | 6))
 }
 
-/// SQLite ends a transaction by itself where the disk is full or broken. sqlx goes on believing in it, and could never
-/// begin another one on this connection: it is replaced by a new one.
+/// SQLite rolls a transaction back on its own when the disk is full or broken. sqlx does not notice, and could never
+/// begin another one on this connection: it has to be replaced.
 fn is_outside_of_transactions(
     conn: &mut SqliteConnection,
     _: PoolConnectionMetadata,
@@ -258,8 +257,8 @@ fn is_outside_of_transactions(
     Box::pin(async move { Ok(!conn.is_in_transaction()) })
 }
 
-/// A connection on which some texts make one transaction, its beginning and its end among them. Until it is told that
-/// all of them are done, a transaction may be open that sqlx does not know of: then it is closed, not used again.
+/// A connection on which several SQL texts form one transaction, including its begin and commit. Until
+/// [`Self::settle`], sqlx may not know of an open transaction; so the connection is closed when it is dropped.
 pub(super) struct PendingWrite {
     connection: PoolConnection<Sqlite>,
     is_settled: bool,
@@ -277,7 +276,7 @@ impl PendingWrite {
         &mut self.connection
     }
 
-    /// The transaction has ended, and well.
+    /// The transaction was committed.
     pub(super) fn settle(mut self) {
         self.is_settled = true;
     }

@@ -1,5 +1,5 @@
-//! The queue as usher uses it: enqueueing in the transaction that made it true, durable back-off, heartbeats, and the
-//! signal that wakes this process's workers. The tables are apalis's own.
+//! The queue as usher uses it: enqueueing in the transaction, durable back-off, heartbeats, and the signal that wakes
+//! this process's workers. The tables belong to apalis.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,24 +19,25 @@ use crate::clock::Clock;
 use crate::names::named;
 
 named! {
-    /// The queues. Their names are literals, stored with the jobs: renaming a type must not strand queued work.
+    /// The queues. Their names are literals that are stored with the jobs: renaming a type must not orphan queued jobs.
     Queue("queue") {
-        /// Events from Clerk.
+        /// Processes events from Clerk.
         ProcessClerkEvent = "process-clerk-event",
-        /// Mails to invited addresses.
+        /// Sends mails to invited addresses.
         SendInviteEmail = "send-invite-email",
-        /// Mails to inviters whose invite was accepted.
+        /// Sends mails to inviters whose invite was accepted.
         SendAcceptedNotice = "send-accepted-notice",
-        /// What is done again and again.
+        /// Runs periodic work.
         Periodic = "periodic",
     }
 }
 
 impl Queue {
-    /// After so many attempts a job is dead. With the back-off's cap of an hour this outlives two days of outage.
+    /// After this many attempts a job is dead. With the back-off's cap of an hour this is more than two days of outage.
     pub const MAX_ATTEMPTS: i32 = 60;
 
-    /// The name that it is stored by: the tables are the whole database's, and another program may keep its jobs there.
+    /// The stored name, with a prefix: the tables belong to the whole database, and another program may have its jobs
+    /// there.
     #[must_use]
     pub const fn stored(self) -> &'static str {
         match self {
@@ -47,26 +48,26 @@ impl Queue {
         }
     }
 
-    /// The queue that is stored by this name, if it is one of usher's.
+    /// The queue with this stored name, if it is one of usher's.
     #[must_use]
     pub fn of_stored(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|queue| queue.stored() == name)
     }
 
-    /// The stored names of all, as JSON.
+    /// The stored names of all queues, as JSON.
     pub(super) fn all_stored() -> Result<String> {
         to_json(&Self::ALL.iter().map(|queue| queue.stored()).collect::<Vec<_>>())
     }
 }
 
-/// apalis's own limit on attempts. Ours is [`Queue::MAX_ATTEMPTS`], and when it is reached the death is noted first; a
-/// job whose death could not be noted would be stranded by apalis's limit, neither run again nor dead.
+/// apalis's own limit on attempts. usher's limit is [`Queue::MAX_ATTEMPTS`]. When a job reaches it, the failure is
+/// stored first; if that failed, apalis's limit would leave the job neither runnable nor dead.
 pub(super) const UNCOUNTED: i32 = i32::MAX;
 
-/// Between two tries to listen.
+/// How long to wait before listening again.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
-/// Wakes the workers of this process when something was enqueued.
+/// Wakes the workers of this process when a job was enqueued.
 #[derive(Debug, Clone)]
 pub struct Wake(Arc<HashMap<Queue, watch::Sender<()>>>);
 
@@ -78,21 +79,21 @@ impl Default for Wake {
 }
 
 impl Wake {
-    /// Something is waiting in this queue.
+    /// Wakes the workers of this queue.
     pub fn signal(&self, queue: Queue) {
         if let Some(signal) = self.0.get(&queue) {
             signal.send_replace(());
         }
     }
 
-    /// Everything that is signalled from now on.
+    /// Receives all signals from now on.
     #[must_use]
     pub fn subscribe(&self, queue: Queue) -> Option<watch::Receiver<()>> {
         self.0.get(&queue).map(watch::Sender::subscribe)
     }
 }
 
-/// What apalis's trigger tells.
+/// The payload of apalis's trigger.
 #[derive(Deserialize)]
 struct Inserted {
     job_type: String,
@@ -119,8 +120,8 @@ impl Tx {
             });
         }
         let rows = unfold(self.dialect(), &[("job_id", Type::Text), ("payload", Type::Text)]);
-        // The tables are apalis's and differ by name and types. Due since the database's own now, which is the clock
-        // that fetching goes by. On Postgres `metadata` stays null: naming hstore would need it on the search path.
+        // The tables belong to apalis and differ in names and types. `run_at` is the database's now, because fetching
+        // compares it with that clock. On Postgres `metadata` stays null: hstore would have to be on the search path.
         let text = match self.dialect() {
             Dialect::Postgres => format!(
                 "insert into apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority)
@@ -161,27 +162,26 @@ impl Tx {
     }
 }
 
-/// apalis on Postgres takes ULIDs only; a UUIDv7 has the same layout.
+/// apalis on Postgres accepts only ULIDs; a UUIDv7 has the same layout.
 pub(super) fn new_job_id(clock: &Clock) -> String {
     Ulid::from(clock.new_id()).to_string()
 }
 
 impl Store {
-    /// [`Tx::note_failure`] in a transaction of its own.
     pub async fn note_failure(&self, failure: &NewFailure<'_>) -> Result<()> {
         self.transaction(failure, |tx, failure| tx.note_failure(failure).boxed())
             .await
     }
 
-    /// Gives a job back that was not tried, due at a time, as if its worker had never fetched it: the acknowledgement
-    /// that follows speaks of a job that the worker does not hold any more, and counts no attempt.
+    /// Returns a job to the queue untried, due at `due`, as if its worker had never fetched it. The acknowledgement
+    /// that follows then finds no job of this worker, and no attempt is counted.
     pub async fn give_back_job(&self, job_id: &str, due: DateTime<Utc>) -> Result<()> {
         self.transaction(job_id, |tx, job_id| tx.release_job(job_id, due).boxed())
             .await
     }
 
-    /// Hears of jobs that other processes enqueue, and wakes this process's workers. Never returns; on SQLite there is
-    /// nothing to hear.
+    /// Listens for jobs that other processes enqueue, and wakes this process's workers. Never returns; on SQLite there
+    /// are no notifications.
     pub async fn relay_notifications(&self) {
         let Pool::Postgres(pool) = &self.pool else {
             return std::future::pending().await;
@@ -201,7 +201,8 @@ impl Store {
     }
 
     async fn listen(&self, pool: &sqlx::PgPool) -> Result<std::convert::Infallible> {
-        // A pool of its own: a listener says good-bye without a limit, and would keep a lost connection's place.
+        // A pool of its own: a listener closes its connection without a timeout, so a lost one would keep its place in
+        // the pool.
         let alone = PgPoolOptions::new()
             .max_connections(1)
             .acquire_timeout(super::ACQUIRE_TIMEOUT)
@@ -209,7 +210,7 @@ impl Store {
         let mut listener = PgListener::connect_with(&alone).await?;
         listener.listen("apalis::job::insert").await?;
         loop {
-            // Whatever came while the connection was lost is not told again.
+            // Notifications that were sent while the connection was lost are not repeated.
             match listener.try_recv().await? {
                 Some(notification) => {
                     let told = serde_json::from_str::<Inserted>(notification.payload()).ok();
@@ -222,9 +223,9 @@ impl Store {
         }
     }
 
-    /// Says that these workers live. apalis's own heartbeat stops while a fetched batch waits for free slots
-    /// (APALIS trap 3). Where one of them holds a job for longer than is allowed in its queue, the acknowledgement
-    /// waits on a connection that is lost, and [`Store::losses`] tells so.
+    /// Updates the heartbeat of these workers. apalis's own heartbeat stops while a fetched batch waits for free slots
+    /// (APALIS trap 3). If a worker holds a job for longer than its queue allows, its acknowledgement is waiting on a
+    /// lost connection, and [`Store::losses`] notifies.
     pub async fn heartbeat(&self, workers: &[String], overdue: &[(Queue, Duration)]) -> Result<()> {
         let names = to_json(workers)?;
         let limits: HashMap<&str, u64> = overdue
@@ -234,8 +235,9 @@ impl Store {
         let limits = serde_json::to_string(&limits).map_err(|error| sqlx::Error::Encode(error.into()))?;
         match &self.pool {
             Pool::Postgres(pool) => {
-                // Told for ten seconds each time the limit has passed: the worker is soon replaced, and this asks every
-                // five. A job that is held is `Queued`, because locking it once more is switched off (APALIS trap 24).
+                // True for ten seconds each time the limit has passed: this runs every five seconds, and the worker is
+                // soon replaced. A held job has the status `Queued`, because the second lock is switched off (APALIS
+                // trap 24).
                 let is_overdue: bool = sqlx::query_scalar(
                     "with beating as (
                          update apalis.workers set last_seen = now()
@@ -267,11 +269,11 @@ impl Store {
         Ok(())
     }
 
-    /// Takes over what a process of the version before this one enqueues while it still runs beside this one: its queues
-    /// have no prefix. What another program keeps under the same names carries something else.
+    /// Adopts the jobs that a process of the previous version enqueues while it still runs: its queues have no prefix.
+    /// Jobs of another program in queues of the same names have other payloads.
     pub async fn take_over_old_queues(&self) -> Result<()> {
         let Pool::Postgres(pool) = &self.pool else {
-            return Ok(()); // There a new version starts after the old one has ended.
+            return Ok(()); // On SQLite the old version ends before the new one starts.
         };
         let taken = sqlx::query(
             "update apalis.jobs set job_type = 'usher:' || job_type where status in ('Pending', 'Queued', 'Running', 'Failed')
@@ -288,8 +290,8 @@ impl Store {
         Ok(())
     }
 
-    /// Says that these workers are gone, nothing of theirs running any more, and gives back what they hold. A worker that
-    /// stops or ends while it fetches leaves rows locked that it never saw; apalis does not give those back.
+    /// Marks these workers as stopped and releases the jobs that they hold; nothing of theirs may be running. A worker
+    /// that stops or fails during a fetch leaves rows locked that it never saw; apalis does not release them.
     pub async fn retire_workers(&self, workers: &[String]) -> Result<()> {
         let names = to_json(workers)?;
         match &self.pool {
@@ -324,12 +326,13 @@ impl Store {
         Ok(())
     }
 
-    /// Gives the jobs of workers that have been silent for `limit` back to the queue, one attempt dearer; returns how
-    /// many there were. apalis's own sweep knows only the workers of one queue and, on SQLite, never its own name.
+    /// Recovers orphaned jobs: those of workers without a heartbeat for `limit` return to the queue with one more
+    /// attempt. Returns how many. apalis's own recovery knows only the workers of one queue and, on SQLite, never its
+    /// own name.
     ///
-    /// Three times they are due at once. A job that is lost again and again may be what its process dies of: from then on
-    /// it waits longer each time, from 20 s up to an hour, and apart from those that were lost with it, so that it neither
-    /// keeps the service down nor takes them with it.
+    /// Three times they are due at once. A job that is orphaned again and again may be what crashes its process. From
+    /// then on it waits longer each time, from 20 s up to an hour, and with jitter, apart from the jobs that were
+    /// orphaned with it. So it neither keeps the service down nor takes the other jobs with it.
     pub async fn recover_orphans(&self, limit: TimeDelta) -> Result<u64> {
         let queues = Queue::all_stored()?;
         let recovered = match &self.pool {

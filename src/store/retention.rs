@@ -1,5 +1,5 @@
-//! What is old is let go, a batch at a time: each is a short transaction that finds its rows by an index, so that the
-//! service beside it hardly notices.
+//! Deletes old rows in batches: each batch is a short transaction that finds its rows by an index, so that the running
+//! service hardly notices.
 
 use chrono::{DateTime, Utc};
 use ulid::Ulid;
@@ -9,18 +9,17 @@ use super::jobs::{dialect_sql, is_in};
 use super::rows::{among, sql};
 use super::{Dialect, JobState, Queue, Result, Tx, on_conn};
 
-/// Where the next batch begins, and how many rows this one changed. `None` once there is nothing further.
+/// The result of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// Rows that were let go.
     pub rows: u64,
-    /// The last id that was looked at.
+    /// Where the next batch begins; `None` if this was the last one.
     pub next: Option<String>,
 }
 
 impl Tx {
-    /// Deletes jobs in one state that were enqueued and ended before a time, with what is known of their attempts. Ids
-    /// sort by time, so the primary key leads straight to the oldest.
+    /// Deletes jobs in one state that were enqueued and ended before a time, with their failed attempts. Ids sort by
+    /// time, so the primary key finds the oldest.
     pub async fn drop_jobs(
         &mut self,
         state: JobState,
@@ -81,7 +80,7 @@ impl Tx {
         .await
     }
 
-    /// Deletes answers that were kept under idempotency keys since before a time; returns how many.
+    /// Deletes answers that were stored before a time; returns how many.
     pub async fn drop_idempotency_keys(&mut self, before: DateTime<Utc>, limit: u32) -> Result<u64> {
         self.up_to(
             "delete from usher_idempotency_keys where (api_key, idempotency_key) in (
@@ -102,9 +101,9 @@ impl Tx {
             .rows_affected()))
     }
 
-    /// Deletes mails that were queued before a time and are no longer to be sent. Their ids sort by time, too.
+    /// Deletes mails that were queued before a time and are not to be sent any more. Their ids sort by time, too.
     pub async fn drop_deliveries(&mut self, before: DateTime<Utc>, limit: u32) -> Result<u64> {
-        // The first id of that time: 48 bits of milliseconds.
+        // The first UUIDv7 of that time: 48 bits of milliseconds.
         let first = Uuid::from_u128(u128::from(before.timestamp_millis().unsigned_abs()) << 80);
         Ok(on_conn!(self, |conn| sqlx::query(
             "delete from usher_deliveries where id in (

@@ -1,5 +1,5 @@
-//! Where one transaction meets another: it is rolled back and tried again, in this one place, a few times. A lock that
-//! somebody holds for long is waited for briefly, and by a few at a time.
+//! Retries of transactions that conflict with others, all in this one place and a few times each. A lock that another
+//! transaction holds for long is waited for briefly, and by few requests at once.
 
 use std::time::Duration;
 
@@ -7,31 +7,30 @@ use futures::future::BoxFuture;
 
 use super::{Dialect, Door, Result, Store, StoreError, Tx};
 
-/// How often a transaction that met another one is tried, the first time included.
+/// The maximum number of attempts at a transaction.
 const TRIES: u32 = 8;
-/// The longest wait before the second try; it doubles with each further one.
+/// The maximum wait before the second attempt; it doubles with each further one.
 const FIRST_WAIT: Duration = Duration::from_millis(8);
-/// How long a request waits for a lock at first. It keeps one of few connections meanwhile.
+/// A request's first lock timeout. It occupies one of few connections while it waits.
 const LOCK_WAIT: Duration = Duration::from_millis(150);
-/// How many requests at once wait longer than that, each as long as its connection allows.
+/// How many requests at once may wait longer than that, up to the connection's lock timeout.
 pub(super) const MAX_LONG_WAITS: usize = 2;
-/// How long a request waits, without a connection, until it may.
+/// How long a request waits for that permit, without a connection.
 const BENCH_WAIT: Duration = Duration::from_secs(1);
 
-/// An error that may say that another transaction was in the way.
+/// An error that may come from a conflict with another transaction.
 pub trait Conflict {
-    /// Whether it was a deadlock or a serialization failure, or what it has read was out of date: the same again may well
-    /// succeed.
+    /// Whether it was a deadlock, a serialization failure or a stale read: a retry may succeed at once.
     fn is_conflict(&self) -> bool;
 
-    /// Whether it was a lock that was not had in time.
+    /// Whether it was a lock timeout.
     fn is_busy(&self) -> bool;
 }
 
 impl Conflict for StoreError {
     fn is_conflict(&self) -> bool {
         let is_overtaken = matches!(&self.0, sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::Interrupted);
-        // Postgres: `serialization_failure`, and `deadlock_detected`.
+        // Postgres: `serialization_failure`, `deadlock_detected`.
         is_overtaken || super::code_of(&self.0).is_some_and(|code| matches!(&*code, "40001" | "40P01"))
     }
 
@@ -51,9 +50,9 @@ impl Conflict for anyhow::Error {
 }
 
 impl Store {
-    /// Does `work` in a transaction that writes, and commits it. Where it meets another transaction, all of it is rolled
-    /// back and done again: so `work` keeps to the transaction, and whatever else it does is safe to do twice. After an
-    /// error nothing is left behind. What `work` needs is handed to it in `with`.
+    /// Runs `work` in a transaction that writes, and commits it. After a conflict with another transaction it is rolled
+    /// back and run again: so `work` must keep to the transaction, and any other effect must be safe to repeat. An
+    /// error rolls everything back. `with` is what `work` needs.
     pub async fn transaction<C, T, E>(
         &self,
         with: C,
@@ -72,8 +71,7 @@ impl Store {
         .await
     }
 
-    /// Does `work`, which begins and commits a transaction itself on the store that it is given, again where that met
-    /// another one.
+    /// Runs `work`, which begins and commits a transaction on the given store, again after a conflict.
     pub async fn again_on_conflict<T, E, F>(&self, work: impl Fn(Self) -> F) -> Result<T, E>
     where
         E: Conflict,
@@ -87,7 +85,7 @@ impl Store {
             None => None,
         };
         let outcome = self.with_lock_wait(LOCK_WAIT).try_often(&work).await;
-        // Whoever waits for long takes nothing from those who could work.
+        // Released before a long wait, so that other requests can work.
         drop(turn);
         if !outcome.as_ref().is_err_and(Conflict::is_busy) {
             return outcome;
@@ -125,7 +123,7 @@ impl Store {
     }
 }
 
-/// Somewhere between nothing and the longest wait, so that those who met do not meet again. `luck` is from 0 to 1.
+/// A random part of the longest wait, so that transactions that conflicted don't conflict again. `luck` is from 0 to 1.
 fn wait_after(tries: u32, luck: f64) -> Duration {
     (FIRST_WAIT * 2_u32.saturating_pow(tries - 1)).mul_f64(luck)
 }

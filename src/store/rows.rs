@@ -1,6 +1,6 @@
 //! Sets of rows as one parameter: a statement's text and its plan are the same for one row and for a thousand.
 //!
-//! The rows travel as one JSON text, which Postgres unfolds with `json_to_recordset` and SQLite with `json_each`.
+//! The rows are one JSON text, which Postgres unfolds with `json_to_recordset` and SQLite with `json_each`.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use sqlx::AssertSqlSafe;
 
 use super::{Dialect, Result, StoreError};
 
-/// The type of a column of a set of rows.
+/// The column types of a set of rows.
 #[derive(Clone, Copy)]
 pub(super) enum Type {
     Uuid,
@@ -20,8 +20,8 @@ pub(super) enum Type {
     Int,
 }
 
-/// A time in the text form in which sqlx stores it in SQLite, so that what is compared as text compares as time.
-/// Postgres reads the same form.
+/// A time in the text form in which sqlx stores it in SQLite, so that comparing the texts compares the times. Postgres
+/// reads the same form.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Time(pub DateTime<Utc>);
 
@@ -69,8 +69,8 @@ pub(super) fn unfold(dialect: Dialect, columns: &[(&str, Type)]) -> String {
     sql
 }
 
-/// The condition that `column` is among what `select` gives. On Postgres as an array: a set of unknown size would be
-/// compared with every row, one by one, where the planner expects a single row.
+/// A condition that `column` is in the result of `select`. On Postgres as an array: where the planner expects a single
+/// row, it would compare a set of unknown size with every row, one by one.
 pub(super) fn among(dialect: Dialect, column: &str, select: &str) -> String {
     match dialect {
         Dialect::Postgres => format!("{column} = any (array({select}))"),
@@ -78,8 +78,8 @@ pub(super) fn among(dialect: Dialect, column: &str, select: &str) -> String {
     }
 }
 
-/// What a set of rows is locked by before it is changed: one order for everybody, so that no two changes of sets wait for
-/// one another. SQLite has one writer.
+/// Locks a set of rows in one order before it is updated, so that two such updates can't deadlock. SQLite has one
+/// writer.
 pub(super) fn in_order_of_id(dialect: Dialect) -> &'static str {
     match dialect {
         Dialect::Postgres => "order by id for no key update",
@@ -87,19 +87,20 @@ pub(super) fn in_order_of_id(dialect: Dialect) -> &'static str {
     }
 }
 
-/// The condition that `column` is that of one of the `rows` (as [`unfold`] gives them).
+/// A condition that `column` is in one of the `rows` (as [`unfold`] gives them).
 pub(super) fn of_rows(dialect: Dialect, column: &str, field: &str, rows: &str) -> String {
     among(dialect, column, &format!("select r.{field} from {rows}"))
 }
 
-/// A condition in a form that no index answers. Where a statement names its rows by their keys, a planner that takes a
-/// table for small, as it was when it was last analysed, must not go through all that is open instead, for each of them.
+/// A condition in a form that no index can serve. When a statement names its rows by key, a planner that estimates the
+/// table as small, from old statistics, might otherwise use the condition's index and read all open rows, once for each
+/// key.
 pub(super) fn checked(condition: &str) -> String {
     format!("case when {condition} then 1 else 0 end = 1")
 }
 
-/// Says once more, for Postgres alone, what a join says already: its planner then takes the column's index even while
-/// it knows nothing of a table that was filled a moment ago. SQLite takes the index anyway.
+/// Repeats a join's condition, for Postgres only: its planner then uses the column's index even without statistics for
+/// a table that was just filled. SQLite uses the index anyway.
 pub(super) fn and_among(dialect: Dialect, column: &str, select: &str) -> String {
     match dialect {
         Dialect::Postgres => format!("and {}", among(dialect, column, select)),
@@ -107,7 +108,7 @@ pub(super) fn and_among(dialect: Dialect, column: &str, select: &str) -> String 
     }
 }
 
-/// A time in a table that may be the app's: there it may lack a time zone (it is UTC then) or a value.
+/// A time of a table that may belong to the app: it may have no time zone (then it is UTC) or no value.
 pub(super) fn app_time(dialect: Dialect, column: &str) -> String {
     match dialect {
         Dialect::Postgres => format!("coalesce({column}::timestamptz, to_timestamp(0))"),
@@ -115,8 +116,8 @@ pub(super) fn app_time(dialect: Dialect, column: &str) -> String {
     }
 }
 
-/// Marks a statement as built from constants only: column lists, the configured role names (which are kept to
-/// `a-z0-9_-`) and [`unfold`]; every value is bound.
+/// Marks a statement as built only from constants: column lists, the configured role names (validated as `a-z0-9_-`)
+/// and [`unfold`]; every value is bound.
 pub(super) fn sql(text: String) -> AssertSqlSafe<String> {
     AssertSqlSafe(text)
 }

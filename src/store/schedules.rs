@@ -1,4 +1,4 @@
-//! Periodic work: a row for each schedule, and one guarded update that gives each tick to one process.
+//! Periodic work: one row per schedule, and one guarded update that gives each tick to one process.
 
 use std::collections::HashMap;
 
@@ -8,12 +8,11 @@ use serde::Serialize;
 use super::rows::{Time, Type, sql, to_json, unfold};
 use super::{Result, Tx, on_conn};
 
-/// A schedule whose tick is due.
+/// A schedule that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DueTick {
-    /// The schedule.
     pub name: &'static str,
-    /// When the tick after this one is due.
+    /// When it is due after this tick.
     pub next: DateTime<Utc>,
 }
 
@@ -24,7 +23,7 @@ struct TickRow {
 }
 
 impl Tx {
-    /// When each schedule is due next, by its name. One that has never run is not among them.
+    /// When each schedule is due next, by name. A schedule that never ran is missing.
     pub async fn schedules(&mut self) -> Result<HashMap<String, DateTime<Utc>>> {
         let rows: Vec<(String, DateTime<Utc>)> =
             on_conn!(self, |conn| sqlx::query_as("select name, due_at from usher_schedules")
@@ -33,8 +32,8 @@ impl Tx {
         Ok(rows.into_iter().collect())
     }
 
-    /// Takes the ticks that are still due and moves each to its next; returns the names of those that this transaction
-    /// got. Whoever comes second gets nothing.
+    /// Claims the schedules that are still due and moves each to its next time; returns the names that this transaction
+    /// claimed. A second process claims none.
     pub async fn take_ticks(&mut self, due: &[DueTick]) -> Result<Vec<String>> {
         let source = unfold(self.dialect(), &[("name", Type::Text), ("next_at", Type::Time)]);
         let text = format!(
@@ -49,7 +48,7 @@ impl Tx {
                 next_at: Time(tick.next),
             })
             .collect();
-        // In one order for everybody.
+        // Always in this order, to avoid deadlocks.
         rows.sort_by_key(|row| row.name);
         let rows = to_json(&rows)?;
         let now = self.clock.now();

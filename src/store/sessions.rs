@@ -1,4 +1,4 @@
-//! Who is signed in, as far as the webhooks tell.
+//! The signed-in sessions, as far as the webhooks tell.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -9,14 +9,12 @@ use super::people::admin_ids;
 use super::rows::{Time, Type, among, in_order_of_id, sql, to_json, unfold};
 use super::{Result, Tx, on_conn};
 
-/// A session that began.
 #[derive(Debug, Clone)]
 pub struct SessionStart {
     /// `sess_…`
     pub clerk_session_id: String,
-    /// Whose it is.
+    /// The `admins.id`.
     pub admin_id: Uuid,
-    /// When Clerk says it began.
     pub started_at: DateTime<Utc>,
 }
 
@@ -34,7 +32,7 @@ const COLUMNS: &[(&str, Type)] = &[
 ];
 
 impl Tx {
-    /// Notes sessions that began; returns the ids of those that are active, since an end may have arrived first.
+    /// Stores started sessions; returns the ids of the active ones, because a session's end may have arrived first.
     pub async fn start_sessions(&mut self, starts: &[SessionStart]) -> Result<HashSet<String>> {
         if starts.is_empty() {
             return Ok(HashSet::new());
@@ -65,7 +63,7 @@ impl Tx {
             .collect())
     }
 
-    /// Notes sessions that are over, with their person where one is known.
+    /// Stores the end of sessions, with their person if known.
     pub async fn end_sessions(&mut self, ends: &[(&str, Option<Uuid>)]) -> Result<()> {
         if ends.is_empty() {
             return Ok(());
@@ -98,7 +96,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Takes the banner down for those of these people who have no active session left.
+    /// Hides the banner for the people among these without an active session.
     pub async fn lower_flags_of_the_signed_out(&mut self, admins: &[Uuid]) -> Result<()> {
         if admins.is_empty() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! The configuration as statements in the database see it, functions and triggers on Postgres among them.
+//! The configuration as SQL sees it: statements, and on Postgres functions and triggers.
 
 use chrono::TimeDelta;
 use sqlx::postgres::types::PgInterval;
@@ -7,18 +7,15 @@ use sqlx::{PgConnection, SqliteConnection};
 use crate::invites::limits::{COOL_DOWN, DAILY_CAP, DEFAULT_TTL, MAX_MESSAGE, MAX_TTL, MailCaps, REPETITION};
 use crate::invites::roles::Roles;
 
-/// What the database needs to know of the configuration.
+/// The configuration that the database needs.
 #[derive(Debug, Clone)]
 pub struct Rules {
-    /// Both orders of roles.
     pub roles: Roles,
-    /// How long an invite is valid where nobody says otherwise.
+    /// How long an invite is valid by default.
     pub invite_ttl: TimeDelta,
-    /// How many invite mails may be asked for on a day.
     pub mail_caps: MailCaps,
-    /// The domain of the sender's address, in which mails have their Message-IDs.
+    /// The domain of the sender's address, used in Message-IDs.
     pub mail_domain: String,
-    /// Where the app keeps Clerk's user ids.
     pub identities: Identities,
 }
 
@@ -34,7 +31,7 @@ impl Default for Rules {
     }
 }
 
-/// Where an app on the same Postgres keeps Clerk's user ids.
+/// Where an app on the same Postgres stores Clerk's user ids.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Identities {
     /// In `admins.external_id`.
@@ -42,27 +39,25 @@ pub enum Identities {
     ExternalId,
     /// In `admin_identities (admin_id, provider, issuer, subject)`, mirrored into `admins.external_id`.
     Table {
-        /// What `provider` says of Clerk users.
+        /// The value of `provider` for Clerk users.
         provider: String,
-        /// What `issuer` says of Clerk users.
+        /// The value of `issuer` for Clerk users.
         issuer: String,
     },
 }
 
-/// Whether the app lets an `admins.email` be there once only.
+/// Whether the app has a unique index on `admins.email`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum UniqueEmails {
-    /// As often as it comes.
     #[default]
     No,
-    /// Once among the live.
+    /// Unique among people who are not deleted.
     Live,
-    /// Once among all.
+    /// Unique among all.
     All,
 }
 
 impl UniqueEmails {
-    /// As the database names it.
     fn as_str(self) -> &'static str {
         match self {
             Self::No => "no",
@@ -73,12 +68,12 @@ impl UniqueEmails {
 }
 
 impl Identities {
-    /// How the configuration names the column.
+    /// The value that names the column in the configuration.
     pub const EXTERNAL_ID: &str = "admins.external_id";
-    /// How the configuration names the table.
+    /// The value that names the table in the configuration.
     pub const TABLE: &str = "admin_identities";
 
-    /// How the configuration names the place.
+    /// The value in the configuration.
     #[must_use]
     pub fn place(&self) -> &'static str {
         match self {
@@ -87,7 +82,7 @@ impl Identities {
         }
     }
 
-    /// What `provider` says of Clerk users; empty where there is no such column.
+    /// The value of `provider` for Clerk users; empty without such a column.
     #[must_use]
     pub fn provider(&self) -> &str {
         match self {
@@ -96,7 +91,7 @@ impl Identities {
         }
     }
 
-    /// What `issuer` says of Clerk users; empty where there is no such column.
+    /// The value of `issuer` for Clerk users; empty without such a column.
     #[must_use]
     pub fn issuer(&self) -> &str {
         match self {
@@ -107,10 +102,10 @@ impl Identities {
 }
 
 impl Rules {
-    /// Stands where the sender has no domain for a Message-ID.
+    /// Used in a Message-ID if the sender has no domain.
     pub const NO_DOMAIN: &str = "localhost";
 
-    /// Writes the one row, if it says anything else.
+    /// Writes the one row, if it has changed.
     pub(super) async fn publish_on_sqlite(&self, conn: &mut SqliteConnection) -> sqlx::Result<()> {
         sqlx::query(
             "insert into usher_settings (only_row, mail_domain) values (1, $1)
@@ -123,7 +118,7 @@ impl Rules {
         .map(drop)
     }
 
-    /// Writes the one row, if it says anything else.
+    /// Writes the one row, if it has changed.
     pub(super) async fn publish_on_postgres(
         &self,
         conn: &mut PgConnection,

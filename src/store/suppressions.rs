@@ -1,10 +1,10 @@
-//! Addresses that a mail server refused for good.
+//! Addresses that a mail server rejected permanently.
 
 use super::{Result, Tx, on_conn};
 use crate::invites::email::EmailKey;
 
 impl Tx {
-    /// From now on nothing is sent to this address.
+    /// No mails are sent to this address any more.
     pub async fn suppress_address(&mut self, key: &EmailKey, reason: &str) -> Result<()> {
         let now = self.clock.now();
         on_conn!(self, |conn| sqlx::query(
@@ -20,7 +20,7 @@ impl Tx {
         Ok(())
     }
 
-    /// This address is written to again.
+    /// Mails are sent to this address again.
     pub async fn release_address(&mut self, key: &EmailKey) -> Result<()> {
         on_conn!(self, |conn| sqlx::query(
             "delete from usher_suppressions where email_key = $1"

@@ -1,4 +1,4 @@
-//! Organizations, projects, and who is in them: the tables that the app may own.
+//! Organizations, projects and their members: the tables that the app may own.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,34 +10,29 @@ use super::rows::{Type, app_time, sql, to_json, unfold};
 use super::{Dialect, InviteCandidate, Result, Tx, on_conn};
 use crate::invites::roles::RoleOrder;
 
-/// An organization or a project that is there.
+/// An organization or a project that exists.
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
 pub struct TargetInfo {
-    /// Its id.
     pub id: Uuid,
     /// The organization itself, or the project's.
     pub organization_id: Uuid,
-    /// What people call it.
     pub name: String,
-    /// When the row was made.
     pub created_at: DateTime<Utc>,
-    /// When the row last changed.
     pub updated_at: DateTime<Utc>,
 }
 
-/// What came of putting an organization or a project.
+/// The result of putting an organization or a project.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Put {
-    /// It was made.
     Made(TargetInfo),
-    /// It was there, and is as asked now.
+    /// It existed, and is now as requested.
     Changed(TargetInfo),
     /// Nothing was changed.
     Refused(PutRefusal),
 }
 
 impl Put {
-    /// The organization or project, if it is as asked now.
+    /// The organization or project, unless the request was refused.
     #[must_use]
     pub fn place(self) -> Option<TargetInfo> {
         match self {
@@ -47,16 +42,16 @@ impl Put {
     }
 }
 
-/// Why nothing was put.
+/// Why nothing was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PutRefusal {
-    /// The project is in an organization that the caller may not use: to them it is not there.
+    /// The project is in an organization that the caller may not use: to the caller it does not exist.
     Foreign,
-    /// There is no such organization to put a project into, or none that the caller may use.
+    /// The organization for the project does not exist, or the caller may not use it.
     UnknownOrganization,
-    /// The organization is deleted. Only the app brings it back.
+    /// The organization is deleted. Only the app can restore it.
     OrganizationDeleted,
-    /// The project is deleted, or the organization that it is in. Only the app brings it back.
+    /// The project, or its organization, is deleted. Only the app can restore it.
     ProjectDeleted,
 }
 
@@ -65,28 +60,21 @@ pub enum PutRefusal {
 pub struct Grant {
     /// The organization or the project.
     pub target_id: Uuid,
-    /// The person.
     pub admin_id: Uuid,
-    /// The role; what they hold already is never lowered.
+    /// The new role; it never lowers the person's role.
     pub role: String,
 }
 
-/// Somebody in an organization or a project.
+/// A member of an organization or a project.
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
 pub struct Member {
-    /// Their `admins.id`.
     pub admin_id: Uuid,
-    /// Their Clerk user id.
     pub clerk_user_id: Option<String>,
-    /// Their main address.
+    /// The primary address.
     pub email: Option<String>,
-    /// First name.
     pub first_name: Option<String>,
-    /// Last name.
     pub last_name: Option<String>,
-    /// Their role.
     pub role: String,
-    /// Since when.
     pub since: DateTime<Utc>,
 }
 
@@ -95,9 +83,7 @@ pub struct Member {
 pub struct Membership {
     /// The organization or the project.
     pub target_id: Uuid,
-    /// The person.
     pub admin_id: Uuid,
-    /// The role.
     pub role: String,
 }
 
@@ -114,7 +100,7 @@ struct TargetId {
     target_id: Uuid,
 }
 
-/// The two membership tables differ in their names only.
+/// The two membership tables differ only in their names.
 struct Memberships {
     table: &'static str,
     target: &'static str,
@@ -130,7 +116,7 @@ const PROJECT_ADMINS: Memberships = Memberships {
 };
 
 impl Tx {
-    /// Creates or renames an organization. A deleted one stays as it is.
+    /// Creates or renames an organization. A deleted one is not changed.
     pub async fn put_organization(&mut self, id: Uuid, name: &str) -> Result<Put> {
         let now = self.clock.now();
         let columns = organization(self.dialect());
@@ -155,9 +141,9 @@ impl Tx {
         Ok(Put::Refused(PutRefusal::OrganizationDeleted))
     }
 
-    /// Creates, renames or moves a project, for a caller who may use these organizations (any, where there are none):
-    /// into one of them, and out of one of them. Where the project is at that moment is decided by the statement that
-    /// writes, so that nobody takes a project back that was moved away meanwhile. A deleted project stays as it is.
+    /// Creates, renames or moves a project for a caller who may use the organizations in `may_use` (all of them, if
+    /// `None`). The project's old and new organization must both be among them. The writing statement itself checks the
+    /// old one, so a project that was moved away in the meantime can't be taken back. A deleted project is not changed.
     pub async fn put_project(
         &mut self,
         id: Uuid,
@@ -188,14 +174,14 @@ impl Tx {
             (_, Some(true)) => PutRefusal::OrganizationDeleted,
             (Some((_, true)), _) => PutRefusal::ProjectDeleted,
             (_, None) => PutRefusal::UnknownOrganization,
-            // It came back, or was moved to where it may be moved from, between two statements of this transaction. Whoever
-            // asks again gets it.
+            // Between two statements of this transaction the project was restored, or moved to an organization that the
+            // caller may use. A repeated request will succeed.
             (_, Some(false)) => PutRefusal::Foreign,
         }))
     }
 
-    /// Whether an organization is deleted, if it is there at all. On Postgres nobody deletes it before this transaction
-    /// ends; on SQLite nobody else writes meanwhile.
+    /// Whether an organization is deleted, if it exists. Locks it, so that it can't be deleted before this transaction
+    /// ends; SQLite has only one writer.
     async fn hold_organization(&mut self, id: Uuid) -> Result<Option<bool>> {
         let text = format!(
             "select deleted_at is not null from organizations where id = $1 {}",
@@ -262,7 +248,7 @@ impl Tx {
             .await)?)
     }
 
-    /// The organization that a project is in, deleted or not, and whether either of the two is deleted.
+    /// The organization of a project, deleted or not, and whether one of the two is deleted.
     async fn home_of_project(&mut self, id: Uuid) -> Result<Option<(Uuid, bool)>> {
         Ok(on_conn!(self, |conn| sqlx::query_as(
             "select p.organization_id, p.deleted_at is not null or o.deleted_at is not null
@@ -273,13 +259,13 @@ impl Tx {
         .await)?)
     }
 
-    /// The organizations that these projects are in, of those that are there, and keeps them there: nobody moves or deletes
-    /// one of them before this transaction ends. In the order of their ids, as whoever holds several must.
+    /// The organizations of these projects, except deleted projects. Locks the projects, so that they can't be moved or
+    /// deleted before this transaction ends. In the order of their ids, as every transaction that locks several.
     pub async fn hold_projects(&mut self, ids: &[Uuid]) -> Result<HashMap<Uuid, Uuid>> {
         if ids.is_empty() {
             return Ok(HashMap::new());
         }
-        // By itself: joined with its organization, a project that was moved while this waited would be missing.
+        // Without a join: with one, a project that was moved while this waited for its lock would be missing.
         let text = format!(
             "select id, organization_id from projects
              where deleted_at is null and id in (select r.target_id from {}) order by id {}",
@@ -292,8 +278,9 @@ impl Tx {
         Ok(organizations_of.into_iter().collect())
     }
 
-    /// What waits for people, with the organization that each project is in now, which it stays in until this transaction
-    /// ends: whoever comes in comes into that one. What leads into a project that is gone meanwhile is left out.
+    /// These candidates with the current organization of each project, in which the project stays until this
+    /// transaction ends: the membership is given in that one. Candidates for projects that were deleted in the meantime
+    /// are left out.
     pub async fn hold_targets(&mut self, waiting: &[&InviteCandidate]) -> Result<Vec<InviteCandidate>> {
         let projects: Vec<Uuid> = waiting.iter().filter_map(|waiting| waiting.invite.project_id).collect();
         let organizations_of = self.hold_projects(&projects).await?;
@@ -316,7 +303,7 @@ impl Tx {
             });
         }
         if !moved.is_empty() {
-            // Whether its inviter may still let somebody in is a matter of the organization that it is in now.
+            // Whether the inviter may still give this role depends on the project's current organization.
             let mut facts = self.accept_facts(&moved).await?;
             for waiting in &mut current {
                 if let Some(facts) = facts.remove(&waiting.invite.id) {
@@ -327,8 +314,8 @@ impl Tx {
         Ok(current)
     }
 
-    /// Those of the candidates' organizations and projects that another transaction has locked; the others are kept as they
-    /// are until this transaction ends. SQLite has one writer, so there are none.
+    /// The candidates' organizations and projects that are locked by another transaction; the others are locked by this
+    /// one until it ends. SQLite has one writer, so there are none.
     pub async fn locked_targets(&mut self, candidates: &[&InviteCandidate]) -> Result<HashSet<Uuid>> {
         let mut wanted: HashSet<Uuid> = candidates.iter().flat_map(|candidate| candidate.target_ids()).collect();
         if wanted.is_empty() || self.dialect() == Dialect::Sqlite {
@@ -352,7 +339,7 @@ impl Tx {
         Ok(wanted)
     }
 
-    /// Those of these people who are in one of these organizations, or in a project of one.
+    /// The people among these who are members of one of these organizations, or of a project of one.
     pub async fn people_within(&mut self, admins: &[Uuid], organizations: &HashSet<Uuid>) -> Result<HashSet<Uuid>> {
         if admins.is_empty() {
             return Ok(HashSet::new());
@@ -379,7 +366,7 @@ impl Tx {
         Ok(within.into_iter().collect())
     }
 
-    /// Those of these organizations that are there.
+    /// The organizations among these ids that exist.
     pub async fn organizations(&mut self, ids: &[Uuid]) -> Result<Vec<TargetInfo>> {
         let rows = unfold(self.dialect(), TARGET_ID);
         let text = format!(
@@ -394,7 +381,7 @@ impl Tx {
             .await)?)
     }
 
-    /// Those of these projects that are there, in organizations that are there.
+    /// The projects among these ids that exist, in organizations that exist.
     pub async fn projects(&mut self, ids: &[Uuid]) -> Result<Vec<TargetInfo>> {
         let rows = unfold(self.dialect(), TARGET_ID);
         let text = format!(
@@ -410,17 +397,17 @@ impl Tx {
             .await)?)
     }
 
-    /// Makes people members of organizations, at most one grant per person and organization.
+    /// Gives memberships in organizations, at most one grant per person and organization.
     pub async fn grant_in_organizations(&mut self, grants: &[Grant], order: &RoleOrder) -> Result<()> {
         self.grant(&ORGANIZATION_USERS, grants, order).await
     }
 
-    /// Makes people members of projects, at most one grant per person and project.
+    /// Gives memberships in projects, at most one grant per person and project.
     pub async fn grant_in_projects(&mut self, grants: &[Grant], order: &RoleOrder) -> Result<()> {
         self.grant(&PROJECT_ADMINS, grants, order).await
     }
 
-    /// Adds, revives or raises memberships; never lowers one.
+    /// Adds, restores or raises memberships; never lowers one.
     async fn grant(&mut self, kind: &Memberships, grants: &[Grant], order: &RoleOrder) -> Result<()> {
         if grants.is_empty() {
             return Ok(());
@@ -434,7 +421,7 @@ impl Tx {
                 role: &grant.role,
             })
             .collect();
-        // One order for everybody who writes memberships: no deadlocks between processes.
+        // Always in this order, so that processes can't deadlock.
         rows.sort_by_key(|row| (row.target_id, row.admin_id));
         let source = unfold(
             self.dialect(),
@@ -448,7 +435,7 @@ impl Tx {
         let Memberships { table, target } = kind;
         let held = rank(order, &format!("{table}.role"));
         let given = rank(order, "excluded.role");
-        // On Postgres an app's table may have ids of another kind, or none: the database gives them.
+        // On Postgres an app's table may have ids of another type, or none: the column's default fills them.
         let (id, new_id) = match self.dialect() {
             Dialect::Postgres => ("", ""),
             Dialect::Sqlite => ("id, ", "r.membership_id, "),
@@ -471,18 +458,18 @@ impl Tx {
         Ok(())
     }
 
-    /// The live members of an organization, by their ids: at most `limit` of those after `after`.
+    /// The members of an organization in the order of their ids: at most `limit` after `after`.
     pub async fn organization_members(&mut self, id: Uuid, after: Option<Uuid>, limit: u32) -> Result<Vec<Member>> {
         self.members(&ORGANIZATION_USERS, id, after, limit).await
     }
 
-    /// The live members of a project, by their ids: at most `limit` of those after `after`.
+    /// The members of a project in the order of their ids: at most `limit` after `after`.
     pub async fn project_members(&mut self, id: Uuid, after: Option<Uuid>, limit: u32) -> Result<Vec<Member>> {
         self.members(&PROJECT_ADMINS, id, after, limit).await
     }
 
-    /// In the order of the key that keeps a membership from being there twice, which every such table has, the app's too:
-    /// a page costs what it shows, however many members there are.
+    /// In the order of the unique key of memberships, which every such table has, the app's too: the cost of a page
+    /// does not depend on the number of members.
     async fn members(&mut self, kind: &Memberships, id: Uuid, after: Option<Uuid>, limit: u32) -> Result<Vec<Member>> {
         let Memberships { table, target } = kind;
         let since = app_time(self.dialect(), "m.created_at");
@@ -505,12 +492,12 @@ impl Tx {
             .await)?)
     }
 
-    /// What these people hold in organizations, live memberships only.
+    /// The memberships of these people in organizations.
     pub async fn organization_memberships(&mut self, admins: &[Uuid]) -> Result<Vec<Membership>> {
         self.memberships(&ORGANIZATION_USERS, admins).await
     }
 
-    /// What these people hold in projects, live memberships only.
+    /// The memberships of these people in projects.
     pub async fn project_memberships(&mut self, admins: &[Uuid]) -> Result<Vec<Membership>> {
         self.memberships(&PROJECT_ADMINS, admins).await
     }
@@ -533,7 +520,7 @@ impl Tx {
 
 const TARGET_ID: &[(&str, Type)] = &[("target_id", Type::Uuid)];
 
-/// What keeps the rows that are read as they are until the transaction ends. SQLite has one writer at a time.
+/// Locks the rows until the transaction ends. SQLite has one writer at a time.
 fn held(dialect: Dialect) -> &'static str {
     match dialect {
         Dialect::Postgres => "for share",
@@ -546,7 +533,7 @@ fn target_ids(ids: &[Uuid]) -> Result<String> {
     to_json(&rows)
 }
 
-/// The columns of a [`TargetInfo`], of an organization.
+/// The columns of a [`TargetInfo`] that is an organization.
 fn organization(dialect: Dialect) -> String {
     let (created_at, updated_at) = (app_time(dialect, "created_at"), app_time(dialect, "updated_at"));
     format!(
@@ -554,7 +541,7 @@ fn organization(dialect: Dialect) -> String {
     )
 }
 
-/// The columns of a [`TargetInfo`], of a project.
+/// The columns of a [`TargetInfo`] that is a project.
 fn project(dialect: Dialect, p: &str) -> String {
     let created_at = app_time(dialect, &format!("{p}.created_at"));
     let updated_at = app_time(dialect, &format!("{p}.updated_at"));
@@ -564,8 +551,8 @@ fn project(dialect: Dialect, p: &str) -> String {
     )
 }
 
-/// A role's rank as SQL. A name that is not on the order ranks highest: usher doesn't touch what it doesn't know. No
-/// name at all ranks lowest.
+/// A role's rank as SQL. An unknown name ranks highest, because usher does not change what it does not know. No name
+/// ranks lowest.
 fn rank(order: &RoleOrder, column: &str) -> String {
     let mut text = format!("case coalesce({column}, '') when '' then -1");
     for (rank, name) in order.names().iter().enumerate() {

@@ -1,6 +1,6 @@
-//! Rows that were there before usher: memberships from `admins.organization_id`, identities from `admin_identities`. In
-//! batches, each a short transaction that notes how far it came. The triggers are in place by then, and whatever they
-//! wrote meanwhile is newer than what is filled in here: it stays.
+//! Fills in rows that existed before usher: memberships from `admins.organization_id`, identities from
+//! `admin_identities`. It works in batches; each is a short transaction that stores how far it came. The triggers exist
+//! by then, and what they wrote in the meantime is newer, so the backfill does not overwrite it.
 
 use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
@@ -8,11 +8,11 @@ use uuid::Uuid;
 use super::super::settings::{Identities, Rules};
 use super::{gave_way, retry_on_lock_timeout};
 
-/// People in a batch.
+/// People per batch.
 const BATCH: i64 = 5_000;
 
-/// What is filled in, a batch at a time: `$1` is where the last one ended, `$2` how many people to look at. Returns where
-/// this one ended and how many rows it wrote.
+/// One kind of backfill. `$1` is where the last batch ended, `$2` how many people to read. Returns where this batch
+/// ended and how many rows it wrote.
 struct Backfill {
     name: &'static str,
     text: &'static str,
@@ -47,7 +47,7 @@ const IDENTITIES: Backfill = Backfill {
            select (select id from batch order by id desc limit 1), (select count(*) from filled)",
 };
 
-/// Fills in what is missing. A run that was cut short goes on where it was.
+/// Fills in the missing rows. An interrupted run continues where it stopped.
 pub(in crate::store) async fn fill(conn: &mut PgConnection, rules: &Rules) -> sqlx::Result<()> {
     MEMBERSHIPS.run(conn).await?;
     match rules.identities {
@@ -56,7 +56,7 @@ pub(in crate::store) async fn fill(conn: &mut PgConnection, rules: &Rules) -> sq
     }
 }
 
-/// How many memberships there are to fill in, by a table as the app has it.
+/// How many memberships are missing, from the app's tables as they are.
 pub(in crate::store) async fn count_missing(conn: &mut PgConnection) -> sqlx::Result<i64> {
     sqlx::query_scalar(
         "select count(*) from admins a join organizations o on o.id = a.organization_id
@@ -78,7 +78,7 @@ impl Backfill {
         Ok(())
     }
 
-    /// One batch; `None` if all is done.
+    /// Runs one batch; `None` when all is done.
     async fn batch(&self, conn: &mut PgConnection) -> sqlx::Result<Option<i64>> {
         let mut tx = conn.begin().await?;
         let state: Option<(Option<Uuid>, bool)> =

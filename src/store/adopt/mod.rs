@@ -1,5 +1,5 @@
-//! Taking a database over that already is the app's: its tables are made fit for usher, in steps that hold locks for a
-//! moment only and can be taken again; rows that are there are filled in afterwards. Nothing is dropped or renamed.
+//! Adopting a database that belongs to the app: its tables are changed to what usher needs, in steps that hold locks
+//! only briefly and can be repeated; existing rows are filled in afterwards. Nothing is dropped or renamed.
 
 mod backfill;
 mod plan;
@@ -14,21 +14,21 @@ pub(super) use backfill::{count_missing, fill};
 pub(super) use plan::{Step, plan};
 pub(super) use schema::{APP_TABLES, Schema};
 
-/// How long a statement of ours waits for a lock of the app's, and how long the app's may queue behind it. Less than
-/// Postgres waits before it looks for deadlocks (1 s): it is never the app that is chosen to fail.
+/// How long usher's statements wait for the app's locks, and how long the app's statements may queue behind them. Less
+/// than Postgres's `deadlock_timeout` (1 s), so Postgres never aborts the app's transaction.
 pub(super) const LOCK_TIMEOUT: &str = "set lock_timeout = '500ms'";
-/// After so many tries, with a pause after each, somebody has to look.
+/// After so many attempts, with a pause after each, the run fails and an operator has to look.
 const TRIES: u32 = 60;
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Whether the statement gave way to somebody else and may just be tried again.
+/// Whether the statement failed because of another transaction and may be retried.
 pub(super) fn gave_way(error: &sqlx::Error) -> bool {
-    // A lock not had in time; a deadlock; a row deleted while its membership was being written.
+    // A lock timeout; a deadlock; a row that was deleted while its membership was written.
     matches!(error, sqlx::Error::Database(error)
         if matches!(error.code().as_deref(), Some("55P03" | "40P01" | "23503")))
 }
 
-/// Tries until it works, while all that is in the way is a lock of somebody else's.
+/// Retries while another transaction's lock is the only problem.
 pub(super) async fn retry_on_lock_timeout<T, E>(
     conn: &mut PgConnection,
     mut attempt: impl AsyncFnMut(&mut PgConnection) -> Result<T, E>,
@@ -46,10 +46,10 @@ pub(super) async fn retry_on_lock_timeout<T, E>(
     attempt(conn).await
 }
 
-/// Takes one step.
+/// Runs one step.
 pub(super) async fn take(conn: &mut PgConnection, step: &Step) -> sqlx::Result<()> {
     for statement in &step.statements {
-        // Building an index beside the app's writes waits for the app's transactions, holding none of them up.
+        // `concurrently` waits for the app's transactions, but blocks none of them.
         let timeout = if statement.contains(" concurrently ") {
             "set lock_timeout = 0"
         } else {
@@ -67,7 +67,7 @@ pub(super) async fn take(conn: &mut PgConnection, step: &Step) -> sqlx::Result<(
     sqlx::raw_sql(LOCK_TIMEOUT).execute(conn).await.map(drop)
 }
 
-/// What the app says of its tables and columns.
+/// The app's comment on a table or column.
 #[derive(sqlx::FromRow)]
 struct Remark {
     /// `table admins` or `column admins.email`.
@@ -76,7 +76,7 @@ struct Remark {
     text: String,
 }
 
-/// What the app's own comments say, before ours would take their place.
+/// Reads the app's own comments before usher's comments replace them.
 pub(super) async fn remarks(conn: &mut PgConnection) -> sqlx::Result<Remarks> {
     let found = sqlx::query_as(
         "select case d.objsubid when 0 then format('table %I', c.relname)
@@ -95,11 +95,10 @@ pub(super) async fn remarks(conn: &mut PgConnection) -> sqlx::Result<Remarks> {
     Ok(Remarks(found))
 }
 
-/// Comments to be given back.
 pub(super) struct Remarks(Vec<Remark>);
 
 impl Remarks {
-    /// Gives the app its comments back; of the deprecated column, ours goes first.
+    /// Restores the app's comments; on the deprecated column, usher's comment comes first.
     pub(super) async fn restore(&self, conn: &mut PgConnection) -> sqlx::Result<()> {
         for Remark {
             object,
@@ -124,7 +123,7 @@ impl Remarks {
     }
 }
 
-/// Puts the mirror of identities on or off, as configured, and takes over those that are there.
+/// Switches the mirror of identities on or off, as configured, and copies the existing identities.
 pub(super) async fn mirror_identities(conn: &mut PgConnection, rules: &Rules) -> sqlx::Result<()> {
     let is_on: bool = sqlx::query_scalar(
         "select exists (select from pg_trigger where tgname = 'usher_note_identity' and tgrelid = 'admins'::regclass)",

@@ -1,30 +1,30 @@
-//! What has to be done to the app's tables before usher's migrations, as a pure decision: steps to take, or what is in
-//! the way, in sentences that say what to do about it.
+//! What must be done to the app's tables before usher's migrations, as a pure decision: steps to run, or problems, in
+//! sentences that say how to fix them.
 
 use super::super::settings::{Identities, Rules, UniqueEmails};
 use super::schema::{Column, IDENTITIES, PAIRS, Schema, Table};
 
-/// One thing to do. Taking it again, also after a half-done time, comes to the same.
+/// One change. Running it again, also after it was interrupted, has the same result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::store) struct Step {
-    /// What it does, in words.
+    /// What it does, as text for the user.
     pub(in crate::store) says: String,
-    /// Each a transaction of its own.
+    /// Each runs in its own transaction.
     pub(in crate::store) statements: Vec<String>,
 }
 
 const UUID: &[&str] = &["uuid"];
 const TEXT: &[&str] = &["text", "varchar", "bpchar", "citext", "name"];
 const TIME: &[&str] = &["timestamptz", "timestamp"];
-/// Whatever can be read as text.
+/// Every type that can be read as text.
 const ANY: &[&str] = &[];
 
-/// What usher expects of a column of the app's.
+/// What usher expects of one of the app's columns.
 struct Expected {
     table: &'static str,
     column: &'static str,
     types: &'static [&'static str],
-    /// Whether usher can't do without it and can't add it either.
+    /// Whether usher needs the column and can't add it.
     must_be_there: bool,
 }
 
@@ -88,7 +88,7 @@ const EXPECTED_OF_IDENTITIES: &[Expected] = &[
     expect(IDENTITIES, "subject", TEXT, true),
 ];
 
-/// Columns of people that may be empty for whoever comes by an invite: Clerk need not know them.
+/// Columns of people that may be empty for a person who comes through an invite: Clerk may not know their values.
 const MAY_BE_EMPTY: &[&str] = &[
     "organization_id",
     "email",
@@ -98,7 +98,6 @@ const MAY_BE_EMPTY: &[&str] = &[
     "role",
 ];
 
-/// Decides.
 pub(in crate::store) fn plan(schema: &Schema, rules: &Rules) -> Result<Vec<Step>, Vec<String>> {
     let problems = problems(schema, rules);
     if !problems.is_empty() {
@@ -170,7 +169,7 @@ fn problems(schema: &Schema, rules: &Rules) -> Vec<String> {
             ));
         }
     }
-    // usher adds rows to these.
+    // The columns that usher writes when it adds rows.
     let writes: &[(&str, &[&str])] = &[
         ("admins", MAY_BE_EMPTY),
         ("organization_users", &["organization_id", "admin_id", "role"]),
@@ -220,7 +219,7 @@ impl Expected {
     }
 }
 
-/// Columns that usher doesn't know and that may not be left out.
+/// Columns that usher doesn't know and that an insert must not leave out.
 fn unknown_obligations(name: &str, table: &Table, known: &[&str]) -> Vec<String> {
     table
         .columns
@@ -296,8 +295,8 @@ fn people(schema: &Schema, admins: &Table, steps: &mut Vec<Step>) {
 fn memberships(schema: &Schema, name: &str, table: &Table, pair: &[&str; 2], lowest: &str, steps: &mut Vec<Step>) {
     add_column(name, table, "id", "uuid", steps);
     id_default(name, table, steps);
-    // Whoever is in already, and whoever the app adds without a role, gets the lowest: less than they may have is mended
-    // more easily than more.
+    // Existing members, and members that the app adds without a role, get the lowest role: too few rights are easier to
+    // correct than too many.
     add_column(name, table, "role", &format!("text not null default '{lowest}'"), steps);
     for column in ["created_at", "updated_at"] {
         add_column(name, table, column, "timestamptz not null default now()", steps);
@@ -327,7 +326,7 @@ fn add_column(name: &str, table: &Table, column: &str, definition: &str, steps: 
     }
 }
 
-/// Rows that usher adds get an id of their own; those that are there keep theirs, or go without one.
+/// Rows that usher adds get an id from a default; existing rows keep theirs, or have none.
 fn id_default(name: &str, table: &Table, steps: &mut Vec<Step>) {
     let has_default = table
         .columns
@@ -344,7 +343,7 @@ fn id_default(name: &str, table: &Table, steps: &mut Vec<Step>) {
     }
 }
 
-/// An index that is built beside the app's writes. One that was left half-built is built anew.
+/// Builds an index without blocking the app's writes. An index that was left invalid is built again.
 fn index(schema: &Schema, index: &str, kind: &str, on: &str, steps: &mut Vec<Step>) {
     let state = schema.indexes.get(index);
     if state == Some(&true) {

@@ -1,4 +1,4 @@
-//! What is there: the app's tables as the catalog describes them.
+//! The existing schema: the app's tables as the catalog describes them.
 
 use std::collections::BTreeMap;
 
@@ -15,28 +15,28 @@ pub(in crate::store) const APP_TABLES: &[&str] = &[
     "project_admins",
     "invites",
 ];
-/// The app's table of identities, looked at where it is configured.
+/// The app's table of identities; read only if it is configured.
 pub(super) const IDENTITIES: &str = "admin_identities";
 
-/// What a database holds already.
+/// What a database already contains.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Schema {
-    /// Where usher's tables are, or are to be.
+    /// The schema that contains, or will contain, usher's tables.
     pub(super) name: String,
     pub(super) tables: BTreeMap<String, Table>,
-    /// Indexes of the schema by name, and whether each is complete.
+    /// Indexes of the schema by name, and whether each is valid.
     pub(super) indexes: BTreeMap<String, bool>,
-    /// Tables that are found by name, but in another schema.
+    /// Tables that the search path finds in another schema.
     pub(super) elsewhere: Vec<(String, String)>,
-    /// Whether an app has Clerk ids, or something else, in `admins.external_id`.
+    /// Whether the app has values in `admins.external_id`, Clerk ids or others.
     pub(super) has_external_ids: bool,
-    /// Whether the app lets an address be there once only.
+    /// Whether the app has a unique index on the address.
     pub(in crate::store) unique_emails: UniqueEmails,
-    /// Whether usher's first migration has run here: the tables are then as it left them.
+    /// Whether usher's first migration has run: the tables are then as it left them.
     pub(in crate::store) is_adopted: bool,
 }
 
-/// A table, or what goes by its name.
+/// A table, or a view or other relation of that name.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     pub(super) is_table: bool,
@@ -44,13 +44,12 @@ pub(super) struct Table {
     pub(super) is_ours: bool,
     pub(super) owner: String,
     pub(super) columns: BTreeMap<String, Column>,
-    /// Sets of columns of which each combination is there once at most.
+    /// Sets of columns with a unique index.
     pub(super) unique: Vec<Vec<String>>,
-    /// Pairs that are there more than once, of those that must not be.
+    /// How many pairs that must be unique occur more than once.
     pub(super) repeated_pairs: i64,
 }
 
-/// A column.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Column {
     pub(super) data_type: String,
@@ -82,10 +81,10 @@ struct IndexRow {
     table_name: String,
     name: String,
     is_valid: bool,
-    /// Complete, over plain columns and without a condition: such that `on conflict` can go by it.
+    /// Valid, over plain columns and without a condition, so that `on conflict` can use it.
     is_unique: bool,
     columns: Vec<String>,
-    /// Of an index that lets an `admins.email` be there once only.
+    /// Of a unique index on `admins.email`.
     has_condition: Option<bool>,
 }
 
@@ -98,7 +97,7 @@ impl Table {
 }
 
 impl Schema {
-    /// Whether the identities are where the configuration says: all that a complete schema may still lack.
+    /// Whether the identities are where the configuration says: the only thing that a migrated schema may still lack.
     pub(in crate::store) fn fits(&self, rules: &Rules) -> bool {
         rules.identities == Identities::ExternalId || self.tables.contains_key(IDENTITIES)
     }
@@ -200,7 +199,7 @@ impl Schema {
         Ok(())
     }
 
-    /// What only the rows can tell, and only where it matters.
+    /// Checks that need the rows themselves, only where they matter.
     async fn look_at_rows(&mut self, conn: &mut PgConnection) -> sqlx::Result<()> {
         for (name, pair) in PAIRS {
             let Some(table) = self.tables.get_mut(*name) else {
@@ -230,7 +229,7 @@ impl Schema {
     }
 }
 
-/// The membership tables, and what there may be one row for.
+/// The membership tables, and the pair of columns that must be unique in each.
 pub(super) const PAIRS: &[(&str, [&str; 2])] = &[
     ("organization_users", ["organization_id", "admin_id"]),
     ("project_admins", ["project_id", "admin_id"]),
