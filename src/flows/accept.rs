@@ -1,4 +1,5 @@
-//! The one way in: an accepted invite, its memberships and the notice to its inviter, in one transaction.
+//! Accepting invites: the status, the memberships and the notice to the inviter, in one transaction. Every way to
+//! accept goes through here.
 
 use std::collections::HashMap;
 
@@ -9,33 +10,29 @@ use crate::invites::roles::{RoleOrder, Roles};
 use crate::invites::{Invite, TargetKind};
 use crate::store::{DeliveryKind, Grant, InviteCandidate, NewDelivery, StoreError, Tx};
 
-/// What came of an admission.
 #[derive(Debug, Clone, Default)]
 pub struct Accepted {
-    /// The invites that let their person in.
     pub invites: Vec<Invite>,
-    /// Those that let nobody in as things stand; that is noted of them, and nothing else was changed.
+    /// Invites that can't be accepted now; the reason was recorded, nothing else was changed.
     pub refused: Vec<Refused>,
 }
 
-/// An open invite that lets nobody in.
+/// An open invite that can't be accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refused {
-    /// The invite.
     pub invite_id: Uuid,
-    /// Why.
     pub obstacle: Obstacle,
 }
 
-/// Lets each person in by the invite that waits for them. Invites that are no longer open give nothing. A hundred at
-/// once make one membership and one notice, because one guarded update decides who was first. Whether the role is still
-/// there and the inviter may still hand it out is checked here, where it counts.
+/// Accepts the invite of each candidate. Invites that are no longer open are skipped. A hundred concurrent calls make
+/// one membership and one notice, because one guarded update decides which is first. Whether the role still exists and
+/// the inviter may still give it is checked here, at the last moment.
 pub async fn accept_candidates(
     tx: &mut Tx,
     waiting: &[&InviteCandidate],
     roles: &Roles,
 ) -> Result<Accepted, StoreError> {
-    // A project may be moved while its invite is accepted.
+    // Locked, because a project may be moved while its invite is accepted.
     let waiting = tx.hold_targets(waiting).await?;
     let waiting: Vec<&InviteCandidate> = waiting.iter().collect();
     let (waiting, refused) = refuse(tx, &waiting, roles).await?;
@@ -72,7 +69,7 @@ pub async fn accept_candidates(
     })
 }
 
-/// Parts those that may let their person in from those that may not, and notes of these why.
+/// Splits off the candidates whose invite can't be accepted, and records why.
 pub(super) async fn refuse<'a>(
     tx: &mut Tx,
     waiting: &[&'a InviteCandidate],
@@ -94,7 +91,7 @@ pub(super) async fn refuse<'a>(
     Ok((open, refused.collect()))
 }
 
-/// The highest role per place and person: one statement must not touch a row twice.
+/// The highest role per target and person: one statement must not update a row twice.
 struct Grants<'a> {
     order: &'a RoleOrder,
     roles: HashMap<(Uuid, Uuid), String>,
@@ -128,7 +125,7 @@ impl<'a> Grants<'a> {
     }
 }
 
-/// One notice for each invite whose inviter can be written to.
+/// One notice for each invite whose inviter has an address.
 async fn notices(tx: &mut Tx, accepted: &[Invite]) -> Result<Vec<NewDelivery>, StoreError> {
     let inviters: Vec<Uuid> = accepted.iter().filter_map(|invite| invite.invited_by).collect();
     let addresses = tx.addresses_of_people(&inviters).await?;

@@ -1,4 +1,4 @@
-//! What an event from Clerk changes: a group of events in one transaction, each with its own outcome.
+//! Applies events from Clerk: a batch of events in one transaction, each with its own outcome.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,29 +11,26 @@ use crate::invites::roles::Roles;
 use crate::store::{Address, Event, Finished, Person, Profile, SessionStart, StoreError, Tx};
 use usher_clerk::{EventKind, Session, User};
 
-/// An event from the inbox, with the user that Clerk's Backend API told of, where it was asked.
+/// An event from the inbox, with the user from Clerk's Backend API if it was asked.
 pub struct ReceivedEvent {
-    /// The event.
     pub event: Event,
     /// The user, if the event itself has none.
     pub user: Option<User>,
 }
 
-/// What came of an event.
+/// The outcome of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// Its effect is in this transaction.
     Done(&'static str),
-    /// It speaks of somebody whom usher does not know. Nothing was changed.
+    /// The event's user is unknown. Nothing was changed.
     UserUnknown(String),
     /// Its payload can't be read. It stays in the inbox with this error.
     Unreadable(String),
-    /// An organization or project that it leads into is locked. It is applied again later; what is applied twice changes
-    /// nothing.
+    /// A target of one of its invites is locked. It is applied again later; applying it twice changes nothing.
     Locked,
 }
 
-/// What one event asks for.
 enum Change {
     Seen(Box<Profile>),
     SignedIn {
@@ -46,7 +43,7 @@ enum Change {
 }
 
 impl Change {
-    /// Whom it is about: two events about one person don't share a round.
+    /// The person that the event is about: two events about one person go into different rounds.
     fn person(&self) -> Option<&str> {
         match self {
             Self::Seen(profile) => Some(&profile.clerk_user_id),
@@ -57,11 +54,11 @@ impl Change {
     }
 }
 
-/// Applies events, oldest first, and notes in the inbox what came of them. With `skip_locked` those that lead into a locked
-/// organization or project are left out instead of waited for.
+/// Applies events, oldest first, and stores their outcomes in the inbox. With `skip_locked`, invites whose target is
+/// locked are left out instead of waited for.
 ///
 /// # Errors
-/// [`StoreError`]; then nothing of the group must be committed.
+/// [`StoreError`]; then the transaction must not be committed.
 pub async fn apply_events(
     tx: &mut Tx,
     received: Vec<ReceivedEvent>,
@@ -114,7 +111,7 @@ fn read(event: &Event, user: Option<User>) -> Result<Change, String> {
     )
 }
 
-/// Clerk's user as the store keeps them; addresses that usher can't compare are left out.
+/// Converts Clerk's user for the store; leaves out addresses that usher can't parse.
 #[must_use]
 pub fn profile_of(user: User) -> Profile {
     let addresses = user
@@ -144,7 +141,7 @@ pub fn profile_of(user: User) -> Profile {
     }
 }
 
-/// Applies changes about as many different people.
+/// Applies changes of different people.
 async fn apply_round(
     tx: &mut Tx,
     round: &[(String, Change)],
@@ -160,7 +157,7 @@ async fn apply_round(
         }
     }
     let active = note_sign_ins(tx, round, &people).await?;
-    // Before the match: who is deleted has invited nobody.
+    // Before the match: invites of a deleted inviter can't be accepted.
     delete_people(tx, round).await?;
     let requests = requests(round, &people, &active);
     let Matched { accepted, locked } = match_people(tx, &requests, policy, roles, skip_locked).await?;
@@ -184,7 +181,7 @@ async fn apply_round(
     Ok(())
 }
 
-/// Stores the profiles and looks up everybody else whom the changes name.
+/// Stores the profiles and looks up all other people of the changes.
 async fn learn_people(tx: &mut Tx, round: &[(String, Change)]) -> Result<HashMap<String, Person>, StoreError> {
     let mut profiles: Vec<&Profile> = Vec::new();
     let mut named: Vec<&str> = Vec::new();
@@ -208,7 +205,7 @@ async fn learn_people(tx: &mut Tx, round: &[(String, Change)]) -> Result<HashMap
         .collect())
 }
 
-/// Returns the sessions that are active: an end may have received before its beginning.
+/// Returns the active sessions: a session's end may have been received before its start.
 async fn note_sign_ins(
     tx: &mut Tx,
     round: &[(String, Change)],
@@ -297,7 +294,7 @@ fn outcome(change: &Change, person: Option<&Person>, was_let_in: bool, active: &
     }
 }
 
-/// Whoever is unknown is left open: the job decides whether to ask, to wait or to let go.
+/// Events of unknown users stay open: the job decides whether to ask Clerk, wait or ignore them.
 fn finished(outcomes: &HashMap<String, Outcome>) -> Vec<Finished> {
     outcomes
         .iter()

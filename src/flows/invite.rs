@@ -1,4 +1,4 @@
-//! Asking addresses into targets: a set at a time, few round trips, one bad item spoils no other.
+//! Creates and renews invites: a batch at a time with few round trips; a bad item does not affect the others.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,17 +15,13 @@ use crate::store::{
     DeliveryKind, InviterAt, Membership, NewDelivery, NewInvite, PersonRef, Refresh, StoreError, TargetInfo, Tx,
 };
 
-/// Where somebody is invited into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Target {
-    /// An organization.
     Organization(Uuid),
-    /// A project.
     Project(Uuid),
 }
 
 impl Target {
-    /// Organization or project.
     #[must_use]
     pub const fn kind(self) -> TargetKind {
         match self {
@@ -35,64 +31,55 @@ impl Target {
     }
 }
 
-/// The app's name for who invites.
+/// The app's reference to the inviter.
 pub type Inviter = PersonRef;
 
-/// One address to be asked.
+/// A request to invite one address.
 #[derive(Debug, Clone)]
 pub struct Invitation {
-    /// Into what.
     pub target: Target,
-    /// Who.
     pub email: EmailAddress,
-    /// As what.
     pub role: String,
-    /// By whom; an app may invite in its own name.
+    /// `None` if the app invites in its own name.
     pub invited_by: Option<Inviter>,
-    /// For how long.
     pub expires_in: TimeDelta,
-    /// Let in, or ask.
     pub acceptance: Acceptance,
-    /// In which language.
     pub locale: Option<String>,
-    /// With which words.
     pub message: Option<String>,
 }
 
-/// An address that was asked.
 #[derive(Debug, Clone)]
 pub struct Invited {
-    /// The invite.
     pub invite: Invite,
-    /// `false` if the address was already asked, and its invite made fresh.
+    /// `false` if the address already had an invite, which was renewed.
     pub is_new: bool,
-    /// Why no mail goes out, if none does.
+    /// Why no mail is sent, if none is.
     pub held: Option<MailHold>,
 }
 
-/// Why an address is not asked.
+/// Why an address is not invited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// There is no such organization or project.
+    /// The organization or project does not exist.
     UnknownTarget,
-    /// The role is not on the target's order.
+    /// The role is not in the target's role order.
     UnknownRole,
-    /// There is no such inviter, or nobody whom the caller may know of.
+    /// The inviter does not exist, or the caller may not know of them.
     UnknownInviter,
     /// The inviter may not give this role.
     RoleAboveInviter,
-    /// The inviter may, but is banned or locked.
+    /// The inviter could give this role, but is banned or locked.
     InviterBlocked,
     /// The address is the inviter's own.
     OwnAddress,
-    /// Its owner is in already, with that role or a higher one.
+    /// Its owner is a member with that role or a higher one.
     AlreadyMember,
-    /// The inviter has asked for so many mails today, or so many were asked for into the organization, that no more go out.
+    /// The daily cap of mails by the inviter, or for the organization, is reached.
     TooManyMails,
 }
 
-/// Asks addresses; the answers stand in the order of the invitations. Where the caller is limited to some
-/// `organizations`, everything else is to it as if it were not there.
+/// Invites addresses; the answers are in the order of the invitations. For a caller that is limited to some
+/// `organizations`, everything else does not exist.
 pub async fn invite(
     tx: &mut Tx,
     invitations: &[Invitation],
@@ -106,7 +93,7 @@ pub async fn invite(
         surroundings
             .targets
             .retain(|_, info| organizations.contains(&info.organization_id));
-        // So are people who have nothing to do with them.
+        // People without a membership in them don't exist for the caller either.
         let named: Vec<Uuid> = surroundings.inviters.values().copied().collect();
         let theirs = tx.people_within(&named, organizations).await?;
         surroundings.inviters.retain(|_, id| theirs.contains(id));
@@ -120,7 +107,7 @@ pub async fn invite(
         }
     }
     let mut sent: Vec<WantedMail> = Vec::new();
-    // A statement must not touch a row twice: a repeated address waits for the next round, as if asked again.
+    // A statement must not update a row twice: a repeated address waits for the next round, like a second invitation.
     while !open.is_empty() {
         let mut seen = HashSet::new();
         let (round, later): (Vec<usize>, Vec<usize>) = open
@@ -144,8 +131,8 @@ pub async fn invite(
         .collect())
 }
 
-/// Asks each address once, and adds the mails to those that are `sent`. What is decided about an invite is decided while
-/// its row is held.
+/// Invites each address once, and adds the mails to `sent`. The invites' rows are locked while the decisions about them
+/// are made.
 async fn ask(
     tx: &mut Tx,
     new: &[NewInvite],
@@ -158,7 +145,7 @@ async fn ask(
         .into_iter()
         .map(|invite| ((target_of(&invite), invite.email_key.clone()), invite))
         .collect();
-    // In the order in which they were asked for: where a cap leaves room for some, the first ones have it.
+    // In the order of the request: if a cap leaves room for some mails only, the first ones get it.
     let pairs: Vec<(Invite, &NewInvite)> = new
         .iter()
         .filter_map(|asked| {
@@ -183,20 +170,19 @@ async fn ask(
     carry_out(tx, pairs, &steps).await
 }
 
-/// What becomes of an address that is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// It gets a mail.
+    /// Invite or renew, and send a mail.
     Mail,
-    /// It is asked, or asked again, without one.
+    /// Invite or renew, without a mail.
     Hold(MailHold),
-    /// Nothing: the same was asked a moment ago.
+    /// Change nothing: the same request was made a moment ago.
     Repeat,
-    /// It is not asked.
+    /// Don't invite.
     Refuse,
 }
 
-/// What becomes of an address, as far as its own invite tells.
+/// The next step for an address, from its own invite only.
 fn next_step(invite: &Invite, asked: &NewInvite, recent: RecentMails, now: DateTime<Utc>) -> Step {
     if invite.id == asked.id {
         return Step::Mail;
@@ -207,10 +193,10 @@ fn next_step(invite: &Invite, asked: &NewInvite, recent: RecentMails, now: DateT
     recent.hold(now).map_or(Step::Mail, |(hold, _)| Step::Hold(hold))
 }
 
-/// Lives that differ by less are the same: between reading the clock for the one end and for the other, time passes.
+/// Validity periods that differ by less count as equal: the two ends were computed at slightly different times.
 const SAME_LIFE: TimeDelta = TimeDelta::seconds(30);
 
-/// Whether an open invite was asked for, word for word, a moment ago.
+/// Whether the same invitation was made a moment ago and its invite is still open.
 fn is_repetition(invite: &Invite, asked: &NewInvite, now: DateTime<Utc>) -> bool {
     let difference = (invite.expires_at - invite.invited_at) - (asked.expires_at - now);
     invite.is_open_at(now)
@@ -225,7 +211,7 @@ fn is_repetition(invite: &Invite, asked: &NewInvite, now: DateTime<Utc>) -> bool
         && invite.message == asked.message
 }
 
-/// Where a cap leaves no room, there is no mail, or nothing at all.
+/// Applies the daily caps: without room for a mail, the invite is made without one, or not at all.
 async fn keep_to_the_caps(
     tx: &mut Tx,
     pairs: &[(Invite, &NewInvite)],
@@ -321,7 +307,7 @@ fn target_of(invite: &Invite) -> Target {
     target(invite.organization_id, invite.project_id)
 }
 
-/// All that the rules need to know, loaded for the whole set.
+/// The data that the rules need, loaded for the whole batch.
 struct Surroundings {
     /// Whether the caller is limited to some organizations.
     is_limited: bool,
@@ -349,7 +335,7 @@ impl Surroundings {
             targets.extend(found.into_iter().map(|info| (Target::Organization(info.id), info)));
         }
         if !projects.is_empty() {
-            // None of them is moved while it is invited into.
+            // Locked, so that they are not moved in the meantime.
             tx.hold_projects(&projects).await?;
             let found = tx.projects(&projects).await?;
             targets.extend(found.into_iter().map(|info| (Target::Project(info.id), info)));
@@ -403,7 +389,7 @@ impl Surroundings {
         })
     }
 
-    /// The rules, in the order in which a caller would want to hear of them.
+    /// Checks the rules, in the order that is most useful to the caller.
     fn check(&self, invitation: &Invitation, roles: &Roles) -> Result<(), Refusal> {
         let info = self.targets.get(&invitation.target).ok_or(Refusal::UnknownTarget)?;
         let kind = invitation.target.kind();
@@ -414,7 +400,8 @@ impl Surroundings {
         if let Some(inviter) = &invitation.invited_by {
             let inviter = *self.inviters.get(inviter).ok_or(Refusal::UnknownInviter)?;
             let is_own = owners.contains(&inviter);
-            // It tells whose an address is: to a limited caller only of an inviter who may invite there.
+            // This answer reveals the owner of an address. A limited caller gets it only if the inviter may invite to
+            // this target, so it comes later.
             if is_own && !self.is_limited {
                 return Err(Refusal::OwnAddress);
             }

@@ -1,4 +1,4 @@
-//! How many invite mails may be asked for on a day: by one inviter, into one organization, to one address.
+//! The daily caps of invite mails: per inviter, per organization, per address.
 
 use std::collections::HashMap;
 
@@ -8,27 +8,25 @@ use uuid::Uuid;
 use crate::invites::limits::MailCaps;
 use crate::store::{CountScope, MailDemand, StoreError, Tx};
 
-/// A mail that is asked for.
+/// A mail that should be sent.
 #[derive(Debug, Clone, Copy)]
 pub struct WantedMail {
-    /// By whom.
     pub inviter: Option<Uuid>,
-    /// Into which organization. None for a reminder, which counts for its address only.
+    /// `None` for a reminder, which counts only for its address.
     pub organization: Option<Uuid>,
-    /// To whom: the address's [`EmailKey::digest`].
+    /// The address's [`EmailKey::digest`].
     ///
     /// [`EmailKey::digest`]: crate::invites::email::EmailKey::digest
     pub address: Uuid,
 }
 
-/// What the caps say to a mail.
+/// Whether the caps have room for a mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reservation {
-    /// It goes out.
     Granted,
-    /// The address had its mails today.
+    /// The address's cap is reached.
     AddressCap,
-    /// The inviter or the organization had theirs.
+    /// The inviter's or the organization's cap is reached.
     DailyCap,
 }
 
@@ -50,8 +48,8 @@ impl WantedMail {
     }
 }
 
-/// Of each mail whether the caps leave room for it by now, first come, first served, beside those that this transaction
-/// has `sent` already. What is then sent is to be counted by [`count_mails`] at the end of the transaction.
+/// Checks for each mail whether the caps have room for it now, in order, after the mails that this transaction has
+/// already `sent`. The mails that are sent must be counted by [`count_mails`] at the end of the transaction.
 pub async fn room_for_mails(
     tx: &mut Tx,
     wanted: &[WantedMail],
@@ -92,12 +90,13 @@ pub async fn room_for_mails(
     Ok(reservations)
 }
 
-/// Counts mails. No cap is ever passed: where others have used up the room meanwhile, the transaction is done again.
+/// Counts mails. A cap is never exceeded: if other transactions used the room in the meantime, this transaction runs
+/// again.
 pub async fn count_mails(tx: &mut Tx, sent: &[WantedMail], caps: MailCaps) -> Result<(), StoreError> {
     tx.count_mails(tx.now().date_naive(), &demand(sent, caps)).await
 }
 
-/// How many mails there are of each subject that has a cap.
+/// The number of mails per subject that has a cap.
 fn demand(mails: &[WantedMail], caps: MailCaps) -> Vec<MailDemand> {
     let cap_of = |scope| match scope {
         CountScope::Inviter => caps.inviter,
@@ -119,7 +118,7 @@ fn demand(mails: &[WantedMail], caps: MailCaps) -> Vec<MailDemand> {
     demand.into_values().collect()
 }
 
-/// When the counts begin anew: the next midnight in UTC.
+/// When the counts start again: the next midnight in UTC.
 #[must_use]
 pub fn caps_reset_at(now: DateTime<Utc>) -> DateTime<Utc> {
     now.date_naive().and_time(NaiveTime::MIN).and_utc() + TimeDelta::days(1)

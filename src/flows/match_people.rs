@@ -1,4 +1,4 @@
-//! The match, carried out: find what waits for people, decide, let in or flag.
+//! Runs the match: finds the candidates of people, decides, then accepts or flags their invites.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,20 +10,15 @@ use crate::invites::matching::{AutoAccept, Decision, MatchTrigger, Person, decid
 use crate::invites::roles::Roles;
 use crate::store::{StoreError, Tx};
 
-/// A person for whom the match runs, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MatchRequest {
-    /// Who.
     pub person: Person,
-    /// Why.
     pub trigger: MatchTrigger,
 }
 
-/// What came of a match.
 pub struct Matched {
-    /// The invites that were accepted.
     pub accepted: Vec<Invite>,
-    /// People, by `admins.id`, with an invite that was not accepted because its organization or project is locked.
+    /// People, by `admins.id`, with an invite that was not accepted because its target is locked.
     pub locked: HashSet<Uuid>,
 }
 
@@ -55,7 +50,7 @@ pub async fn match_people(
             Decision::Leave => {}
         }
     }
-    // Nobody is asked what they could not accept.
+    // The banner shows no invite that can't be accepted.
     let (flagged, _) = refuse(tx, &flagged, roles).await?;
     tx.flag_invites(&flagged).await?;
     let mut locked = HashSet::new();

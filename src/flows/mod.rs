@@ -1,5 +1,5 @@
-//! What happens to people and invites, each flow one function over a transaction: asked, told of by Clerk, matched,
-//! let in.
+//! What happens to people and invites. Each flow is one function over a transaction: invite, apply Clerk's events,
+//! match, accept, remind.
 
 mod accept;
 mod clerk_events;

@@ -1,4 +1,4 @@
-//! Calling invites to mind that nobody has answered.
+//! Reminders for invites without an answer.
 
 use super::mail_caps::{Reservation, WantedMail, count_mails, room_for_mails};
 use crate::invites::limits::MailCaps;
@@ -6,8 +6,8 @@ use crate::invites::reminders::{PLAN_AFTER, Reminders};
 use crate::invites::roles::Roles;
 use crate::store::{DeliveryKind, NewDelivery, Remindable, ReminderPlan, StoreError, Tx};
 
-/// Plans the reminders of invites with a life that has none planned: those made a while ago, those asked again, those
-/// renewed. Whoever made them need not know of reminders. Returns how many there were.
+/// Plans the reminders of invites whose validity period has none planned: invites that are new, invited again or
+/// renewed. The code that makes them need not know about reminders. Returns how many invites there were.
 pub async fn plan_reminders(tx: &mut Tx, reminders: &Reminders, limit: u32) -> Result<usize, StoreError> {
     let now = tx.now();
     let plans: Vec<ReminderPlan> = tx
@@ -15,7 +15,7 @@ pub async fn plan_reminders(tx: &mut Tx, reminders: &Reminders, limit: u32) -> R
         .await?
         .into_iter()
         .map(|invite| {
-            // Asking again moves `invited_at`, renewing does not.
+            // A second invitation moves `invited_at`, a renewal does not.
             let from = if invite.is_first_life { invite.invited_at } else { now };
             ReminderPlan {
                 invite_id: invite.id,
@@ -30,8 +30,8 @@ pub async fn plan_reminders(tx: &mut Tx, reminders: &Reminders, limit: u32) -> R
     Ok(plans.len())
 }
 
-/// Queues the reminders that are due, each once, and plans the next; where reminders were switched off since they were
-/// planned, none. Nobody is reminded of an invite that would not let them in, or beyond the address's mails of the day.
+/// Queues the reminders that are due, each once, and plans the next ones; if reminders were switched off after they
+/// were planned, none. No reminder is sent for an invite that can't be accepted, or above the address's daily cap.
 /// Returns how many were due.
 pub async fn remind(
     tx: &mut Tx,

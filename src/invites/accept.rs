@@ -1,16 +1,16 @@
-//! Whether an invite may still let its person in. Looked up whenever it counts and never stored: a ban that is lifted, or
-//! a role that comes back, makes the invite work again.
+//! Whether an invite may still be accepted. Computed each time and never stored: when a ban is lifted or a role comes
+//! back, the invite works again.
 
 use super::TargetKind;
 use super::roles::{EffectiveRoles, Roles};
 use crate::names::named;
 
 named! {
-    /// Why an open invite lets nobody in.
+    /// Why an open invite can't be accepted.
     Obstacle("obstacle") {
         /// Its organization, its project or the project's organization was deleted.
         TargetDeleted = "target_deleted",
-        /// Its role is not among the configured ones any more.
+        /// Its role is not configured any more.
         UnknownRole = "unknown_role",
         /// The inviter is banned or locked in Clerk, or deleted.
         InviterBlocked = "inviter_blocked",
@@ -20,7 +20,7 @@ named! {
 }
 
 impl Obstacle {
-    /// For people.
+    /// The text for people.
     #[must_use]
     pub const fn text(self) -> &'static str {
         match self {
@@ -32,21 +32,20 @@ impl Obstacle {
     }
 }
 
-/// What an inviter is and holds in one place, as it stands now.
+/// An inviter's state and roles at one target, at the present time.
 #[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::FromRow)]
 pub struct InviterFacts {
-    /// Whether they may act at all: neither deleted nor banned nor locked. `None` if there is no such person.
+    /// Whether they are neither deleted nor banned nor locked. `None` if the person does not exist.
     pub inviter_acts: Option<bool>,
-    /// Their role in the organization.
     pub inviter_organization_role: Option<String>,
-    /// Whether they were in the organization and were removed.
+    /// Whether they were removed from the organization.
     pub inviter_has_left: bool,
-    /// Their role in the project, where the place is one.
+    /// Their role in the project, if the target is one.
     pub inviter_project_role: Option<String>,
 }
 
 impl InviterFacts {
-    /// What they hold. Whoever was removed from the organization holds nothing in its projects either.
+    /// Their effective roles. A person who was removed from the organization has no roles in its projects either.
     #[must_use]
     pub fn held(&self) -> EffectiveRoles {
         EffectiveRoles {
@@ -55,7 +54,8 @@ impl InviterFacts {
         }
     }
 
-    /// Why they can't invite as `wanted`, if it is so. That they are blocked is told of those who otherwise could.
+    /// Why they may not invite with the role `wanted`, if so. "Blocked" is reported only if they could invite
+    /// otherwise.
     #[must_use]
     pub fn obstacle(&self, kind: TargetKind, wanted: &str, roles: &Roles) -> Option<Obstacle> {
         if !roles.may_invite(kind, &self.held(), wanted) {
@@ -65,25 +65,21 @@ impl InviterFacts {
     }
 }
 
-/// What decides whether an invite may let its person in.
+/// The data that decides whether an invite may be accepted.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct AcceptFacts {
-    /// Organization or project.
     #[sqlx(try_from = "String")]
     pub target_kind: TargetKind,
-    /// Whether what it leads into is there.
     pub target_exists: bool,
-    /// The role that it gives.
     pub wanted_role: String,
-    /// Whether somebody invites, or the app in its own name.
+    /// `false` if the app invited in its own name.
     pub has_inviter: bool,
-    /// Who invites.
     #[sqlx(flatten)]
     pub inviter: InviterFacts,
 }
 
 impl AcceptFacts {
-    /// Why it lets nobody in, if it is so.
+    /// Why it can't be accepted, if so.
     #[must_use]
     pub fn obstacle(&self, roles: &Roles) -> Option<Obstacle> {
         if !self.target_exists {

@@ -1,4 +1,4 @@
-//! E-mail addresses: what they are compared by, and how they are masked where people or logs could see them.
+//! E-mail addresses: normalized for comparisons, and masked for people and logs.
 
 use std::fmt;
 
@@ -13,20 +13,20 @@ const MAX_LOCAL_PART: usize = 64;
 /// Octets, RFC 5321 §4.5.3.1.3 less the angle brackets.
 const MAX_ADDRESS: usize = 254;
 
-/// What addresses are compared by: the local part with ASCII letters lower-cased and nothing else touched,
-/// the domain in IDNA ASCII form. No dot, plus or Unicode folding: `mıke@` is not `mike@` (CVE-2019-19844).
+/// The normalized form of an address, for comparisons: the local part with ASCII letters in lower case and otherwise
+/// unchanged, the domain in IDNA ASCII form. No dot, plus or Unicode folding: `mıke@` is not `mike@` (CVE-2019-19844).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, sqlx::Type)]
 #[sqlx(transparent)]
 pub struct EmailKey(String);
 
 impl EmailKey {
-    /// The key as the database holds it.
+    /// The key as the database stores it.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Stands for the address where it is only counted: the first half of its SHA-256.
+    /// Identifies the address where mails are only counted: the first half of its SHA-256.
     #[must_use]
     pub fn digest(&self) -> Uuid {
         let mut half = [0; 16];
@@ -54,7 +54,7 @@ impl fmt::Debug for EmailAddress {
     }
 }
 
-/// Why a text is not an address that usher takes. The text itself is never part of it.
+/// Why a text is not an address that usher accepts. The text itself is never part of the error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EmailError {
     /// There is no `@`, or nothing on one side of it.
@@ -63,19 +63,15 @@ pub enum EmailError {
     /// Longer than SMTP allows.
     #[error("is longer than mail servers accept")]
     TooLong,
-    /// White space, control or formatting characters, or characters that need quoting.
+    /// White space, control or format characters, or characters that need quoting.
     #[error("contains a character that is not allowed before the @")]
     LocalPart,
-    /// Not a domain name.
     #[error("has no valid domain after the @")]
     Domain,
 }
 
 impl EmailAddress {
-    /// Reads an address as a person typed it.
-    ///
-    /// # Errors
-    /// [`EmailError`] says what is wrong with it.
+    /// Parses an address as a person typed it.
     pub fn parse(text: &str) -> Result<Self, EmailError> {
         let written = text.trim();
         let (local, domain) = written.rsplit_once('@').ok_or(EmailError::Shape)?;
@@ -105,14 +101,13 @@ impl EmailAddress {
         &self.written
     }
 
-    /// What it is compared by.
     #[must_use]
     pub fn key(&self) -> &EmailKey {
         &self.key
     }
 }
 
-/// RFC 5322's dot-atom, with RFC 6531's letters beyond ASCII; quoted local parts are refused.
+/// RFC 5322's dot-atom, with RFC 6531's letters beyond ASCII; quoted local parts are rejected.
 fn is_dot_atom(local: &str) -> bool {
     !local.starts_with('.')
         && !local.ends_with('.')
@@ -125,7 +120,7 @@ fn is_dot_atom(local: &str) -> bool {
         })
 }
 
-/// Neither white space nor a control nor one of the format characters that reorder or hide text.
+/// Neither white space, nor a control character, nor a format character that reorders or hides text.
 fn is_visible(c: char) -> bool {
     !c.is_whitespace()
         && !c.is_control()

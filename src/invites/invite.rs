@@ -8,7 +8,7 @@ use super::token::LinkClaim;
 use crate::names::named;
 
 named! {
-    /// What the invite leads into.
+    /// The kind of an invite's target.
     TargetKind("kind") {
         /// An organization.
         Organization = "organization",
@@ -18,39 +18,37 @@ named! {
 }
 
 named! {
-    /// Where an invite stands.
+    /// The status of an invite.
     Status("status") {
-        /// Waiting for its person.
+        /// Not answered yet.
         Pending = "pending",
-        /// They are in. Final.
+        /// The person became a member. Final.
         Accepted = "accepted",
-        /// They said no. Final.
+        /// The person declined. Final.
         Declined = "declined",
-        /// The inviter took it back. Final.
+        /// The app revoked it. Final.
         Revoked = "revoked",
-        /// Its time has passed; resending or inviting again renews it.
+        /// Its validity period is over; sending or inviting again renews it.
         Expired = "expired",
     }
 }
 
 named! {
-    /// Whether a matching person is let in or asked.
+    /// Whether an invite is accepted automatically when a person matches.
     Acceptance("acceptance") {
-        /// Let in as soon as a verified address matches.
+        /// Accepted as soon as a verified address matches.
         Auto = "auto",
-        /// Always ask, by the banner.
+        /// Never accepted automatically; the banner asks.
         Ask = "ask",
         /// As the service's `AUTO_ACCEPT` says.
         Default = "default",
     }
 }
 
-/// One invite: an address asked into one organization or project.
+/// The invitation of one address to one organization or project.
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
 pub struct Invite {
-    /// Its id.
     pub id: Uuid,
-    /// Organization or project.
     #[sqlx(try_from = "String")]
     pub kind: TargetKind,
     /// The organization; for a project, the one it belonged to when the invite was made.
@@ -59,52 +57,44 @@ pub struct Invite {
     pub project_id: Option<Uuid>,
     /// The address as it was written.
     pub email: String,
-    /// What the address is compared by.
+    /// The normalized address, for comparisons.
     pub email_key: EmailKey,
-    /// The role it gives.
     pub role: String,
-    /// Where it stands as stored; [`Invite::status_at`] is the truth.
+    /// The stored status; [`Invite::status_at`] takes the time into account.
     #[sqlx(try_from = "String")]
     pub status: Status,
-    /// Let in, or ask.
     #[sqlx(try_from = "String")]
     pub acceptance: Acceptance,
-    /// The person who invites, an `admins.id`.
+    /// The inviter, an `admins.id`.
     pub invited_by: Option<Uuid>,
     /// The person who accepted, an `admins.id`.
     pub accepted_by: Option<Uuid>,
-    /// The language for the mail (BCP 47).
+    /// The language of the mail (BCP 47).
     pub locale: Option<String>,
-    /// A few words from the inviter.
+    /// The inviter's message.
     pub message: Option<String>,
-    /// Raised when older links shall be void.
+    /// Incremented to invalidate older links.
     pub token_version: i32,
-    /// When the address was asked, or last asked again.
+    /// When the address was last invited.
     pub invited_at: DateTime<Utc>,
-    /// From then on it is expired.
     pub expires_at: DateTime<Utc>,
     /// Since when the banner shows it.
     pub flagged_at: Option<DateTime<Utc>>,
-    /// To whom the banner shows it, an `admins.id`.
+    /// The person whose banner shows it, an `admins.id`.
     pub flagged_for: Option<Uuid>,
-    /// When that person put the banner away, until their next sign-in.
+    /// When that person dismissed the banner, until their next sign-in.
     pub dismissed_at: Option<DateTime<Utc>>,
-    /// When it was accepted.
     pub accepted_at: Option<DateTime<Utc>>,
-    /// When it was declined.
     pub declined_at: Option<DateTime<Utc>>,
-    /// When it was revoked.
     pub revoked_at: Option<DateTime<Utc>>,
-    /// When the sweep noted that it had expired.
+    /// When the sweep stored that it had expired.
     pub expired_at: Option<DateTime<Utc>>,
-    /// When the row was made.
     pub created_at: DateTime<Utc>,
-    /// When the row last changed.
     pub updated_at: DateTime<Utc>,
 }
 
 impl Invite {
-    /// Where the invite stands at `now`. Expiry is a matter of time, not of a sweep having passed.
+    /// The status at `now`. An invite expires at its time, not when a sweep runs.
     #[must_use]
     pub fn status_at(&self, now: DateTime<Utc>) -> Status {
         if self.status == Status::Pending && self.expires_at <= now {
@@ -120,7 +110,7 @@ impl Invite {
         self.status_at(now) == Status::Pending
     }
 
-    /// What the invite's current link says.
+    /// The claim of the invite's current link.
     #[must_use]
     pub fn link_claim(&self) -> LinkClaim {
         LinkClaim {

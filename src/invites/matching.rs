@@ -1,4 +1,4 @@
-//! The match: which of the invites waiting for a person's addresses let them in, and which ask first.
+//! The match: which of a person's candidate invites are accepted automatically, and which are shown in the banner.
 
 use std::str::FromStr;
 
@@ -10,12 +10,12 @@ use super::invite::{Acceptance, Invite};
 /// What happens to invites whose own `acceptance` is `default`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AutoAccept {
-    /// Let in whom Clerk created after the invite was made or refreshed; ask everybody else.
+    /// Accept for people that Clerk created after the invite was created or renewed; ask all others.
     #[default]
     NewUsers,
-    /// Let everybody in.
+    /// Accept for all people.
     Always,
-    /// Ask everybody.
+    /// Ask all people.
     Never,
 }
 
@@ -47,35 +47,32 @@ impl FromStr for AutoAccept {
 /// Why the match runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MatchTrigger {
-    /// Clerk told of the person: new, changed, or an address verified.
+    /// Clerk reported a new or changed person, or a verified address.
     Profile,
-    /// The person signed in: what they had dismissed is shown again.
+    /// The person signed in: dismissed invites are shown again.
     SignIn,
 }
 
-/// What the match needs to know of a person, beside their verified addresses.
+/// What the match needs to know about a person, besides their verified addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Person {
-    /// Their `admins.id`.
     pub admin_id: Uuid,
-    /// When Clerk created them.
     pub clerk_created_at: DateTime<Utc>,
-    /// Banned, locked or deleted: nothing is for them.
+    /// Banned, locked or deleted: no invite is accepted or shown.
     pub blocked: bool,
 }
 
-/// What becomes of one invite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// Let the person in.
+    /// Accept the invite.
     Accept,
     /// Show it in the banner.
     Flag,
-    /// Leave it as it is.
+    /// Change nothing.
     Leave,
 }
 
-/// Decides over one invite whose address is a **verified** one of the person's (the caller's query sees to that).
+/// Decides about one invite whose address is a **verified** one of the person's (the caller's query ensures that).
 #[must_use]
 pub fn decide(
     person: &Person,

@@ -1,4 +1,4 @@
-//! The domain, pure: what an invite is, whom it is for, who may do what. No I/O, no clock of its own.
+//! The domain, pure: what an invite is, who it is for, who may do what. No I/O, no clock of its own.
 
 pub mod accept;
 pub mod email;

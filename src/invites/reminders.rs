@@ -1,43 +1,42 @@
-//! When somebody who has not answered is reminded: after parts of the invite's life.
+//! When to remind people who have not answered: after fractions of the invite's validity period.
 
 use std::fmt;
 use std::str::FromStr;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// No reminder comes sooner after the invite, and none so shortly before it expires.
+/// The minimum time between the invite and a reminder, and between a reminder and the expiry.
 const GAP: TimeDelta = TimeDelta::hours(1);
 
-/// How old an invite is before its reminders are planned: soon enough for the first of them, and by then those who answer
-/// at once need none.
+/// How old an invite is before its reminders are planned: early enough for the first one, and late enough that invites
+/// answered at once need none.
 pub const PLAN_AFTER: TimeDelta = TimeDelta::minutes(30);
 
-/// A part of the invite's life, more than none and less than all of it.
+/// A fraction greater than zero and less than one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Fraction {
     part: i32,
     of: i32,
 }
 
-/// After which parts of its life an invite is called to mind, in ascending order; none for never.
+/// The fractions of the validity period after which reminders are sent, ascending; empty for none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reminders(Vec<Fraction>);
 
 impl Default for Reminders {
-    /// After a third and two thirds.
+    /// After one third and two thirds.
     fn default() -> Self {
         Self(vec![Fraction { part: 1, of: 3 }, Fraction { part: 2, of: 3 }])
     }
 }
 
 impl Reminders {
-    /// Whether nobody is reminded.
     #[must_use]
     pub fn are_off(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// When the next reminder is due after `after`, in a life from `start` until `expires_at`.
+    /// When the first reminder after `after` is due, in a validity period from `start` until `expires_at`.
     #[must_use]
     pub fn next(&self, start: DateTime<Utc>, expires_at: DateTime<Utc>, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let life = expires_at - start;
@@ -102,7 +101,7 @@ mod tests {
     #[test]
     fn reminders_come_at_their_parts_of_a_life_and_never_right_before_its_end() {
         let thirds = "1/3,2/3";
-        // Reminders, life in hours, hours since, the next one.
+        // Reminders, validity in hours, hours since the start, the next reminder.
         let cases = [
             (thirds, 168, 0, Some(56)),
             (thirds, 168, 55, Some(56)),

@@ -1,54 +1,50 @@
-//! Roles: two orders from low to high, and who may give which role.
+//! Roles: two role orders, from low to high, and who may give which role.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::TargetKind;
 
-/// An ordered list of role names, low to high.
+/// Role names, from low to high.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoleOrder(Vec<String>);
 
-/// Why a text is no order of roles.
+/// Why a text is not a role order.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RoleOrderError {
-    /// No role at all.
     #[error("needs at least one role")]
     Empty,
     /// A name with other characters than `a-z`, `0-9`, `_` and `-`.
     #[error("`{0}` is not a role name; use a-z, 0-9, _ and -")]
     Name(String),
-    /// The same name twice.
     #[error("`{0}` stands there twice")]
     Twice(String),
 }
 
 impl RoleOrder {
-    /// The position of a role, 0 for the lowest; `None` for a name that is not on the order.
+    /// The rank of a role, 0 for the lowest; `None` for an unknown name.
     #[must_use]
     pub fn rank(&self, role: &str) -> Option<usize> {
         self.0.iter().position(|name| name == role)
     }
 
-    /// The lowest role.
     #[must_use]
     pub fn lowest(&self) -> &str {
         &self.0[0]
     }
 
-    /// The highest role.
     #[must_use]
     pub fn highest(&self) -> &str {
         &self.0[self.0.len() - 1]
     }
 
-    /// The names, low to high.
+    /// The names, from low to high.
     #[must_use]
     pub fn names(&self) -> &[String] {
         &self.0
     }
 
-    /// Whether `held` is `wanted` or above it. A name that is not on the order reaches nothing.
+    /// Whether `held` ranks at least as high as `wanted`. An unknown name never does.
     #[must_use]
     pub fn at_least(&self, held: &str, wanted: &str) -> bool {
         matches!((self.rank(held), self.rank(wanted)), (Some(held), Some(wanted)) if held >= wanted)
@@ -64,7 +60,7 @@ impl fmt::Display for RoleOrder {
 impl FromStr for RoleOrder {
     type Err = RoleOrderError;
 
-    /// Reads `low,middle,high`. Names are kept to a safe alphabet because they become part of SQL texts.
+    /// Parses `low,middle,high`. Names have a safe alphabet because they become part of SQL texts.
     fn from_str(text: &str) -> Result<Self, RoleOrderError> {
         let mut names: Vec<String> = Vec::new();
         for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
@@ -87,12 +83,10 @@ impl FromStr for RoleOrder {
     }
 }
 
-/// Both orders, and the lowest role that may invite.
+/// Both role orders, and the lowest roles that may invite.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Roles {
-    /// Roles in an organization.
     pub organization: RoleOrder,
-    /// Roles in a project.
     pub project: RoleOrder,
     organization_invite_role: String,
     project_invite_role: String,
@@ -108,23 +102,22 @@ impl Default for Roles {
     }
 }
 
-/// What a person holds in one place: live memberships only.
+/// A person's roles at one target, from live memberships only.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EffectiveRoles {
-    /// Their role in the organization.
     pub organization: Option<String>,
-    /// Their role in the project, where the place is a project.
+    /// Their role in the project, if the target is one.
     pub project: Option<String>,
 }
 
-/// From which organization role people invite, and manage the organization's projects, where there is a role of this name.
+/// The organization role from which on people may invite, and manage the organization's projects, if it is configured.
 const ORGANIZATION_ADMIN: &str = "admin";
-/// From which project role people invite, where there is a role of this name.
+/// The project role from which on people may invite, if it is configured.
 const PROJECT_EDITOR: &str = "editor";
 
 impl Roles {
-    /// Organization admins invite into their organization, project editors into their project, and who is above them.
-    /// Where there is no role of that name, the highest one alone does.
+    /// Organization admins invite to their organization, project editors to their project, and so do all higher roles.
+    /// If no role has that name, only the highest one may invite.
     #[must_use]
     pub fn new(organization: RoleOrder, project: RoleOrder) -> Self {
         let or_highest = |order: &RoleOrder, name: &str| match order.rank(name) {
@@ -139,7 +132,7 @@ impl Roles {
         }
     }
 
-    /// Lets people invite into their organization from this role on; `None` if there is no such role.
+    /// Sets the lowest organization role that may invite to the organization; `None` if there is no such role.
     #[must_use]
     pub fn with_organization_invite_role(self, role: &str) -> Option<Self> {
         self.organization.rank(role)?;
@@ -149,7 +142,7 @@ impl Roles {
         })
     }
 
-    /// Lets people invite into their project from this role on; `None` if there is no such role.
+    /// Sets the lowest project role that may invite to the project; `None` if there is no such role.
     #[must_use]
     pub fn with_project_invite_role(self, role: &str) -> Option<Self> {
         self.project.rank(role)?;
@@ -159,19 +152,18 @@ impl Roles {
         })
     }
 
-    /// The lowest organization role that invites into the organization.
+    /// The lowest organization role that may invite to the organization.
     #[must_use]
     pub fn organization_invite_role(&self) -> &str {
         &self.organization_invite_role
     }
 
-    /// The lowest project role that invites into the project.
+    /// The lowest project role that may invite to the project.
     #[must_use]
     pub fn project_invite_role(&self) -> &str {
         &self.project_invite_role
     }
 
-    /// The order for one kind of target.
     #[must_use]
     pub fn order(&self, kind: TargetKind) -> &RoleOrder {
         match kind {
@@ -180,9 +172,9 @@ impl Roles {
         }
     }
 
-    /// Whether somebody holding `held` may invite as `wanted`: they must hold a role that invites, and nobody gives a
-    /// role above their own. Whoever manages the organization counts as the project's highest role. The function
-    /// `usher_may_invite` in the database says the same.
+    /// Whether a person with the roles `held` may invite with the role `wanted`: they need a role that may invite, and
+    /// may not give a higher role than their own. A person who manages the organization counts as having the project's
+    /// highest role. The SQL function `usher_may_invite` has the same rules.
     #[must_use]
     pub fn may_invite(&self, kind: TargetKind, held: &EffectiveRoles, wanted: &str) -> bool {
         let organization_role = held.organization.as_deref();
@@ -197,8 +189,8 @@ impl Roles {
         own.is_some_and(|own| order.at_least(own, lowest) && order.at_least(own, wanted))
     }
 
-    /// Whether an organization role counts as the highest role in the organization's projects: `admin` and above do, or,
-    /// where there is no role of that name, those that invite into the organization. The lowest role never does.
+    /// Whether an organization role counts as the highest role in the organization's projects: `admin` and above, or,
+    /// if no role has that name, the roles that may invite to the organization. The lowest role never does.
     #[must_use]
     pub fn manages_organization(&self, role: &str) -> bool {
         let from = self.organization.rank(ORGANIZATION_ADMIN);
@@ -267,7 +259,8 @@ mod tests {
 
     #[test]
     fn who_invites_is_set_and_else_admin_and_editor_or_the_highest_alone() {
-        // Both orders, what is set, who invites into the organization, who into the project, who manages.
+        // Organization order, project order, configured inviter roles, then the resulting roles: who invites to the
+        // organization, who to the project, who manages.
         type Case<'a> = (
             &'a str,
             &'a str,

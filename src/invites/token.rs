@@ -1,4 +1,4 @@
-//! Link tokens: derived, never stored, so that neither the database nor the queue nor a log can leak one.
+//! Link tokens. They are derived and never stored, so that neither the database nor the queue nor a log can leak one.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -10,11 +10,11 @@ use uuid::Uuid;
 const SUBJECT: usize = 16 + 4;
 /// Bytes of HMAC-SHA256.
 const TAG: usize = 32;
-/// Keeps this use of the key apart from any other.
+/// Separates this use of the key from any other.
 const CONTEXT: &[u8] = b"usher invite link v1\0";
 
-/// The secrets that link tokens are derived from: the first makes them, each is taken, so that one can be replaced while
-/// links of the older one are under way.
+/// The secrets of link tokens: the first one creates tokens, all of them verify tokens. So a secret can be replaced
+/// while links made with the older one are still in use.
 #[derive(Clone)]
 pub struct TokenKey {
     newest: Hmac<Sha256>,
@@ -27,17 +27,16 @@ impl std::fmt::Debug for TokenKey {
     }
 }
 
-/// What a genuine token speaks of. Whether that version still counts is the invite's to say.
+/// The content of a genuine token. Whether its version is still valid depends on the invite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinkClaim {
-    /// The invite.
     pub invite_id: Uuid,
-    /// The link's version; re-inviting raises it and makes older links void.
+    /// The link's version; renewing the invite with a mail increments it and makes older links invalid.
     pub version: i32,
 }
 
 impl TokenKey {
-    /// A key from a secret of any length; the configuration sees to at least 32 characters.
+    /// A key from a secret of any length; the configuration requires at least 32 characters.
     #[must_use]
     pub fn new(secret: &[u8]) -> Self {
         Self {
@@ -46,7 +45,7 @@ impl TokenKey {
         }
     }
 
-    /// Takes tokens of an older secret, too.
+    /// Also accepts tokens of an older secret.
     #[must_use]
     pub fn or(mut self, older: &[u8]) -> Self {
         self.older.push(hmac(older));
@@ -64,7 +63,8 @@ impl TokenKey {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Reads a token; `None` for one that none of the secrets made. Compares in constant time, asks no database.
+    /// Verifies a token; `None` if it was made with none of the secrets. Compares in constant time and needs no
+    /// database.
     #[must_use]
     pub fn verify(&self, token: &str) -> Option<LinkClaim> {
         let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
