@@ -1,8 +1,8 @@
-//! One attempt at a job: within its time limit, panics caught, never more often than allowed, and with a durable wait
-//! before the next.
+//! One attempt at a job: with a timeout, panics caught, a maximum number of attempts, and a durable wait before the
+//! next one.
 //!
-//! Time limit and `catch_unwind` stand here because apalis's own layers leave the row `Running` (APALIS trap 5); the
-//! attempt limit, because recovered orphans ignore apalis's (trap 8).
+//! The timeout and `catch_unwind` are here because apalis's own layers leave the row `Running` (APALIS trap 5); the
+//! maximum, because recovered orphans ignore apalis's (trap 8).
 
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
@@ -16,27 +16,26 @@ use crate::metrics::{self, JobOutcome};
 use crate::store::NewFailure;
 use crate::telemetry;
 
-/// How long noting what came of an attempt may take.
+/// The timeout for storing the result of an attempt.
 const NOTE_LIMIT: Duration = Duration::from_secs(8);
 
-/// How soon what had no turn, because something beside it was locked, is tried again.
+/// The delay of a job that was deferred because another item of its batch was locked.
 const DEFERRED_WAIT: Duration = Duration::from_millis(500);
 
-/// How long what is locked is left alone, at least.
+/// The minimum delay after a lock timeout.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
 
-/// How an attempt failed; its job's row is prepared accordingly.
+/// How an attempt failed. The job's row has already been updated.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// It is tried again; its row's time has been moved.
+    /// It will be retried; `run_at` has been set.
     #[error("{0}")]
     Later(String),
-    /// It is dead.
     #[error("{0}")]
     Dead(String),
 }
 
-/// Runs one attempt, number `attempt` counted from 1.
+/// Runs one attempt; `attempt` is counted from 1.
 pub async fn run_attempt<J: Job>(context: &Context, payload: &[u8], job_id: &str, attempt: u32) -> Result<(), Failure> {
     let started = Instant::now();
     let job = serde_json::from_slice::<J>(payload);
@@ -57,7 +56,7 @@ pub async fn run_attempt<J: Job>(context: &Context, payload: &[u8], job_id: &str
     let attempt = async {
         match job {
             Ok(job) => run::<J>(&job, context, &at).await,
-            // serde's own words would quote the payload.
+            // Not serde's own error, which would quote the payload.
             Err(_) => Err(Box::pin(dead::<J>(context, &at, "its payload can't be read".to_owned())).await),
         }
     };
@@ -66,7 +65,7 @@ pub async fn run_attempt<J: Job>(context: &Context, payload: &[u8], job_id: &str
     ended
 }
 
-/// What the transaction that enqueued the job noted as its cause.
+/// The correlation id that the enqueueing transaction stored in the payload.
 fn cause_of(payload: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Caused {
@@ -77,7 +76,7 @@ fn cause_of(payload: &[u8]) -> Option<String> {
 
 async fn run<J: Job>(job: &J, context: &Context, at: &At<'_>) -> Result<(), Failure> {
     let outcome = if at.attempt > J::MAX_STARTS {
-        // One that fails is dead by then: these never came to their end.
+        // A job that fails is dead by now: these attempts never ended.
         Err(JobError::GiveUp(
             "no attempts are left: the last ones never ended, because their process was killed or died of them"
                 .to_owned(),
@@ -90,12 +89,12 @@ async fn run<J: Job>(job: &J, context: &Context, at: &At<'_>) -> Result<(), Fail
             tracing::debug!("{} is done", J::QUEUE);
             Ok(())
         }
-        // Boxed: the many that succeed carry no room for it.
+        // Boxed, to keep the future of the usual case small.
         Err(error) => Err(Box::pin(failed(job, context, at, error)).await),
     }
 }
 
-/// What becomes of the job.
+/// Updates the job after an error.
 async fn failed<J: Job>(job: &J, context: &Context, at: &At<'_>, error: JobError) -> Failure {
     match error {
         JobError::Retry(why) if at.attempt >= J::MAX_STARTS => give_up(job, context, at, why).await,
@@ -118,7 +117,7 @@ async fn failed<J: Job>(job: &J, context: &Context, at: &At<'_>, error: JobError
     }
 }
 
-/// Up to twice [`BUSY_WAIT`], so that not all come back at once. `luck` is from 0 to 1.
+/// Up to twice [`BUSY_WAIT`], so that not all jobs are retried at once. `luck` is from 0 to 1.
 fn busy_wait(luck: f64) -> Duration {
     BUSY_WAIT + BUSY_WAIT.mul_f64(luck)
 }
@@ -133,7 +132,7 @@ fn count<J: Job>(ended: &Result<(), Failure>, started: Instant) {
 }
 
 async fn guarded<J: Job>(job: &J, context: &Context) -> Result<(), JobError> {
-    // Boxed, because everything around it would otherwise hold, and move, room for it twice over.
+    // Boxed: otherwise the futures around it would reserve, and move, its size twice.
     let run = AssertUnwindSafe(Box::pin(job.run(context))).catch_unwind();
     match tokio::time::timeout(J::TIME_LIMIT, run).await {
         Ok(Ok(outcome)) => outcome,
@@ -145,7 +144,7 @@ async fn guarded<J: Job>(job: &J, context: &Context) -> Result<(), JobError> {
     }
 }
 
-/// Notes the death where people look for it; if that fails, the job lives on until it can be noted.
+/// Stores the failure on the event or delivery first; if that fails, the job is retried until it can be stored.
 async fn give_up<J: Job>(job: &J, context: &Context, at: &At<'_>, why: String) -> Failure {
     let noted = tokio::time::timeout(NOTE_LIMIT, job.gave_up(context, &why)).await;
     match noted.unwrap_or_else(|_| Err(JobError::Retry("the database gave no answer".to_owned()))) {
@@ -160,14 +159,15 @@ async fn later<J: Job>(context: &Context, at: &At<'_>, why: String) -> Failure {
 }
 
 async fn later_at<J: Job>(context: &Context, at: &At<'_>, again_at: DateTime<Utc>, why: String) -> Failure {
-    // Where that fails it will be run again sooner than wanted, which is no harm.
+    // If this fails, the job only runs again sooner than wanted.
     at.note(context, &why, Some(again_at)).await;
     let wait = again_at - context.app.clock.now();
     tracing::warn!("{} failed, next attempt in {} s: {why}", J::QUEUE, wait.num_seconds());
     Failure::Later(why)
 }
 
-/// It was not tried, so there is no failure to note. Where that fails, it counts as an attempt, which is no harm.
+/// Releases a job that was not tried, so there is no failure to store. If this fails, an attempt is counted, which is
+/// harmless.
 async fn give_back(context: &Context, at: &At<'_>, due: DateTime<Utc>) {
     let store = &context.app.store;
     if let Err(error) = store.in_time(NOTE_LIMIT, store.give_back_job(at.job_id, due)).await {
@@ -181,7 +181,6 @@ async fn dead<J: Job>(context: &Context, at: &At<'_>, why: String) -> Failure {
     Failure::Dead(why)
 }
 
-/// Which attempt at which job.
 struct At<'a> {
     job_id: &'a str,
     attempt: u32,

@@ -1,7 +1,8 @@
-//! A fetch that is under way when the worker is told to stop is finished, not frozen.
+//! Finishes a fetch that is in progress when the worker is stopped.
 //!
-//! apalis stops polling its backend until the running jobs have ended. A fetch or an acknowledgement in between keeps
-//! its transaction open meanwhile, and on SQLite that is the one writer, for which the very jobs wait.
+//! apalis stops polling its backend until the running jobs have ended. Until then a fetch or an acknowledgement in
+//! progress would keep its transaction open. On SQLite that transaction holds the one writer, which the running jobs
+//! wait for.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -13,22 +14,23 @@ use futures::future::poll_fn;
 
 use super::payload::Verbatim;
 
-/// How soon after the stop the driving begins. Not before apalis has noticed it: the wake-up for that is apalis's own.
+/// How often to check for the stop. Polling starts only after apalis has noticed it, because the wake-up for it belongs
+/// to apalis.
 const NOTICE: Duration = Duration::from_millis(5);
 
-/// A backend that something else can poll while apalis does not.
+/// A backend that can also be polled while apalis does not.
 pub(super) struct Finishing<B: BackendConfig> {
     shared: Shared<B>,
     config: B::Config,
 }
 
-/// The backend, seen from beside its worker.
+/// The handle for polling the backend outside of its worker.
 pub(super) struct Shared<B>(Arc<Mutex<State<B>>>);
 
 struct State<B> {
     backend: B,
     worker: Option<WorkerContext>,
-    /// apalis polls it again, to close it; two who poll one future would take each other's wake-ups.
+    /// apalis polls again, to close the backend. Two tasks that poll one future would take each other's wake-ups.
     closing: bool,
 }
 
@@ -39,8 +41,9 @@ impl<B> Shared<B> {
 }
 
 impl<B: Backend> Shared<B> {
-    /// Once the worker has been told to stop, polls what is under way to its end. A task that a last fetch brings is
-    /// left locked; it is given back with the worker's name. Ends by itself or is dropped with the worker.
+    /// After the worker was told to stop, polls the operation in progress to its end. A task that this last fetch
+    /// returns stays locked; it is released when the worker is retired. Ends when the backend is idle, or is dropped
+    /// with the worker.
     pub(super) async fn finish(self) {
         while !self.is_stopping() {
             tokio::time::sleep(NOTICE).await;
@@ -70,7 +73,7 @@ impl<B: Backend> Shared<B> {
 }
 
 impl<B: Backend + BackendConfig<Config: Clone>> Finishing<B> {
-    /// The backend for the worker, and for whoever finishes what it leaves.
+    /// Returns the backend for the worker, and the handle for [`Shared::finish`].
     pub(super) fn new(backend: B) -> (Self, Shared<B>) {
         let config = backend.config().clone();
         let state = Arc::new(Mutex::new(State {

@@ -1,5 +1,5 @@
-//! A heartbeat of our own, independent of apalis's poll loop (APALIS trap 3), and the sweep that gives the jobs of the
-//! silent to others (trap 4).
+//! A heartbeat of our own, independent of apalis's poll loop (APALIS trap 3), and the recovery of orphaned jobs (trap
+//! 4).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,16 +11,15 @@ use tokio_util::sync::CancellationToken;
 use crate::jobs::{Job, Periodic, ProcessClerkEvent, SendAcceptedNotice, SendInviteEmail};
 use crate::store::{Queue, Store};
 
-/// Between two heartbeats.
 pub(super) const INTERVAL: Duration = Duration::from_secs(5);
-/// After so many missed ones a worker counts as dead: 20 seconds, so that its jobs run elsewhere within 30.
+/// After this many missed heartbeats a worker counts as dead: 20 seconds, so that its jobs run elsewhere within 30.
 pub(super) const MISSED: u32 = 4;
 
-/// How long after the end of its attempt a job may be held: it waits for its turn before, and for its acknowledgement
-/// after it.
+/// How long a job may be held in addition to its attempt: it waits for a free slot before the attempt, and for its
+/// acknowledgement after it.
 const LATE: Duration = Duration::from_secs(600);
 
-/// The names of this process's workers: unique to each start of each process and of each worker (APALIS trap 2).
+/// The names of this process's workers: unique for each start of a process and of a worker (APALIS trap 2).
 pub(super) struct Names {
     process: String,
     count: AtomicUsize,
@@ -36,7 +35,7 @@ impl Names {
         }
     }
 
-    /// A name that was never used before; it beats until released.
+    /// A name that was never used before; it gets heartbeats until it is released.
     pub(super) fn take(&self, queue: Queue) -> String {
         let name = format!(
             "{}-{queue}-{}",
@@ -50,8 +49,8 @@ impl Names {
         name
     }
 
-    /// Lets a worker that has ended fall silent. What it had fetched and not begun, or done and not acknowledged, is
-    /// then taken up like any orphan; a name that went on beating would strand it.
+    /// Ends the heartbeats of a worker that has ended. Jobs that it fetched but did not start, or finished but did not
+    /// acknowledge, are then recovered like other orphans; with heartbeats they would stay locked.
     pub(super) fn release(&self, name: &str) {
         self.beating
             .lock()
@@ -59,14 +58,14 @@ impl Names {
             .retain(|beating| beating != name);
     }
 
-    /// Those that beat.
+    /// The names with heartbeats.
     pub(super) fn beating(&self) -> Vec<String> {
         self.beating.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// How long a job of a queue may be held. Its attempt has ended by then, and its acknowledgement waits for an answer that
-/// does not come.
+/// How long a job of a queue may be held. After that its attempt has ended, and its acknowledgement waits for an answer
+/// that does not come.
 fn overdue_after(queue: Queue) -> Duration {
     let attempt = match queue {
         Queue::ProcessClerkEvent => ProcessClerkEvent::TIME_LIMIT,
@@ -77,7 +76,7 @@ fn overdue_after(queue: Queue) -> Duration {
     attempt + LATE
 }
 
-/// Beats until cancelled.
+/// Runs until cancelled.
 pub(super) async fn beat(store: Store, names: Arc<Names>, stop: CancellationToken) {
     let limit = TimeDelta::from_std(INTERVAL * MISSED).unwrap_or(TimeDelta::MAX);
     let overdue = Queue::ALL
@@ -92,7 +91,7 @@ pub(super) async fn beat(store: Store, names: Arc<Names>, stop: CancellationToke
             .await
         {
             tracing::warn!(error = %error, "the worker heartbeat failed");
-            // Finds out whether the server only reads, after which the sessions of that time are not used again.
+            // Finds out whether the server is read-only; if so, its open sessions are not used again.
             let _ = store.ping().await;
             continue;
         }

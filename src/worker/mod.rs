@@ -1,5 +1,4 @@
-//! The workers: apalis fetches and acknowledges, and everything that its defaults get wrong is cured here, one file per
-//! cure.
+//! The workers: apalis fetches and acknowledges jobs. Each flaw of its defaults is fixed here, one file per fix.
 
 mod attempt;
 mod finish;
@@ -27,14 +26,14 @@ use crate::store::Door;
 use heartbeat::Names;
 use supervise::{Supervised, supervise};
 
-/// Jobs of one queue that run at once in this process. apalis fetches half as many in one go, so that one half runs
+/// How many jobs of one queue run at once in this process. apalis fetches half as many at a time, so that one half runs
 /// while the next is fetched, and never more: a fetched job that waits for a free slot stops its worker's heartbeats
 /// (APALIS trap 3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Concurrency {
     /// Events from Clerk. They share transactions, so many at once are cheap.
     pub events: usize,
-    /// Mails, and notices. They are loaded and noted in groups; only few of them go out at the same moment.
+    /// Mails and notices. They are loaded and updated in batches; only a few are sent at the same moment.
     pub mails: usize,
 }
 
@@ -48,10 +47,9 @@ impl Default for Concurrency {
 }
 
 impl Concurrency {
-    /// Seconds of mails at `SMTP_RATE` that a process holds; the rest is left to other processes.
+    /// For how many seconds of `SMTP_RATE` a process holds mails; the rest is left to other processes.
     const AHEAD: usize = 10;
 
-    /// As it suits this configuration.
     #[must_use]
     pub fn of(config: &Config) -> Self {
         let usual = Self::default();
@@ -67,14 +65,13 @@ impl Concurrency {
     }
 }
 
-/// Ticks of schedules that run at once in this process.
+/// Concurrent jobs of the queue `periodic`.
 const PERIODIC: usize = 2;
-/// How long running jobs may finish when the process shall stop. Orchestrators kill after 30 seconds.
+/// How long running jobs may take to finish after a stop. Orchestrators kill after 30 seconds.
 const GRACE: Duration = Duration::from_secs(20);
-/// How long the database is then waited for.
+/// How long to wait for the database after that.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The workers of this process.
 pub struct Workers {
     app: App,
     names: Arc<Names>,
@@ -87,7 +84,7 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts a worker for each queue, their heartbeat, and the ear for new jobs.
+    /// Starts a worker for each queue, their heartbeat, and the listener for new jobs.
     #[must_use]
     pub fn start(app: &App, concurrency: Concurrency) -> Self {
         let app = &App {
@@ -96,7 +93,7 @@ impl Workers {
         };
         let names = Arc::new(Names::new(config::process_name()));
         let still = CancellationToken::new();
-        // Not among the tasks that a stop waits for: it beats until the last of them has ended.
+        // Not among the tasks that a stop waits for: the heartbeat continues until the last of them has ended.
         let beat = heartbeat::beat(app.store.at(Door::Health), Arc::clone(&names), still.clone());
         let context = Context::start(app.clone());
         let workers = Self {
@@ -139,14 +136,13 @@ impl Workers {
         self.tasks.spawn(supervise::<Periodic>(supervised(PERIODIC)));
     }
 
-    /// Which queues have a live worker.
     #[must_use]
     pub fn alive(&self) -> Alive {
         self.alive.clone()
     }
 
-    /// Takes no more work, lets what runs finish, cuts off what takes too long; then says goodbye, so that whatever was
-    /// left is taken up at once by others. Ends even when the database does not answer.
+    /// Stops fetching, waits for running jobs, and cancels those that take too long. Then unregisters the workers, so
+    /// that other processes recover the remaining jobs at once. Returns even if the database does not answer.
     pub async fn stop(self) {
         self.soft.cancel();
         if tokio::time::timeout(GRACE, self.tasks.wait()).await.is_err() {
@@ -163,7 +159,7 @@ impl Workers {
         }
     }
 
-    /// Until nothing runs any more the heartbeat goes on: what is running here must not be started elsewhere.
+    /// The heartbeat continues until no job is running here, so that none is started elsewhere.
     async fn unregister(self) {
         self.tasks.wait().await;
         self.still.cancel();

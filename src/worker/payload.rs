@@ -1,15 +1,14 @@
-//! Payloads reach our wrapper as they are stored. Decoded by apalis, one unreadable row would end its worker with
-//! everything that it runs, again and again.
+//! Passes payloads to our wrapper undecoded. If apalis decoded them, one unreadable row would end its worker with all
+//! jobs that it runs, again and again.
 
 use std::convert::Infallible;
 
 use apalis_core::backend::codec::Codec;
 
-/// A job's payload, undecoded.
 #[derive(Debug, Clone)]
 pub(super) struct RawPayload(pub Vec<u8>);
 
-/// Hands payloads through.
+/// A codec that changes nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Verbatim;
 

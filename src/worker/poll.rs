@@ -1,5 +1,5 @@
-//! Poll strategies that can't sleep through work (APALIS trap 1). Both leave their waker registered, ask for one more
-//! pass when anything came, and never say `Ready`, so that the strategies beside them are polled too.
+//! Poll strategies that can't miss work (APALIS trap 1). Both keep their waker registered, request one more pass after
+//! a signal, and never return `Ready`, so that the strategies after them are polled too.
 
 use std::pin::Pin;
 use std::sync::Mutex;
@@ -11,7 +11,7 @@ use futures::stream::{BoxStream, StreamExt as _, unfold};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Wakes at intervals, for jobs whose time comes later: nothing is signalled for those.
+/// Wakes at intervals, for jobs that become due later: there is no signal for those.
 pub(super) struct Tick {
     every: Duration,
     next: Pin<Box<Sleep>>,
@@ -41,7 +41,7 @@ impl PollStrategy for Tick {
     }
 }
 
-/// Wakes when something was enqueued. A signal that comes while nobody listens is not lost: the receiver remembers it.
+/// Wakes when a job was enqueued. A signal that is sent while no task waits is not lost: the receiver remembers it.
 pub(super) struct Signalled(Mutex<BoxStream<'static, ()>>);
 
 impl Signalled {

@@ -1,5 +1,5 @@
-//! Periodic work without a leader: every process looks when something is due, and the one whose guarded update moves
-//! the schedule on enqueues the tick's job in the same transaction.
+//! Periodic work without a leader: every process checks for due schedules. The process whose guarded update moves the
+//! schedule also enqueues the tick's job, in the same transaction.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use crate::app::App;
 use crate::jobs::{Periodic, SCHEDULES};
 use crate::store::{DueTick, Queue, StoreError, Tx};
 
-/// How soon a tick that is due is noticed. Only the clock is asked, not the database.
+/// How often to check. This compares times only; it does not query the database.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a tick may take.
+/// The timeout of enqueueing.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Enqueues what is due until cancelled.
+/// Enqueues due schedules until cancelled.
 pub(super) async fn keep(app: App, stop: CancellationToken) {
     let mut due = app.clock.now();
     let mut looks = tokio::time::interval(POLL_INTERVAL);
@@ -32,8 +32,8 @@ pub(super) async fn keep(app: App, stop: CancellationToken) {
     }
 }
 
-/// Enqueues a job for each schedule that is due, unless another process did so first. However many ticks were missed
-/// while nobody ran, one job makes up for them. Returns when the next schedule is due.
+/// Enqueues a job for each schedule that is due, unless another process did so first. After an outage, one job makes up
+/// for all missed ticks. Returns when the next schedule is due.
 pub async fn tick(app: &App) -> Result<DateTime<Utc>, StoreError> {
     let now = app.clock.now();
     let known = app.store.read().await?.schedules().await?;
@@ -69,7 +69,7 @@ async fn enqueue(tx: &mut Tx, due: &[DueTick]) -> Result<(), StoreError> {
     tx.enqueue(Queue::Periodic, &jobs).await
 }
 
-/// The first whole multiple of `every` after `now`: the same for every process, and it never drifts.
+/// The first whole multiple of `every` after `now`: the same in every process, and without drift.
 fn next_tick(now: DateTime<Utc>, every: TimeDelta) -> DateTime<Utc> {
     let every = every.num_seconds().max(1);
     let next = (now.timestamp().div_euclid(every) + 1) * every;

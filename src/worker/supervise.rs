@@ -1,4 +1,4 @@
-//! Keeps a worker per queue alive: a database error ends apalis's worker, and its own restarts have no back-off
+//! Keeps one worker per queue alive: a database error ends apalis's worker, and apalis's own restarts have no back-off
 //! (APALIS trap 16).
 
 use std::collections::HashSet;
@@ -27,28 +27,26 @@ use crate::jobs::{Context, Job};
 use crate::metrics;
 use crate::store::{Pool, Queue};
 
-/// apalis's own sweep would run what a silent worker held at once, and again and again (APALIS trap 8): it shall find
-/// nothing that `Store::recover_orphans` has not found hours before.
+/// apalis's own recovery would run orphaned jobs at once, and again and again (APALIS trap 8). With this limit
+/// `Store::recover_orphans` finds them hours before.
 const NEVER: usize = 10_000;
-/// How soon jobs are noticed whose time comes later.
+/// How often to check for jobs that become due later.
 const TICK: Duration = Duration::from_secs(1);
-/// The first wait before a worker is started again, doubled up to the last.
+/// The first and the maximum wait before a worker is restarted; it doubles each time.
 const RESTART: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
-/// Whoever ran so long starts with the first wait again.
+/// After a worker ran for this long, the wait starts again at the first one.
 const STABLE_AFTER: Duration = Duration::from_secs(60);
 
-/// Which queues have a live worker in this process.
+/// The queues with a live worker in this process.
 #[derive(Debug, Clone, Default)]
 pub struct Alive(Arc<Mutex<HashSet<Queue>>>);
 
 impl Alive {
-    /// Whether every queue has one.
     #[must_use]
     pub fn all(&self) -> bool {
         self.missing().is_empty()
     }
 
-    /// The queues that have none.
     #[must_use]
     pub fn missing(&self) -> Vec<Queue> {
         let alive = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -69,35 +67,34 @@ impl Alive {
     }
 }
 
-/// What a supervised worker is given.
 #[derive(Clone)]
 pub(super) struct Supervised {
     pub context: Context,
     pub names: Arc<Names>,
     pub alive: Alive,
     pub concurrency: usize,
-    /// What a stop waits for.
+    /// The tasks that a stop waits for.
     pub tasks: TaskTracker,
-    /// Take no more work.
+    /// Stops fetching.
     pub soft: CancellationToken,
-    /// Cut off what runs.
+    /// Cancels running jobs.
     pub hard: CancellationToken,
 }
 
-/// Where a worker's attempts run: tasks of their own that outlive it, because all handlers of a worker share one task
-/// (APALIS trap 17), until they are cut off.
+/// The tasks of a worker's attempts. They are tasks of their own, because all handlers of a worker share one task
+/// (APALIS trap 17). They outlive the worker until they are cancelled.
 #[derive(Debug, Clone)]
 struct Attempts {
     tasks: TaskTracker,
     hard: CancellationToken,
 }
 
-/// Runs a worker for `J` until cancelled, starting it again whenever it ends by itself.
+/// Runs a worker for `J` until cancelled, and restarts it when it ends.
 pub(super) async fn supervise<J: Job>(with: Supervised) {
     let mut wait = RESTART.0;
     while !with.soft.is_cancelled() {
         let started = Instant::now();
-        // Waiting at the gate is no failure of this process.
+        // A worker that waits for the circuit breaker counts as alive.
         with.alive.set(J::QUEUE, true);
         if with
             .soft
@@ -113,7 +110,7 @@ pub(super) async fn supervise<J: Job>(with: Supervised) {
             hard: with.hard.clone(),
         };
         let mut losses = with.context.app.store.losses();
-        // A task of its own: a panic in apalis is one more reason to start again.
+        // A task of its own: after a panic in apalis the worker is restarted, too.
         let worker = AbortOnDropHandle::new(tokio::spawn(run_worker::<J>(
             with.clone(),
             name.clone(),
@@ -122,12 +119,12 @@ pub(super) async fn supervise<J: Job>(with: Supervised) {
         let until_lost = async {
             tokio::select! {
                 ended = worker => ended.map_err(|panic| panic.to_string()),
-                // apalis waits for answers without a limit, for its next jobs and for its acknowledgements.
+                // apalis waits without a timeout for its next jobs and for its acknowledgements.
                 Ok(()) = losses.changed() => Err("the connection to the database was lost".to_owned()),
             }
         };
         let ended = with.hard.run_until_cancelled(until_lost).await;
-        // Then the gate had closed, whether or not it is open again by now: no failure.
+        // The worker ended because the circuit breaker opened, even if it is closed again now: no failure.
         let waits_at_the_gate = J::IS_MAIL && matches!(ended, Some(Ok(Ok(()))));
         with.alive.set(J::QUEUE, waits_at_the_gate);
         attempts.tasks.close();
@@ -158,14 +155,14 @@ pub(super) async fn supervise<J: Job>(with: Supervised) {
     }
 }
 
-/// Returns once jobs of this kind may run.
+/// Waits until jobs of this kind may run.
 async fn until_wanted<J: Job>(context: &Context) {
     if J::IS_MAIL {
         context.breaker.wait_until_open(false).await;
     }
 }
 
-/// Returns once jobs of this kind have to wait in the queue.
+/// Waits until jobs of this kind must stay in the queue.
 async fn until_unwanted<J: Job>(context: &Context) {
     if J::IS_MAIL {
         context.breaker.wait_until_open(true).await;
@@ -174,18 +171,18 @@ async fn until_unwanted<J: Job>(context: &Context) {
     }
 }
 
-/// Says that an ended worker is gone as soon as the last of its attempts has ended.
+/// Retires a worker that has ended, after the last of its attempts.
 async fn abandon(with: Supervised, name: String, attempts: Attempts) {
     attempts.tasks.wait().await;
     with.names.release(&name);
-    // Others notice the silence anyway; this only hastens it.
+    // This only saves time: other processes would notice the missing heartbeat.
     let store = &with.context.app.store;
     if let Err(error) = store.in_time(INTERVAL, store.retire_workers(&[name])).await {
         tracing::debug!(error = %error, "could not unregister a worker");
     }
 }
 
-/// The two backends share their configuration's names, and no type.
+/// A macro, because the two backends have the same configuration methods but no common trait.
 macro_rules! run_on {
     ($storage:ident, $config:path, $pool:expr, $with:expr, $name:expr, $attempts:expr) => {{
         let config = <$config>::default()
@@ -193,7 +190,7 @@ macro_rules! run_on {
             .batch_size($with.concurrency.div_ceil(2))
             .heartbeat_interval(INTERVAL)
             .missed_heartbeats(NEVER)
-            // The fetch has locked the job. To write once more that it has begun tells nobody anything: a job is held or
+            // The fetch has already locked the job. A second update when it starts would add nothing: a job is held or
             // it is not.
             .lock_tasks(false);
         let mut strategy = Strategy::new().apply(Tick::new(TICK));
@@ -238,7 +235,7 @@ impl<Args: Sync> FromRequest<Task<Args>> for Due {
 }
 
 impl Due {
-    /// How long ago that is. A new job's id knows its birth to the millisecond.
+    /// How long ago the job was due. For a new job its id has the time in milliseconds.
     fn waited(&self, job_id: &str, now: DateTime<Utc>) -> Duration {
         let born = Ulid::from_string(job_id).map_or(0, |id| id.timestamp_ms());
         let due = self.0.unwrap_or(0).saturating_mul(1000).max(born);
@@ -247,7 +244,7 @@ impl Due {
     }
 }
 
-/// Translates an attempt for apalis: `AbortError` kills the job (APALIS trap 7), any other error keeps it.
+/// Translates the result for apalis: `AbortError` kills the job (APALIS trap 7), any other error keeps it.
 async fn handle<J: Job>(
     payload: RawPayload,
     context: Data<Context>,
