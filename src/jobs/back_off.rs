@@ -1,12 +1,12 @@
-//! How long a failed job waits: apalis would run it again at once (APALIS trap 6).
+//! The back-off of failed jobs: apalis would run them again at once (APALIS trap 6).
 
 use chrono::TimeDelta;
 
 /// Seconds before the second attempt.
 const FIRST: f64 = 10.0;
-/// Seconds at most.
+/// The maximum in seconds.
 const CAP: f64 = 3600.0;
-/// Part of the wait by which it varies either way, so that what failed together does not come back together.
+/// The wait varies by this fraction in both directions, so that jobs that failed together are not retried together.
 const JITTER: f64 = 0.2;
 
 /// The wait after attempt number `attempt`, counted from 1; `chance` is a random number from 0 to 1.

@@ -1,6 +1,6 @@
-//! The gate that all mails wait at while the mail server refuses the account: one alarm when it closes, one mail at a
-//! time to try it, one line when it opens. What is known lies in the database, so that all processes close, try and open
-//! as one.
+//! The mail circuit breaker. It is open while the mail server rejects the account, and all mails wait. One alarm is
+//! logged when it opens, one mail at a time is sent as a half-open probe, and one line is logged when it closes. Its
+//! state is in the database, so that all processes open, probe and close it together.
 
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
@@ -17,24 +17,25 @@ use super::{Context, JobError};
 use crate::app::App;
 use crate::store::StoreError;
 
-/// Refusals in a row, of mails that the server would otherwise have taken, which may be the recipient's or ours.
+/// How many rejections in a row open the circuit, if each alone might be caused by the recipient or by our account.
 const FAILURE_THRESHOLD: u32 = 3;
-/// Between two tries at most.
+/// The maximum time between two probes.
 const MAX_PROBE_INTERVAL: TimeDelta = TimeDelta::minutes(15);
-/// How soon this process sees that another one closed or opened the gate.
+/// How soon this process notices that another one opened or closed the circuit.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
-/// How long a look may take, the try of a mail apart: each step of that has a limit of its own.
+/// The timeout of reading the state. The probe has timeouts of its own, one for each step.
 const POLL_TIMEOUT: Duration = Duration::from_secs(10);
-/// How many mails that are not wanted any more are passed over in one try.
+/// How many unwanted mails a probe skips.
 const MAX_SKIPPED: usize = 1000;
-/// How long a mail that the server took speaks for our account, in seconds: a refusal in this time may be one recipient's.
+/// For how many seconds an accepted mail shows that the account works: a rejection in this time may concern one
+/// recipient only.
 const SUCCESS_WINDOW: i64 = 60;
 
-/// Whether mails may go out, as far as this process knows.
+/// The circuit breaker's state as far as this process knows.
 pub struct CircuitBreaker {
     open: watch::Sender<bool>,
     failures: AtomicU32,
-    /// When the server last took a mail, in Unix seconds.
+    /// When the server last accepted a mail, in Unix seconds.
     last_success: AtomicI64,
 }
 
@@ -55,14 +56,14 @@ impl CircuitBreaker {
         *self.open.borrow()
     }
 
-    /// Returns once the gate is closed, or open.
+    /// Waits until the circuit is open (`true`) or closed (`false`).
     pub async fn wait_until_open(&self, open: bool) {
         let mut state = self.open.subscribe();
         // The sender lives as long as `self`.
         let _ = state.wait_for(|is_open| *is_open == open).await;
     }
 
-    /// The server refuses the account. However many mails hear so, one alarm is raised.
+    /// Opens the circuit because the server rejects the account. Of any number of calls, one logs the alarm.
     pub(super) async fn trip(&self, app: &App, why: &str) -> Result<(), StoreError> {
         if self.is_open() {
             return Ok(());
@@ -81,18 +82,19 @@ impl CircuitBreaker {
         Ok(())
     }
 
-    /// A refusal that may be the recipient's or ours; `true` once there have been so many in a row that it is ours.
+    /// Counts a rejection that may be caused by the recipient or by our account; `true` once there are enough in a row
+    /// to blame the account.
     pub(super) fn record_failure(&self) -> bool {
         self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURE_THRESHOLD
     }
 
-    /// The server takes mail from us, whatever it thought of one recipient.
+    /// The server accepted a mail from us, or rejected only its recipient.
     pub(super) fn record_success(&self, now: DateTime<Utc>) {
         self.failures.store(0, Ordering::Relaxed);
         self.last_success.store(now.timestamp(), Ordering::Relaxed);
     }
 
-    /// Whether the server took a mail so recently that a refusal of our account is in doubt.
+    /// Whether the server accepted a mail so recently that a rejection of our account is doubtful.
     pub(super) fn contradicts(&self, now: DateTime<Utc>) -> bool {
         now.timestamp()
             .saturating_sub(self.last_success.load(Ordering::Relaxed))
@@ -100,7 +102,8 @@ impl CircuitBreaker {
     }
 }
 
-/// Looks after the gate until cancelled. Whoever starts may bring the cure, so a try is due at once.
+/// Keeps the state up to date and sends probes until cancelled. A new process may have a corrected configuration, so a
+/// probe is due at once.
 pub async fn run_circuit_breaker(context: Context, stop: CancellationToken) {
     let store = &context.app.store;
     let hasten = store.transaction((), |tx, ()| tx.expedite_circuit_probe().boxed());
@@ -109,7 +112,7 @@ pub async fn run_circuit_breaker(context: Context, stop: CancellationToken) {
     }
     let mut polls = tokio::time::interval(POLL_INTERVAL);
     polls.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    // A task of its own: the mail server may take long over it, and what other processes find out is looked at meanwhile.
+    // A task of its own: a probe may take long, and in the meantime the other processes' results must be read.
     let mut probe: Option<AbortOnDropHandle<()>> = None;
     while stop.run_until_cancelled(polls.tick()).await.is_some() {
         let is_probing = probe.as_ref().is_some_and(|probe| !probe.is_finished());
@@ -120,7 +123,7 @@ pub async fn run_circuit_breaker(context: Context, stop: CancellationToken) {
             Err(error) => tracing::warn!(error = %error, "could not read the mail circuit breaker"),
         }
     }
-    // What the server says to a mail that is under way is waited for, as long as a stop allows.
+    // If a probe mail is being sent, waits for the server's answer as long as the stop allows.
     if let Some(probe) = probe {
         let _ = probe.await;
     }
@@ -132,10 +135,10 @@ async fn try_and_tell(context: Context) {
     }
 }
 
-/// Takes over what other processes found out, and tries the account with one mail if that is due.
+/// Reads the state from the database, and sends a probe if one is due.
 ///
 /// # Errors
-/// [`JobError`]; to be called again.
+/// [`JobError`]; then call it again.
 pub async fn look_after_mail(context: &Context) -> Result<(), JobError> {
     if look(context, true).await? {
         try_the_account(context).await?;
@@ -143,7 +146,7 @@ pub async fn look_after_mail(context: &Context) -> Result<(), JobError> {
     Ok(())
 }
 
-/// Takes over what other processes found out; whether it is on us to try the account now.
+/// Reads the state from the database; `true` if this process must probe now.
 async fn look(context: &Context, may_try: bool) -> Result<bool, JobError> {
     let app = &context.app;
     let mut tx = app.store.read().await.map_err(JobError::retry)?;
@@ -172,8 +175,8 @@ async fn try_the_account(context: &Context) -> Result<(), JobError> {
     Ok(())
 }
 
-/// Tries the mail that was tried longest ago, so that one that is to blame itself does not keep all others; without any,
-/// the login.
+/// Probes with the mail that was tried longest ago, so that one bad mail can't block all others; without any mail,
+/// checks the login.
 async fn server_takes_mail(context: &Context) -> Result<bool, JobError> {
     let mut last = None;
     for _ in 0..MAX_SKIPPED {
@@ -183,7 +186,7 @@ async fn server_takes_mail(context: &Context) -> Result<bool, JobError> {
         let Some(mail) = mail else {
             return Ok(context.app.mailer.check().await.is_ok());
         };
-        // It should have been noted as not wanted. To ask for it again and again would find no other.
+        // This mail should have been suppressed; asking again would return no other mail.
         if last.replace(mail) == Some(mail) {
             break;
         }

@@ -1,5 +1,5 @@
-//! The jobs: one file each. A payload carries ids, never copies of data; every job may run twice, and the second run
-//! changes nothing.
+//! The jobs, one file each. A payload holds ids, never copies of data. Every job may run twice; the second run changes
+//! nothing.
 
 mod back_off;
 mod circuit_breaker;
@@ -29,45 +29,40 @@ use crate::app::App;
 use crate::batch::BatchError;
 use crate::store::{self, Queue, StoreError};
 
-/// A piece of work: the struct is its payload, the `impl` its behaviour.
+/// A job: the struct is its payload, the `impl` its behaviour.
 pub trait Job: DeserializeOwned + Send + Sync + 'static {
-    /// Where it is queued.
     const QUEUE: Queue;
-    /// How long one attempt may take. Twice this must stay below the time after which a silent worker's jobs are given
-    /// to others (APALIS trap 3), or be no harm when run twice.
+    /// The timeout of one attempt. Twice this must be less than the time after which orphaned jobs are recovered
+    /// (APALIS trap 3), or it must be safe to run two attempts at once.
     const TIME_LIMIT: Duration;
-    /// How often it may be started, crashes included, before it counts as dead.
+    /// The maximum number of starts, crashes included; after that the job is dead.
     const MAX_STARTS: u32 = Queue::MAX_ATTEMPTS.unsigned_abs();
-    /// Whether it is left in the queue while the mail server refuses the account.
+    /// Whether it stays in the queue while the mail circuit breaker is open.
     const IS_MAIL: bool = false;
 
-    /// What it is about, as failed attempts are looked up by: an event's or a delivery's id.
+    /// The id of its event or delivery, by which failed attempts are found.
     fn about(&self) -> Option<String> {
         None
     }
 
-    /// Does it. A row that is gone is no error.
+    /// Runs the job. A row that no longer exists is no error.
     fn run(&self, context: &Context) -> impl Future<Output = Result<(), JobError>> + Send;
 
-    /// Notes, where people look for it, that the job is dead. May be called more than once.
+    /// Stores on the event or delivery that the job is dead. May be called more than once.
     fn gave_up(&self, context: &Context, why: &str) -> impl Future<Output = Result<(), JobError>> + Send;
 }
 
-/// What jobs are given.
 #[derive(Clone)]
 pub struct Context {
-    /// Configuration, store, mailer, clock.
     pub app: App,
-    /// Whether mails may go out.
     pub breaker: Arc<CircuitBreaker>,
-    /// Cancelled once no more work shall be begun.
+    /// Cancelled when no new work may start.
     pub stopping: CancellationToken,
     events: Arc<process_clerk_event::Events>,
     mails: Arc<outgoing::Mails>,
 }
 
 impl Context {
-    /// Starts what jobs share.
     #[must_use]
     pub fn start(app: App) -> Self {
         Self {
@@ -80,35 +75,27 @@ impl Context {
     }
 }
 
-/// Why a job did not succeed; decided where the error happens. The texts are kept with the job and logged, so they hold
-/// no address, token or payload.
+/// Why a job failed; decided where the error happens. The texts are stored with the job and logged, so they contain no
+/// address, token or payload.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JobError {
-    /// It may work later.
+    /// Retry with the usual back-off.
     #[error("{0}")]
     Retry(String),
-    /// It may work from this time on. The job counts its attempts itself.
+    /// Retry at this time. The job counts its attempts itself.
     #[error("{why}")]
-    RetryAt {
-        /// Not before.
-        at: DateTime<Utc>,
-        /// What went wrong.
-        why: String,
-    },
-    /// It was not tried, because what it needs is away; that is reported once elsewhere, not for each job.
+    RetryAt { at: DateTime<Utc>, why: String },
+    /// It was not tried, because something that it needs is unavailable; that is logged elsewhere, once for all jobs.
     #[error("deferred")]
-    Wait {
-        /// When to look again.
-        until: DateTime<Utc>,
-    },
-    /// It could not be done now, because somebody else has locked what it needs. That is no attempt, and told once a
+    Wait { until: DateTime<Utc> },
+    /// Lock timeout: another transaction holds a lock that it needs. This is no attempt, and is logged at most once a
     /// minute.
     #[error("{0}")]
     Busy(String),
-    /// It had no turn, because something beside it is locked. That is no attempt, and not told.
+    /// It was not tried, because another item of its batch is locked. This is no attempt, and is not logged.
     #[error("another item of its batch is locked")]
     Deferred,
-    /// It never will.
+    /// It can never succeed.
     #[error("{0}")]
     GiveUp(String),
 }
@@ -119,7 +106,7 @@ impl From<&StoreError> for JobError {
             store::tell_busy(error);
             Self::Busy(error.to_string())
         } else if let Some(code) = error.refusal_code() {
-            // The database's own words are left out: they may quote what it was given.
+            // Without the database's own message, which may quote the values.
             Self::GiveUp(format!("the database refuses what it was given (error {code})"))
         } else {
             Self::retry(error)
@@ -144,12 +131,10 @@ impl From<BatchError> for JobError {
 }
 
 impl JobError {
-    /// It may work later.
     pub fn retry(why: impl Display) -> Self {
         Self::Retry(why.to_string())
     }
 
-    /// It never will.
     pub fn give_up(why: impl Display) -> Self {
         Self::GiveUp(why.to_string())
     }

@@ -1,6 +1,6 @@
-//! A mail's way out, whatever it says: loaded and noted in groups, sent one by one when its turn comes.
+//! Sending mails of all kinds: they are loaded and updated in batches, and sent one by one when a connection is free.
 //!
-//! What a refusal means for a mail is decided in [`settle`], and whether a mail is still wanted in [`unwanted`].
+//! [`settle`] decides what a rejection means for a mail, [`unwanted`] whether a mail is still wanted.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -27,46 +27,45 @@ use usher_mail::{
     SendError, Sent,
 };
 
-/// Mails in one statement at most.
 const MAX_BATCH_SIZE: usize = 256;
-/// Groups under way at once: with one, a group is as large as can be, and a statement for many costs as much as for one.
+/// With one worker, batches are as large as possible, and a statement for many mails costs as much as for one.
 const WORKERS: usize = 1;
-/// How long what came of a mail waits to be noted together with others. Nobody waits for it, and each note is a commit;
-/// a process that is killed in between sends these mails once more.
+/// How long a mail's result waits for a batch. No caller is in a hurry, and each batch is a commit. If the process is
+/// killed in between, these mails are sent again.
 const LINGER: Duration = Duration::from_millis(10);
-/// How often a mail's job may be started, tries or not: a start while all mails wait is none. Tries are counted on the
-/// delivery, up to [`Queue::MAX_ATTEMPTS`].
+/// How often a mail's job may be started, with or without an attempt: a start while all mails wait is no attempt.
+/// Attempts are counted on the delivery, up to [`Queue::MAX_ATTEMPTS`].
 pub(super) const MAX_STARTS: u32 = 10 * Queue::MAX_ATTEMPTS.unsigned_abs();
-/// How long a mail waits for its turn before its job stands back: one that is held here is not there for other processes.
+/// How long a mail waits for a connection before its job is deferred: while it is held here, other processes can't send
+/// it.
 const LINE_LIMIT: Duration = Duration::from_secs(10 * 60);
-/// For its permit, then for the server: every step has a limit of its own (`crates/mail/src/smtp/connection.rs`), all together an
-/// hour and a quarter if a server uses up each of them, first over a kept connection and then over a fresh one. To be cut off
-/// between the content and the server's yes would deliver the mail twice, so there is room.
+/// The time for the permit, then for the server. Every step has a timeout of its own
+/// (`crates/mail/src/smtp/connection.rs`); together they are an hour and a quarter if a server uses all of each, first
+/// on a reused connection and then on a new one. Cancelling between the content and the server's answer would deliver
+/// the mail twice, so this is longer.
 pub(super) const TIME_LIMIT: Duration = Duration::from_secs(90 * 60);
-/// How long a process that shall stop waits for what the server says to a mail that is under way.
+/// How long a stopping process waits for the server's answer to a mail that is being sent.
 const LAST_ANSWER: Duration = Duration::from_secs(10);
-/// How long each word with the database may take: a mail's own limit is made for mail servers.
+/// The timeout of each access to the database: [`TIME_LIMIT`] is meant for mail servers.
 const DATABASE_LIMIT: Duration = Duration::from_secs(8);
-/// Between the tries to note that a mail is out.
+/// The waits between attempts to store that a mail was sent.
 const NOTE_AGAIN: [Duration; 4] = [
     Duration::from_millis(200),
     Duration::from_secs(1),
     Duration::from_secs(3),
     Duration::from_secs(10),
 ];
-/// How long a job stands back that was started while all mails wait, or whose process stops before its permit.
+/// How long a job is deferred that was started while all mails wait, or whose process stops before it gets a permit.
 const STAND_BACK: TimeDelta = TimeDelta::seconds(30);
 
-/// Why an attempt came to nothing.
 const CUT_OFF: &str = "not sent for now: usher was stopped before the mail server answered";
 
-/// Why a mail that can't be read is not sent.
 const GONE: &str = "no longer wanted: what it speaks of is gone";
 
-/// What was read of a mail longer ago than this is read again before it goes out: its invite may have been answered.
+/// Data of a mail that is older than this is loaded again before sending: its invite may have been answered.
 const FRESH: Duration = Duration::from_secs(2);
 
-/// Loads and notes mails in groups, and knows which ones are under way.
+/// Loads and updates mails in batches, and knows which ones are being sent.
 pub(super) struct Mails {
     loads: Batcher<Uuid, Option<QueuedMail>>,
     notes: Batcher<DeliveryNote, ()>,
@@ -90,7 +89,7 @@ impl BatchHandler<Uuid, Option<QueuedMail>> for Load {
         let store = self.0.store.with_lock_wait(locks.wait);
         let load = async { store.read().await?.queued_mails(ids).await };
         let mut found = store.in_time(DATABASE_LIMIT, load).await?;
-        // An id may be asked for twice, by a job that runs twice.
+        // A job that runs twice may ask for the same id twice.
         let mut of = |id: &Uuid| {
             let position = found.iter().position(|mail| mail.delivery_id == *id)?;
             Some(found.swap_remove(position))
@@ -110,7 +109,7 @@ impl BatchHandler<DeliveryNote, ()> for Note {
     }
 }
 
-/// A mail that this process has in hand: its job and a try of the account must not both send it.
+/// A mail that this process is sending: its job and a probe must not both send it.
 struct UnderWay<'a> {
     mails: &'a Mails,
     delivery_id: Uuid,
@@ -121,7 +120,7 @@ impl Mails {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `None` if it is in hand already.
+    /// `None` if the mail is being sent already.
     fn take(&self, delivery_id: Uuid) -> Option<UnderWay<'_>> {
         let mails = self;
         self.ids()
@@ -136,7 +135,7 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-/// Sends a mail if it is still to be sent, and notes what came of it.
+/// Sends a mail if it is still to be sent, and stores the result.
 pub(super) async fn deliver(context: &Context, delivery_id: Uuid) -> Result<(), JobError> {
     if context.breaker.is_open() {
         return Err(defer(context));
@@ -160,33 +159,34 @@ pub(super) async fn deliver(context: &Context, delivery_id: Uuid) -> Result<(), 
     drop(permit);
     match sent {
         Some(sent) => settle(context, &mail, sent).await,
-        // If the server has the mail, whoever takes the job up sends a copy with the same `Message-ID`.
+        // If the server accepted the mail, the next attempt sends a copy with the same `Message-ID`.
         None => later(context, &mail, CUT_OFF.to_owned()).await,
     }
 }
 
-/// Waits until a connection is free. There is no point in beginning once the process shall stop or all mails have to wait.
+/// Waits until a connection is free. Fails when the process stops or all mails have to wait, because starting would be
+/// useless.
 async fn permit(context: &Context) -> Result<MailPermit, JobError> {
     let permit = tokio::time::timeout(LINE_LIMIT, context.app.mailer.permit());
     match context.stopping.run_until_cancelled(permit).await {
         Some(Ok(permit)) if !context.breaker.is_open() => Ok(permit),
-        // By then a process that stops has ended, and does not fetch it once more.
+        // Deferred for longer than the process takes to stop, so that it does not fetch the job again.
         _ => Err(defer(context)),
     }
 }
 
-/// What came of trying the account with a mail.
+/// The result of a probe.
 pub(super) enum Probed {
-    /// The server takes mail from us, whatever it thought of this one.
+    /// The server accepts mail from us, even if it rejected this one.
     Taken,
     Refused,
-    /// This mail was not to be sent after all.
+    /// This mail is no longer wanted.
     NotSent,
 }
 
-/// Tries the account with a real mail while all others wait.
+/// Probes the account with a real mail while all others wait.
 pub(super) async fn probe(context: &Context, delivery_id: Uuid) -> Result<Probed, JobError> {
-    // Its job has it in hand since before all had to wait, and finds out.
+    // Its job started before the circuit opened and will see the result.
     let Some(_under_way) = context.mails.take(delivery_id) else {
         return Ok(Probed::Refused);
     };
@@ -204,7 +204,7 @@ pub(super) async fn probe(context: &Context, delivery_id: Uuid) -> Result<Probed
     drop(permit);
     let is_taken = matches!(sent, Ok(_) | Err(SendError::Bounced(_) | SendError::Rejected(_)));
     match settle(context, &mail, sent).await {
-        // Noted on the delivery; its job finds nothing left to do, or tries again when all do.
+        // The result is stored on the delivery; its job then finds nothing to do, or is retried with all others.
         Ok(()) | Err(JobError::GiveUp(_) | JobError::RetryAt { .. } | JobError::Wait { .. }) if is_taken => {
             Ok(Probed::Taken)
         }
@@ -213,7 +213,6 @@ pub(super) async fn probe(context: &Context, delivery_id: Uuid) -> Result<Probed
     }
 }
 
-/// Notes that a mail is not tried any more.
 pub(super) async fn gave_up(context: &Context, delivery_id: Uuid, why: &str) -> Result<(), JobError> {
     note(context, delivery_id, DeliveryStatus::Failed, true, why).await
 }
@@ -222,7 +221,8 @@ pub(super) async fn gave_up(context: &Context, delivery_id: Uuid, why: &str) -> 
 async fn load(context: &Context, delivery_id: Uuid) -> Result<Option<QueuedMail>, JobError> {
     let loaded = context.mails.loads.submit(delivery_id).await;
     let Some(mail) = loaded? else {
-        // It was sent meanwhile, which this leaves as it is; or what it speaks of is gone, and it would wait for ever.
+        // It was sent in the meantime, which this does not change; or its invite no longer exists, and it would wait
+        // for ever.
         note(context, delivery_id, DeliveryStatus::Suppressed, false, GONE).await?;
         return Ok(None);
     };
@@ -235,7 +235,7 @@ async fn load(context: &Context, delivery_id: Uuid) -> Result<Option<QueuedMail>
     Ok(None)
 }
 
-/// A mail that can't be written is given up.
+/// Gives up a mail that can't be rendered.
 async fn render(context: &Context, mail: &QueuedMail) -> Result<Rendered, JobError> {
     let rendered = match mail.delivery_kind {
         DeliveryKind::Invite | DeliveryKind::Reminder => send_invite_email::render(&context.app, mail),
@@ -247,7 +247,7 @@ async fn render(context: &Context, mail: &QueuedMail) -> Result<Rendered, JobErr
     }
 }
 
-/// Why a mail is not sent any more, if it is so. Asked when it would go out: much may have happened since it was queued.
+/// Why a mail is no longer wanted, if so. Checked before sending: much may have happened since it was queued.
 fn unwanted(mail: &QueuedMail, config: &Config, now: DateTime<Utc>) -> Option<String> {
     let status = mail.invite.status_at(now);
     let answered = || format!("no longer wanted: the invite is {status}");
@@ -263,7 +263,7 @@ fn unwanted(mail: &QueuedMail, config: &Config, now: DateTime<Utc>) -> Option<St
         DeliveryKind::AcceptedNotice => {}
         _ if status != Status::Pending => return Some(answered()),
         _ if !mail.context.is_newest => return Some("no longer wanted: a newer mail takes its place".to_owned()),
-        // A mail that leads to a refusal is worse than none.
+        // No mail is better than one whose link can't be accepted.
         _ if obstacle.is_some() => return obstacle.map(no_longer_wanted),
         DeliveryKind::Reminder if config.invite_reminders.are_off() => {
             return Some("no longer wanted: reminders were switched off".to_owned());
@@ -283,8 +283,8 @@ fn no_longer_wanted(obstacle: Obstacle) -> String {
     format!("no longer wanted: {}", obstacle.text())
 }
 
-/// A crash between the server's yes and our commit sends one more copy, recognisable by its `Message-ID`. `None` if the
-/// process shall stop and no answer came in time.
+/// A crash between the server's acceptance and our commit sends one more copy, recognizable by its `Message-ID`. `None`
+/// if the process stops and no answer came in time.
 async fn send(
     context: &Context,
     permit: &mut MailPermit,
@@ -335,7 +335,7 @@ fn outcome(sent: &Result<Sent, SendError>) -> MailOutcome {
     }
 }
 
-/// What an attempt means for the mail, for the address, and for all mails.
+/// Applies the result of an attempt to the mail, the address and the circuit breaker.
 async fn settle(context: &Context, mail: &QueuedMail, sent: Result<Sent, SendError>) -> Result<(), JobError> {
     let id = mail.delivery_id;
     let now = context.app.clock.now();
@@ -354,7 +354,7 @@ async fn settle(context: &Context, mail: &QueuedMail, sent: Result<Sent, SendErr
             wait_for_the_account(context, id, &why).await
         }
         SendError::Temporary(_) | SendError::Sender(_) | SendError::Policy(_) => later(context, mail, why).await,
-        // The delivery has failed, and its job has done all that it can: nobody has to look at it.
+        // The delivery has failed and the job has done its work, so it is no dead job: no operator has to look at it.
         SendError::Bounced(_) => {
             context.breaker.record_success(now);
             suppress_address(context, mail, &why).await?;
@@ -374,7 +374,7 @@ async fn refused(context: &Context, delivery_id: Uuid, why: &str) -> Result<(), 
     Ok(())
 }
 
-/// The mail is out: a database that is away for a moment is waited for, before a second copy is risked.
+/// Stores that a mail was sent. Waits for a database that is unavailable for a moment, to avoid a second copy.
 async fn note_sent(context: &Context, delivery_id: Uuid, sent: Sent) -> Result<(), JobError> {
     let sent = DeliveryNote {
         delivery_id,
@@ -393,7 +393,7 @@ async fn note_sent(context: &Context, delivery_id: Uuid, sent: Sent) -> Result<(
     noted.map_err(|error| JobError::Retry(format!("it was sent, but that could not be noted: {error}")))
 }
 
-/// By the delivery's own count of attempts: a wait for the account is none.
+/// Retries by the delivery's own count of attempts: a wait for the account is no attempt.
 async fn later(context: &Context, mail: &QueuedMail, why: String) -> Result<(), JobError> {
     let attempt = mail.delivery_attempts.saturating_add(1);
     if attempt >= Queue::MAX_ATTEMPTS {

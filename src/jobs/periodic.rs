@@ -1,5 +1,4 @@
-//! `periodic`: what is done again and again, each tick once, with any number of processes. A schedule is a line in
-//! [`SCHEDULES`].
+//! `periodic`: periodic work, each tick once with any number of processes. A schedule is a line in [`SCHEDULES`].
 
 use std::time::Duration;
 
@@ -14,16 +13,15 @@ use crate::config::Config;
 use crate::flows;
 use crate::store::{Queue, StoreError, Tx};
 
-/// Something that is done again and again. Doing it twice must change nothing the second time.
+/// Periodic work. Running it twice must change nothing the second time.
 pub struct Schedule {
-    /// Its name, stored with its ticks: literal, and never given to something else.
+    /// Stored with its ticks: a literal, and never reused for other work.
     pub name: &'static str,
-    /// Between two ticks.
+    /// The time between two ticks.
     pub every: TimeDelta,
     run: for<'a> fn(&'a Context) -> BoxFuture<'a, Result<(), JobError>>,
 }
 
-/// Everything that is done again and again.
 #[rustfmt::skip]
 pub const SCHEDULES: &[Schedule] = &[
     Schedule { name: "expire-invites", every: TimeDelta::minutes(1), run: |context| expire_invites(&context.app).boxed() },
@@ -35,9 +33,8 @@ pub const SCHEDULES: &[Schedule] = &[
 /// One tick of a schedule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Periodic {
-    /// Which.
     pub schedule: String,
-    /// When the next tick is due. A tick that has come so far without success leaves the work to that one.
+    /// When the next tick is due. If this one has not succeeded by then, it leaves the work to the next one.
     pub until: DateTime<Utc>,
 }
 
@@ -56,7 +53,7 @@ impl Job for Periodic {
         (schedule.run)(context).await
     }
 
-    /// The next tick does what this one could not.
+    /// The next tick does the work.
     async fn gave_up(&self, _: &Context, _: &str) -> Result<(), JobError> {
         Ok(())
     }
@@ -70,10 +67,10 @@ impl Periodic {
     }
 }
 
-/// Invites that one transaction changes at most.
+/// The maximum number of invites per transaction.
 const BATCH: u32 = 500;
 
-/// Notes on invites that they have expired. They have from `expires_at` on, whatever this has done so far.
+/// Marks invites as expired. They count as expired from `expires_at` on, even before this runs.
 async fn expire_invites(app: &App) -> Result<(), JobError> {
     loop {
         let expired = app
@@ -86,7 +83,7 @@ async fn expire_invites(app: &App) -> Result<(), JobError> {
     }
 }
 
-/// Calls invites to mind that nobody has answered: plans for those that have no plan yet, then what is due.
+/// Sends reminders: plans those of invites without a plan, then queues the due ones.
 async fn remind_invitees(app: &App) -> Result<(), JobError> {
     loop {
         let most = app
@@ -105,7 +102,7 @@ async fn remind_batch(tx: &mut Tx, config: &Config) -> Result<usize, StoreError>
     Ok(planned.max(due))
 }
 
-/// The daily caps look at today only; yesterday is kept for clocks that differ.
+/// The daily caps use only today's counts; yesterday's are kept because clocks may differ.
 async fn forget_mail_counts(app: &App) -> Result<(), JobError> {
     let yesterday = (app.clock.now() - TimeDelta::days(1)).date_naive();
     let forgotten = app

@@ -1,4 +1,4 @@
-//! `process-clerk-event`: what Clerk told becomes true here. Events that wait at the same moment share a transaction.
+//! `process-clerk-event`: applies an event from Clerk. Events that wait at the same moment share a transaction.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,22 +16,21 @@ use crate::metrics;
 use crate::store::{Dialect, Finished, Queue, Store, StoreError, Tx};
 use usher_clerk::{BackendError, User};
 
-/// Events in one transaction at most.
+/// The maximum number of events per transaction.
 const MAX_BATCH_SIZE: usize = 256;
-/// How long `user.created` may lag behind `session.created` before the latter is let go.
+/// How long `user.created` may arrive after `session.created`; after that the latter is ignored.
 const USER_TIMEOUT: TimeDelta = TimeDelta::minutes(10);
 
 /// One event of the inbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessClerkEvent {
-    /// The message id.
     pub svix_id: String,
 }
 
 impl Job for ProcessClerkEvent {
     const QUEUE: Queue = Queue::ProcessClerkEvent;
-    /// Its group has a limit of its own, and begins when its turn comes: whoever gave up before that would leave an item
-    /// behind that is done all the same. To run it twice is no harm.
+    /// Its batch has a timeout of its own, which starts when a worker takes it. If the job gave up before, the batch
+    /// would still do its item. Running it twice is harmless.
     const TIME_LIMIT: Duration = Duration::from_secs(300);
 
     fn about(&self) -> Option<String> {
@@ -50,14 +49,14 @@ impl Job for ProcessClerkEvent {
         }
     }
 
-    /// The event stays in the inbox, with why.
+    /// The event stays in the inbox, with the error.
     async fn gave_up(&self, context: &Context, why: &str) -> Result<(), JobError> {
         self.finish(&context.app, Err(why.to_owned())).await
     }
 }
 
 impl ProcessClerkEvent {
-    /// A sign-in of somebody whom no `user.created` has told of yet: ask Clerk, or wait, or let it go.
+    /// A sign-in of a user before their `user.created`: asks Clerk, waits, or ignores it.
     async fn with_unknown_user(
         &self,
         context: &Context,
@@ -74,7 +73,7 @@ impl ProcessClerkEvent {
                 Applied::Locked => Err(locked()),
                 Applied::Done | Applied::UserUnknown { .. } => Ok(()),
             },
-            // Clerk has no such user: a test event from the dashboard, or one who is deleted already.
+            // Clerk has no such user: a test event from the dashboard, or a user who is already deleted.
             Ok(None) | Err(BackendError::InvalidId) => self.finish(&context.app, Ok("user unknown")).await,
             Err(_) if context.app.clock.now() - received_at > USER_TIMEOUT => {
                 self.finish(&context.app, Ok("user unknown")).await
@@ -95,20 +94,20 @@ impl ProcessClerkEvent {
     }
 }
 
-/// Another transaction holds the organization or project of an invite that the event accepts.
+/// Another transaction has locked the target of an invite that the event accepts.
 fn locked() -> JobError {
     JobError::from(StoreError::busy())
 }
 
-/// Applies events in groups.
+/// Applies events in batches.
 pub(super) struct Events {
     batcher: Batcher<Request, Applied>,
-    /// Events that met a lock, until they are tried again.
+    /// Events that hit a lock, until their next attempt.
     locked: Mutex<HashSet<String>>,
 }
 
-/// How many of these are remembered; then all are forgotten, since other processes may have done them. An event that is
-/// forgotten holds up one more group for a moment.
+/// The maximum size of that set. Beyond it, the set is cleared: other processes may have applied these events. An event
+/// that is forgotten delays one more batch for a moment.
 const MAX_LOCKED: usize = 10_000;
 
 struct Request {
@@ -188,7 +187,7 @@ impl Apply {
         Ok(applied)
     }
 
-    /// What came of each, and how long those that are done now have waited since they were received.
+    /// The result of each event, and how long each applied event waited since it was received.
     async fn apply_in(
         &self,
         tx: &mut Tx,
@@ -221,7 +220,7 @@ impl Apply {
         };
         let waits = outcomes.iter().filter_map(wait).collect();
         let applied = |request: &Request| match outcomes.get(&request.svix_id) {
-            // Done before, by an earlier attempt.
+            // Applied before, by an earlier attempt.
             None | Some(Outcome::Done(_)) => Applied::Done,
             Some(Outcome::Locked) => Applied::Locked,
             Some(Outcome::Unreadable(error)) => Applied::Unreadable(error.clone()),

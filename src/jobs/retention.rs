@@ -1,4 +1,4 @@
-//! What is old is let go, each kind at its own age, in small batches with pauses between them.
+//! Deletes old rows, each kind at its own age, in small batches with pauses between them.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use super::JobError;
 use crate::app::App;
 use crate::store::{JobState, StoreError, Tx};
 
-/// Rows of one transaction: some milliseconds of work.
+/// Rows per transaction: some milliseconds of work.
 const BATCH: u32 = 500;
-/// Between two transactions, so that others get the database, and SQLite's one writer, in between.
+/// A pause between two transactions, so that others can use the database, and SQLite's one writer.
 const PAUSE: Duration = Duration::from_millis(25);
-/// Half the time limit of a job. What is left then is let go at the next tick.
+/// Half the time limit of a job. The next tick deletes the rest.
 const MAX_BATCH_SIZE: Duration = Duration::from_secs(150);
 
-/// Lets go what is older than the configuration says.
+/// Deletes what is older than the configuration says.
 pub(super) async fn purge(app: &App) -> Result<(), JobError> {
     match tokio::time::timeout(MAX_BATCH_SIZE, all(app)).await {
         Ok(done) => done.map_err(JobError::from),
@@ -77,7 +77,7 @@ async fn drop_jobs(app: &App, state: JobState, before: DateTime<Utc>) -> Result<
     }
 }
 
-/// Lets go a number of rows that are older than a time; returns how many.
+/// Deletes a number of rows that are older than a time; returns how many.
 type Step = for<'t> fn(&'t mut Tx, DateTime<Utc>, u32) -> BoxFuture<'t, Result<u64, StoreError>>;
 
 async fn repeat(app: &App, before: DateTime<Utc>, step: Step) -> Result<u64, StoreError> {

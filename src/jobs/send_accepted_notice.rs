@@ -1,4 +1,4 @@
-//! `send-accepted-notice`: tells the inviter that somebody came in.
+//! `send-accepted-notice`: tells the inviter that their invite was accepted.
 
 use std::time::Duration;
 
@@ -11,10 +11,8 @@ use crate::app::App;
 use crate::store::{Queue, QueuedMail};
 use usher_mail::{AcceptedNotice, Rendered};
 
-/// One notice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendAcceptedNotice {
-    /// The delivery.
     pub delivery_id: Uuid,
 }
 

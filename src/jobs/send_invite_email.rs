@@ -1,4 +1,4 @@
-//! `send-invite-email`: the mail with the link, and what calls it to mind, as their invite stands when they go out.
+//! `send-invite-email`: the mail with the link, or a reminder, with the invite's data at the time of sending.
 
 use std::time::Duration;
 
@@ -12,10 +12,8 @@ use crate::store::{DeliveryKind, Queue, QueuedMail};
 use usher_base::unicode::has_visible;
 use usher_mail::{AcceptLink, Mailer, OrganizationInvite, ProjectInvite, Reminder, Rendered, TemplateError};
 
-/// One mail to an invited address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendInviteEmail {
-    /// The delivery.
     pub delivery_id: Uuid,
 }
 
@@ -46,10 +44,10 @@ pub(super) enum RenderError {
     Template(#[from] TemplateError),
 }
 
-/// The invite, or what calls it to mind.
+/// Renders the invite or the reminder.
 pub(super) fn render(app: &App, mail: &QueuedMail) -> Result<Rendered, RenderError> {
     let QueuedMail { invite, context, .. } = mail;
-    // The link comes from the configuration and the key alone; it is derived here and kept nowhere.
+    // The link is derived here from the configuration and the key, and stored nowhere.
     let token = app.token_key.token(invite.link_claim());
     let link: AcceptLink = app
         .config
