@@ -1,11 +1,11 @@
-//! Group commit: what arrives while a group is being committed becomes the next group.
+//! Group commit: items that arrive while a batch is being committed form the next batch.
 //!
-//! One transaction then serves many callers, each answered after the commit that holds its item. Where callers wait for
-//! their answer, nobody waits for a timer: an item that finds a free worker is a group of its own.
+//! One transaction serves many callers; each gets its answer after the commit that contains its item. Without a linger
+//! no caller waits for a timer: an item that finds a free worker is a batch of its own.
 //!
-//! A group that the database refuses, or that meets a lock, is halved until what is to blame stands alone. That happens in
-//! a worker of its own, while the others go on with the next groups. Items that met a lock before go there at once
-//! ([`Batcher::submit_apart`]): in company they would hold up a group again and again.
+//! A batch that the database rejects, or that hits a lock, is halved until the item that causes it is alone. A separate
+//! worker does that, while the others continue with the next batches. Items that hit a lock before go there at once
+//! ([`Batcher::submit_apart`]), because they would delay one batch of other items after another.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -16,51 +16,50 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::store::StoreError;
 
-/// How many items may wait for a worker. More callers than that wait to hand theirs over, so memory stays bounded.
+/// How many items may wait for a worker. Further callers wait until there is room, so memory is bounded.
 const QUEUE_CAPACITY: usize = 4096;
 
-/// How long a group may take: less than whoever waits for it does, and a worker that waits for a lost connection would
-/// never take another group.
+/// The timeout of a batch. It is shorter than its callers' timeouts, and it frees a worker that waits for a lost
+/// connection.
 pub const BATCH_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// How a group is tried first: others wait behind it.
+/// The first attempt at a batch, with a short timeout because other batches wait behind it.
 const FIRST_TRY: Locks = Locks {
     wait: Duration::from_millis(50),
     skip: false,
 };
-/// The same for parts of a group that met a lock: of two hundred, all may be locked.
+/// The lock timeout for parts of a batch that hit a lock: of two hundred items, all may be locked.
 const LOCK_WAIT_APART: Duration = Duration::from_millis(10);
-/// The same for an item alone: usher's own transactions are shorter.
+/// The lock timeout for a single item: usher's own transactions are shorter.
 const LOCK_WAIT_ALONE: Duration = Duration::from_millis(200);
-/// How long what is locked is searched for. Items that have not been tried by then are deferred.
+/// How long the search for locked items may take. Items that were not tried by then are deferred.
 const SEARCH_LIMIT: Duration = Duration::from_secs(2);
 
 /// How a batch treats locks of other transactions.
 #[derive(Debug, Clone, Copy)]
 pub struct Locks {
-    /// Wait no longer than this for any of them.
+    /// The lock timeout.
     pub wait: Duration,
-    /// Leave out items whose rows are known to be locked, instead of waiting for them.
+    /// Skip items whose rows are known to be locked, instead of waiting for them.
     pub skip: bool,
 }
 
-/// What is done with a group: one transaction, within [`BATCH_TIMEOUT`].
+/// What is done with a batch: one transaction, within [`BATCH_TIMEOUT`].
 pub trait BatchHandler<T, R>: Send + Sync + 'static {
-    /// Commits the items together and answers each, in order, with locks treated as told. May be called again with some
-    /// of the same items.
+    /// Commits the items together and answers each, in order. May be called again with some of the same items.
     fn commit(&self, items: &[T], locks: Locks) -> impl Future<Output = Result<Vec<R>, StoreError>> + Send;
 }
 
-/// Why an item has no answer. Whether it was committed is unknown, so it must be safe to hand it over again.
+/// Why an item has no answer. It is unknown whether it was committed, so submitting it again must be safe.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum BatchError {
-    /// The store refused it, or is away.
+    /// The database rejected it or is unavailable.
     #[error(transparent)]
     Store(#[from] Arc<StoreError>),
-    /// Something in its group is locked, and it had no turn by itself.
+    /// Another item of its batch is locked, and this one was not tried alone.
     #[error("another item of its batch is locked; it will be retried soon")]
     Deferred,
-    /// Its group panicked.
+    /// Its batch panicked.
     #[error("the batch ended without an answer")]
     Lost,
 }
@@ -68,7 +67,7 @@ pub enum BatchError {
 type Answer<R> = oneshot::Sender<Result<R, BatchError>>;
 type Queue<T, R> = mpsc::Receiver<(T, Answer<R>)>;
 
-/// Hands items to workers that commit groups of them.
+/// Passes items to workers that commit them in batches.
 pub struct Batcher<T, R> {
     items: mpsc::Sender<(T, Answer<R>)>,
     apart: mpsc::Sender<(T, Answer<R>)>,
@@ -84,14 +83,14 @@ impl<T, R> Clone for Batcher<T, R> {
 }
 
 impl<T: Send + Sync + 'static, R: Send + 'static> Batcher<T, R> {
-    /// Starts `workers` workers that each commit one batch of at most `max_batch_size` items at a time. They end when the last handle
-    /// is dropped.
+    /// Starts `workers` workers that each commit one batch of at most `max_batch_size` items at a time. They end when
+    /// the last handle is dropped.
     pub fn start(workers: usize, max_batch_size: usize, group: impl BatchHandler<T, R>) -> Self {
         Self::start_with_linger(workers, max_batch_size, Duration::ZERO, group)
     }
 
-    /// [`Batcher::start`] with workers that let an item wait so long for company: larger groups, for callers in no hurry.
-    /// One worker at a time collects.
+    /// [`Batcher::start`] with workers that wait for more items during `linger`: larger batches, for callers that are
+    /// not in a hurry. One worker at a time collects items.
     pub fn start_with_linger(
         workers: usize,
         max_batch_size: usize,
@@ -113,12 +112,12 @@ impl<T: Send + Sync + 'static, R: Send + 'static> Batcher<T, R> {
         Self { items, apart }
     }
 
-    /// Hands over one item and waits for its answer.
+    /// Submits one item and waits for its answer.
     pub async fn submit(&self, item: T) -> Result<R, BatchError> {
         hand_over(&self.items, item).await
     }
 
-    /// The same for an item that met a lock the last time: it is done beside the others.
+    /// The same for an item that hit a lock the last time: a separate worker commits it.
     pub async fn submit_apart(&self, item: T) -> Result<R, BatchError> {
         hand_over(&self.apart, item).await
     }
@@ -130,14 +129,14 @@ async fn hand_over<T, R>(worker: &mpsc::Sender<(T, Answer<R>)>, item: T) -> Resu
     answered.await.map_err(|_| BatchError::Lost)?
 }
 
-/// Items, and whoever waits for their answers, side by side.
+/// Items and the channels for their answers, by index.
 struct Items<T, R> {
     items: Vec<T>,
     answers: Vec<Answer<R>>,
 }
 
 impl<T, R> Items<T, R> {
-    /// Those that somebody still waits for. An item whose caller has given up may have been handed over once more.
+    /// Keeps the items whose caller still waits. A caller that gave up may have submitted its item again.
     fn wanted(taken: impl IntoIterator<Item = (T, Answer<R>)>) -> Self {
         let (items, answers) = taken.into_iter().filter(|(_, answer)| !answer.is_closed()).unzip();
         Self { items, answers }
@@ -149,7 +148,7 @@ impl<T, R> Items<T, R> {
 
     fn answer(self, results: Vec<R>) {
         for (answer, result) in self.answers.into_iter().zip(results) {
-            // A caller that has gone away needs no answer.
+            // The caller may have given up.
             let _ = answer.send(Ok(result));
         }
     }
@@ -160,7 +159,7 @@ impl<T, R> Items<T, R> {
         }
     }
 
-    /// Where there is no room, they come again soon by themselves.
+    /// Items without room in the queue are deferred; their callers retry soon.
     fn move_to(self, worker: &mpsc::Sender<(T, Answer<R>)>) {
         for (item, answer) in self.items.into_iter().zip(self.answers) {
             if let Err(mpsc::error::TrySendError::Full((_, answer)) | mpsc::error::TrySendError::Closed((_, answer))) =
@@ -187,7 +186,6 @@ impl<T, R> Items<T, R> {
     }
 }
 
-/// What the workers of one batcher share.
 struct Worker<G> {
     group: Arc<G>,
 }
@@ -229,7 +227,7 @@ impl<G> Worker<G> {
         }
     }
 
-    /// The worker for items among which one is to blame.
+    /// The worker for batches in which one item causes the failure.
     async fn run_apart<T, R>(self, mut queue: Queue<T, R>, max_batch_size: usize)
     where
         T: Send + Sync,
@@ -245,8 +243,8 @@ impl<G> Worker<G> {
         }
     }
 
-    /// Commits items together and answers them; gives them back where the database did not take them. A panic loses these
-    /// answers, never the worker.
+    /// Commits items together and answers them; returns them if the database rejected them. A panic loses these
+    /// answers, but not the worker.
     async fn commit<T, R>(&self, items: Items<T, R>, locks: Locks) -> Option<(Items<T, R>, Arc<StoreError>)>
     where
         T: Send + Sync,
@@ -265,8 +263,8 @@ impl<G> Worker<G> {
         None
     }
 
-    /// Commits a group, and halves it where it was not taken, until what is to blame stands alone: it must not take the
-    /// others down with it.
+    /// Commits a batch, and halves it after a failure until the item that causes it is alone, so that it can't fail the
+    /// others.
     async fn search<T, R>(&self, items: Items<T, R>)
     where
         T: Send + Sync,
@@ -306,7 +304,8 @@ impl<G> Worker<G> {
     }
 }
 
-/// Whoever waits, and whoever is about to: the runtime is let around at least once, so that a burst becomes one group.
+/// Takes the waiting items, and those that arrive soon: it yields to the runtime at least once, so that a burst becomes
+/// one batch.
 async fn next_group<T, R>(queue: &mut Queue<T, R>, max_batch_size: usize, linger: Duration) -> Vec<(T, Answer<R>)> {
     let mut taken = Vec::new();
     queue.recv_many(&mut taken, max_batch_size).await;
@@ -334,7 +333,7 @@ mod tests {
 
     use super::*;
 
-    /// Doubles numbers; 13 panics, 14 is refused by the database, 15 finds it away, 16 is locked.
+    /// Doubles numbers; 13 panics, 14 is rejected, 15 finds the database unavailable, 16 is locked.
     #[derive(Default, Clone)]
     struct Doubling(Arc<StdMutex<Vec<usize>>>);
 
@@ -438,7 +437,7 @@ mod tests {
     async fn an_item_whose_caller_has_given_up_is_not_done() {
         let doubling = Doubling::default();
         let batcher = Batcher::start(1, 8, doubling.clone());
-        // Polled once: it is handed over, and its caller is gone before a worker takes it.
+        // Polled once: it is submitted, and its caller gives up before a worker takes it.
         let mut given_up = Box::pin(batcher.submit(5));
         assert!(futures::poll!(&mut given_up).is_pending());
         drop(given_up);

@@ -5,16 +5,15 @@ use std::collections::HashSet;
 use crate::batch::{BATCH_TIMEOUT, BatchError, BatchHandler, Batcher, Locks};
 use crate::store::{Dialect, Door, NewEvent, Store, StoreError};
 
-/// Events in one transaction at most. At 256 KiB each this also bounds the memory of a group.
+/// The maximum number of events per transaction. At 256 KiB each this also bounds the memory of a batch.
 const MAX_BATCH_SIZE: usize = 256;
-/// Postgres writes one group's commit to disk while it works on the next; SQLite has one writer anyway.
+/// Postgres writes one batch's commit to disk while it works on the next; SQLite has one writer anyway.
 const LANES_ON_POSTGRES: usize = 3;
 
-/// Takes events in and answers each after the commit that holds it.
+/// Stores events and answers each after the commit that contains it.
 #[derive(Clone)]
 pub struct Intake(Batcher<NewEvent, Receipt>);
 
-/// What became of an event that was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Receipt {
     /// Stored and queued.
@@ -24,7 +23,6 @@ pub enum Receipt {
 }
 
 impl Intake {
-    /// Starts the workers.
     #[must_use]
     pub fn start(store: Store) -> Self {
         let store = store.at(Door::Intake);
@@ -35,17 +33,17 @@ impl Intake {
         Self(Batcher::start(workers, MAX_BATCH_SIZE, Receive(store)))
     }
 
-    /// Stores an event and enqueues its processing, durably, before it returns.
+    /// Stores an event and enqueues its job; returns after the commit.
     ///
     /// # Errors
-    /// [`BatchError`]; a repetition finds whatever was left behind and does nothing twice.
+    /// [`BatchError`]; repeating is safe: an event is never stored twice.
     pub async fn receive(&self, event: NewEvent) -> Result<Receipt, BatchError> {
         self.0.submit(event).await
     }
 }
 
-/// One statement each, on connections of its own. It touches the inbox and the queue only, which are usher's, so the one
-/// lock that it can meet is another group's with an id in common.
+/// One statement each, on connections of its own. It uses only the inbox and the queue, which belong to usher, so the
+/// only lock that it can hit is that of another batch with an id in common.
 struct Receive(Store);
 
 impl BatchHandler<NewEvent, Receipt> for Receive {
@@ -55,7 +53,7 @@ impl BatchHandler<NewEvent, Receipt> for Receive {
     }
 }
 
-/// Of two events of one id in a group, the first is the new one.
+/// Of two events with the same id in a batch, the first is the new one.
 fn receipts(events: &[NewEvent], mut new: HashSet<String>) -> Vec<Receipt> {
     let receipt = |event: &NewEvent| {
         if new.remove(&event.svix_id) {

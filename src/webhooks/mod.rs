@@ -1,4 +1,4 @@
-//! `POST /webhooks/clerk`: verify, store, answer. The work is done by a job, never in the request.
+//! `POST /webhooks/clerk`: verify, store, answer. A job does the work, never the request.
 
 mod intake;
 mod sign;
@@ -58,7 +58,7 @@ pub fn router(app: &App) -> Result<Router, svix::webhooks::WebhookError> {
     Ok(routes().with_state(webhooks).into())
 }
 
-/// The description of these routes.
+/// The OpenAPI description of these routes.
 #[must_use]
 pub fn openapi() -> OpenApi {
     routes().into_openapi()
@@ -68,40 +68,40 @@ fn routes() -> OpenApiRouter<Webhooks> {
     OpenApiRouter::new().routes(routes!(receive))
 }
 
-/// An event as Clerk sends it. Only `type` is looked at here; what it takes to process `data` is read by a job.
+/// An event as Clerk sends it. The request reads only `type`; a job reads what it needs of `data`.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "the schema of what `peek_type` and the job read")]
 struct ClerkEvent {
     /// Such as `user.created`.
     #[schema(min_length = 1)]
     r#type: String,
-    /// What it is about, by type.
+    /// The event's data; its form depends on the type.
     data: Option<Value>,
 }
 
-/// What became of an event.
+/// The result of receiving an event.
 #[derive(Serialize, ToSchema)]
 struct EventAnswer {
-    /// In one word.
+    /// The result in one word.
     status: EventStatus,
 }
 
 named! {
-    /// What became of an event, in one word.
+    /// The result of receiving an event, in one word.
     EventStatus("event status") {
-        /// Stored, and queued for processing.
+        /// Stored and queued for processing.
         Queued = "queued",
         /// Its id was known; nothing was done.
         Duplicate = "duplicate",
-        /// Its type is none that usher acts on; nothing was stored.
+        /// usher does not handle its type; nothing was stored.
         Ignored = "ignored",
     }
 }
 
-/// Take an event from Clerk
+/// Receive an event from Clerk
 ///
-/// Signed by Svix over the raw body; the headers may also be called `webhook-…`. It is answered once the event is stored
-/// durably, and processed by a job. A repeated id is answered, too, and does nothing.
+/// Signed by Svix over the raw body; the headers may also be called `webhook-…`. The answer comes after the event is
+/// stored durably; a job processes it later. A repeated id is answered as well, and does nothing.
 #[utoipa::path(
     post, path = "/webhooks/clerk", tag = "Webhooks", operation_id = "receiveClerkEvent",
     params(
@@ -128,7 +128,7 @@ async fn receive(State(webhooks): State<Webhooks>, headers: HeaderMap, body: Bod
     }
 }
 
-/// Counts the time that is ours, not the client's.
+/// Measures the time that usher needs, without the client's.
 struct Stopwatch {
     started: Instant,
     waited: Duration,
@@ -142,7 +142,7 @@ impl Stopwatch {
         }
     }
 
-    /// Leaves out the time that this takes.
+    /// Excludes the time of `wait`.
     async fn leave_out<T>(&mut self, wait: impl Future<Output = T>) -> T {
         let started = Instant::now();
         let outcome = wait.await;
@@ -166,7 +166,7 @@ fn answer(outcome: WebhookOutcome) -> Response {
 type Refused = (WebhookOutcome, Problem);
 
 impl Webhooks {
-    /// Notes the event's type as soon as it can be believed.
+    /// Sets the event's type as soon as its signature is verified.
     async fn receive(
         &self,
         headers: &HeaderMap,
@@ -213,7 +213,7 @@ fn store_away() -> Refused {
 }
 
 fn bad_signature(error: SignatureError) -> Refused {
-    // Anybody can have it written, so seldom; each reason by itself, so that none hides another.
+    // Any client can cause these lines, so they are throttled; each reason separately, so that none hides another.
     static REFUSED: [Throttle; 3] = [const { Throttle::per_minute() }; 3];
     let throttle = match error {
         SignatureError::Header => &REFUSED[0],
@@ -228,7 +228,7 @@ fn bad_signature(error: SignatureError) -> Refused {
     (WebhookOutcome::BadSignature, problem)
 }
 
-/// An event, for the documentation.
+/// An example event for the documentation.
 fn example() -> Value {
     json!({
         "type": "user.created",

@@ -1,4 +1,4 @@
-//! Signing in Svix's place: for the demo, `usher simulate` and the tests.
+//! Signs messages as Svix does: for the demo, `usher simulate` and the tests.
 
 use svix::webhooks::{Webhook, WebhookError};
 

@@ -1,4 +1,4 @@
-//! Svix signatures over the raw body, by any of the configured secrets.
+//! Svix signatures over the raw body, with any of the configured secrets.
 
 use axum::http::HeaderMap;
 use chrono::{DateTime, Utc};
@@ -6,36 +6,34 @@ use svix::webhooks::{Webhook, WebhookError};
 
 use crate::secret::Secret;
 
-/// Seconds that an attempt's timestamp may be off, either way. Svix's own tolerance.
+/// The tolerance of an attempt's timestamp in seconds, in both directions; the same as Svix's.
 const TOLERANCE: u64 = 300;
 /// Bytes; Svix's ids are `msg_` and 27 characters.
 const MAX_ID: usize = 128;
-/// Bytes; while secrets are rotated, svix sends a signature of each.
+/// Bytes; while secrets are rotated, Svix sends a signature with each.
 const MAX_SIGNATURES: usize = 4096;
 /// Characters of a signature: 32 bytes in base64.
 const TAG: usize = 44;
 
-/// Verifies that a request is Clerk's. Several secrets stand side by side while one is being rotated.
+/// Verifies that requests come from Clerk. There are several secrets while one is being rotated.
 #[derive(Debug)]
 pub struct Signatures(Vec<Webhook>);
 
-/// Why a request is not taken for Clerk's.
+/// Why a request is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
-    /// `svix-id`, `svix-timestamp` or `svix-signature` is absent or unreadable.
+    /// `svix-id`, `svix-timestamp` or `svix-signature` is missing or unreadable.
     #[error("a signature header is missing or unreadable")]
     Header,
-    /// Signed more than five minutes away from now.
+    /// Signed more than five minutes before or after now.
     #[error("the timestamp is more than five minutes away from now")]
     Timestamp,
-    /// None of the signatures was made with any of the secrets.
+    /// No signature matches any of the secrets.
     #[error("no signature matches")]
     Mismatch,
 }
 
 impl Signatures {
-    /// One verifier per secret.
-    ///
     /// # Errors
     /// When a secret is empty or not base64.
     pub fn new(secrets: &[Secret]) -> Result<Self, WebhookError> {
@@ -46,13 +44,14 @@ impl Signatures {
             .map(Self)
     }
 
-    /// Looks at all that can be judged without the body, so that nobody's body is read who can't have signed it.
+    /// Checks everything that does not need the body, so that the body of a request without a plausible signature is
+    /// never read.
     pub fn look_at(headers: &HeaderMap, now: DateTime<Utc>) -> Result<(), SignatureError> {
         header(headers, ["svix-id", "webhook-id"], MAX_ID)?;
         let signatures = header(headers, ["svix-signature", "webhook-signature"], MAX_SIGNATURES)?;
         let timestamp = header(headers, ["svix-timestamp", "webhook-timestamp"], MAX_ID)?;
         let timestamp: i64 = timestamp.parse().map_err(|_| SignatureError::Header)?;
-        // svix would ask the system's clock; time is an argument here.
+        // svix would use the system's clock; here time is an argument.
         if now.timestamp().abs_diff(timestamp) > TOLERANCE {
             return Err(SignatureError::Timestamp);
         }
@@ -64,7 +63,7 @@ impl Signatures {
         }
     }
 
-    /// Verifies one attempt and returns its message id, the same over retries and replays.
+    /// Verifies one attempt and returns its message id, which is the same for retries and replays.
     pub fn verify(&self, headers: &HeaderMap, body: &[u8], now: DateTime<Utc>) -> Result<String, SignatureError> {
         Self::look_at(headers, now)?;
         let id = header(headers, ["svix-id", "webhook-id"], MAX_ID)?;
@@ -84,7 +83,7 @@ impl Signatures {
     }
 }
 
-/// Either family of header names, as svix prefers them.
+/// Either set of header names, with the same preference as svix.
 fn header<'a>(headers: &'a HeaderMap, names: [&str; 2], most: usize) -> Result<&'a str, SignatureError> {
     names
         .iter()
