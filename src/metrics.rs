@@ -1,8 +1,8 @@
-//! What usher counts and measures: every name, what it means, and one typed function for each thing that happens.
+//! Metrics: every name, its description, and one typed function for each measurement.
 //!
-//! A leaf, like the clock, so that things are counted where they happen. Labels are `&'static str`: they come from the
-//! code, never from what somebody sent, so their number is bounded and nothing private can be among them. The facade and
-//! the recorder are the `metrics` family's; without a recorder, as in tests and short commands, counting does nothing.
+//! A leaf, like the clock, so that events are counted where they happen. Labels are `&'static str`: they come from the
+//! code, never from input, so their number is bounded and they contain nothing private. The facade and the recorder are
+//! those of the `metrics` crates; without a recorder, as in tests and short commands, counting does nothing.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -31,48 +31,48 @@ const DATABASE_CONNECTIONS: &str = "usher_database_connections";
 const MAILS_WAIT: &str = "usher_mail_account_refused";
 const BUILD_INFO: &str = "usher_build_info";
 
-/// From a hundred microseconds to ten seconds, Svix's patience with a webhook.
+/// From half a millisecond to ten seconds, close to Svix's timeout of a webhook.
 const REQUEST_BUCKETS: &[f64] = &[
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
-/// From a millisecond to the longest time limit of a job.
+/// From a millisecond to two minutes, about the longest that a job takes.
 const DURATION_BUCKETS: &[f64] = &[
     0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
 ];
-/// From prompt to a day: what waits may have waited for an outage to end.
+/// From a millisecond to a day: a job may have waited until the end of an outage.
 const WAIT_BUCKETS: &[f64] = &[
     0.001, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0,
     86400.0,
 ];
 
 named! {
-    /// What became of a request to the webhook.
+    /// The result of a webhook request.
     WebhookOutcome("webhook outcome") {
         /// Stored and queued.
         Queued = "queued",
         /// Its id was known.
         Duplicate = "duplicate",
-        /// Of a type that usher doesn't act on.
+        /// usher does not handle its type.
         Ignored = "ignored",
         /// Its signature, id or timestamp is wrong.
         BadSignature = "bad_signature",
-        /// Broken off, not JSON, or without a type.
+        /// Incomplete, not JSON, or without a type.
         Unreadable = "unreadable",
-        /// Its body did not come in time.
+        /// Its body did not arrive in time.
         TimedOut = "timed_out",
-        /// Over the limit.
+        /// Larger than the limit.
         TooLarge = "too_large",
-        /// It could not be stored in time; Svix tries again.
+        /// It could not be stored in time; Svix will retry.
         StoreAway = "store_away",
     }
 }
 
 named! {
-    /// How an attempt at a job ended.
+    /// The result of an attempt at a job.
     JobOutcome("job outcome") {
         /// Done.
         Done = "done",
-        /// It is tried again.
+        /// It will be retried.
         Retried = "retried",
         /// It is dead.
         Dead = "dead",
@@ -80,98 +80,95 @@ named! {
 }
 
 named! {
-    /// How an attempt to send a mail ended.
+    /// The result of an attempt to send a mail.
     MailOutcome("mail outcome") {
-        /// The server took it.
+        /// The mail server accepted it.
         Sent = "sent",
-        /// Not for now; it is tried again.
+        /// Temporarily rejected; it will be retried.
         Deferred = "deferred",
-        /// The server refuses usher's account or setup; it is tried again.
+        /// The mail server rejects usher's account or setup; it will be retried.
         AccountRefused = "account_refused",
-        /// Refused for good.
+        /// Permanently rejected.
         Rejected = "rejected",
-        /// No longer wanted when its turn came.
+        /// No longer wanted when it was about to be sent.
         Suppressed = "suppressed",
     }
 }
 
 named! {
-    /// What happened to invites.
+    /// An event in the life of an invite.
     InviteEvent("invite event") {
-        /// An address was asked.
+        /// An address was invited.
         Created = "created",
-        /// An address that was asked already was asked again.
+        /// An address that already had an invite was invited again.
         Refreshed = "refreshed",
-        /// Sent again.
+        /// Its mail was sent again.
         Resent = "resent",
-        /// Shown in a banner.
+        /// Shown in the banner.
         Flagged = "flagged",
-        /// The banner was put away.
+        /// The banner was dismissed.
         Dismissed = "dismissed",
-        /// Accepted, by a match or by the person.
+        /// Accepted, automatically or by the person.
         Accepted = "accepted",
-        /// Its person was not let in, because the inviter or the role is no longer what it was.
+        /// It could not be accepted, because the target, the role or the inviter has changed.
         Refused = "refused",
         /// Declined by the person.
         Declined = "declined",
-        /// Taken back by the app.
+        /// Revoked by the app.
         Revoked = "revoked",
-        /// Its time was over.
+        /// Its validity period ended.
         Expired = "expired",
     }
 }
 
 named! {
-    /// Where jobs stand that are not finished.
+    /// The state of an unfinished job.
     QueueState("queue state") {
         /// Due, and waiting for a worker.
         Waiting = "waiting",
-        /// Not due yet: tried before, or meant for later.
+        /// Not due yet: waiting for a retry, or enqueued for later.
         Scheduled = "scheduled",
         /// Held by a worker.
         Running = "running",
     }
 }
 
-/// The type of events that usher does not act on.
+/// The label for events that usher does not handle.
 pub const OTHER_TYPE: &str = "other";
-/// The type of a request that was refused before its type could be believed.
+/// The label for requests that were rejected before their type was verified.
 pub const UNKNOWN_TYPE: &str = "unknown";
 
-/// Counts a request to the webhook. `event_type` is one of those that usher acts on, [`OTHER_TYPE`] or
-/// [`UNKNOWN_TYPE`].
+/// Counts a webhook request. `event_type` is a type that usher handles, [`OTHER_TYPE`] or [`UNKNOWN_TYPE`].
 pub fn webhook(event_type: &'static str, outcome: WebhookOutcome, took: Duration) {
     counter!(WEBHOOKS, "type" => event_type, "outcome" => outcome.as_str()).increment(1);
     histogram!(WEBHOOK_DURATION).record(took);
 }
 
-/// Notes how long after its arrival an event took effect.
+/// Records how long after its arrival an event was applied.
 pub fn webhook_applied(lag: Duration) {
     histogram!(WEBHOOK_LAG).record(lag);
 }
 
-/// Notes how long a job waited since it was due.
+/// Records how long a job waited since it was due.
 pub fn job_started(queue: &'static str, waited: Duration) {
     histogram!(JOB_WAIT, "queue" => queue).record(waited);
 }
 
-/// Counts an attempt at a job.
 pub fn job_ended(queue: &'static str, outcome: JobOutcome, took: Duration) {
     counter!(JOBS, "queue" => queue, "outcome" => outcome.as_str()).increment(1);
     histogram!(JOB_DURATION, "queue" => queue).record(took);
 }
 
-/// Counts an attempt to send a mail.
 pub fn email(template: &'static str, outcome: MailOutcome) {
     counter!(EMAILS, "template" => template, "outcome" => outcome.as_str()).increment(1);
 }
 
-/// Counts what happened to invites, once it is committed.
+/// Counts events of invites; call it after the commit.
 pub fn invites(event: InviteEvent, count: u64) {
     counter!(INVITES, "event" => event.as_str()).increment(count);
 }
 
-/// Lets every counter begin at zero, so that its first event is seen as an increase.
+/// Starts every counter at zero, so that its first event shows as an increase.
 pub fn begin_at_zero(event_types: &[&'static str], queues: &[&'static str], templates: &[&'static str]) {
     for &event_type in event_types {
         counter!(WEBHOOKS, "type" => event_type, "outcome" => WebhookOutcome::Queued.as_str()).increment(0);
@@ -194,24 +191,19 @@ pub fn begin_at_zero(event_types: &[&'static str], queues: &[&'static str], temp
     }
 }
 
-/// What is in one queue.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct QueueLevel {
-    /// Its name.
     pub queue: &'static str,
     /// Due and waiting.
     pub waiting: u64,
-    /// For later.
     pub scheduled: u64,
     /// Held by a worker.
     pub running: u64,
-    /// Given up.
     pub dead: u64,
-    /// Seconds since the oldest waiting job was due; 0 if none waits.
+    /// Seconds since the oldest waiting job was due; 0 without one.
     pub oldest_age: f64,
 }
 
-/// Sets what is known of a queue.
 pub fn queue_level(level: &QueueLevel) {
     let depth = |state: QueueState, count: u64| {
         gauge!(QUEUE_DEPTH, "queue" => level.queue, "state" => state.as_str()).set(count as f64);
@@ -223,7 +215,7 @@ pub fn queue_level(level: &QueueLevel) {
     gauge!(QUEUE_OLDEST, "queue" => level.queue).set(level.oldest_age);
 }
 
-/// Sets how many events could not be processed and wait for a person.
+/// Sets how many events have failed and wait for an operator.
 pub fn failed_events(count: u64) {
     gauge!(FAILED_EVENTS).set(count as f64);
 }
@@ -233,36 +225,33 @@ pub fn worker_alive(queue: &'static str, alive: bool) {
     gauge!(WORKERS_ALIVE, "queue" => queue).set(f64::from(u8::from(alive)));
 }
 
-/// Sets whether the database answered.
 pub fn database_up(up: bool) {
     gauge!(DATABASE_UP).set(f64::from(u8::from(up)));
 }
 
-/// Sets whether all mails wait because the mail server refuses the account.
+/// Sets whether the mail circuit breaker is open.
 pub fn mails_wait(refused: bool) {
     gauge!(MAILS_WAIT).set(f64::from(u8::from(refused)));
 }
 
-/// Sets how many connections a pool has in use and idle.
 pub fn database_connections(pool: &'static str, in_use: usize, idle: usize) {
     gauge!(DATABASE_CONNECTIONS, "pool" => pool, "state" => "in_use").set(in_use as f64);
     gauge!(DATABASE_CONNECTIONS, "pool" => pool, "state" => "idle").set(idle as f64);
 }
 
-/// The recorder of this process, and what it has recorded.
 pub struct Recorder {
     handle: PrometheusHandle,
     process: Collector,
 }
 
-/// There is one recorder in a process, whatever is started in it.
+/// A process has one recorder, whatever it starts.
 static INSTALLED: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
 
 impl Recorder {
-    /// Installs the recorder, or finds the one that is there.
+    /// Installs the recorder, or returns the installed one.
     ///
     /// # Errors
-    /// When something else in this process records already.
+    /// When this process has a recorder that is not usher's.
     pub fn install() -> Result<Self, BuildError> {
         let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
         let handle = match &*installed {
@@ -275,14 +264,14 @@ impl Recorder {
         Ok(Self { handle, process })
     }
 
-    /// Everything, in Prometheus's text format.
+    /// All metrics, in Prometheus's text format.
     #[must_use]
     pub fn render(&self) -> String {
         self.process.collect();
         self.handle.render()
     }
 
-    /// Sums up what was measured since the last time. To be called every few seconds, or unread measurements pile up.
+    /// Aggregates the measurements since the last call. Must be called every few seconds, or they accumulate in memory.
     pub fn upkeep(&self) {
         self.handle.run_upkeep();
     }

@@ -1,4 +1,4 @@
-//! What is logged: as somebody asked, and never what people wrote.
+//! The log filter: as configured, but never with personal data.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,11 +8,12 @@ use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{Directive, FilterFn, filter_fn};
 
-/// What is logged where nobody says otherwise. Others are quiet whose messages repeat ours or show SQL.
+/// The default. It silences crates whose messages repeat ours or show SQL.
 const DEFAULT: &str = "info,sqlx=warn,apalis=warn,apalis_core=warn,rustls_platform_verifier=off";
 
-/// Crates whose finer lines were looked through: they show how something is done, and not what with. All others' are left
-/// out, whatever is asked for: the template engine, for one, prints the names and the messages that it writes into mails.
+/// Crates whose debug lines were reviewed: they show how something is done, without the data. Debug lines of all other
+/// crates are dropped, whatever the filter says: the template engine, for example, prints the names and messages of
+/// mails.
 const LOOKED_THROUGH: &[&str] = &[
     "apalis",
     "apalis_core",
@@ -32,12 +33,12 @@ const LOOKED_THROUGH: &[&str] = &[
     "usher",
 ];
 
-/// What is logged, in the syntax of `tracing`: a level, or `target=level`, with commas between.
+/// A log filter in the syntax of `tracing`: a level, or `target=level`, separated by commas.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogFilter(String);
 
 impl LogFilter {
-    /// The filter of one who says nothing.
+    /// The configured filter, or the default.
     #[must_use]
     pub fn or_default(filter: Option<&Self>) -> EnvFilter {
         EnvFilter::new(filter.map_or(DEFAULT, |filter| &filter.0))
@@ -66,7 +67,7 @@ impl fmt::Display for LogFilter {
     }
 }
 
-/// A word alone would be taken for a target, which then is all that is logged: most likely it is a level, misspelt.
+/// A single word would count as a target, and only that target would be logged: it is most likely a misspelt level.
 fn is_readable(part: &str) -> bool {
     let is_word = !part.contains(['=', '[']);
     let target = part.split(['=', '[']).next().unwrap_or_default();
@@ -77,7 +78,7 @@ fn is_readable(part: &str) -> bool {
     !target.contains(char::is_whitespace) && !part.ends_with('=') && part.parse::<Directive>().is_ok()
 }
 
-/// Keeps the finer lines of other crates out that might show what people wrote.
+/// Drops the debug lines of other crates that might contain personal data.
 pub(super) fn without_contents() -> FilterFn {
     filter_fn(shows_no_contents)
 }

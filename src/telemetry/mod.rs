@@ -1,8 +1,8 @@
 //! Logs and traces: one line per fact, for people or for machines, and what connects the facts.
 //!
-//! Everything that happens has a cause: an event from Clerk, known by its id, or a request to the API, known by the id
-//! that it brings or is given. The cause travels with the jobs, so one word finds a webhook, its jobs and its mails in
-//! the log, and all of them share one trace, whose id is derived from it.
+//! Everything has a correlation id: the id of an event from Clerk, or the id of an API request, given by the client or
+//! by usher. It is stored with the jobs. So one search finds a webhook, its jobs and its mails in the log, and all of
+//! them share one trace, whose id is derived from it.
 
 mod filter;
 mod otlp;
@@ -23,18 +23,17 @@ tokio::task_local! {
     static CAUSE: String;
 }
 
-/// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
     /// For people.
     #[default]
     Text,
-    /// For machines, one object a line.
+    /// For machines, one object per line.
     Json,
 }
 
 impl LogFormat {
-    /// As the configuration names it.
+    /// The name in the configuration.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -44,7 +43,7 @@ impl LogFormat {
     }
 }
 
-/// Starts logging to standard error, and exporting where `OTEL_EXPORTER_OTLP_ENDPOINT` names a collector.
+/// Starts logging to standard error, and exporting if `OTEL_EXPORTER_OTLP_ENDPOINT` names a collector.
 ///
 /// # Errors
 /// When the collector's address can't be used.
@@ -54,7 +53,7 @@ pub fn init(format: LogFormat, filter: Option<&LogFilter>, collector: Option<&st
         .with(filter::without_contents())
         .with(LogFilter::or_default(filter))
         .with(spans);
-    // A second start, as in tests, keeps the first.
+    // A second start, as in tests, keeps the first logger.
     let _ = match format {
         LogFormat::Text => registry.with(fmt::layer().with_writer(stderr)).try_init(),
         LogFormat::Json => registry
@@ -65,21 +64,21 @@ pub fn init(format: LogFormat, filter: Option<&LogFilter>, collector: Option<&st
     Ok(exporter)
 }
 
-/// The hook for panics: each is a line like any other, with the spans that it happened in: the job, the request.
+/// The panic hook: logs a panic as one line, with the spans around it (the job, the request).
 pub fn log_panic(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
-    // Only texts from the code itself: a formatted message could hold anything.
+    // Only texts from the code itself: a formatted message may contain any data.
     let message = panic.payload().downcast_ref::<&str>().copied().unwrap_or("(formatted)");
     tracing::error!(panic.place = place, "panicked at {place}: {message}");
 }
 
-/// What caused the work that is going on here, if it is known.
+/// The correlation id of the current work, if it has one.
 #[must_use]
 pub fn cause() -> Option<String> {
     CAUSE.try_with(Clone::clone).ok()
 }
 
-/// Does some work as caused by something: what it writes says so, and its span belongs to the cause's trace.
+/// Runs some work with a correlation id: its log lines have the id, and its span joins the id's trace.
 pub async fn caused_by<T>(cause: String, span: Span, work: impl Future<Output = T>) -> T {
     otlp::join_trace(&span, &cause);
     CAUSE.scope(cause, tracing::Instrument::instrument(work, span)).await

@@ -1,4 +1,4 @@
-//! Traces for an OpenTelemetry collector, over OTLP/HTTP, where one is configured.
+//! Sends traces to an OpenTelemetry collector over OTLP/HTTP, if one is configured.
 
 use anyhow::Context as _;
 use opentelemetry::trace::{
@@ -14,11 +14,11 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::trace_id::trace_id_of;
 
-/// Sends spans, in batches and from a thread of its own, as long as the process lives.
+/// Sends spans in batches, from a thread of its own, as long as the process lives.
 pub struct Exporter(Option<SdkTracerProvider>);
 
 impl Exporter {
-    /// The exporter, and the layer that hands it the spans.
+    /// Creates the exporter and the layer that passes it the spans.
     pub(super) fn start<S>(collector: Option<&str>) -> anyhow::Result<(Self, Option<impl Layer<S> + use<S>>)>
     where
         S: Subscriber + for<'span> LookupSpan<'span>,
@@ -40,7 +40,7 @@ impl Exporter {
         Ok((Self(Some(provider)), Some(layer)))
     }
 
-    /// Sends what is left.
+    /// Sends the remaining spans.
     pub fn stop(self) {
         if let Some(provider) = self.0
             && let Err(error) = provider.shutdown()
@@ -50,19 +50,19 @@ impl Exporter {
     }
 }
 
-/// Makes a span part of its cause's trace. Without an exporter it does nothing.
+/// Adds a span to the trace of its correlation id. Without an exporter it does nothing.
 pub(super) fn join_trace(span: &Span, cause: &str) {
     let id = trace_id_of(cause);
     let mut parent = [0; 8];
     parent.copy_from_slice(&id[8..]);
     let parent = SpanContext::new(
         TraceId::from_bytes(id),
-        // Nobody's span: the root of the trace is the cause itself.
+        // The id of no span: the root of the trace is the correlation id itself.
         SpanId::from_bytes(parent),
         TraceFlags::SAMPLED,
         true,
         TraceState::NONE,
     );
-    // An error says that no exporter listens.
+    // An error means that there is no exporter.
     let _ = span.set_parent(opentelemetry::Context::new().with_remote_span_context(parent));
 }

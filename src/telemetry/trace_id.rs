@@ -1,15 +1,15 @@
-//! From a cause to the id of its trace.
+//! The trace id of a correlation id.
 
 use sha2::{Digest as _, Sha256};
 
-/// Whether a text is a W3C trace id: 32 hexadecimal digits in lower case, not all zero.
+/// Whether a text is a W3C trace id: 32 lower-case hexadecimal digits, not all zero.
 #[must_use]
 pub fn is_trace_id(text: &str) -> bool {
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     text.len() == 32 && text.bytes().all(is_digit) && text.bytes().any(|byte| byte != b'0')
 }
 
-/// The cause itself if it is a trace id, else one that is always the same for it.
+/// The correlation id itself if it is a trace id, else one that is always derived from it in the same way.
 pub(super) fn trace_id_of(cause: &str) -> [u8; 16] {
     if is_trace_id(cause)
         && let Ok(id) = u128::from_str_radix(cause, 16)

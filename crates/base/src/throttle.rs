@@ -1,5 +1,5 @@
-//! Log lines that somebody outside can cause: one an interval, with the number of those left out, so that nobody fills
-//! the disk or hides another line by asking often.
+//! Limits log lines that clients can cause: one per interval, with the number of dropped lines, so that repeated requests
+//! can't fill the disk or hide other lines.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ struct State {
 }
 
 impl Throttle {
-    /// One line in each interval.
+    /// One line per interval.
     #[must_use]
     pub const fn new(interval: Duration) -> Self {
         Self {
@@ -40,13 +40,13 @@ impl Throttle {
         }
     }
 
-    /// One line a minute.
+    /// One line per minute.
     #[must_use]
     pub const fn per_minute() -> Self {
         Self::new(Duration::from_secs(60))
     }
 
-    /// `Some` if the line is to be written, with how many were left out since the last one; else `None`.
+    /// `Some` if the line should be written, with the number of lines dropped since the last one; else `None`.
     pub fn admit(&self) -> Option<u64> {
         self.admit_at(Instant::now())
     }
