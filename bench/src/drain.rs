@@ -18,13 +18,13 @@ use uuid::Uuid;
 use crate::Bench;
 use crate::database::{Database, Kind};
 use crate::load::{self, Connection, Latencies, Plan};
-use crate::service::{LOOK_AGAIN, Service};
+use crate::service::{POLL_INTERVAL, Service};
 use crate::webhooks::{self, Webhooks};
 
 /// Between two looks at the backlog.
-const LOOK: Duration = Duration::from_millis(50);
+const BACKLOG_INTERVAL: Duration = Duration::from_millis(50);
 /// A backlog that takes longer is stuck.
-pub const PATIENCE: Duration = Duration::from_secs(300);
+pub const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A backlog of users who were all invited into one organization, worked off by one worker.
 #[derive(Serialize)]
@@ -48,24 +48,24 @@ pub async fn measure(bench: &Bench, kind: Kind, events: usize) -> anyhow::Result
     let plan = Plan {
         connections: 32,
         warm_up: Duration::ZERO,
-        time: PATIENCE,
+        time: TIMEOUT,
         rate: None,
         status: 202,
     };
-    load::run(receiver.public, Rc::new(Webhooks::sign(events)?), plan).await?;
+    load::run(receiver.public()?, Rc::new(Webhooks::sign(events)?), plan).await?;
     receiver.stop().await?;
-    let mut connection = database.connect().await?;
+    let connection = database.connect().await?;
     ensure!(connection.count("usher_events where processed_at is null").await? == events);
 
     let worker = Service::start(bench, "worker", &database).await?;
     let (ready, ready_at) = (Instant::now(), Clock::System.now());
     let cpu = worker.cpu()?;
-    wait_for_none(&mut connection, "usher_events where processed_at is null").await?;
-    let open_jobs = format!("{} where status <> 'Done'", database.jobs());
-    wait_for_none(&mut connection, &open_jobs).await?;
+    wait_for_none(&connection, "usher_events where processed_at is null").await?;
+    let open_jobs = format!("{} where status <> 'Done'", connection.jobs());
+    wait_for_none(&connection, &open_jobs).await?;
     let acknowledged = ready.elapsed();
     let cpu = worker.cpu()? - cpu;
-    let memory_mb = worker.memory_mb()?;
+    let memory_mb = worker.memory()?;
     worker.stop().await?;
 
     let seconds = (connection.last_processed().await? - ready_at).as_seconds_f64();
@@ -77,7 +77,7 @@ pub async fn measure(bench: &Bench, kind: Kind, events: usize) -> anyhow::Result
             "jobs done",
             format!(
                 "{} where status = 'Done' and job_type = 'usher:process-clerk-event'",
-                database.jobs()
+                connection.jobs()
             ),
         ),
     ] {
@@ -97,15 +97,15 @@ pub async fn measure(bench: &Bench, kind: Kind, events: usize) -> anyhow::Result
     })
 }
 
-pub async fn wait_for_none(connection: &mut crate::database::Connection, rows: &str) -> anyhow::Result<()> {
+pub async fn wait_for_none(connection: &crate::database::Connection, rows: &str) -> anyhow::Result<()> {
     let since = Instant::now();
     while connection.are_there(rows).await? {
         ensure!(
-            since.elapsed() < PATIENCE,
+            since.elapsed() < TIMEOUT,
             "still {} {rows}",
             connection.count(rows).await?
         );
-        sleep(LOOK).await;
+        sleep(BACKLOG_INTERVAL).await;
     }
     Ok(())
 }
@@ -156,8 +156,8 @@ pub async fn effect(bench: &Bench, kind: Kind, events: usize) -> anyhow::Result<
     let database = Database::create(kind, &bench.home).await?;
     let webhooks = Webhooks::sign(events)?;
     let service = Service::start(bench, "all", &database).await?;
-    let mut connection = database.connect().await?;
-    let mut http = Connection::open(service.public).await?;
+    let connection = database.connect().await?;
+    let mut http = Connection::open(service.public()?).await?;
     let mut request = webhooks.blank();
     let mut histogram = Histogram::new(3)?;
     let start = Instant::now();
@@ -166,8 +166,8 @@ pub async fn effect(bench: &Bench, kind: Kind, events: usize) -> anyhow::Result<
         ensure!(http.call(&request).await? == 202);
         let answered = Instant::now();
         while !connection.is_processed(&webhooks::svix_id(number)).await? {
-            ensure!(answered.elapsed() < PATIENCE, "an event was never processed");
-            sleep(LOOK_AGAIN).await;
+            ensure!(answered.elapsed() < TIMEOUT, "an event was never processed");
+            sleep(POLL_INTERVAL).await;
         }
         histogram.record(u64::try_from(answered.elapsed().as_micros())?)?;
         // Idle again: the job has to be marked done, too.

@@ -12,13 +12,14 @@ use usher::clock::Clock;
 use usher::invites::Acceptance;
 use usher::invites::email::EmailAddress;
 use usher::store::{NewInvite, Store};
+use usher_testkit::process::API_KEY;
 use uuid::Uuid;
 
 use crate::Bench;
 use crate::database::{Database, Kind};
 use crate::drain::wait_for_none;
 use crate::load::{self, Connection, Latencies, Plan};
-use crate::service::{API_KEY, Service};
+use crate::service::Service;
 use crate::webhooks::{self, Webhooks};
 
 /// Rows of what there was before.
@@ -82,13 +83,13 @@ pub async fn measure(bench: &Bench, kind: Kind, before: Size, events: usize) -> 
         rate: None,
         status: 202,
     };
-    let intake = load::run(receiver.public, Rc::new(Webhooks::sign(events)?), plan).await?;
+    let intake = load::run(receiver.public()?, Rc::new(Webhooks::sign(events)?), plan).await?;
     receiver.stop().await?;
 
-    let mut connection = database.connect().await?;
+    let connection = database.connect().await?;
     let service = Service::start(bench, "all", &database).await?;
     let started = Instant::now();
-    wait_for_none(&mut connection, "usher_events where processed_at is null").await?;
+    wait_for_none(&connection, "usher_events where processed_at is null").await?;
     let drain_per_second = events as f64 / started.elapsed().as_secs_f64();
     ensure!(connection.count("organization_users where deleted_at is null").await? == events - 1);
 
@@ -101,14 +102,14 @@ pub async fn measure(bench: &Bench, kind: Kind, before: Size, events: usize) -> 
         drain_per_second,
         banner: ask(
             bench,
-            service.public,
+            service.public()?,
             &format!("/v1/users/{guest}/invites"),
             "\"flagged\":true",
         )
         .await?,
         list: ask(
             bench,
-            service.public,
+            service.public()?,
             &format!("/v1/invites?organization_id={organization}&status=pending&limit=50"),
             "\"next_cursor\":\"",
         )

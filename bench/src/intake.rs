@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use serde::Serialize;
+use usher_testkit::process::cpu_of;
 
 use crate::Bench;
 use crate::database::{Database, Kind};
 use crate::load::{self, Latencies, Plan};
-use crate::service::{Service, own_cpu};
+use crate::service::Service;
 use crate::webhooks::Webhooks;
 
 /// More than this machine's cores can send or take; a run that has sent all of its webhooks ends early and counts.
@@ -48,9 +49,9 @@ pub async fn measure(
     let database = Database::create(kind, &bench.home).await?;
     let webhooks = Rc::new(Webhooks::sign(bench.webhooks(connections, rate))?);
     let service = Service::start(bench, role, &database).await?;
-    let memory_idle_mb = service.memory_mb()?;
+    let memory_idle_mb = service.memory()?;
 
-    let (service_cpu, load_cpu) = (service.cpu()?, own_cpu()?);
+    let (service_cpu, load_cpu) = (service.cpu()?, cpu_of("self")?);
     let plan = Plan {
         connections,
         warm_up: bench.warm_up,
@@ -58,12 +59,12 @@ pub async fn measure(
         rate,
         status: 202,
     };
-    let seen = load::run(service.public, webhooks, plan).await?;
+    let seen = load::run(service.public()?, webhooks, plan).await?;
     let per_answer = |cpu: Duration| cpu.as_secs_f64() * 1e6 / seen.answers as f64;
     let service_cpu_us = per_answer(service.cpu()? - service_cpu);
-    let load_cpu_us = per_answer(own_cpu()? - load_cpu);
+    let load_cpu_us = per_answer(cpu_of("self")? - load_cpu);
 
-    let memory_mb = service.memory_mb()?;
+    let memory_mb = service.memory()?;
     service.stop().await?;
     let stored = database.connect().await?.count("usher_events").await?;
     ensure!(stored == seen.answers, "{} answers, but {stored} rows", seen.answers);
@@ -101,7 +102,7 @@ pub async fn first_answer(bench: &Bench, kind: Kind) -> anyhow::Result<Duration>
     let webhooks = Webhooks::sign(STARTS)?;
     let mut times = Vec::with_capacity(STARTS);
     for number in 0..STARTS {
-        let mut service = Service::spawn(bench, "all", &database)?;
+        let service = Service::spawn(bench, "all", &database).await?;
         times.push(service.first_answer(&webhooks, number).await?);
         service.stop().await?;
     }

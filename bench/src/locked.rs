@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::Bench;
 use crate::database::{Connection, Database, Kind};
-use crate::drain::{PATIENCE, invite, wait_for_none};
+use crate::drain::{TIMEOUT, invite, wait_for_none};
 use crate::load::{self, Latencies, Plan};
 use crate::neighbour;
 use crate::service::Service;
@@ -46,30 +46,30 @@ pub async fn measure(bench: &Bench, kind: Kind, time: Duration) -> anyhow::Resul
     invite(&database, 0..2 * ELSEWHERE).await?;
     let organization = invite(&database, 2 * ELSEWHERE..2 * ELSEWHERE + LOCKED).await?;
     let service = Service::start(bench, "all", &database).await?;
-    let mut connection = database.connect().await?;
+    let connection = database.connect().await?;
 
-    let usual_per_second = sign_up(&service, &mut connection, 0, 0).await?;
+    let usual_per_second = sign_up(&service, &connection, 0, 0).await?;
 
-    let mut holder = database.connect().await?;
-    holder.hold_organization(organization).await?;
+    let holder = connection.hold_organization(organization).await?;
     let until = Instant::now() + time;
     let locked_out = Rc::new(Webhooks::sign_from(2 * ELSEWHERE, LOCKED)?);
-    load::run(service.public, locked_out, closed_loop()).await?;
-    let beside_per_second = sign_up(&service, &mut connection, ELSEWHERE, LOCKED).await?;
+    load::run(service.public()?, locked_out, closed_loop()).await?;
+    let beside_per_second = sign_up(&service, &connection, ELSEWHERE, LOCKED).await?;
     let rest = until.saturating_duration_since(Instant::now());
     let strangers = Webhooks::sign_from(STRANGERS, neighbour::count(rest))?;
+    let public = service.public()?;
     let (webhooks, ready) = LocalSet::new()
         .run_until(async {
             tokio::join!(
-                neighbour::send(service.public, &strangers, rest),
+                neighbour::send(public, &strangers, rest),
                 neighbour::look(service.private, rest, || {})
             )
         })
         .await;
-    holder.release().await?;
+    holder.commit().await?;
 
     let released = Instant::now();
-    wait_for_none(&mut connection, "usher_events where processed_at is null").await?;
+    wait_for_none(&connection, "usher_events where processed_at is null").await?;
     let caught_up_seconds = released.elapsed().as_secs_f64();
     let members = connection.count("organization_users where deleted_at is null").await?;
     ensure!(
@@ -78,7 +78,7 @@ pub async fn measure(bench: &Bench, kind: Kind, time: Duration) -> anyhow::Resul
         2 * ELSEWHERE + LOCKED
     );
     service.stop().await?;
-    drop((connection, holder));
+    drop(connection);
     database.remove().await?;
     Ok(Locked {
         database: kind,
@@ -92,12 +92,12 @@ pub async fn measure(bench: &Bench, kind: Kind, time: Duration) -> anyhow::Resul
 }
 
 /// Tells of those who were invited elsewhere; returns how many a second got in. `waiting` others can't.
-async fn sign_up(service: &Service, connection: &mut Connection, first: usize, waiting: usize) -> anyhow::Result<f64> {
+async fn sign_up(service: &Service, connection: &Connection, first: usize, waiting: usize) -> anyhow::Result<f64> {
     let webhooks = Rc::new(Webhooks::sign_from(first, ELSEWHERE)?);
     let begun = Instant::now();
-    load::run(service.public, webhooks, closed_loop()).await?;
+    load::run(service.public()?, webhooks, closed_loop()).await?;
     while connection.count("usher_events where processed_at is null").await? > waiting {
-        ensure!(begun.elapsed() < PATIENCE, "sign-ups elsewhere never took effect");
+        ensure!(begun.elapsed() < TIMEOUT, "sign-ups elsewhere never took effect");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     Ok(ELSEWHERE as f64 / begun.elapsed().as_secs_f64())
@@ -107,7 +107,7 @@ fn closed_loop() -> Plan {
     Plan {
         connections: CONNECTIONS,
         warm_up: Duration::ZERO,
-        time: PATIENCE,
+        time: TIMEOUT,
         rate: None,
         status: 202,
     }

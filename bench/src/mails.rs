@@ -16,12 +16,13 @@ use usher::invites::email::EmailAddress;
 use usher::invites::limits::MailCaps;
 use usher::invites::roles::Roles;
 use usher::store::Store;
+use usher_testkit::smtp::{Behaviour, Phase};
 
 use crate::Bench;
 use crate::database::{Database, Kind};
-use crate::drain::{PATIENCE, wait_for_none};
+use crate::drain::{TIMEOUT, wait_for_none};
 use crate::load::Latencies;
-use crate::service::{LOOK_AGAIN, Service};
+use crate::service::{POLL_INTERVAL, Service};
 use crate::webhooks;
 
 const NO_CAPS: MailCaps = MailCaps {
@@ -46,22 +47,22 @@ pub struct Mails {
 pub async fn measure(bench: &Bench, kind: Kind, mails: usize) -> anyhow::Result<Mails> {
     let database = Database::create(kind, &bench.home).await?;
     invite(&database, mails).await?;
-    bench.sink.take();
+    bench.smtp.take_mails();
     let worker = Service::start(bench, "worker", &database).await?;
     let (ready, cpu) = (Instant::now(), worker.cpu()?);
-    while bench.sink.count() < mails {
-        ensure!(ready.elapsed() < PATIENCE, "only {} mails came", bench.sink.count());
+    while bench.smtp.mail_count() < mails {
+        ensure!(ready.elapsed() < TIMEOUT, "only {} mails came", bench.smtp.mail_count());
         sleep(Duration::from_millis(10)).await;
     }
-    let mut connection = database.connect().await?;
-    let open_jobs = format!("{} where status <> 'Done'", database.jobs());
-    wait_for_none(&mut connection, &open_jobs).await?;
+    let connection = database.connect().await?;
+    let open_jobs = format!("{} where status <> 'Done'", connection.jobs());
+    wait_for_none(&connection, &open_jobs).await?;
     let worker_cpu_us = (worker.cpu()? - cpu).as_secs_f64() * 1e6 / mails as f64;
-    let memory_mb = worker.memory_mb()?;
+    let memory_mb = worker.memory()?;
     worker.stop().await?;
 
-    let taken = bench.sink.take();
-    let recipients: HashSet<_> = taken.iter().map(|mail| &mail.recipient).collect();
+    let taken = bench.smtp.take_mails();
+    let recipients: HashSet<_> = taken.iter().map(|mail| &mail.to).collect();
     ensure!(
         taken.len() == mails && recipients.len() == mails,
         "some got no mail, or two"
@@ -85,37 +86,38 @@ pub async fn measure(bench: &Bench, kind: Kind, mails: usize) -> anyhow::Result<
 pub async fn after_a_kill(bench: &Bench, kind: Kind) -> anyhow::Result<Duration> {
     let database = Database::create(kind, &bench.home).await?;
     invite(&database, 1).await?;
-    bench.sink.take();
-    bench.sink.set_silent(true);
+    bench.smtp.take_mails();
+    let stalls = bench.smtp.stalls();
+    bench.smtp.at(Phase::EndOfData, Behaviour::Stall);
     let killed = Service::start(bench, "worker", &database).await?;
     let started = Instant::now();
-    while !bench.sink.has_left_one_unanswered() {
-        ensure!(started.elapsed() < PATIENCE, "no mail came");
-        sleep(LOOK_AGAIN).await;
+    while bench.smtp.stalls() == stalls {
+        ensure!(started.elapsed() < TIMEOUT, "no mail came");
+        sleep(POLL_INTERVAL).await;
     }
-    bench.sink.set_silent(false);
+    bench.smtp.at(Phase::EndOfData, Behaviour::Accept);
     let other = Service::start(bench, "worker", &database).await?;
-    drop(killed);
-    let dropped = Instant::now();
-    while bench.sink.count() == 0 {
-        ensure!(dropped.elapsed() < PATIENCE, "nobody sent it");
-        sleep(LOOK_AGAIN).await;
+    killed.kill().await;
+    let killed_at = Instant::now();
+    while bench.smtp.mail_count() == 0 {
+        ensure!(killed_at.elapsed() < TIMEOUT, "no other process sent it");
+        sleep(POLL_INTERVAL).await;
     }
-    let time = dropped.elapsed();
-    bench.sink.take();
+    let time = killed_at.elapsed();
+    bench.smtp.take_mails();
     other.stop().await?;
     database.remove().await?;
     Ok(time)
 }
 
-/// The sink alone: the same conversation over as many connections as usher keeps, without anything behind it.
-pub async fn sink_alone(bench: &Bench, mails: usize) -> anyhow::Result<Latencies> {
+/// The mail server alone: the same conversation over as many connections as usher keeps, without anything behind it.
+pub async fn server_alone(bench: &Bench, mails: usize) -> anyhow::Result<Latencies> {
     const CONNECTIONS: usize = 4;
     let content = format!("{}\r\n.\r\n", "A line of a mail as long as most.\r\n".repeat(200));
     let mut histogram = hdrhistogram::Histogram::new(3)?;
     let start = Instant::now();
     let senders = (0..CONNECTIONS).map(async |_| {
-        let mut stream = TcpStream::connect(bench.sink.address).await?;
+        let mut stream = TcpStream::connect(bench.smtp.address()).await?;
         stream.set_nodelay(true)?;
         let mut answer = vec![0; 4096];
         ensure!(stream.read(&mut answer).await? > 0);
@@ -141,7 +143,7 @@ pub async fn sink_alone(bench: &Bench, mails: usize) -> anyhow::Result<Latencies
         }
     }
     let time = start.elapsed();
-    bench.sink.take();
+    bench.smtp.take_mails();
     Ok(Latencies::of(&histogram, time))
 }
 

@@ -15,7 +15,6 @@ mod report;
 mod retention;
 mod service;
 mod silent;
-mod sink;
 mod soak;
 mod webhooks;
 mod yardstick;
@@ -24,11 +23,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use tokio::runtime::Builder;
+use usher_testkit::process;
+use usher_testkit::smtp::SmtpServer;
 
 use database::{Database, Home, Kind};
 use growth::Size;
 use report::{Measure, Report};
-use sink::Sink;
 
 /// Measures the running usher.
 #[derive(Parser)]
@@ -118,7 +119,7 @@ const SOAK_RATE: u32 = 1000;
 pub struct Bench {
     program: PathBuf,
     home: Home,
-    sink: Sink,
+    smtp: SmtpServer,
     warm_up: Duration,
     time: Duration,
 }
@@ -127,19 +128,21 @@ pub struct Bench {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    let program = service::program()?;
+    let program = process::program()?;
     // Beside the programs: a folder for temporary files may be in memory, which would make every commit free.
     let folder = tempfile::Builder::new()
         .prefix("bench-")
         .tempdir_in(program.parent().unwrap_or(&program))?;
     let seconds = if options.quick { 0.3 } else { options.seconds };
+    // On a core of its own, as far as there is one.
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let bench = Bench {
         home: Home {
             folder: folder.path().to_owned(),
             postgres: options.postgres.clone(),
         },
         program,
-        sink: Sink::start()?,
+        smtp: runtime.spawn(SmtpServer::start()).await?,
         warm_up: Duration::from_secs_f64((seconds / 5.0).min(2.0)),
         time: Duration::from_secs_f64(seconds),
     };
@@ -149,8 +152,8 @@ async fn main() -> anyhow::Result<()> {
             let latencies = yardstick::responder(&bench, connections).await?;
             report.add(Measure::Responder { connections, latencies });
         }
-        let latencies = mails::sink_alone(&bench, options.mails()).await?;
-        report.add(Measure::Sink { latencies });
+        let latencies = mails::server_alone(&bench, options.mails()).await?;
+        report.add(Measure::MailServer { latencies });
     }
     for database in options.databases() {
         measure(&bench, &options, database, &mut report).await?;
@@ -159,6 +162,7 @@ async fn main() -> anyhow::Result<()> {
         report.write(path)?;
     }
     folder.close()?;
+    runtime.shutdown_background();
     Ok(())
 }
 

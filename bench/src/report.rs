@@ -49,7 +49,7 @@ pub enum Measure {
         #[serde(flatten)]
         latencies: Latencies,
     },
-    Sink {
+    MailServer {
         #[serde(flatten)]
         latencies: Latencies,
     },
@@ -144,7 +144,7 @@ impl Measure {
                     "",
                 );
             }
-            Self::Sink { latencies } => row("yardstick: the mail sink alone, 4 conn.", latencies, ""),
+            Self::MailServer { latencies } => row("yardstick: the mail server alone, 4 conn.", latencies, ""),
             Self::DurableInserts { latencies, .. } => row("yardstick: durable inserts, one by one", latencies, ""),
             Self::EventsAlone { latencies, .. } => {
                 row("yardstick: events without requests, one by one", latencies, "");

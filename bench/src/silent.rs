@@ -19,16 +19,16 @@ use crate::neighbour;
 use crate::service::Service;
 use crate::webhooks::Webhooks;
 
-/// Connections in each hundredth of a second while the crowd gathers; at once, they would be closed at once, too.
+/// Connections in each hundredth of a second while the clients come; at once, they would be closed at once, too.
 const RAMP: usize = 20;
 /// Client addresses, so that no two connections need the same port.
 const ADDRESSES: usize = 100;
 
-/// A crowd, and what was seen beside it.
+/// Slow clients, and what was seen beside them.
 #[derive(Serialize)]
 pub struct Silent {
     pub database: Kind,
-    /// As many at every moment; whoever is closed comes again.
+    /// As many at every moment: one that is closed comes again.
     pub connections: usize,
     /// Fewest that were open at a look, and how often one was closed and came again.
     pub fewest: usize,
@@ -38,7 +38,7 @@ pub struct Silent {
     pub memory_mb: f64,
 }
 
-/// Opens the crowd, keeps it up, and measures webhooks and `/readyz` meanwhile.
+/// Opens the connections, keeps them up, and measures webhooks and `/readyz` meanwhile.
 pub async fn measure(bench: &Bench, kind: Kind, connections: usize) -> anyhow::Result<Silent> {
     let files = usher::server::connections_within_open_files(connections + 1000);
     ensure!(
@@ -48,8 +48,8 @@ pub async fn measure(bench: &Bench, kind: Kind, connections: usize) -> anyhow::R
     let webhooks = Webhooks::sign(neighbour::count(bench.time))?;
     let database = Database::create(kind, &bench.home).await?;
     let service = Service::start(bench, "all", &database).await?;
-    let crowd = Rc::new(Crowd {
-        address: service.public,
+    let clients = Rc::new(Clients {
+        address: service.public()?,
         whole: {
             let mut request = webhooks.blank();
             webhooks.fill(&mut request, 0);
@@ -61,26 +61,26 @@ pub async fn measure(bench: &Bench, kind: Kind, connections: usize) -> anyhow::R
     let seen = LocalSet::new()
         .run_until(async {
             for number in 0..connections {
-                let crowd = Rc::clone(&crowd);
-                tokio::task::spawn_local(async move { crowd.one(number).await });
+                let clients = Rc::clone(&clients);
+                tokio::task::spawn_local(async move { clients.one(number).await });
                 if number % RAMP == 0 {
                     sleep(Duration::from_millis(10)).await;
                 }
             }
-            while crowd.open.get() < connections * 99 / 100 {
+            while clients.open.get() < connections * 99 / 100 {
                 sleep(Duration::from_millis(10)).await;
             }
-            let before = crowd.opened.get();
+            let before = clients.opened.get();
             let mut fewest = usize::MAX;
             let (sent, ready) = tokio::join!(
-                neighbour::send(service.public, &webhooks, bench.time),
-                neighbour::look(service.private, bench.time, || fewest = fewest.min(crowd.open.get()))
+                neighbour::send(service.public()?, &webhooks, bench.time),
+                neighbour::look(service.private, bench.time, || fewest = fewest.min(clients.open.get()))
             );
-            anyhow::Ok((sent?, ready?, fewest, crowd.opened.get() - before))
+            anyhow::Ok((sent?, ready?, fewest, clients.opened.get() - before))
         })
         .await;
     let (webhooks, ready, fewest, reopened) = seen?;
-    let memory_mb = service.memory_mb()?;
+    let memory_mb = service.memory()?;
     service.stop().await?;
     database.remove().await?;
     Ok(Silent {
@@ -94,7 +94,7 @@ pub async fn measure(bench: &Bench, kind: Kind, connections: usize) -> anyhow::R
     })
 }
 
-struct Crowd {
+struct Clients {
     address: SocketAddr,
     /// A whole webhook, of which some send a part.
     whole: Vec<u8>,
@@ -102,7 +102,7 @@ struct Crowd {
     opened: Cell<usize>,
 }
 
-impl Crowd {
+impl Clients {
     /// One of them, again and again.
     async fn one(&self, number: usize) {
         loop {

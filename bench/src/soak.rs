@@ -45,11 +45,11 @@ pub async fn measure(bench: &Bench, kind: Kind, rate: u32, minutes: f64) -> anyh
             status: 202,
         };
         let webhooks = Webhooks::sign_from(part * in_a_part, in_a_part)?;
-        latencies = Some(load::run(service.public, Rc::new(webhooks), plan).await?.latencies);
-        memory_mb.push(service.memory_mb()?);
+        latencies = Some(load::run(service.public()?, Rc::new(webhooks), plan).await?.latencies);
+        memory_mb.push(service.memory()?);
     }
-    let mut connection = database.connect().await?;
-    wait_for_none(&mut connection, "usher_events where processed_at is null").await?;
+    let connection = database.connect().await?;
+    wait_for_none(&connection, "usher_events where processed_at is null").await?;
     let events = connection.count("usher_events").await?;
     ensure!(connection.count("admins").await? == events, "an event had no effect");
     service.stop().await?;

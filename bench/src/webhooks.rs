@@ -9,11 +9,9 @@ use std::thread;
 use anyhow::Context as _;
 use serde_json::json;
 use usher::clock::Clock;
-use usher::webhooks::sign;
-use usher_clerk::simulated::{SimulatedUser, event};
+use usher_testkit::fake_clerk::{FakeUser, event, sign};
+use usher_testkit::process::SIGNING_SECRET;
 
-/// What webhooks are signed with.
-pub const SIGNING_SECRET: &str = "whsec_dXNoZXItYmVuY2gtdXNoZXItYmVuY2gtMDAwMDAwMDA=";
 /// The path that they are sent to.
 pub const PATH: &str = "/webhooks/clerk";
 
@@ -122,7 +120,7 @@ pub fn sample_body() -> anyhow::Result<String> {
 /// A whole request, and where its body begins.
 fn text(timestamp: i64) -> anyhow::Result<(Vec<u8>, usize)> {
     let now = Clock::System.now();
-    let mut user = SimulatedUser::new(
+    let mut user = FakeUser::new(
         format!("user_bench_{NUMBER}"),
         format!("person.{NUMBER}@example.com"),
         now,

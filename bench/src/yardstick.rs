@@ -22,7 +22,7 @@ use crate::webhooks::{PATH, Webhooks, sample_body, svix_id};
 pub async fn durable_inserts(bench: &Bench, kind: Kind) -> anyhow::Result<Latencies> {
     let database = Database::create(kind, &bench.home).await?;
     let payload = sample_body()?;
-    let mut connection = database.connect().await?;
+    let connection = database.connect().await?;
     connection.create_yardstick().await?;
     let latencies = one_by_one(bench, async |number| {
         connection.insert_yardstick(number, &payload).await

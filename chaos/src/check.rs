@@ -7,10 +7,11 @@ use chrono::DurationRound as _;
 use chrono::TimeDelta;
 use rand::rngs::StdRng;
 use tokio::time::{Instant, sleep};
+use usher_testkit::database::Pool;
 use uuid::Uuid;
 
 use crate::database::{
-    AddressRow, Database, DeliveryRow, EventRow, InviteRow, MemberRow, OpenJobs, PersonRow, Place, SessionRow,
+    AddressRow, DeliveryRow, EventRow, InviteRow, MemberRow, OpenJobs, PersonRow, SessionRow, hasten_jobs, open_jobs,
 };
 use crate::journal::Journal;
 use crate::load::repeat_what_was_not_taken;
@@ -23,9 +24,9 @@ const TIME_TO_QUIET: Duration = Duration::from_secs(60);
 const MEMORY: u64 = 512;
 
 /// Waits until all is done, has every person told of once more, and waits again.
-pub async fn settle(world: &World, place: &Place, rng: &mut StdRng) -> anyhow::Result<()> {
+pub async fn settle(world: &World, pool: &Pool, rng: &mut StdRng) -> anyhow::Result<()> {
     while repeat_what_was_not_taken(world, rng).await > 0 {}
-    wait_for_quiet(world, place).await?;
+    wait_for_quiet(world, pool).await?;
     // Whoever was told of before their invite was made is matched with it now.
     let events: Vec<usize> = {
         let mut model = world.model();
@@ -42,15 +43,14 @@ pub async fn settle(world: &World, place: &Place, rng: &mut StdRng) -> anyhow::R
     for event in events {
         world.insist_on(event, rng).await;
     }
-    wait_for_quiet(world, place).await
+    wait_for_quiet(world, pool).await
 }
 
 /// Until no job is due and none waits for a later attempt; these are not waited for, but made due.
-async fn wait_for_quiet(world: &World, place: &Place) -> anyhow::Result<()> {
+async fn wait_for_quiet(world: &World, pool: &Pool) -> anyhow::Result<()> {
     let since = Instant::now();
-    let mut database = place.connect().await?;
     loop {
-        let open = database.open_jobs().await?;
+        let open = open_jobs(pool).await?;
         let alive: Vec<&OpenJobs> = open.iter().filter(|jobs| jobs.status != "Killed").collect();
         if alive.is_empty() {
             world
@@ -72,7 +72,7 @@ async fn wait_for_quiet(world: &World, place: &Place) -> anyhow::Result<()> {
             return Ok(());
         }
         if alive.iter().all(|jobs| !jobs.is_due) {
-            let hastened = database.hasten_jobs().await?;
+            let hastened = hasten_jobs(pool).await?;
             world
                 .journal
                 .say(format!("{hastened} jobs wait for a later attempt; they are made due"));
@@ -82,9 +82,8 @@ async fn wait_for_quiet(world: &World, place: &Place) -> anyhow::Result<()> {
 }
 
 /// Compares.
-pub async fn check(world: &World, place: &Place) -> anyhow::Result<()> {
-    let mut database = place.connect().await?;
-    let truth = Truth::read(&mut database).await?;
+pub async fn check(world: &World, pool: &Pool) -> anyhow::Result<()> {
+    let truth = Truth::read(pool).await?;
     let model = world.model();
     let (journal, model) = (&*world.journal, &*model);
     truth.events(journal, model);
@@ -113,25 +112,23 @@ struct Truth {
 }
 
 impl Truth {
-    async fn read(database: &mut Database) -> sqlx::Result<Self> {
-        let people: Vec<PersonRow> = database
+    async fn read(pool: &Pool) -> sqlx::Result<Self> {
+        let people: Vec<PersonRow> = pool
             .rows("select clerk_user_id, clerk_updated_at, deleted_at from usher_people")
             .await?;
-        let sessions: Vec<SessionRow> = database
-            .rows("select clerk_session_id, status from usher_sessions")
-            .await?;
+        let sessions: Vec<SessionRow> = pool.rows("select clerk_session_id, status from usher_sessions").await?;
         Ok(Self {
-            events: database
+            events: pool
                 .rows("select svix_id, processed_at, error from usher_events")
                 .await?,
             people: people.into_iter().map(|row| (row.clerk_user_id.clone(), row)).collect(),
-            addresses: database
+            addresses: pool
                 .rows(
                     "select p.clerk_user_id, a.email_key, a.verified
                      from usher_addresses a join usher_people p on p.admin_id = a.admin_id",
                 )
                 .await?,
-            members: database
+            members: pool
                 .rows(
                     "select a.external_id as clerk_user_id, m.organization_id as place_id, m.organization_id,
                          a.deleted_at is not null as is_of_the_deleted
@@ -142,21 +139,21 @@ impl Truth {
                      where m.deleted_at is null",
                 )
                 .await?,
-            invites: database
+            invites: pool
                 .rows(
                     "select i.id, i.organization_id, i.project_id, i.email_key, i.status, i.acceptance, i.invited_at,
                          a.external_id as accepted_by, i.invited_by is not null as has_inviter
                      from invites i left join admins a on a.id = i.accepted_by",
                 )
                 .await?,
-            deliveries: database
+            deliveries: pool
                 .rows("select invite_id, kind, to_email, status, message_id, last_error from usher_deliveries")
                 .await?,
             sessions: sessions
                 .into_iter()
                 .map(|row| (row.clerk_session_id, row.status))
                 .collect(),
-            jobs: database.open_jobs().await?,
+            jobs: open_jobs(pool).await?,
         })
     }
 
@@ -338,8 +335,8 @@ impl Truth {
     /// Every mail that was sent has arrived, none arrived that nobody sent, and what arrived twice is the same mail.
     fn deliveries(&self, journal: &Journal, world: &World) {
         let mut arrived: HashMap<String, Vec<String>> = HashMap::new();
-        for mail in world.sink.mails() {
-            arrived.entry(mail.message_id).or_default().push(mail.to);
+        for mail in world.smtp.mails() {
+            arrived.entry(mail.message_id()).or_default().extend(mail.to);
         }
         let mut notices: HashMap<Uuid, usize> = HashMap::new();
         let mut by_status: BTreeMap<&str, usize> = BTreeMap::new();

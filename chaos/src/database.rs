@@ -1,29 +1,9 @@
-//! A way into the database past usher, to see what is true.
-
-use std::path::PathBuf;
+//! What the database holds, to see what is true.
 
 use chrono::{DateTime, Utc};
-use sqlx::postgres::PgRow;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, FromRow, PgConnection, SqliteConnection};
+use sqlx::FromRow;
+use usher_testkit::database::Pool;
 use uuid::Uuid;
-
-/// Where it is.
-#[derive(Debug, Clone)]
-pub enum Place {
-    /// The server's address, past the proxy.
-    Postgres(String),
-    /// The file.
-    Sqlite(PathBuf),
-}
-
-/// A connection.
-pub enum Database {
-    /// To the server.
-    Postgres(PgConnection),
-    /// To the file.
-    Sqlite(SqliteConnection),
-}
 
 /// An event of the inbox.
 #[derive(FromRow)]
@@ -133,69 +113,24 @@ pub struct OpenJobs {
     pub count: i64,
 }
 
-impl Place {
-    /// Connects.
-    pub async fn connect(&self) -> sqlx::Result<Database> {
-        Ok(match self {
-            Self::Postgres(url) => Database::Postgres(PgConnection::connect(url).await?),
-            Self::Sqlite(file) => {
-                let options = SqliteConnectOptions::new().filename(file);
-                let patient = options.busy_timeout(std::time::Duration::from_secs(30));
-                Database::Sqlite(patient.connect().await?)
-            }
-        })
-    }
+/// Jobs of usher's that are not done.
+pub async fn open_jobs(pool: &Pool) -> sqlx::Result<Vec<OpenJobs>> {
+    let now = pool.pick("now()", "unixepoch()");
+    let text = format!(
+        "select job_type, status, run_at <= {now} as is_due, count(*) as count from {}
+         where status <> 'Done' and job_type not like 'app-%' group by 1, 2, 3 order by 1, 2, 3",
+        pool.jobs()
+    );
+    pool.rows(&text).await
 }
 
-impl Database {
-    /// All rows of a query that both databases understand.
-    pub async fn rows<T>(&mut self, text: &str) -> sqlx::Result<Vec<T>>
-    where
-        T: for<'r> FromRow<'r, PgRow> + for<'r> FromRow<'r, SqliteRow> + Send + Unpin,
-    {
-        let text = AssertSqlSafe(text.to_owned());
-        match self {
-            Self::Postgres(conn) => sqlx::query_as(text).fetch_all(conn).await,
-            Self::Sqlite(conn) => sqlx::query_as(text).fetch_all(conn).await,
-        }
-    }
-
-    /// Runs a statement.
-    pub async fn run(&mut self, text: &str) -> sqlx::Result<()> {
-        let text = AssertSqlSafe(text.to_owned());
-        match self {
-            Self::Postgres(conn) => sqlx::raw_sql(text).execute(conn).await.map(drop),
-            Self::Sqlite(conn) => sqlx::raw_sql(text).execute(conn).await.map(drop),
-        }
-    }
-
-    /// Jobs of usher's that are not done. The queue's tables are named differently.
-    pub async fn open_jobs(&mut self) -> sqlx::Result<Vec<OpenJobs>> {
-        let (jobs, now) = match self {
-            Self::Postgres(_) => ("apalis.jobs", "now()"),
-            Self::Sqlite(_) => ("Jobs", "unixepoch()"),
-        };
-        let text = format!(
-            "select job_type, status, run_at <= {now} as is_due, count(*) as count from {jobs}
-             where status <> 'Done' and job_type not like 'app-%' group by 1, 2, 3 order by 1, 2, 3"
-        );
-        self.rows(&text).await
-    }
-
-    /// Makes jobs due that wait for their next attempt; how many there were.
-    pub async fn hasten_jobs(&mut self) -> sqlx::Result<u64> {
-        Ok(match self {
-            Self::Postgres(conn) => {
-                let text =
-                    "update apalis.jobs set run_at = now() where status in ('Pending', 'Failed') and run_at > now()
-                     and job_type not like 'app-%'";
-                sqlx::query(text).execute(conn).await?.rows_affected()
-            }
-            Self::Sqlite(conn) => {
-                let text = "update Jobs set run_at = unixepoch() where status in ('Pending', 'Failed') and run_at > unixepoch()
-                     and job_type not like 'app-%'";
-                sqlx::query(text).execute(conn).await?.rows_affected()
-            }
-        })
-    }
+/// Makes jobs due that wait for their next attempt; how many there were.
+pub async fn hasten_jobs(pool: &Pool) -> sqlx::Result<u64> {
+    let now = pool.pick("now()", "unixepoch()");
+    let text = format!(
+        "update {} set run_at = {now} where status in ('Pending', 'Failed') and run_at > {now}
+         and job_type not like 'app-%'",
+        pool.jobs()
+    );
+    pool.execute(&text).await
 }

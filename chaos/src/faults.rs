@@ -1,25 +1,25 @@
 //! What is broken, when, and for how long: all chosen by the seed before the run begins.
 
+use std::collections::HashSet;
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand::{RngExt as _, SeedableRng as _};
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use usher_testkit::database::Pool;
+use usher_testkit::smtp::{Behaviour, Phase, ReceivedMail};
 
-use crate::crowd::Crowd;
-use crate::database::Place;
 use crate::fleet::Process;
 use crate::journal::GoesOn;
 use crate::postgres::{Postgres, Stop};
 use crate::proxy::{Network, Proxy};
+use crate::slow_clients::SlowClients;
 use crate::watch::{HOME, probe};
 use crate::world::World;
 
@@ -73,7 +73,7 @@ pub enum Fault {
     /// The app holds something for itself in a transaction of its own.
     AppLock(Held, Duration),
     /// Clients that are silent, slow, or stop in the middle.
-    Crowd { clients: usize, time: Duration },
+    SlowClients { clients: usize, time: Duration },
     /// SQLite: no file may grow.
     DiskFull(Duration),
     /// SQLite: another process writes all the time.
@@ -97,7 +97,9 @@ impl fmt::Display for Fault {
             Self::Network(network, time) => write!(f, "the network {network:?} for {}", seconds(time)),
             Self::AppLock(Held::Tables, time) => write!(f, "the app holding tables for {}", seconds(time)),
             Self::AppLock(held, time) => write!(f, "the app holding one {held:?} for {}", seconds(time)),
-            Self::Crowd { clients, time } => write!(f, "{clients} slow and half-open clients for {}", seconds(time)),
+            Self::SlowClients { clients, time } => {
+                write!(f, "{clients} slow and half-open clients for {}", seconds(time))
+            }
             Self::DiskFull(time) => write!(f, "the disk full for {}", seconds(time)),
             Self::Locked(time) => write!(f, "the file locked for {}", seconds(time)),
         }
@@ -120,7 +122,7 @@ impl Fault {
     fn leaves_alone(self) -> Option<GoesOn> {
         match self {
             Self::AppLock(..) => Some(GoesOn::Webhooks),
-            Self::Crowd { .. } => Some(GoesOn::Everything),
+            Self::SlowClients { .. } => Some(GoesOn::Everything),
             Self::Locked(_) => Some(GoesOn::Workers),
             _ => None,
         }
@@ -197,7 +199,7 @@ fn deck(rng: &mut StdRng, is_postgres: bool) -> Vec<(Fault, Duration)> {
     }
     let time = Duration::from_millis(rng.random_range(5000..12_000));
     let clients = rng.random_range(1000..3000);
-    deck.push((Fault::Crowd { clients, time }, time));
+    deck.push((Fault::SlowClients { clients, time }, time));
     for all in [false, false, true] {
         deck.push((Fault::KillUsher { all }, Duration::from_secs(2)));
     }
@@ -211,18 +213,16 @@ pub struct Victims {
     pub world: Arc<World>,
     /// On Postgres: the server, and the network to it.
     pub postgres: Option<(Postgres, Proxy)>,
-    /// On SQLite: the file.
-    pub file: Option<std::path::PathBuf>,
+    /// On SQLite: the file's address.
+    pub file: Option<String>,
 }
 
 impl Victims {
-    /// Where the database is now.
-    pub fn place(&self) -> anyhow::Result<Place> {
-        Ok(match (&self.postgres, &self.file) {
-            (Some((postgres, _)), _) => Place::Postgres(postgres.url()),
-            (None, Some(file)) => Place::Sqlite(file.clone()),
-            (None, None) => anyhow::bail!("no database"),
-        })
+    /// A way into the database past usher, wherever it is now.
+    pub async fn database(&self) -> anyhow::Result<Pool> {
+        let url = self.postgres.as_ref().map(|(postgres, _)| postgres.url());
+        let url = url.or_else(|| self.file.clone()).context("no database")?;
+        Ok(Pool::connect(&url).await?)
     }
 
     /// Goes through the plan. After each fault the time is taken until work goes on, unless the next one is faster.
@@ -248,7 +248,7 @@ impl Victims {
             }
             let inflicted = self.inflict(*fault, &mut rng).await;
             if let Some(since) = goes_on.and_then(|_| journal.gentle_ends()) {
-                for id in self.world.sink.repeated_since(since) {
+                for id in repeated(&self.world.smtp.mails(), since) {
                     journal.violation(format!("mail {id} was sent twice because of {fault}"));
                 }
             }
@@ -287,9 +287,13 @@ impl Victims {
             }
             Fault::RollingDeploy => self.deploy().await?,
             Fault::MailAway(time) => {
-                self.world.sink.set_away(true);
+                let smtp = &self.world.smtp;
+                let going_down = Behaviour::Reply("421 4.3.2 going down");
+                Phase::COMMANDS.iter().for_each(|&phase| smtp.at(phase, going_down));
                 sleep(time).await;
-                self.world.sink.set_away(false);
+                Phase::COMMANDS
+                    .iter()
+                    .for_each(|&phase| smtp.at(phase, Behaviour::Accept));
             }
             Fault::DiskFull(time) => {
                 fleet.all().iter().for_each(|process| process.limit_files(Some(0)));
@@ -298,12 +302,12 @@ impl Victims {
                 self.world.journal.database_comes_back();
                 fleet.all().iter().for_each(|process| process.limit_files(None));
             }
-            Fault::Crowd { clients, time } => {
-                let crowd = Crowd::gather(clients, &fleet.all());
+            Fault::SlowClients { clients, time } => {
+                let clients = SlowClients::connect(clients, &fleet.all());
                 sleep(time).await;
-                crowd.leave(&self.world.journal).await?;
+                clients.leave(&self.world.journal).await?;
             }
-            Fault::Locked(time) => lock(self.file.as_deref().context("no file")?, time).await?,
+            Fault::Locked(time) => lock(self.database().await?, time).await?,
             _ => {
                 let (postgres, proxy) = self.postgres.as_ref().context("no Postgres")?;
                 self.inflict_on_postgres(fault, postgres, proxy, rng).await?;
@@ -361,7 +365,7 @@ impl Victims {
         loop {
             let since = Instant::now();
             for process in fleet.all() {
-                fleet.ready(&process, &self.world.http, TIME_TO_START).await?;
+                process.ready(TIME_TO_START).await?;
             }
             if since.elapsed() < ONE_ROUND {
                 return Ok(());
@@ -417,7 +421,7 @@ impl Victims {
         sleep(Duration::from_millis(rng.random_range(0..TIME_TO_NOTICE_MS))).await;
         for process in doomed {
             let successor = fleet.start(process.role)?;
-            fleet.ready(&successor, &self.world.http, TIME_TO_START).await?;
+            successor.ready(TIME_TO_START).await?;
         }
         Ok(())
     }
@@ -426,7 +430,7 @@ impl Victims {
         let fleet = &self.world.fleet;
         for old in fleet.all() {
             let new = fleet.start(old.role)?;
-            fleet.ready(&new, &self.world.http, TIME_TO_START).await?;
+            new.ready(TIME_TO_START).await?;
             let status = old.terminate().await;
             fleet.forget(&old);
             self.world
@@ -440,15 +444,23 @@ impl Victims {
 }
 
 /// Holds SQLite's write lock from outside.
-async fn lock(file: &Path, time: Duration) -> anyhow::Result<()> {
-    let options = SqliteConnectOptions::new()
-        .filename(file)
-        .busy_timeout(Duration::from_secs(30));
-    let mut conn = options.connect().await?;
-    sqlx::query("begin immediate").execute(&mut conn).await?;
+async fn lock(database: Pool, time: Duration) -> anyhow::Result<()> {
+    let Pool::Sqlite(pool) = database else {
+        bail!("Postgres has no such lock");
+    };
+    let lock = pool.begin_with("begin immediate").await?;
     sleep(time).await;
-    sqlx::query("rollback").execute(&mut conn).await?;
-    Ok(())
+    Ok(lock.rollback().await?)
+}
+
+/// The ids of mails that have come more than once since then.
+fn repeated(mails: &[ReceivedMail], then: Instant) -> Vec<String> {
+    let mut seen = HashSet::new();
+    let since = mails.iter().filter(|mail| mail.at >= then);
+    since
+        .map(ReceivedMail::message_id)
+        .filter(|id| !seen.insert(id.clone()))
+        .collect()
 }
 
 fn kind(fault: &Fault) -> String {

@@ -249,7 +249,7 @@ impl Journal {
             .sum();
         let longest = state.recoveries.iter().map(|(_, took)| *took).max().unwrap_or_default();
         let memory = state.largest.iter().filter(|(of, _)| of.starts_with("MiB of memory"));
-        let crowd = state
+        let held = state
             .largest
             .iter()
             .filter(|(of, _)| of.starts_with("connections held"));
@@ -259,7 +259,7 @@ impl Journal {
             count("webhooks taken"),
             count("invites answered 201"),
             longest.as_secs_f64(),
-            crowd.map(|(_, size)| *size).sum::<u64>(),
+            held.map(|(_, size)| *size).sum::<u64>(),
             percentile(&webhooks, 50),
             percentile(&webhooks, 99),
             memory.map(|(_, size)| *size).max().unwrap_or_default(),

@@ -10,6 +10,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use usher_testkit::process::LINK;
 use uuid::Uuid;
 
 use crate::model::{Asked, FOUNDERS, key};
@@ -373,10 +374,11 @@ async fn answer_banner(world: &World, rng: &mut StdRng) {
 
 /// Somebody opens the link of a mail: mostly whom it was for, sometimes another.
 async fn follow_link(world: &World, rng: &mut StdRng) {
-    let mails = world.sink.mails();
-    let Some(mail) = mails.choose(rng) else { return };
-    let Some(token) = &mail.token else { return };
-    let address = key(&mail.to);
+    let mails = world.smtp.mail_count();
+    let chosen = rng.random_range(0..mails.max(1));
+    let Some(mail) = world.smtp.mail(chosen) else { return };
+    let Some(token) = mail.token(LINK) else { return };
+    let address = key(&mail.to.concat());
     let is_thief = rng.random_bool(0.25);
     let chance = rng.random_range(0..1 << 20);
     let (user_id, may) = {

@@ -5,7 +5,6 @@
 //! At the end all is healed, and what usher said is compared with what is true. docs/reliability.md says more.
 
 mod check;
-mod crowd;
 mod database;
 mod faults;
 mod fleet;
@@ -15,7 +14,7 @@ mod model;
 mod neighbour;
 mod postgres;
 mod proxy;
-mod smtp;
+mod slow_clients;
 mod watch;
 mod world;
 
@@ -31,14 +30,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
 use tokio::time::Instant;
 use usher_clerk::DevSigner;
+use usher_testkit::database::Database;
+use usher_testkit::smtp::SmtpServer;
 
-use database::Place;
 use faults::Victims;
 use fleet::{Fleet, Settings};
 use journal::Journal;
 use postgres::Postgres;
 use proxy::Proxy;
-use smtp::Sink;
 use watch::{HOME, probe};
 use world::World;
 
@@ -86,7 +85,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     raise_the_limit_of_open_files();
     let folder = tempfile::Builder::new().prefix("usher-chaos-").tempdir()?;
     let journal = Arc::new(Journal::begin());
-    let sink = Sink::start().await?;
+    let smtp = SmtpServer::start().await;
     let signer = DevSigner::generate()?;
     let (database_url, version, postgres, file) = if is_postgres {
         let postgres = Postgres::start().await?;
@@ -94,13 +93,8 @@ async fn main() -> anyhow::Result<ExitCode> {
         let proxy = Proxy::start(postgres.address()).await?;
         (Postgres::url_by(proxy.address), version, Some((postgres, proxy)), None)
     } else {
-        let file = folder.path().join("usher.db");
-        (
-            format!("sqlite://{}", file.display()),
-            "SQLite".to_owned(),
-            None,
-            Some(file),
-        )
+        let url = Database::sqlite(folder.path()).url;
+        (url.clone(), "SQLite".to_owned(), None, Some(url))
     };
     journal.say(&version);
     let settings = Settings {
@@ -110,11 +104,11 @@ async fn main() -> anyhow::Result<ExitCode> {
         },
         folder: folder.path().to_owned(),
         database_url,
-        smtp_url: format!("smtp://{}", sink.address),
+        smtp_url: smtp.url(),
         jwt_key: signer.public_pem()?,
     };
     let fleet = Fleet::new(settings, Arc::clone(&journal));
-    let world = Arc::new(World::new(fleet, sink, Arc::clone(&journal), signer)?);
+    let world = Arc::new(World::new(fleet, smtp, Arc::clone(&journal), signer)?);
     let victims = Victims { world, postgres, file };
     let outcome = run(&victims, &plan, seed, options.clients).await;
     for process in victims.world.fleet.all() {
@@ -141,21 +135,19 @@ async fn main() -> anyhow::Result<ExitCode> {
 
 async fn run(victims: &Victims, plan: &[faults::Step], seed: u64, clients: usize) -> anyhow::Result<()> {
     let world = &victims.world;
-    let roles: &[&'static str] = match victims.place()? {
-        Place::Postgres(_) => &["all", "all", "api", "worker"],
-        Place::Sqlite(_) => &["all", "all"],
+    let roles: &[&'static str] = if victims.postgres.is_some() {
+        &["all", "all", "api", "worker"]
+    } else {
+        &["all", "all"]
     };
     // All at once: they migrate the empty database together.
     for &role in roles {
         world.fleet.start(role)?;
     }
     for process in world.fleet.all() {
-        world
-            .fleet
-            .ready(&process, &world.http, Duration::from_secs(60))
-            .await?;
+        process.ready(Duration::from_secs(60)).await?;
     }
-    let neighbours = neighbour::move_in(&victims.place()?).await?;
+    let neighbours = neighbour::move_in(&victims.database().await?).await?;
     let mut rng = StdRng::seed_from_u64(seed);
     load::found(world, &mut rng).await;
     let watching = tokio::spawn(watch::watch(Arc::clone(world)));
@@ -170,11 +162,11 @@ async fn run(victims: &Victims, plan: &[faults::Step], seed: u64, clients: usize
     if probe(world, &mut rng, HOME).await {
         world.journal.recovered("the end", since.elapsed());
     }
-    let place = victims.place()?;
-    check::settle(world, &place, &mut rng).await?;
+    let database = victims.database().await?;
+    check::settle(world, &database, &mut rng).await?;
     watching.abort();
-    check::check(world, &place).await?;
-    neighbour::is_untouched(&place, &neighbours, &world.journal).await?;
+    check::check(world, &database).await?;
+    neighbour::is_untouched(&database, &neighbours, &world.journal).await?;
     for process in world.fleet.all() {
         let status = process.terminate().await;
         world.journal.insist(status.is_some_and(|status| status.success()), || {
@@ -185,7 +177,7 @@ async fn run(victims: &Victims, plan: &[faults::Step], seed: u64, clients: usize
     Ok(())
 }
 
-/// A crowd of clients has a connection each.
+/// Slow clients have a connection each.
 fn raise_the_limit_of_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {

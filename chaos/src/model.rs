@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use usher::invites::email::EmailAddress;
-use usher_clerk::simulated::{SimulatedUser, deleted_user, event, session};
+use usher_testkit::fake_clerk::{FakeUser, deleted_user, event, session};
 use uuid::Uuid;
 
 /// The first so many people found organizations, invite into them, and stay.
@@ -14,7 +14,7 @@ pub const FOUNDERS: usize = 3;
 /// Somebody in Clerk.
 pub struct Person {
     /// As Clerk last told of them.
-    pub user: SimulatedUser,
+    pub user: FakeUser,
     /// Every address that was ever verified.
     pub ever_verified: HashSet<String>,
     /// Gone for good.
@@ -99,7 +99,7 @@ impl Model {
             self.unclaimed.swap_remove(position)
         };
         let number = self.people.len();
-        let mut user = SimulatedUser::new(format!("user_{number}"), address, now);
+        let mut user = FakeUser::new(format!("user_{number}"), address, now);
         user.emails[0].1 = is_verified;
         let mut person = Person {
             user,

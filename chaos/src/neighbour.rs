@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use anyhow::ensure;
 use usher::clock::Clock;
+use usher_testkit::database::Pool;
 
-use crate::database::{Database, Place};
 use crate::journal::Journal;
 
 /// What its queues and workers are called. usher's are not.
@@ -18,10 +18,9 @@ const EACH: usize = 40;
 pub type Rows = BTreeMap<String, String>;
 
 /// Puts them there, and reads them back as they are from now on.
-pub async fn move_in(place: &Place) -> anyhow::Result<Rows> {
-    let mut database = place.connect().await?;
+pub async fn move_in(pool: &Pool) -> anyhow::Result<Rows> {
     for (number, age) in [("live", 0), ("silent", 3_600), ("gone", 90 * 86_400)].into_iter() {
-        database.run(&worker(&database, number, age)).await?;
+        pool.execute(&worker(pool, number, age)).await?;
     }
     let mut count = 0_usize;
     for _ in 0..EACH {
@@ -47,10 +46,10 @@ pub async fn move_in(place: &Place) -> anyhow::Result<Rows> {
                 lock: lock.map(|name| format!("{PREFIX}{name}")),
                 age,
             };
-            database.run(&job.insert(&database)).await?;
+            pool.execute(&job.insert(pool)).await?;
         }
     }
-    let rows = rows(&mut database).await?;
+    let rows = rows(pool).await?;
     ensure!(
         rows.len() == count + 3,
         "{} of {} rows are there",
@@ -61,8 +60,8 @@ pub async fn move_in(place: &Place) -> anyhow::Result<Rows> {
 }
 
 /// Whether they are as they were.
-pub async fn is_untouched(place: &Place, before: &Rows, journal: &Journal) -> anyhow::Result<()> {
-    let now = rows(&mut place.connect().await?).await?;
+pub async fn is_untouched(pool: &Pool, before: &Rows, journal: &Journal) -> anyhow::Result<()> {
+    let now = rows(pool).await?;
     let gone = before.keys().filter(|id| !now.contains_key(*id)).count();
     journal.insist(gone == 0, || {
         format!("{gone} jobs or workers of another program are gone")
@@ -85,30 +84,26 @@ pub async fn is_untouched(place: &Place, before: &Rows, journal: &Journal) -> an
     Ok(())
 }
 
-async fn rows(database: &mut Database) -> anyhow::Result<Rows> {
-    let text = match database {
-        Database::Postgres(_) => {
-            "select 'job ' || id as id, row_to_json(j)::text as row from apalis.jobs j where job_type like 'app-%'
+async fn rows(pool: &Pool) -> anyhow::Result<Rows> {
+    let text = pool.pick(
+        "select 'job ' || id as id, row_to_json(j)::text as row from apalis.jobs j where job_type like 'app-%'
              union all
-             select 'worker ' || id, row_to_json(w)::text from apalis.workers w where id like 'app-%'"
-        }
-        Database::Sqlite(_) => {
-            "select 'job ' || id as id, json_array(job_type, status, attempts, max_attempts, run_at, last_result, lock_at,
+             select 'worker ' || id, row_to_json(w)::text from apalis.workers w where id like 'app-%'",
+        "select 'job ' || id as id, json_array(job_type, status, attempts, max_attempts, run_at, last_result, lock_at,
                  lock_by, done_at, priority, metadata, hex(job)) as row from Jobs where job_type like 'app-%'
              union all
              select 'worker ' || id, json_array(worker_type, storage_name, layers, last_seen) from Workers
-             where id like 'app-%'"
-        }
-    };
-    let found: Vec<(String, String)> = database.rows(text).await?;
+             where id like 'app-%'",
+    );
+    let found: Vec<(String, String)> = pool.rows(text).await?;
     Ok(found.into_iter().collect())
 }
 
-fn worker(database: &Database, name: &str, age: u64) -> String {
-    let (table, seen) = match database {
-        Database::Postgres(_) => ("apalis.workers", format!("now() - interval '{age} seconds'")),
-        Database::Sqlite(_) => ("Workers", format!("unixepoch() - {age}")),
-    };
+fn worker(pool: &Pool, name: &str, age: u64) -> String {
+    let (table, seen) = pool.pick(
+        ("apalis.workers", format!("now() - interval '{age} seconds'")),
+        ("Workers", format!("unixepoch() - {age}")),
+    );
     format!(
         "insert into {table} (id, worker_type, storage_name, layers, last_seen)
          values ('{PREFIX}{name}', 'app-emails', 'the app', '', {seen})"
@@ -125,7 +120,7 @@ struct Job {
 }
 
 impl Job {
-    fn insert(&self, database: &Database) -> String {
+    fn insert(&self, pool: &Pool) -> String {
         let Self {
             id,
             queue,
@@ -134,20 +129,19 @@ impl Job {
             lock,
             age,
         } = self;
-        let (table, payload, before, none) = match database {
-            Database::Postgres(_) => (
-                "apalis.jobs",
+        let (payload, before, none) = pool.pick(
+            (
                 "convert_to('{\"to\":\"somebody\"}', 'UTF8')",
                 format!("now() - interval '{age} seconds'"),
                 "''::hstore",
             ),
-            Database::Sqlite(_) => (
-                "Jobs",
+            (
                 "cast('{\"to\":\"somebody\"}' as blob)",
                 format!("unixepoch() - {age}"),
                 "'{}'",
             ),
-        };
+        );
+        let table = pool.jobs();
         let (lock_by, lock_at) = lock.as_ref().map_or(("null".to_owned(), "null"), |name| {
             (format!("'{name}'"), before.as_str())
         });

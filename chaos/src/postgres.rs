@@ -16,7 +16,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
 /// How long stopping and starting may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// The role that usher connects as: no superuser, so that the server can run out of connections for it.
 pub const ROLE: &str = "usher_app";
 /// The server's owner, as `scripts/with-postgres` has it.
@@ -160,7 +160,7 @@ impl Postgres {
         let log = server.data.with_file_name("server.log").display().to_string();
         // The children of a killed postmaster must have noticed first.
         while !self.control(&server, &["start", "--wait", "--log", &log]).await? {
-            ensure!(since.elapsed() < PATIENCE, "Postgres did not start again; see {log}");
+            ensure!(since.elapsed() < TIMEOUT, "Postgres did not start again; see {log}");
             sleep(Duration::from_millis(200)).await;
         }
         Ok(())
@@ -237,7 +237,7 @@ impl Postgres {
             if has_all {
                 return Ok(Standby(standby));
             }
-            ensure!(since.elapsed() < PATIENCE, "the standby did not catch up");
+            ensure!(since.elapsed() < TIMEOUT, "the standby did not catch up");
             sleep(Duration::from_millis(20)).await;
         }
     }
@@ -285,7 +285,7 @@ impl Postgres {
             sleep(Duration::from_millis(300)).await;
             match self.admin().await {
                 Ok(_) => return Ok(()),
-                Err(error) if since.elapsed() > PATIENCE => return Err(error.into()),
+                Err(error) if since.elapsed() > TIMEOUT => return Err(error.into()),
                 Err(_) => {}
             }
         }

@@ -16,8 +16,8 @@ use crate::world::World;
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// How long an answer about health may take: what asks for it is about as patient.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long an answer about health may take: what asks for it waits about as long.
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a probe waits for work to be done again before it gives up.
 const GIVE_UP: Duration = Duration::from_secs(120);
 
@@ -25,10 +25,10 @@ const GIVE_UP: Duration = Duration::from_secs(120);
 pub async fn watch(world: Arc<World>) {
     loop {
         for process in world.fleet.all() {
-            if let Some(memory) = process.peak_memory() {
+            if let Ok(memory) = process.peak_memory() {
                 world
                     .journal
-                    .size(&format!("MiB of memory of a process ({})", process.role), memory);
+                    .size(&format!("MiB of memory of a process ({})", process.role), memory as u64);
             }
             tokio::spawn(look(Arc::clone(&world), process));
         }
@@ -39,7 +39,7 @@ pub async fn watch(world: Arc<World>) {
 async fn look(world: Arc<World>, process: Arc<Process>) {
     let Some(address) = process.private() else { return };
     let (journal, sent) = (&world.journal, Instant::now());
-    let answer = timeout(PATIENCE, world.http.get(format!("{address}/readyz")).send()).await;
+    let answer = timeout(TIMEOUT, world.http.get(format!("{address}/readyz")).send()).await;
     let answered = Instant::now();
     if process.was_disturbed_since(sent) {
         return;
@@ -62,7 +62,7 @@ async fn look(world: Arc<World>, process: Arc<Process>) {
             journal.insist(status == 503, || {
                 format!("{name} answered {status} about its readiness")
             });
-            let had_time = process.started + RECOVERY < sent;
+            let had_time = process.started() + RECOVERY < sent;
             journal.insist(!(journal.was_calm(sent) && had_time), || {
                 format!("{name} said that it was not ready although all was well: {problems}")
             });

@@ -8,22 +8,23 @@ use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use rand::rngs::StdRng;
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Method, RequestBuilder};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::Instant;
 use usher::clock::Clock;
-use usher::webhooks::sign;
 use usher_clerk::DevSigner;
+use usher_testkit::fake_clerk::{SignIn, Webhook};
+use usher_testkit::process::{API_KEY, SIGNING_SECRET};
+use usher_testkit::smtp::SmtpServer;
 use uuid::Uuid;
 
-use crate::fleet::{API_KEY, Fleet, ISSUER, Process, SIGNING_SECRET};
+use crate::fleet::{Fleet, ISSUER, Process};
 use crate::journal::{GoesOn, Journal, WEBHOOKS_MEANWHILE};
 use crate::model::{FOUNDERS, Model};
-use crate::smtp::Sink;
 
 /// What a webhook is called in the journal.
 const WEBHOOK: &str = "a webhook";
 /// No request may take longer: Svix gives up after 15 s.
-const PATIENCE: Duration = Duration::from_secs(15);
+const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// An organization, its projects and whoever invites into them.
 pub struct Place {
@@ -42,7 +43,7 @@ pub struct World {
     /// The processes.
     pub fleet: Fleet,
     /// Where mails end.
-    pub sink: Sink,
+    pub smtp: SmtpServer,
     /// What happened.
     pub journal: Arc<Journal>,
     /// Where people are invited into.
@@ -65,10 +66,10 @@ pub enum Reply {
 
 impl World {
     /// Nothing has happened yet.
-    pub fn new(fleet: Fleet, sink: Sink, journal: Arc<Journal>, signer: DevSigner) -> anyhow::Result<Self> {
+    pub fn new(fleet: Fleet, smtp: SmtpServer, journal: Arc<Journal>, signer: DevSigner) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder()
             .no_proxy()
-            .timeout(PATIENCE)
+            .timeout(TIMEOUT)
             .pool_max_idle_per_host(0)
             .build()?;
         let places = (0..FOUNDERS)
@@ -81,7 +82,7 @@ impl World {
         Ok(Self {
             model: Mutex::default(),
             fleet,
-            sink,
+            smtp,
             journal,
             places,
             http,
@@ -146,8 +147,8 @@ impl World {
             Err(_) => {
                 self.journal.count("requests without an answer");
                 let is_excused = process.was_disturbed_since(sent);
-                self.journal.insist(is_excused || took < PATIENCE, || {
-                    format!("{what}: {} gave no answer in {} s", process.name, PATIENCE.as_secs())
+                self.journal.insist(is_excused || took < TIMEOUT, || {
+                    format!("{what}: {} gave no answer in {} s", process.name, TIMEOUT.as_secs())
                 });
                 self.journal.insist(is_excused || !self.journal.was_calm(sent), || {
                     format!("{what}: {} gave no answer although all was well", process.name)
@@ -172,16 +173,14 @@ impl World {
             (told.svix_id.clone(), told.body.clone())
         };
         let timestamp = Clock::System.now().timestamp();
-        let Ok(signature) = sign(SIGNING_SECRET, &svix_id, timestamp, body.as_bytes()) else {
+        let Ok(webhook) = Webhook::sign(SIGNING_SECRET, svix_id, timestamp, body) else {
             return false;
         };
-        let request = self
-            .http
-            .post(format!("{address}/webhooks/clerk"))
-            .header("svix-id", svix_id)
-            .header("svix-timestamp", timestamp)
-            .header("svix-signature", signature)
-            .body(body);
+        let mut request = self.http.post(format!("{address}/webhooks/clerk"));
+        for (name, value) in webhook.headers() {
+            request = request.header(name, value);
+        }
+        let request = request.body(webhook.body);
         let sent = Instant::now();
         let Reply::Answer(status, _) = self.send(&process, request, WEBHOOK).await else {
             return false;
@@ -292,19 +291,14 @@ impl World {
     }
 
     fn session_token(&self, user_id: &str) -> anyhow::Result<String> {
-        let now = Clock::System.now();
-        let claims = json!({
-            "iss": ISSUER,
-            "sub": user_id,
-            "sid": format!("sess_of_{user_id}"),
-            "iat": now.timestamp(),
-            "nbf": now.timestamp(),
-            "exp": (now + TimeDelta::seconds(60)).timestamp(),
-            "sts": "active",
-            "v": 2,
-        });
-        self.signer
-            .sign_session(&claims)
+        let sign_in = SignIn {
+            user_id,
+            session_id: &format!("sess_of_{user_id}"),
+            issuer: ISSUER,
+            party: None,
+        };
+        sign_in
+            .token(&self.signer, Clock::System.now(), TimeDelta::seconds(60))
             .context("the session token can't be signed")
     }
 }

@@ -4,6 +4,7 @@ mod api_key;
 mod check;
 mod config;
 mod demo;
+mod fake_clerk;
 mod invite;
 mod invites;
 mod jobs;
@@ -13,7 +14,6 @@ mod paint;
 mod report;
 pub mod serve;
 mod simulate;
-mod stand_in;
 mod templates;
 mod webhooks;
 

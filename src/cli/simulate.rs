@@ -9,12 +9,12 @@ use reqwest::StatusCode;
 use serde_json::Value;
 use url::Url;
 
+use super::fake_clerk::{Delivery, WRONG_SECRET, http_client, message_id, session_id, user_id};
 use super::paint::{FAINT, STRONG, paint, status};
-use super::stand_in::{Delivery, SignIn, WRONG_SECRET, http_client, message_id, session_id, user_id};
 use crate::clock::Clock;
 use crate::config::{Config, DevSecrets, Environment, SessionKeySource, VAR, parse_duration};
-use usher_clerk::simulated::{SimulatedUser, deleted_user, event, session};
 use usher_clerk::{DevSigner, EventKind};
+use usher_testkit::fake_clerk::{FakeUser, SignIn, deleted_user, event, session};
 
 /// Where usher takes Clerk's events.
 const PATH: &str = "/webhooks/clerk";
@@ -185,8 +185,8 @@ impl Who {
 }
 
 impl Profile {
-    fn user(&self, who: &Who, now: DateTime<Utc>) -> SimulatedUser {
-        SimulatedUser {
+    fn user(&self, who: &Who, now: DateTime<Utc>) -> FakeUser {
+        FakeUser {
             id: who.user_id(),
             emails: who
                 .email
@@ -309,7 +309,7 @@ fn subject(data: &Value) -> String {
 fn print_sent(kind: EventKind, about: &str, delivery: &Delivery, forged: bool) {
     let kind = paint(STRONG, kind);
     let forged = if forged { ", with a forged signature," } else { "" };
-    let way = paint(FAINT, format!("as {} to {}", delivery.svix_id, delivery.url));
+    let way = paint(FAINT, format!("as {} to {}", delivery.webhook.svix_id, delivery.url));
     anstream::println!("sent      {kind} of {about}{forged} {way}");
 }
 

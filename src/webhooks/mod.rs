@@ -1,7 +1,6 @@
 //! `POST /webhooks/clerk`: verify, store, answer. A job does the work, never the request.
 
 mod intake;
-mod sign;
 mod signature;
 
 use std::sync::Arc;
@@ -20,7 +19,6 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub use intake::{Intake, Receipt};
-pub use sign::sign;
 pub use signature::{SignatureError, Signatures};
 
 use crate::app::App;

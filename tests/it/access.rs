@@ -5,16 +5,16 @@ use chrono::TimeDelta;
 use futures::future::join_all;
 use serde_json::{Value, json};
 use usher::invites::reminders::PLAN_AFTER;
-use usher_clerk::simulated::SimulatedUser;
+use usher_testkit::fake_clerk::FakeUser;
 use uuid::Uuid;
 
 use crate::support::app::{Answer, request};
-use crate::support::{TestApp, TestDatabase, stories};
+use crate::support::{TestApp, TestDatabase, on_both_databases, stories};
 
 /// Clerk tells of somebody, as they are with these changes.
-async fn told(app: &TestApp, user: &SimulatedUser, changes: Value) {
+async fn told(app: &TestApp, user: &FakeUser, changes: Value) {
     app.clock.advance(TimeDelta::seconds(1));
-    let now = SimulatedUser {
+    let now = FakeUser {
         updated_at: app.now(),
         ..user.clone()
     };
@@ -48,7 +48,7 @@ async fn refusals(app: &TestApp, reason: &str) -> i64 {
 }
 
 /// Somebody who has been in Clerk for long, and whom usher knows.
-async fn known(app: &TestApp, email: &str) -> SimulatedUser {
+async fn known(app: &TestApp, email: &str) -> FakeUser {
     let user = app.clerk().old_user(email);
     app.clerk().tells_of(&user).await;
     app.run_jobs().await;
@@ -64,7 +64,7 @@ const WAYS: &[(&str, Option<&str>)] = &[
     ("deleted", None),
 ];
 
-async fn go(app: &TestApp, user: &SimulatedUser, way: &str) {
+async fn go(app: &TestApp, user: &FakeUser, way: &str) {
     let admin = format!("external_id = '{}'", user.id);
     let membership = format!("admin_id in (select id from admins where {admin})");
     match way {
@@ -214,10 +214,7 @@ async fn lost_and_found(app: &TestApp, n: usize, way: &str, back: Option<&str>) 
 }
 
 async fn soft_delete(app: &TestApp, table: &str, id: Uuid) {
-    let id = match &app.pool {
-        crate::support::db::TestPool::Postgres(_) => format!("'{id}'"),
-        crate::support::db::TestPool::Sqlite(_) => format!("x'{}'", id.simple()),
-    };
+    let id = app.pool.literal(id);
     app.pool
         .execute(&format!("update {table} set deleted_at = updated_at where id = {id}"))
         .await;
@@ -240,7 +237,7 @@ stories! {
             })).await;
             app.run_jobs().await;
             app.clock.advance(TimeDelta::seconds(1));
-            let banned = SimulatedUser { banned: true, updated_at: app.now(), ..owner.clone() };
+            let banned = FakeUser { banned: true, updated_at: app.now(), ..owner.clone() };
             app.clerk().tell(way, banned.to_json()).await;
             app.clerk().user_created(&email).await;
             app.run_jobs().await;
@@ -275,10 +272,8 @@ stories! {
         app.invite(invite).await;
         // Without any, what usher knows of them counts.
         app.pool.execute("update admins set external_id = null").await;
-        let id = app.pool.text(match &app.pool {
-            crate::support::db::TestPool::Postgres(_) => "select id::text from admins",
-            crate::support::db::TestPool::Sqlite(_) => "select lower(hex(id)) from admins",
-        }).await.unwrap();
+        let id = app.pool.pick("select id::text from admins", "select lower(hex(id)) from admins");
+        let id = app.pool.text(id).await.unwrap();
         let id: Uuid = id.parse().unwrap();
         let invite = json!({ "organization_id": acme, "email": "bob@example.com", "role": "member", "invited_by": id });
         assert_eq!(app.post("/v1/invites", invite).await.problem(403), "inviter_blocked");
@@ -548,7 +543,7 @@ stories! {
 }
 
 /// The settings say from which role on people invite, and the address's cap can be lifted.
-async fn as_it_is_set(database: TestDatabase) {
+async fn who_invites_is_as_it_is_set(database: TestDatabase) {
     let app = TestApp::start_with(database, |settings| {
         settings.organization_invite_role = Some("owner".to_owned());
         settings.project_invite_role = Some("support".to_owned());
@@ -562,7 +557,7 @@ async fn as_it_is_set(database: TestDatabase) {
     app.run_jobs().await;
     let support = app.person("support@example.com", None).await;
     let admin = app.person("admin@example.com", Some((acme, "admin"))).await;
-    let by = |target: &str, id: Uuid, role: &str, inviter: &SimulatedUser| json!({ target: id, "email": format!("{role}@by.example"), "role": role, "invited_by": inviter.id });
+    let by = |target: &str, id: Uuid, role: &str, inviter: &FakeUser| json!({ target: id, "email": format!("{role}@by.example"), "role": role, "invited_by": inviter.id });
     let ask = async |body: Value| app.post("/v1/invites", body).await;
     ask(by("project_id", apollo, "support", &support)).await.expect(201);
     assert_eq!(
@@ -583,12 +578,4 @@ async fn as_it_is_set(database: TestDatabase) {
     app.finish().await;
 }
 
-#[tokio::test]
-async fn who_invites_is_as_it_is_set_on_sqlite() {
-    as_it_is_set(TestDatabase::sqlite().await).await;
-}
-
-#[tokio::test]
-async fn who_invites_is_as_it_is_set_on_postgres() {
-    as_it_is_set(TestDatabase::postgres().await).await;
-}
+on_both_databases!(who_invites_is_as_it_is_set);

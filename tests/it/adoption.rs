@@ -174,7 +174,7 @@ select md5(string_agg(line, ' ' order by line)) from (
 
 async fn app_database() -> TestDatabase {
     let database = TestDatabase::empty_postgres().await;
-    database.pool.script(APP).await;
+    database.pool.execute(APP).await;
     database
 }
 
@@ -254,7 +254,7 @@ async fn an_app_s_database_is_taken_over_and_everything_of_the_app_s_stays() {
 #[tokio::test]
 async fn an_app_that_knows_clerk_s_ids_and_its_old_code_go_on_as_before() {
     let database = TestDatabase::empty_postgres().await;
-    database.pool.script(APP_ON_CLERK).await;
+    database.pool.execute(APP_ON_CLERK).await;
     let before = outcome_of_old_code(&database).await;
     database.migrate(&Rules::default()).await.unwrap();
     assert_eq!(outcome_of_old_code(&database).await, before);
@@ -316,7 +316,7 @@ async fn code_that_still_writes_organization_id_sees_the_membership_follow() {
     let role = format!("app_{}", Uuid::from_bytes(rand::random()).simple());
     database
         .pool
-        .script(&format!(
+        .execute(&format!(
             "create role {role} login; grant select, insert, update, delete on admins, organizations, audit to {role};
              alter role {role} set timezone = 'America/New_York'"
         ))
@@ -411,7 +411,7 @@ async fn times_without_a_zone_are_written_and_read_as_utc() {
     let name = database.pool.text("select current_database()::text").await.unwrap();
     database
         .pool
-        .script(&format!("alter database {name} set timezone = 'Asia/Tokyo'"))
+        .execute(&format!("alter database {name} set timezone = 'Asia/Tokyo'"))
         .await;
     let app = TestApp::start(database).await;
     let id = app.clock.new_id();
@@ -463,7 +463,7 @@ async fn identities_in_a_table_of_the_app_s_are_followed_and_kept() {
     let database = app_database().await;
     database
         .pool
-        .script(
+        .execute(
             "create table admin_identities (
                  id uuid primary key, admin_id uuid not null references admins (id), provider text not null,
                  issuer text not null, subject text not null, unique (provider, issuer, subject));
@@ -498,7 +498,7 @@ async fn identities_in_a_table_of_the_app_s_are_followed_and_kept() {
     assert_eq!(app.pool.count(&noted).await, 1, "the app finds whom usher learnt of");
 
     app.pool
-        .script(
+        .execute(
             "insert into admin_identities (admin_id, provider, issuer, subject) values
                  ('00000000-0000-4000-8000-000000000002', 'clerk', 'https://clerk.acme.example', 'user_bob');
              delete from admin_identities where subject = 'user_ada'",
@@ -515,7 +515,7 @@ async fn an_address_that_may_be_there_once_only_is_left_to_whoever_has_it() {
         let database = app_database().await;
         database
             .pool
-            .script(&format!(
+            .execute(&format!(
                 "update admins set email = 'other@example.com' where email = 'BOB@example.com';
                  create unique index admins_email on admins {unique}"
             ))
@@ -546,7 +546,7 @@ async fn app_database_of(people: i64) -> TestDatabase {
     let database = app_database().await;
     database
         .pool
-        .script(&format!(
+        .execute(&format!(
             "set session_replication_role = replica;
              insert into admins (organization_id, email, role, deleted_at)
              select case n % 2 when 0 then 'a0000000-0000-4000-8000-000000000000'::uuid
@@ -645,7 +645,7 @@ async fn usher_can_be_taken_out_again_as_the_docs_say() {
     let pool = &database.pool;
     let before = pool.text(WHAT_IS_THE_APP_S).await;
     database.migrate(&Rules::default()).await.unwrap();
-    pool.script(&crate::support::docs_sql("### Taking usher out again"))
+    pool.execute(&crate::support::docs_sql("### Taking usher out again"))
         .await;
     assert_eq!(pool.text(WHAT_IS_THE_APP_S).await, before);
     for things in [
@@ -722,7 +722,7 @@ async fn the_configured_ladder_gives_those_without_a_role_its_lowest() {
     let database = app_database().await;
     database
         .pool
-        .script("alter table admins alter column role drop not null; update admins set role = null")
+        .execute("alter table admins alter column role drop not null; update admins set role = null")
         .await;
     let rules = Rules {
         roles: Roles::new("guest,host".parse().unwrap(), "viewer,maker".parse().unwrap()),

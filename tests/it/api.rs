@@ -198,7 +198,7 @@ stories! {
         app.run_jobs().await;
         let token = app.token_in_mail_to("ada@example.com");
         let id = created.expect(201)["id"].as_str().unwrap().to_owned();
-        let jobs = crate::support::jobs::table(&app.pool);
+        let jobs = app.pool.jobs();
         let mut places = vec![created.body, app.get(&format!("/v1/invites/{id}")).await.body];
         for table in ["invites", "usher_deliveries", "usher_events", jobs] {
             places.push(app.pool.dump(table).await.into());

@@ -3,27 +3,18 @@
 use chrono::TimeDelta;
 use serde_json::json;
 use usher::flows::accept_candidates;
-use usher_clerk::simulated::{self, SimulatedUser};
-use uuid::Uuid;
+use usher_testkit::fake_clerk::{self, FakeUser};
 
-use crate::support::clerk::Webhook;
-use crate::support::db::TestPool;
+use crate::support::clerk::signed;
 use crate::support::{TestApp, TestDatabase, stories};
 
 const LONG_AGO: &str = "'2020-01-01T00:00:00+00:00'";
-
-fn literal(app: &TestApp, id: Uuid) -> String {
-    match app.pool {
-        TestPool::Postgres(_) => format!("'{id}'"),
-        TestPool::Sqlite(_) => format!("x'{}'", id.simple()),
-    }
-}
 
 stories! {
     async fn a_deletion_reaches_people_whom_only_the_app_knew(app) {
         let acme = app.organization("Acme").await;
         let (ada, organization, membership) =
-            (literal(app, app.clock.new_id()), literal(app, acme), literal(app, app.clock.new_id()));
+            (app.pool.literal(app.clock.new_id()), app.pool.literal(acme), app.pool.literal(app.clock.new_id()));
         app.pool.execute(&format!(
             "insert into admins (id, external_id, email, created_at, updated_at)
              values ({ada}, 'user_ada', 'ada@example.com', {LONG_AGO}, {LONG_AGO})"
@@ -33,7 +24,7 @@ stories! {
              values ({membership}, {organization}, {ada}, 'owner', {LONG_AGO}, {LONG_AGO})"
         )).await;
         assert_eq!(app.members(acme).await, ["ada@example.com owner"]);
-        app.clerk().tell("user.deleted", simulated::deleted_user("user_ada")).await;
+        app.clerk().tell("user.deleted", fake_clerk::deleted_user("user_ada")).await;
         app.run_jobs().await;
         assert_eq!(app.pool.count("organization_users where deleted_at is null").await, 0);
         assert_eq!(app.pool.count("admins where deleted_at is null").await, 0);
@@ -56,7 +47,7 @@ stories! {
         let acme = app.organization("Acme").await;
         // The event that takes it away from them is late.
         let former = app.person("shared@example.com", None).await;
-        let owner = SimulatedUser::new("user_new", "shared@example.com", app.now() + TimeDelta::seconds(5));
+        let owner = FakeUser::new("user_new", "shared@example.com", app.now() + TimeDelta::seconds(5));
         app.clerk().tell("user.created", owner.to_json()).await;
         app.run_jobs().await;
         app.clock.advance(TimeDelta::minutes(1));
@@ -81,8 +72,8 @@ stories! {
         data["unsafe_metadata"] = json!("DEEP");
         data["first_name"] = json!("A\u{0}da");
         let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
-        let body = simulated::event("user.updated", data, app.now()).to_string().replace("\"DEEP\"", &deep);
-        app.send(Webhook::signed(app, "msg_deep", body).into_request()).await.expect(202);
+        let body = fake_clerk::event("user.updated", data, app.now()).to_string().replace("\"DEEP\"", &deep);
+        app.deliver(signed(app, "msg_deep", body)).await.expect(202);
         app.run_jobs().await;
         assert_eq!(app.pool.count("usher_people where banned").await, 1);
         assert_eq!(app.pool.count("admins where first_name = 'Ada'").await, 1);

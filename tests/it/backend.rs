@@ -10,7 +10,7 @@ use axum::routing::get;
 use chrono::TimeDelta;
 use serde_json::{Value, json};
 use usher::secret::Secret;
-use usher_clerk::simulated::SimulatedUser;
+use usher_testkit::fake_clerk::FakeUser;
 
 use crate::support::TestApp;
 use crate::support::db::TestDatabase;
@@ -20,7 +20,7 @@ const SECRET_KEY: &str = "sk_test_of_the_backend_api";
 /// What Clerk's Backend API does when it is asked.
 #[derive(Clone)]
 enum Mood {
-    Knows(Vec<SimulatedUser>),
+    Knows(Vec<FakeUser>),
     Fails,
     Hangs,
 }

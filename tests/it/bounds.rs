@@ -3,23 +3,21 @@
 use axum::body::Body;
 use axum::http::{Method, Request, header};
 use serde_json::{Value, json};
-use usher_clerk::simulated;
+use usher_testkit::fake_clerk;
 
 use crate::support::app::{API_KEY, request};
-use crate::support::clerk::Webhook;
+use crate::support::clerk::signed;
 use crate::support::{TestApp, TestDatabase, jobs, stories};
 
 /// An event about somebody, with `data` changed.
 fn user_event(app: &TestApp, email: &str, change: impl FnOnce(&mut Value)) -> String {
     let mut data = app.clerk().user(email).to_json();
     change(&mut data);
-    simulated::event("user.created", data, app.now()).to_string()
+    fake_clerk::event("user.created", data, app.now()).to_string()
 }
 
 async fn deliver(app: &TestApp, svix_id: &str, body: &str) {
-    app.send(Webhook::signed(app, svix_id, body).into_request())
-        .await
-        .expect(202);
+    app.deliver(signed(app, svix_id, body)).await.expect(202);
 }
 
 /// The only attempt failed for good, and the inbox says why.
@@ -102,7 +100,7 @@ stories! {
             ("updated_at", json!(253_402_300_800_000_i64)),
         ].into_iter().enumerate() {
             for event_type in ["session.created", "session.ended"] {
-                let mut data = simulated::session("sess_1", &ada.id, "active", None, app.now());
+                let mut data = fake_clerk::session("sess_1", &ada.id, "active", None, app.now());
                 data[field] = value.clone();
                 let svix_id = format!("msg_{n}_{}", event_type.len());
                 app.clerk().deliver(&svix_id, event_type, data).await.expect(202);

@@ -12,10 +12,10 @@ use chrono::TimeDelta;
 use tokio::process::Command;
 use usher::clock::Clock;
 
-use crate::support::TestDatabase;
 use crate::support::app::SIGNER;
 use crate::support::process::environment;
 use crate::support::smtp::{Behaviour, Phase, SmtpServer};
+use crate::support::{TestDatabase, stories};
 
 const SECRET_KEY: &str = "sk_test_of_the_backend_api";
 
@@ -189,24 +189,9 @@ impl Deploy {
     }
 }
 
-macro_rules! before_a_deploy {
-    ($(async fn $name:ident($deploy:ident) $body:block)+) => { $(
-        mod $name {
-            use super::*;
-            async fn told($deploy: &Deploy) $body
-            #[tokio::test]
-            async fn on_sqlite() {
-                told(&Deploy::to(TestDatabase::sqlite().await).await).await;
-            }
-            #[tokio::test]
-            async fn on_postgres() {
-                told(&Deploy::to(TestDatabase::postgres().await).await).await;
-            }
-        }
-    )+ };
-}
+stories! {
+    #[tokio::test] Deploy, Deploy::to, async |_| ();
 
-before_a_deploy! {
     async fn all_is_well_in_one_line_each(deploy) {
         let said = deploy.check(&[]).await;
         said.is_well();

@@ -13,13 +13,11 @@ use usher::app::App;
 use usher::clock::Clock;
 use usher::server::Limits;
 use usher::service::{Role, Service};
-use usher::webhooks::sign;
-use usher_clerk::simulated::{SimulatedUser, event};
 
-use crate::support::TestDatabase;
-use crate::support::app::{API_KEY, SIGNING_SECRET, settings};
-use crate::support::process::UsherProcess;
+use crate::support::app::{API_KEY, settings};
+use crate::support::process::{UsherProcess, signed, told_of};
 use crate::support::smtp::SmtpServer;
+use crate::support::{TestDatabase, on_both_databases};
 
 /// usher in this process, on real sockets, with limits that a story can wait for.
 struct Usher {
@@ -102,15 +100,12 @@ const HALF_A_HEAD: &str = "GET /openapi.json HTTP/1.1\r\nHost: ush";
 
 /// A webhook that Clerk signed: its head, and its body.
 fn webhook(id: &str) -> (String, String) {
-    let now = Clock::System.now();
-    let user = SimulatedUser::new(format!("user_{id}"), format!("{id}@example.com"), now);
-    let body = event("user.created", user.to_json(), now).to_string();
-    let signature = sign(SIGNING_SECRET, id, now.timestamp(), body.as_bytes()).unwrap();
+    let body = told_of(&format!("user_{id}"), &format!("{id}@example.com")).to_string();
+    let headers = signed(id, &body).map(|(name, value)| format!("{name}: {value}\r\n"));
     let head = format!(
-        "POST /webhooks/clerk HTTP/1.1\r\nHost: usher\r\nContent-Length: {}\r\nsvix-id: {id}\r\n\
-         svix-timestamp: {}\r\nsvix-signature: {signature}\r\n\r\n",
+        "POST /webhooks/clerk HTTP/1.1\r\nHost: usher\r\nContent-Length: {}\r\n{}\r\n",
         body.len(),
-        now.timestamp()
+        headers.concat()
     );
     (head, body)
 }
@@ -434,18 +429,10 @@ async fn unfinished_requests_share_a_limited_memory() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fifteen_hundred_that_keep_it_waiting_keep_nobody_else_on_sqlite() {
-    crowd(TestDatabase::sqlite().await).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fifteen_hundred_that_keep_it_waiting_keep_nobody_else_on_postgres() {
-    crowd(TestDatabase::postgres().await).await;
-}
+on_both_databases!(multi_thread fifteen_hundred_that_keep_it_waiting_keep_nobody_else);
 
 /// More than may be connected, so that the oldest are closed while webhooks come on new connections.
-async fn crowd(database: TestDatabase) {
+async fn fifteen_hundred_that_keep_it_waiting_keep_nobody_else(database: TestDatabase) {
     let usher = Usher::start_on(database, Limits::public(1000)).await;
     let mut kept = usher.answered().await;
     let mut opening = JoinSet::new();

@@ -13,11 +13,11 @@ use usher::invites::token::LinkClaim;
 use usher::problem::Code;
 use usher::secret::Secret;
 use usher::store::{DeliveryKind, Grant, NewDelivery, NewInvite, PersonRef, Tx};
-use usher_clerk::simulated::SimulatedUser;
+use usher_testkit::fake_clerk::FakeUser;
 use uuid::Uuid;
 
 use crate::support::app::{API_KEY, Answer, TestApp, request};
-use crate::support::clerk::Webhook;
+use crate::support::clerk::{into_request, signed};
 use crate::support::contract::{DOCUMENT, Operation, errors, operations};
 use crate::support::db::TestDatabase;
 
@@ -73,8 +73,8 @@ fn no_public_route_is_registered_without_a_description() {
 /// The world as the examples have it, with the very ids.
 struct Stage {
     app: TestApp,
-    ada: SimulatedUser,
-    eve: SimulatedUser,
+    ada: FakeUser,
+    eve: FakeUser,
 }
 
 /// How far the world of the examples has come.
@@ -98,7 +98,7 @@ fn example_id(operation: &str) -> &'static str {
         .expect("an example")
 }
 
-async fn id_of(tx: &mut Tx, person: &SimulatedUser) -> Uuid {
+async fn id_of(tx: &mut Tx, person: &FakeUser) -> Uuid {
     let person = PersonRef::Clerk(person.id.clone());
     tx.live_people(std::slice::from_ref(&person)).await.unwrap()[&person]
 }
@@ -111,12 +111,12 @@ impl Stage {
             change(settings);
         })
         .await;
-        let person = |id: &str, first: &str, last: &str, email: &str| SimulatedUser {
+        let person = |id: &str, first: &str, last: &str, email: &str| FakeUser {
             first_name: Some(first.to_owned()),
             last_name: Some(last.to_owned()),
             created_at: app.now() - TimeDelta::days(100),
             updated_at: app.now() - TimeDelta::days(100),
-            ..SimulatedUser::new(id, email, app.now())
+            ..FakeUser::new(id, email, app.now())
         };
         let ada = person(example_id("listUserInvites"), "Ada", "Lovelace", "ada@example.com");
         let eve = person("user_2eve", "Eve", "Moneypenny", "eve@example.com");
@@ -127,7 +127,7 @@ impl Stage {
     }
 
     /// By the store: the document's invite has an id, and the API gives its own.
-    async fn set(&self, chapter: Chapter, grace: &SimulatedUser) {
+    async fn set(&self, chapter: Chapter, grace: &FakeUser) {
         let app = &self.app;
         let id = |operation: &str| example_id(operation).parse::<Uuid>().unwrap();
         let (acme, apollo) = (id("putOrganization"), id("putProject"));
@@ -246,7 +246,7 @@ impl Call {
     fn request(&self, app: &TestApp, body: Option<&str>) -> Request<Body> {
         if self.operation.is_called_with("svix_signature") {
             let svix_id = format!("msg_{}", app.clock.new_id().simple());
-            return Webhook::signed(app, &svix_id, body.unwrap_or_default()).into_request();
+            return into_request(signed(app, &svix_id, body.unwrap_or_default()));
         }
         let mut request = request(self.method.clone(), &self.path, self.bearer.as_deref(), None);
         if let Some(body) = body {

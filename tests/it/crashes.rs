@@ -1,21 +1,13 @@
 //! Real processes, killed for real.
 
-use serde_json::json;
 use tokio::task::JoinSet;
 use usher::clock::Clock;
-use usher_clerk::simulated::{SimulatedUser, event};
 
-use crate::support::TestDatabase;
-use crate::support::process::{UsherProcess, eventually};
+use crate::support::process::{UsherProcess, eventually, person, signed, told};
 use crate::support::smtp::{Behaviour, Phase, SmtpServer};
+use crate::support::{TestDatabase, on_both_databases};
 
 const PEOPLE: usize = 200;
-
-fn told(n: usize) -> serde_json::Value {
-    let now = Clock::System.now();
-    let user = SimulatedUser::new(format!("user_{n}"), format!("person{n}@example.com"), now);
-    event("user.created", user.to_json(), now)
-}
 
 /// Killed while it takes events in, works on jobs and talks to the mail server; started again, it has lost nothing that
 /// it had acknowledged, and done nothing twice that shows.
@@ -23,25 +15,16 @@ async fn a_process_that_is_killed_mid_work_loses_nothing(database: TestDatabase)
     let smtp = SmtpServer::start().await;
     smtp.next(1, Phase::EndOfData, Behaviour::Stall);
     let usher = UsherProcess::start(&database, &smtp.url()).await;
-    let acme = Clock::System.new_id();
-    usher
-        .call(
-            reqwest::Method::PUT,
-            &format!("/v1/organizations/{acme}"),
-            json!({ "name": "Acme" }),
-        )
-        .await;
+    let acme = usher.organization("Acme").await;
     for n in 0..PEOPLE {
-        let body = json!({ "organization_id": acme, "email": format!("person{n}@example.com"), "role": "member" });
-        usher.call(reqwest::Method::POST, "/v1/invites", body).await;
+        usher.invite(acme, &person(n)).await;
     }
     smtp.wait_for_stalls(1).await;
 
-    let usher = std::sync::Arc::new(usher);
     let mut deliveries = JoinSet::new();
     for n in 0..PEOPLE {
-        let usher = std::sync::Arc::clone(&usher);
-        deliveries.spawn(async move { (n, usher.deliver(&format!("msg_{n}"), &told(n)).await) });
+        let clerk = usher.client();
+        deliveries.spawn(async move { (n, clerk.deliver(&format!("msg_{n}"), &told(n)).await) });
     }
     let mut acknowledged = Vec::new();
     while acknowledged.len() < PEOPLE / 2 {
@@ -52,7 +35,7 @@ async fn a_process_that_is_killed_mid_work_loses_nothing(database: TestDatabase)
     }
     deliveries.abort_all();
     while deliveries.join_next().await.is_some() {}
-    std::sync::Arc::into_inner(usher).expect("the last handle").kill().await;
+    usher.kill().await;
 
     let usher = UsherProcess::start(&database, &smtp.url()).await;
     eventually("every acknowledged event has its effect", async || {
@@ -82,7 +65,7 @@ async fn a_process_that_is_killed_mid_work_loses_nothing(database: TestDatabase)
         PEOPLE as i64
     );
     assert_eq!(database.pool.count("admins").await, PEOPLE as i64);
-    let jobs = crate::support::jobs::table(&database.pool);
+    let jobs = database.pool.jobs();
     eventually("no job is stuck", async || {
         database
             .pool
@@ -96,25 +79,15 @@ async fn a_process_that_is_killed_mid_work_loses_nothing(database: TestDatabase)
     assert!(usher.terminate().await, "a SIGTERM ends it well");
 }
 
-#[tokio::test]
-async fn a_process_that_is_killed_mid_work_loses_nothing_on_sqlite() {
-    a_process_that_is_killed_mid_work_loses_nothing(TestDatabase::sqlite().await).await;
-}
-
-#[tokio::test]
-async fn a_process_that_is_killed_mid_work_loses_nothing_on_postgres() {
-    a_process_that_is_killed_mid_work_loses_nothing(TestDatabase::postgres().await).await;
-}
+on_both_databases!(a_process_that_is_killed_mid_work_loses_nothing);
 
 /// Killed after the mail server has a mail and before that is noted: one more copy, recognisable as the same mail.
 async fn a_kill_between_the_servers_yes_and_our_note_sends_one_more_copy(database: TestDatabase) {
     let smtp = SmtpServer::start().await;
     smtp.next(1, Phase::EndOfData, Behaviour::TakeAndStall);
     let usher = UsherProcess::start(&database, &smtp.url()).await;
-    let path = format!("/v1/organizations/{}", Clock::System.new_id());
-    let acme = usher.call(reqwest::Method::PUT, &path, json!({ "name": "Acme" })).await;
-    let invite = json!({ "organization_id": acme["id"], "email": "ada@example.com", "role": "member" });
-    usher.call(reqwest::Method::POST, "/v1/invites", invite).await;
+    let acme = usher.organization("Acme").await;
+    usher.invite(acme, "ada@example.com").await;
     smtp.wait_for_stalls(1).await;
     usher.kill().await;
     assert_eq!(smtp.mails().len(), 1);
@@ -132,15 +105,7 @@ async fn a_kill_between_the_servers_yes_and_our_note_sends_one_more_copy(databas
     }
 }
 
-#[tokio::test]
-async fn a_kill_between_the_servers_yes_and_our_note_sends_one_more_copy_on_sqlite() {
-    a_kill_between_the_servers_yes_and_our_note_sends_one_more_copy(TestDatabase::sqlite().await).await;
-}
-
-#[tokio::test]
-async fn a_kill_between_the_servers_yes_and_our_note_sends_one_more_copy_on_postgres() {
-    a_kill_between_the_servers_yes_and_our_note_sends_one_more_copy(TestDatabase::postgres().await).await;
-}
+on_both_databases!(a_kill_between_the_servers_yes_and_our_note_sends_one_more_copy);
 
 /// A job that its process dies of, each time: it is started again three times, then later and later, and in the end it is
 /// dead and says why.
@@ -150,10 +115,8 @@ async fn a_job_that_takes_its_process_down_is_started_less_and_less_often_and_en
     let smtp = SmtpServer::start().await;
     smtp.at(Phase::EndOfData, Behaviour::Stall);
     let mut usher = UsherProcess::start(&database, &smtp.url()).await;
-    let path = format!("/v1/organizations/{}", Clock::System.new_id());
-    let acme = usher.call(reqwest::Method::PUT, &path, json!({ "name": "Acme" })).await;
-    let invite = json!({ "organization_id": acme["id"], "email": "ada@example.com", "role": "member" });
-    usher.call(reqwest::Method::POST, "/v1/invites", invite).await;
+    let acme = usher.organization("Acme").await;
+    usher.invite(acme, "ada@example.com").await;
     for starts in 1..=4 {
         smtp.wait_for_stalls(starts).await;
         usher.kill().await;
@@ -188,20 +151,8 @@ async fn bad_input_leaves_at_most_one_line_each_in_the_log_and_nothing_private()
     let usher = UsherProcess::start(&database, &smtp.url()).await;
     let before = usher.log().len();
     let body = told(1).to_string();
-    let signed = |id: &str, body: &str| {
-        let now = Clock::System.now().timestamp();
-        let signature = usher::webhooks::sign(crate::support::app::SIGNING_SECRET, id, now, body.as_bytes()).unwrap();
-        vec![
-            ("svix-id", id.to_owned()),
-            ("svix-timestamp", now.to_string()),
-            ("svix-signature", signature),
-        ]
-    };
-    let forged = vec![
-        ("svix-id", "msg_1".to_owned()),
-        ("svix-timestamp", Clock::System.now().timestamp().to_string()),
-        ("svix-signature", "v1,".to_owned()),
-    ];
+    let mut forged = signed("msg_1", &body);
+    forged[2].1 = "v1,".to_owned();
     assert_eq!(usher.send_raw(&forged, body.clone()).await, 401);
     assert_eq!(usher.send_raw(&[], body.clone()).await, 401);
     assert_eq!(usher.send_raw(&signed("msg_2", "{"), "{".to_owned()).await, 400);
@@ -209,17 +160,9 @@ async fn bad_input_leaves_at_most_one_line_each_in_the_log_and_nothing_private()
     assert_eq!(usher.send_raw(&signed("msg_3", code), code.to_owned()).await, 200);
     let broken = r#"{"type":"user.created","data":{"id":"user_x","email_addresses":["person1@example.com"]}}"#;
     assert_eq!(usher.send_raw(&signed("msg_4", broken), broken.to_owned()).await, 202);
-    let acme = Clock::System.new_id();
-    usher
-        .call(
-            reqwest::Method::PUT,
-            &format!("/v1/organizations/{acme}"),
-            json!({ "name": "Acme" }),
-        )
-        .await;
-    let invite = json!({ "organization_id": acme, "email": "person1@example.com", "role": "member" });
-    usher.call(reqwest::Method::POST, "/v1/invites", invite).await;
-    let jobs = crate::support::jobs::table(&database.pool);
+    let acme = usher.organization("Acme").await;
+    usher.invite(acme, &person(1)).await;
+    let jobs = database.pool.jobs();
     eventually("the event's job is dead and the mail refused", async || {
         database.pool.count(&format!("{jobs} where status = 'Killed'")).await == 1
             && database.pool.count("usher_deliveries where status = 'failed'").await == 1
@@ -266,7 +209,7 @@ async fn a_full_disk_is_told_and_gone_once_there_is_room() {
     let usher = UsherProcess::start(&database, &smtp.url()).await;
     assert!(usher.deliver("msg_1", &told(1)).await);
     assert_eq!(usher.ask("/readyz").await.0, 200);
-    usher.limit_files(Some(0)).await;
+    usher.limit_files(Some(0));
     let (status, body) = usher.ask("/readyz").await;
     assert_eq!(status, 503, "{body}");
     let body: serde_json::Value = serde_json::from_str(&body).unwrap();
@@ -279,7 +222,7 @@ async fn a_full_disk_is_told_and_gone_once_there_is_room() {
     }
     let (status, said) = usher.ask("/readyz").await;
     assert!(status == 503 && said.contains(r#""database":"failing""#), "{said}");
-    usher.limit_files(None).await;
+    usher.limit_files(None);
     eventually("it is ready again", async || usher.ask("/readyz").await.0 == 200).await;
     for n in 2..20 {
         eventually("there is room again", async || {
@@ -328,13 +271,13 @@ async fn a_database_that_can_only_be_read_counts_as_away() {
     let name = database.pool.text("select current_database()::text").await.unwrap();
     let read_only = async |value: &str| {
         let text = format!("alter database {name} set default_transaction_read_only = {value}");
-        database.pool.script(&text).await;
+        database.pool.execute(&text).await;
     };
     assert!(usher.deliver("msg_1", &told(1)).await);
     read_only("on").await;
     database
         .pool
-        .script(
+        .execute(
             "select pg_terminate_backend(pid) from pg_stat_activity
              where datname = current_database() and application_name = 'usher'",
         )

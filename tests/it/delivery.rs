@@ -7,7 +7,6 @@ use chrono::TimeDelta;
 use futures::future::join_all;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
-use usher::clock::Clock;
 use usher::invites::reminders::{PLAN_AFTER, Reminders};
 use usher::jobs::look_after_mail;
 use usher::ops::Scrape;
@@ -15,10 +14,9 @@ use usher::worker::{Concurrency, Workers};
 use uuid::Uuid;
 
 use crate::support::app::request;
-use crate::support::db::TestPool;
-use crate::support::process::{UsherProcess, eventually};
+use crate::support::process::{UsherProcess, eventually, person};
 use crate::support::smtp::{Behaviour, Phase, SmtpServer};
-use crate::support::{TestApp, TestDatabase, jobs, stories};
+use crate::support::{TestApp, TestDatabase, jobs, on_both_databases, stories};
 
 /// What is counted is counted once for all tests of a process.
 static SCRAPE: LazyLock<Arc<Scrape>> = LazyLock::new(|| Arc::new(Scrape::start().unwrap()));
@@ -400,7 +398,8 @@ async fn capped(database: TestDatabase) -> TestApp {
 }
 
 /// Neither those that an earlier process had planned nor those that it had queued.
-async fn reminders_that_are_switched_off_do_not_come(app: &TestApp) {
+async fn reminders_that_are_switched_off_do_not_come(database: TestDatabase) {
+    let app = &capped(database).await;
     let acme = app.organization("Acme").await;
     for email in ["ada@example.com", "grace@example.com"] {
         app.invite_to_organization(acme, email, "member").await;
@@ -424,22 +423,11 @@ async fn reminders_that_are_switched_off_do_not_come(app: &TestApp) {
     assert_eq!(app.pool.count(off).await, 1);
 }
 
-#[tokio::test]
-async fn reminders_that_are_switched_off_do_not_come_on_sqlite() {
-    let app = capped(TestDatabase::sqlite().await).await;
-    reminders_that_are_switched_off_do_not_come(&app).await;
-    app.finish().await;
-}
-
-#[tokio::test]
-async fn reminders_that_are_switched_off_do_not_come_on_postgres() {
-    let app = capped(TestDatabase::postgres().await).await;
-    reminders_that_are_switched_off_do_not_come(&app).await;
-    app.finish().await;
-}
+on_both_databases!(reminders_that_are_switched_off_do_not_come);
 
 /// Caps hold for create, batch, inviting again and resending, also when many ask at once; and begin anew at midnight.
-async fn daily_caps(app: &TestApp) {
+async fn daily_caps_hold(database: TestDatabase) {
+    let app = &capped(database).await;
     // Far from midnight, whenever it is told.
     let since_midnight = TimeDelta::seconds(app.now().timestamp().rem_euclid(86_400));
     app.clock.advance(TimeDelta::hours(36) - since_midnight);
@@ -520,19 +508,7 @@ async fn daily_caps(app: &TestApp) {
     app.run_schedules().await;
 }
 
-#[tokio::test]
-async fn daily_caps_hold_on_sqlite() {
-    let app = capped(TestDatabase::sqlite().await).await;
-    daily_caps(&app).await;
-    app.finish().await;
-}
-
-#[tokio::test]
-async fn daily_caps_hold_on_postgres() {
-    let app = capped(TestDatabase::postgres().await).await;
-    daily_caps(&app).await;
-    app.finish().await;
-}
+on_both_databases!(daily_caps_hold);
 
 /// The worker's own runtime leaves the queue alone while the gate is closed, and goes on when it opens.
 async fn workers_wait_at_the_gate(database: TestDatabase) {
@@ -553,7 +529,7 @@ async fn workers_wait_at_the_gate(database: TestDatabase) {
         app.pool.count("usher_mail_trouble").await == 1
     })
     .await;
-    let jobs = jobs::table(&app.pool);
+    let jobs = app.pool.jobs();
     let mail = "job_type = 'usher:send-invite-email'";
     let untouched = format!("{jobs} where {mail} and status = 'Pending' and lock_by is null");
     eventually("what was not begun lies in the queue", async || {
@@ -568,31 +544,27 @@ async fn workers_wait_at_the_gate(database: TestDatabase) {
     // The story's clock stands still until here, and with it the next try.
     app.clock.advance(TimeDelta::minutes(20));
     // The story's clock is ahead of the database's, which jobs are due by: those that stood back are made due by hand.
-    let due = match &app.pool {
-        TestPool::Postgres(_) => "update apalis.jobs set run_at = now() where status = 'Pending' and run_at > now()",
-        TestPool::Sqlite(_) => "update Jobs set run_at = unixepoch() where status = 'Pending' and run_at > unixepoch()",
-    };
+    let now = app.pool.pick("now()", "unixepoch()");
+    let due = &format!(
+        "update {} set run_at = {now} where status = 'Pending' and run_at > {now}",
+        app.pool.jobs()
+    );
     eventually("all are sent", async || {
         app.pool.execute(due).await;
         app.pool.count("usher_deliveries where status = 'sent'").await == 100
     })
     .await;
     assert_eq!(app.mails().len(), 100);
-    assert_eq!(app.pool.count("usher_mail_trouble").await, 0);
+    eventually("the account is trusted again", async || {
+        app.pool.count("usher_mail_trouble").await == 0
+    })
+    .await;
     for workers in workers {
         workers.stop().await;
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn workers_wait_at_the_gate_on_sqlite() {
-    workers_wait_at_the_gate(TestDatabase::sqlite().await).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn workers_wait_at_the_gate_on_postgres() {
-    workers_wait_at_the_gate(TestDatabase::postgres().await).await;
-}
+on_both_databases!(multi_thread workers_wait_at_the_gate);
 
 /// Two processes and forty mails: one line when it begins, one when it ends.
 #[tokio::test]
@@ -604,12 +576,9 @@ async fn trouble_with_the_account_raises_one_alarm() {
         UsherProcess::start(&database, &smtp.url()).await,
         UsherProcess::start(&database, &smtp.url()).await,
     ];
-    let path = format!("/v1/organizations/{}", Clock::System.new_id());
-    let acme = processes[0]
-        .call(reqwest::Method::PUT, &path, json!({ "name": "Acme" }))
-        .await;
+    let acme = processes[0].organization("Acme").await;
     let invites: Vec<Value> = (0..40)
-        .map(|n| json!({ "organization_id": acme["id"], "email": format!("person{n}@example.com"), "role": "member" }))
+        .map(|n| json!({ "organization_id": acme, "email": person(n), "role": "member" }))
         .collect();
     let batch = json!({ "invites": invites });
     processes[0]

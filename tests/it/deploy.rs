@@ -16,12 +16,10 @@ use usher::app::App;
 use usher::cli::serve::Serve;
 use usher::clock::Clock;
 use usher::config::Settings;
-use usher::webhooks::sign;
-use usher_clerk::simulated::{SimulatedUser, event};
 
 use crate::support::TestDatabase;
-use crate::support::app::{API_KEY, SIGNING_SECRET};
-use crate::support::process::{UsherProcess, eventually};
+use crate::support::app::API_KEY;
+use crate::support::process::{UsherProcess, eventually, signed, told_of};
 use crate::support::smtp::SmtpServer;
 
 /// What the next version's migration does to tables that are in use: it adds, as a migration must that an older version
@@ -205,18 +203,12 @@ async fn use_it(balancer: Arc<Balancer>, acme: Value, client: usize, stop: watch
             })
             .await;
         if invited % 2 == 1 {
-            let now = Clock::System.now();
-            let user = SimulatedUser::new(format!("user_{client}_{invited}"), email, now);
-            let body = event("user.created", user.to_json(), now).to_string();
-            let id = format!("msg_{client}_{invited}");
-            let signature = sign(SIGNING_SECRET, &id, now.timestamp(), body.as_bytes()).unwrap();
+            let body = told_of(&format!("user_{client}_{invited}"), &email).to_string();
+            let headers = signed(&format!("msg_{client}_{invited}"), &body);
             balancer
                 .send(202, Method::POST, "/webhooks/clerk", |request| {
-                    request
-                        .header("svix-id", id)
-                        .header("svix-timestamp", now.timestamp())
-                        .header("svix-signature", signature)
-                        .body(body)
+                    let header = |request: RequestBuilder, (name, value)| request.header(name, value);
+                    headers.into_iter().fold(request, header).body(body)
                 })
                 .await;
         }
@@ -440,7 +432,7 @@ async fn a_process_that_is_asked_to_end_answers_what_still_comes() {
     assert!(!kept.head().await.contains("connection: close"));
     let body = begun.begin().await;
 
-    usher.ask_to_end().await;
+    usher.ask_to_end();
     eventually("it says so", async || {
         let (status, said) = usher.ask("/readyz").await;
         status == 503 && said.contains(r#""status":"stopping""#)
@@ -468,7 +460,7 @@ async fn a_request_that_has_begun_is_answered_after_the_listener_is_closed() {
     let usher = UsherProcess::start(&database, &smtp.url()).await;
     let mut begun = Connection::open(&usher).await.unwrap();
     let body = begun.begin().await;
-    usher.ask_to_end().await;
+    usher.ask_to_end();
     eventually("nobody listens any more", async || {
         Connection::open(&usher).await.is_err()
     })

@@ -12,9 +12,9 @@ use tokio::runtime::Runtime;
 use usher::invites::email::EmailAddress;
 use usher::invites::token::{LinkClaim, TokenKey};
 use usher_base::mask::{mask, mask_addresses};
-use usher_clerk::simulated::{self, SimulatedUser};
 use usher_clerk::{Event, EventKind, SessionKeys, SessionVerifier, User, peek_type};
 use usher_mail::Templates;
+use usher_testkit::fake_clerk::{self, FakeUser};
 use uuid::Uuid;
 
 use crate::support::app::SIGNER;
@@ -133,13 +133,13 @@ fn at(millis: i64) -> DateTime<Utc> {
 fn an_event() -> impl Strategy<Value = String> {
     proptest::sample::select(EventKind::ALL.as_slice()).prop_map(|kind| {
         let now = at(1_790_000_000_000);
-        let user = SimulatedUser::new("user_ada", "ada@example.com", now);
+        let user = FakeUser::new("user_ada", "ada@example.com", now);
         let data = match kind {
             EventKind::UserCreated | EventKind::UserUpdated => user.to_json(),
-            EventKind::UserDeleted => simulated::deleted_user(&user.id),
-            _ => simulated::session("sess_1", &user.id, "active", Some(&user), now),
+            EventKind::UserDeleted => fake_clerk::deleted_user(&user.id),
+            _ => fake_clerk::session("sess_1", &user.id, "active", Some(&user), now),
         };
-        simulated::event(kind.as_str(), data, now).to_string()
+        fake_clerk::event(kind.as_str(), data, now).to_string()
     })
 }
 
@@ -221,12 +221,12 @@ proptest! {
         first in "\\PC{0,40}", last in "\\PC{0,40}", created in 0_i64..253_402_300_799_999, verified: bool, banned: bool,
     ) {
         let now = at(created);
-        let user = SimulatedUser {
+        let user = FakeUser {
             first_name: Some(first.clone()), last_name: Some(last.clone()), banned,
             emails: vec![("ada@example.com".to_owned(), verified)],
-            ..SimulatedUser::new("user_ada", "ada@example.com", now)
+            ..FakeUser::new("user_ada", "ada@example.com", now)
         };
-        let body = simulated::event("user.created", user.to_json(), now).to_string();
+        let body = fake_clerk::event("user.created", user.to_json(), now).to_string();
         let Ok(Event::UserSeen(read)) = Event::parse(EventKind::UserCreated, &body) else { panic!("{body}") };
         let kept = |name: String| Some(name).filter(|name| !name.trim().is_empty());
         prop_assert_eq!(read.first_name, kept(first));

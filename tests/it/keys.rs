@@ -7,7 +7,7 @@ use usher::secret::Secret;
 use uuid::Uuid;
 
 use crate::support::app::{API_KEY, Answer, TestApp, request};
-use crate::support::db::TestDatabase;
+use crate::support::{TestDatabase, stories};
 
 const ACME: Uuid = Uuid::from_u128(0xACE);
 const OTHER: Uuid = Uuid::from_u128(0x07E);
@@ -43,31 +43,9 @@ fn assert_alike(foreign: &Answer, unknown: &Answer, status: u16) {
     assert_eq!((foreign.status, &foreign.body), (unknown.status, &unknown.body));
 }
 
-macro_rules! stories_of_keys {
-    ($($(#[$meta:meta])* async fn $name:ident($app:ident) $body:block)+) => {
-        $(mod $name {
-            use super::*;
+stories! {
+    #[tokio::test] TestApp, start, TestApp::finish;
 
-            async fn story($app: &TestApp) $body
-
-            #[tokio::test]
-            async fn on_sqlite() {
-                let app = start(TestDatabase::sqlite().await).await;
-                story(&app).await;
-                app.finish().await;
-            }
-
-            #[tokio::test]
-            async fn on_postgres() {
-                let app = start(TestDatabase::postgres().await).await;
-                story(&app).await;
-                app.finish().await;
-            }
-        })+
-    };
-}
-
-stories_of_keys! {
     async fn a_limited_key_follows_up_its_own_invites_only(app) {
         let put_organization = |id: Uuid| (format!("/v1/organizations/{id}"), json!({ "name": "Place" }));
         let mut ids = Vec::new();

@@ -6,7 +6,7 @@ use axum::extract::ConnectInfo;
 use axum::http::Method;
 use chrono::TimeDelta;
 use usher::secret::Secret;
-use usher_clerk::simulated::SimulatedUser;
+use usher_testkit::fake_clerk::FakeUser;
 
 use crate::support::app::{API_KEY, Answer, TestApp, request};
 use crate::support::db::TestDatabase;
@@ -57,8 +57,8 @@ async fn a_key_may_call_so_often_and_again_when_time_has_passed() {
 async fn each_person_has_their_own_calls() {
     let app = start().await;
     let (ada, bob) = (
-        SimulatedUser::new("user_ada", "ada@example.com", app.now()),
-        SimulatedUser::new("user_bob", "bob@example.com", app.now()),
+        FakeUser::new("user_ada", "ada@example.com", app.now()),
+        FakeUser::new("user_bob", "bob@example.com", app.now()),
     );
     for _ in 0..2 {
         app.signed_in(&ada).banner().await;

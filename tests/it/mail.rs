@@ -640,12 +640,12 @@ async fn a_connection_is_kept_for_the_next_mail_and_closed_politely() {
     }
     assert_eq!(server.connections(), 1);
     // A refused mail doesn't cost the connection either.
-    server.reply_to_rcpt(Behaviour::Reply("550 5.1.1 no such user"));
+    server.at(Phase::Rcpt, Behaviour::Reply("550 5.1.1 no such user"));
     mailer
         .send("nobody@example.com", &delivery(5), &letter())
         .await
         .unwrap_err();
-    server.reply_to_rcpt(Behaviour::Accept);
+    server.at(Phase::Rcpt, Behaviour::Accept);
     mailer.send(GRACE, &delivery(6), &letter()).await.unwrap();
     assert_eq!(server.connections(), 1);
     mailer.close().await;
@@ -683,7 +683,7 @@ async fn commands_go_out_in_one_go_where_the_server_takes_them_so() {
 #[tokio::test]
 async fn a_go_ahead_for_nobody_sends_nothing_and_spoils_no_other_mail() {
     let server = SmtpServer::start().await;
-    server.take_data_for_nobody();
+    server.accept_data_without_recipients();
     let mailer = mailer_to(server.url());
     for number in [1, 3] {
         server.next(1, Phase::Rcpt, Behaviour::Reply("550 5.1.1 no such user"));

@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 use serde_json::json;
-use usher_clerk::simulated;
+use usher_testkit::fake_clerk;
 
 use crate::support::stories;
 
@@ -113,7 +113,7 @@ stories! {
         app.invite_to_organization(acme, "mike@example.com", "member").await;
         app.invite_to_organization(acme, "kate@example.com", "member").await;
         for (id, email) in [("user_m", "m\u{131}ke@example.com"), ("user_k", "\u{212a}ate@example.com")] {
-            app.clerk().tells_of(&simulated::SimulatedUser::new(id, email, app.now())).await;
+            app.clerk().tells_of(&fake_clerk::FakeUser::new(id, email, app.now())).await;
         }
         app.run_jobs().await;
         assert_eq!(app.members(acme).await, [""; 0]);
@@ -245,7 +245,7 @@ stories! {
         let invite = app.invite_to_organization(acme, "ada@example.com", "member").await;
         let ada = app.clerk().user("ada@example.com");
         let now = app.now();
-        let session = |status| simulated::session("sess_1", &ada.id, status, Some(&ada), now);
+        let session = |status| fake_clerk::session("sess_1", &ada.id, status, Some(&ada), now);
         for round in 0..2 {
             for (n, (event_type, data)) in [
                 ("session.ended", session("ended")),

@@ -4,21 +4,21 @@ use usher::clock::Clock;
 use usher::store::{Rules, Store};
 
 use crate::support::db::TestPool;
-use crate::support::{TestApp, TestDatabase, jobs, stories};
+use crate::support::{TestApp, TestDatabase, stories};
 
 /// Jobs and workers of an app that uses apalis itself, in every state and long ago, one of them under a name that was
 /// usher's.
 async fn move_in(pool: &TestPool) {
-    let (jobs, workers, ago, payload, metadata) = match pool {
-        TestPool::Postgres(_) => (
-            "apalis.jobs",
+    let jobs = pool.jobs();
+    let (workers, ago, payload, metadata) = pool.pick(
+        (
             "apalis.workers",
             "to_timestamp(1000)",
             "convert_to('{\"n\":1}', 'UTF8')",
             "''",
         ),
-        TestPool::Sqlite(_) => ("Jobs", "Workers", "1000", "cast('{\"n\":1}' as blob)", "'{}'"),
-    };
+        ("Workers", "1000", "cast('{\"n\":1}' as blob)", "'{}'"),
+    );
     pool.execute(&format!(
         "insert into {workers} (id, worker_type, storage_name, layers, last_seen)
          values ('their-worker', 'their-queue', 'x', '', {ago})"
@@ -46,7 +46,7 @@ async fn move_in(pool: &TestPool) {
 }
 
 async fn theirs(pool: &TestPool) -> String {
-    pool.dump(jobs::table(pool)).await
+    pool.dump(pool.jobs()).await
 }
 
 stories! {
@@ -66,7 +66,7 @@ stories! {
         let listed = tx.jobs(&usher::store::JobFilter::default(), 100).await.unwrap();
         assert!(listed.is_empty(), "{listed:?}");
         drop(tx);
-        let table = jobs::table(&app.pool);
+        let table = app.pool.jobs();
         app.pool.execute(&format!("delete from {table} where job_type like 'usher:%'")).await;
         assert_eq!(theirs(&app.pool).await, before);
         app.pool.execute(&format!("delete from {table}")).await;
@@ -75,7 +75,7 @@ stories! {
 
 async fn migrated(script: &str) -> TestDatabase {
     let database = TestDatabase::empty_postgres().await;
-    database.pool.script(script).await;
+    database.pool.execute(script).await;
     database.migrate(&Rules::default()).await.expect("a schema");
     database
 }
@@ -109,7 +109,7 @@ async fn an_app_that_creates_its_extensions_later_finds_them() {
     let database = migrated("create schema extensions").await;
     database
         .pool
-        .script(
+        .execute(
             "create extension if not exists pgcrypto schema extensions; select extensions.digest('x', 'sha256');
              create extension if not exists hstore; select 'a=>1'::hstore -> 'a';
              alter extension hstore set schema extensions",

@@ -10,15 +10,14 @@ use prost::Message as _;
 use reqwest::Method;
 use serde_json::{Value, json};
 use usher::clock::Clock;
-use usher_clerk::simulated::{SimulatedUser, event};
 use uuid::Uuid;
 
 use crate::ops_files::rules_and_dashboard_fit;
-use crate::support::app::{API_KEY, SIGNING_SECRET};
+use crate::support::app::API_KEY;
 use crate::support::db::TestPool;
-use crate::support::process::{UsherProcess, eventually};
+use crate::support::process::{UsherProcess, eventually, signed};
 use crate::support::smtp::{Behaviour, Phase, SmtpServer};
-use crate::support::{TestDatabase, jobs, stories};
+use crate::support::{TestDatabase, on_both_databases, stories};
 
 /// usher as a process, its mail server and its database.
 struct Running {
@@ -35,24 +34,12 @@ impl Running {
     }
 
     async fn organization(&self) -> Uuid {
-        let id = Clock::System.new_id();
-        let path = format!("/v1/organizations/{id}");
-        self.usher.call(Method::PUT, &path, json!({ "name": "Acme" })).await;
-        id
+        self.usher.organization("Acme").await
     }
 
     async fn invite(&self, organization: Uuid, email: &str) -> String {
-        let body = json!({ "organization_id": organization, "email": email, "role": "member" });
-        let invite = self.usher.call(Method::POST, "/v1/invites", body).await;
+        let invite = self.usher.invite(organization, email).await;
         invite["id"].as_str().unwrap().to_owned()
-    }
-
-    /// Clerk tells that somebody with this address signed up.
-    async fn signed_up(&self, svix_id: &str, email: &str) {
-        let now = Clock::System.now();
-        let user = SimulatedUser::new(format!("user_{svix_id}"), email, now);
-        let told = event("user.created", user.to_json(), now);
-        assert!(self.usher.deliver(svix_id, &told).await);
     }
 
     async fn metrics(&self) -> Metrics {
@@ -111,8 +98,14 @@ impl Running {
     }
 
     async fn jobs_are(&self, expected: &[&str]) {
+        let mut seen = Vec::new();
         eventually(&format!("jobs are {expected:?}"), async || {
-            self.jobs().await == expected
+            let now = self.jobs().await;
+            if now != seen {
+                eprintln!("{} jobs: {now:?}", chrono::Local::now());
+                seen = now;
+            }
+            seen == expected
         })
         .await;
     }
@@ -180,40 +173,12 @@ fn labels_in(runbook: &str) -> BTreeMap<String, BTreeSet<String>> {
         .collect()
 }
 
-/// The headers of a request to the webhook that Clerk signed.
-fn signed(body: &str) -> Vec<(&'static str, String)> {
-    let now = Clock::System.now().timestamp();
-    let signature = usher::webhooks::sign(SIGNING_SECRET, "msg_raw", now, body.as_bytes()).unwrap();
-    vec![
-        ("svix-id", "msg_raw".to_owned()),
-        ("svix-timestamp", now.to_string()),
-        ("svix-signature", signature),
-    ]
-}
-
 /// For a job that is put straight into the queue: the table, an empty payload, and the time an hour ago.
 fn raw_job(pool: &TestPool) -> (&'static str, &'static str, &'static str) {
-    match pool {
-        TestPool::Postgres(_) => ("apalis.jobs", "convert_to('{}', 'UTF8')", "now() - interval '1 hour'"),
-        TestPool::Sqlite(_) => ("Jobs", "cast('{}' as blob)", "unixepoch() - 3600"),
-    }
-}
-
-macro_rules! on_both {
-    ($(async fn $name:ident($running:ident) $body:block)+) => { $(
-        mod $name {
-            use super::*;
-            async fn told($running: &Running) $body
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn on_sqlite() {
-                told(&Running::start(TestDatabase::sqlite().await).await).await;
-            }
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn on_postgres() {
-                told(&Running::start(TestDatabase::postgres().await).await).await;
-            }
-        }
-    )+ };
+    pool.pick(
+        ("apalis.jobs", "convert_to('{}', 'UTF8')", "now() - interval '1 hour'"),
+        ("Jobs", "cast('{}' as blob)", "unixepoch() - 3600"),
+    )
 }
 
 const REJECTED: Behaviour = Behaviour::Reply("550 5.1.1 no such user <grace@example.com>");
@@ -221,17 +186,19 @@ const REJECTED: Behaviour = Behaviour::Reply("550 5.1.1 no such user <grace@exam
 const NO_SUCH_USER: Behaviour = Behaviour::Reply("450 4.1.1 no such user <grace@example.com>");
 const GREYLISTED: Behaviour = Behaviour::Reply("451 4.7.1 come again");
 
-on_both! {
+stories! {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)] Running, Running::start, async |_| ();
+
     async fn metrics_tell_what_happened_on_the_private_listener_only(running) {
         let organization = running.organization().await;
         running.invite(organization, "ada@example.com").await;
         running.smtp.wait_for_mails(1).await;
-        running.signed_up("msg_1", "ada@example.com").await;
-        running.signed_up("msg_1", "ada@example.com").await;
+        running.usher.signed_up("msg_1", "ada@example.com").await;
+        running.usher.signed_up("msg_1", "ada@example.com").await;
         let ignored = json!({ "type": "email.created", "data": {} });
         assert!(!running.usher.deliver("msg_2", &ignored).await, "200, not 202");
         assert_eq!(running.usher.send_raw(&[], "{}".to_owned()).await, 401);
-        assert_eq!(running.usher.send_raw(&signed("{"), "{".to_owned()).await, 400);
+        assert_eq!(running.usher.send_raw(&signed("msg_raw", "{"), "{".to_owned()).await, 400);
         running.smtp.next(1, Phase::Rcpt, REJECTED);
         running.invite(organization, "grace@example.com").await;
         running.jobs_are(&[]).await;
@@ -426,7 +393,7 @@ on_both! {
         running.jobs_are(&["process-clerk-event dead", "send-invite-email dead"]).await;
         running.smtp.at(Phase::Rcpt, GREYLISTED);
         running.invite(organization, "alan@example.com").await;
-        running.signed_up("msg_2", "ada@example.com").await;
+        running.usher.signed_up("msg_2", "ada@example.com").await;
         let (table, payload, hour_ago) = raw_job(&running.database.pool);
         let old = "01JDABCDEFGHJKMNPQRSTVWXY3";
         running.database.pool.execute(&format!(
@@ -524,7 +491,7 @@ on_both! {
         let unknown = Uuid::nil().to_string();
         assert!(!running.usher.usher(&["invites", "show", &unknown]).await.0);
 
-        running.signed_up("msg_1", "ada@example.com").await;
+        running.usher.signed_up("msg_1", "ada@example.com").await;
         let broken = json!({ "type": "user.updated", "data": { "id": "user_1" } });
         assert!(running.usher.deliver("msg_2", &broken).await);
         let events = async |arguments: &[&str]| -> Vec<String> {
@@ -556,7 +523,7 @@ on_both! {
         let said = running.usher.well(&["invite", "ada@example.com", "--organization", &organization, "--role", "member"]).await;
         let invite = said.split_whitespace().last().unwrap();
         running.smtp.wait_for_mails(1).await;
-        running.signed_up("msg_7", "ada@example.com").await;
+        running.usher.signed_up("msg_7", "ada@example.com").await;
         eventually("she is in", async || {
             running.usher.json(&["invites", "show", invite, "--json"]).await["invite"]["status"] == "accepted"
         })
@@ -572,7 +539,7 @@ on_both! {
     }
 
     async fn the_inbox_is_looked_at_and_failed_events_are_replayed(running) {
-        running.signed_up("msg_1", "ada@example.com").await;
+        running.usher.signed_up("msg_1", "ada@example.com").await;
         let broken = json!({ "type": "user.created", "data": { "id": "user_1" } });
         assert!(running.usher.deliver("msg_2", &broken).await);
         let failed = async || running.usher.json(&["webhooks", "list", "--state", "failed", "--json"]).await;
@@ -625,7 +592,7 @@ stories! {
         // So that nobody is reminded.
         app.post(&format!("/v1/invites/{grace}/revoke"), json!({})).await.expect(200);
         let rows = async || {
-            let table = jobs::table(&app.pool);
+            let table = app.pool.jobs();
             let of_mails = "job_type <> 'usher:periodic'";
             [
                 app.pool.count("usher_events where payload is not null").await,
@@ -653,7 +620,9 @@ stories! {
     }
 }
 
-on_both! {
+stories! {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)] Running, Running::start, async |_| ();
+
     async fn everything_is_checked_before_a_start_and_a_failure_ends_with_1(running) {
         let said = running.usher.well(&["check"]).await;
         for line in [
@@ -704,7 +673,7 @@ on_both! {
     }
 
     async fn rules_and_dashboard_ask_for_what_there_is_and_for_all_of_it(running) {
-        running.signed_up("msg_1", "ada@example.com").await;
+        running.usher.signed_up("msg_1", "ada@example.com").await;
         let organization = running.organization().await;
         running.invite(organization, "grace@example.com").await;
         running.smtp.wait_for_mails(1).await;
@@ -777,15 +746,7 @@ async fn an_api_and_a_worker_are_each_ready_for_their_part(database: TestDatabas
     assert!(api.usher.terminate().await);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_api_and_a_worker_are_each_ready_for_their_part_on_sqlite() {
-    an_api_and_a_worker_are_each_ready_for_their_part(TestDatabase::sqlite().await).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_api_and_a_worker_are_each_ready_for_their_part_on_postgres() {
-    an_api_and_a_worker_are_each_ready_for_their_part(TestDatabase::postgres().await).await;
-}
+on_both_databases!(multi_thread an_api_and_a_worker_are_each_ready_for_their_part);
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
@@ -836,17 +797,9 @@ impl Collector {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_cause_joins_a_webhook_its_jobs_and_its_mails_in_log_and_traces_on_sqlite() {
-    one_cause_joins_a_webhook_its_jobs_and_its_mails(TestDatabase::sqlite().await).await;
-}
+on_both_databases!(multi_thread one_cause_joins_a_webhook_its_jobs_and_its_mails_in_log_and_traces);
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_cause_joins_a_webhook_its_jobs_and_its_mails_in_log_and_traces_on_postgres() {
-    one_cause_joins_a_webhook_its_jobs_and_its_mails(TestDatabase::postgres().await).await;
-}
-
-async fn one_cause_joins_a_webhook_its_jobs_and_its_mails(database: TestDatabase) {
+async fn one_cause_joins_a_webhook_its_jobs_and_its_mails_in_log_and_traces(database: TestDatabase) {
     let (collector, smtp) = (Collector::start().await, SmtpServer::start().await);
     let settings = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url.as_str()),
@@ -857,7 +810,7 @@ async fn one_cause_joins_a_webhook_its_jobs_and_its_mails(database: TestDatabase
     let organization = running.organization().await;
     let body = json!({ "organization_id": organization, "email": "ada@example.com", "role": "owner" });
     running.usher.call(Method::POST, "/v1/invites", body).await;
-    running.signed_up("msg_ada", "ada@example.com").await;
+    running.usher.signed_up("msg_ada", "ada@example.com").await;
     running.jobs_are(&[]).await;
     let body = json!({
         "organization_id": organization, "email": "grace@example.com", "role": "member", "invited_by": "user_msg_ada",
@@ -874,7 +827,7 @@ async fn one_cause_joins_a_webhook_its_jobs_and_its_mails(database: TestDatabase
         running.smtp.mails().iter().any(|mail| mail.to == ["grace@example.com"])
     })
     .await;
-    running.signed_up("msg_grace", "grace@example.com").await;
+    running.usher.signed_up("msg_grace", "grace@example.com").await;
     eventually("the inviter is told", async || {
         let mails = running.smtp.mails();
         mails

@@ -11,8 +11,7 @@ use uuid::Uuid;
 
 use crate::support::app::{API_KEY, Answer, TestApp, request};
 use crate::support::contract::DOCUMENT;
-use crate::support::db::{TestDatabase, TestPool};
-use crate::support::{jobs, stories};
+use crate::support::{TestDatabase, stories};
 
 const ACME: Uuid = Uuid::from_u128(0xACE);
 const OTHER: Uuid = Uuid::from_u128(0x07E);
@@ -32,13 +31,6 @@ async fn start(database: TestDatabase) -> TestApp {
     app
 }
 
-fn literal(app: &TestApp, id: Uuid) -> String {
-    match app.pool {
-        TestPool::Postgres(_) => format!("'{id}'"),
-        TestPool::Sqlite(_) => format!("x'{}'", id.simple()),
-    }
-}
-
 async fn put(app: &TestApp, key: &str, project: Uuid, organization: Uuid) -> Answer {
     let body = json!({ "name": "Apollo", "organization_id": organization });
     app.send(request(
@@ -51,7 +43,7 @@ async fn put(app: &TestApp, key: &str, project: Uuid, organization: Uuid) -> Ans
 }
 
 async fn is_in(app: &TestApp, project: Uuid, organization: Uuid) -> bool {
-    let (project, organization) = (literal(app, project), literal(app, organization));
+    let (project, organization) = (app.pool.literal(project), app.pool.literal(organization));
     let place = format!("projects where id = {project} and organization_id = {organization}");
     app.pool.count(&place).await == 1
 }
@@ -64,31 +56,9 @@ async fn is_member(app: &TestApp, organization: Uuid, email: &str) -> bool {
         .any(|member| member.starts_with(email))
 }
 
-macro_rules! stories_of_places {
-    ($($(#[$meta:meta])* async fn $name:ident($app:ident) $body:block)+) => {
-        $(mod $name {
-            use super::*;
+stories! {
+    #[tokio::test] TestApp, start, TestApp::finish;
 
-            async fn story($app: &TestApp) $body
-
-            #[tokio::test]
-            async fn on_sqlite() {
-                let app = start(TestDatabase::sqlite().await).await;
-                story(&app).await;
-                app.finish().await;
-            }
-
-            #[tokio::test]
-            async fn on_postgres() {
-                let app = start(TestDatabase::postgres().await).await;
-                story(&app).await;
-                app.finish().await;
-            }
-        })+
-    };
-}
-
-stories_of_places! {
     async fn a_project_that_is_moved_away_is_not_pulled_back(app) {
         let project = app.project(ACME, "Apollo").await;
         for round in 0..40 {
@@ -126,7 +96,7 @@ stories_of_places! {
         let acme = format!("/v1/organizations/{ACME}");
         let (apollo, zeus) = (app.project(ACME, "Apollo").await, app.project(OTHER, "Zeus").await);
         let delete = async |table: &str, id: Uuid| {
-            let id = literal(app, id);
+            let id = app.pool.literal(id);
             app.pool.execute(&format!("update {table} set deleted_at = updated_at where id = {id}")).await;
         };
         delete("projects", apollo).await;
@@ -183,7 +153,7 @@ stories_of_places! {
             let next = first["next_cursor"].as_str().unwrap().to_owned();
             let second = app.get(&format!("{place}?limit=130&cursor={next}")).await.expect(200);
             let last = first["items"][99]["admin_id"].as_str().unwrap().parse::<Uuid>().unwrap();
-            let last = literal(app, last);
+            let last = app.pool.literal(last);
             for table in ["organization_users", "project_admins"] {
                 app.pool.execute(&format!("update {table} set deleted_at = updated_at where admin_id = {last}")).await;
             }
@@ -363,7 +333,7 @@ stories! {
             assert_eq!(again["invite"]["status"], if n == 7 { "revoked" } else { "pending" });
         }
         assert_eq!(app.pool.count("usher_deliveries").await, 500, "nothing was done twice");
-        app.pool.execute(&format!("update {} set status = 'Done'", jobs::table(&app.pool))).await;
+        app.pool.execute(&format!("update {} set status = 'Done'", app.pool.jobs())).await;
     }
 
     async fn a_body_of_many_values_is_refused_before_they_are_read(app) {

@@ -4,12 +4,12 @@ use chrono::TimeDelta;
 use reqwest::Method;
 use serde_json::json;
 use usher::clock::Clock;
-use usher_clerk::simulated::{SimulatedUser, event};
+use usher_testkit::fake_clerk::{FakeUser, event};
 
-use crate::support::TestDatabase;
 use crate::support::app::{API_KEY, ISSUER, ORIGIN, SIGNER, SIGNING_SECRET, TOKEN_KEY};
 use crate::support::process::{UsherProcess, eventually};
 use crate::support::smtp::SmtpServer;
+use crate::support::{TestDatabase, on_both_databases};
 
 const MESSAGE: &str = "the quick brown fox is between us";
 const ADA: &str = "ada.lovelace@example.com";
@@ -37,11 +37,11 @@ async fn invite_and_accept(usher: &UsherProcess, smtp: &SmtpServer) -> Vec<Strin
     assert!(text.contains(MESSAGE));
 
     let now = Clock::System.now();
-    let ada = SimulatedUser::new("user_ada".to_owned(), ADA, now);
+    let ada = FakeUser::new("user_ada".to_owned(), ADA, now);
     // Alan was in Clerk before he was invited, so he is asked.
-    let alan = SimulatedUser {
+    let alan = FakeUser {
         created_at: now - TimeDelta::days(30),
-        ..SimulatedUser::new("user_alan".to_owned(), ALAN, now)
+        ..FakeUser::new("user_alan".to_owned(), ALAN, now)
     };
     for (svix_id, user) in [("msg_1", &ada), ("msg_2", &alan)] {
         assert!(
@@ -71,7 +71,7 @@ async fn invite_and_accept(usher: &UsherProcess, smtp: &SmtpServer) -> Vec<Strin
     vec![token, session]
 }
 
-async fn told(database: TestDatabase) {
+async fn security_25_no_message_address_or_secret_is_logged_whatever_is_asked_for(database: TestDatabase) {
     let smtp = SmtpServer::start_with_login("usher", "pa55word-of-the-relay").await;
     for filter in [
         "trace",
@@ -119,12 +119,4 @@ async fn invite_and_accept_once(usher: &UsherProcess, smtp: &SmtpServer, filter:
     Vec::new()
 }
 
-#[tokio::test]
-async fn security_25_no_message_address_or_secret_is_logged_whatever_is_asked_for_on_sqlite() {
-    told(TestDatabase::sqlite().await).await;
-}
-
-#[tokio::test]
-async fn security_25_no_message_address_or_secret_is_logged_whatever_is_asked_for_on_postgres() {
-    told(TestDatabase::postgres().await).await;
-}
+on_both_databases!(security_25_no_message_address_or_secret_is_logged_whatever_is_asked_for);

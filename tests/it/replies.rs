@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::mail::{self, letter, mailer_to};
 use crate::support::process::{UsherProcess, eventually};
 use crate::support::smtp::{Behaviour, Phase, SmtpServer};
-use crate::support::{TestApp, TestDatabase, jobs};
+use crate::support::{TestApp, TestDatabase, on_both_databases};
 
 /// A line of the table.
 struct Line {
@@ -94,9 +94,10 @@ async fn waits(app: &TestApp) -> bool {
     app.pool.count("usher_mail_trouble").await == 1
 }
 
-async fn every_reply_of_the_table_comes_out_as_it_says((app, server): (TestApp, SmtpServer)) {
+async fn every_reply_of_the_table_comes_out_as_it_says(database: TestDatabase) {
+    let (app, server) = with_login(database).await;
     let acme = app.organization("Acme").await;
-    let table = jobs::table(&app.pool);
+    let table = app.pool.jobs();
     for (number, line) in self::table().into_iter().enumerate() {
         let what = format!("{:?}: {}", line.phase, line.reply);
         let address = |n: usize| format!("person{number}.{n}@example.com");
@@ -174,18 +175,11 @@ async fn every_reply_of_the_table_comes_out_as_it_says((app, server): (TestApp, 
     app.finish().await;
 }
 
-#[tokio::test]
-async fn every_reply_of_the_table_comes_out_as_it_says_on_sqlite() {
-    every_reply_of_the_table_comes_out_as_it_says(with_login(TestDatabase::sqlite().await).await).await;
-}
-
-#[tokio::test]
-async fn every_reply_of_the_table_comes_out_as_it_says_on_postgres() {
-    every_reply_of_the_table_comes_out_as_it_says(with_login(TestDatabase::postgres().await).await).await;
-}
+on_both_databases!(every_reply_of_the_table_comes_out_as_it_says);
 
 /// Refuses all for an hour, then is cured: nothing is failed, nobody condemned, and everything arrives once.
-async fn a_server_that_changes_its_mind((app, server): (TestApp, SmtpServer)) {
+async fn a_server_that_changes_its_mind(database: TestDatabase) {
+    let (app, server) = with_login(database).await;
     let acme = app.organization("Acme").await;
     for (round, (phase, reply)) in [
         (Phase::EndOfData, "550 The from address does not match a verified Sender Identity. Mail cannot be sent until this error is resolved."),
@@ -232,18 +226,11 @@ async fn a_server_that_changes_its_mind((app, server): (TestApp, SmtpServer)) {
     app.finish().await;
 }
 
-#[tokio::test]
-async fn a_server_that_changes_its_mind_on_sqlite() {
-    a_server_that_changes_its_mind(with_login(TestDatabase::sqlite().await).await).await;
-}
-
-#[tokio::test]
-async fn a_server_that_changes_its_mind_on_postgres() {
-    a_server_that_changes_its_mind(with_login(TestDatabase::postgres().await).await).await;
-}
+on_both_databases!(a_server_that_changes_its_mind);
 
 /// What is about neither is tried for two days, and then failed without condemning anybody.
-async fn what_nobody_understands_is_tried_for_two_days(app: TestApp) {
+async fn what_nobody_understands_is_tried_for_two_days(database: TestDatabase) {
+    let app = without_reminders(database).await;
     let acme = app.organization("Acme").await;
     app.smtp.at(Phase::Rcpt, Behaviour::Reply("550 5.7.1 not today"));
     let mut refused = invite(&app, acme, "ada@example.com").await;
@@ -270,18 +257,11 @@ async fn without_reminders(database: TestDatabase) -> TestApp {
     TestApp::start_with(database, |settings| settings.invite_reminders = Some("off".to_owned())).await
 }
 
-#[tokio::test]
-async fn what_nobody_understands_is_tried_for_two_days_on_sqlite() {
-    what_nobody_understands_is_tried_for_two_days(without_reminders(TestDatabase::sqlite().await).await).await;
-}
-
-#[tokio::test]
-async fn what_nobody_understands_is_tried_for_two_days_on_postgres() {
-    what_nobody_understands_is_tried_for_two_days(without_reminders(TestDatabase::postgres().await).await).await;
-}
+on_both_databases!(what_nobody_understands_is_tried_for_two_days);
 
 /// One recipient whom the server refuses in words of our sender, while it takes all other mail: the others go on.
-async fn one_odd_recipient_stops_nobody(app: TestApp) {
+async fn one_odd_recipient_stops_nobody(database: TestDatabase) {
+    let app = without_reminders(database).await;
     let acme = app.organization("Acme").await;
     for round in 0..5 {
         invite(&app, acme, &format!("before{round}@example.com")).await;
@@ -301,15 +281,7 @@ async fn one_odd_recipient_stops_nobody(app: TestApp) {
     app.finish().await;
 }
 
-#[tokio::test]
-async fn one_odd_recipient_stops_nobody_on_sqlite() {
-    one_odd_recipient_stops_nobody(without_reminders(TestDatabase::sqlite().await).await).await;
-}
-
-#[tokio::test]
-async fn one_odd_recipient_stops_nobody_on_postgres() {
-    one_odd_recipient_stops_nobody(without_reminders(TestDatabase::postgres().await).await).await;
-}
+on_both_databases!(one_odd_recipient_stops_nobody);
 
 /// A queued mail whose organization is not there any more: the try of the account passes it over and comes to an end.
 #[tokio::test]
@@ -349,10 +321,8 @@ async fn a_mail_that_can_not_be_loaded_holds_up_no_other() {
 
 async fn with_one_mail(database: &TestDatabase, smtp: &SmtpServer) -> UsherProcess {
     let usher = UsherProcess::start(database, &smtp.url()).await;
-    let path = format!("/v1/organizations/{}", usher::clock::Clock::System.new_id());
-    let acme = usher.call(reqwest::Method::PUT, &path, json!({ "name": "Acme" })).await;
-    let body = json!({ "organization_id": acme["id"], "email": "ada@example.com", "role": "member" });
-    usher.call(reqwest::Method::POST, "/v1/invites", body).await;
+    let acme = usher.organization("Acme").await;
+    usher.invite(acme, "ada@example.com").await;
     smtp.wait_for_stalls(1).await;
     usher
 }
@@ -373,15 +343,7 @@ async fn a_stop_waits_for_the_last_answer(database: TestDatabase) {
     assert_eq!(smtp.mails().len(), 1);
 }
 
-#[tokio::test]
-async fn a_stop_waits_for_the_last_answer_on_sqlite() {
-    a_stop_waits_for_the_last_answer(TestDatabase::sqlite().await).await;
-}
-
-#[tokio::test]
-async fn a_stop_waits_for_the_last_answer_on_postgres() {
-    a_stop_waits_for_the_last_answer(TestDatabase::postgres().await).await;
-}
+on_both_databases!(a_stop_waits_for_the_last_answer);
 
 /// And one that does not come is given up: the next process sends the copy, with the same `Message-ID`.
 async fn a_stop_without_a_last_answer_sends_one_more_copy(database: TestDatabase) {
@@ -412,15 +374,7 @@ async fn a_stop_without_a_last_answer_sends_one_more_copy(database: TestDatabase
     }
 }
 
-#[tokio::test]
-async fn a_stop_without_a_last_answer_sends_one_more_copy_on_sqlite() {
-    a_stop_without_a_last_answer_sends_one_more_copy(TestDatabase::sqlite().await).await;
-}
-
-#[tokio::test]
-async fn a_stop_without_a_last_answer_sends_one_more_copy_on_postgres() {
-    a_stop_without_a_last_answer_sends_one_more_copy(TestDatabase::postgres().await).await;
-}
+on_both_databases!(a_stop_without_a_last_answer_sends_one_more_copy);
 
 #[tokio::test]
 async fn a_test_mail_shows_the_conversation_without_secrets() {

@@ -10,10 +10,9 @@ use usher::store::Queue;
 use usher::worker::{Concurrency, Workers, tick};
 
 use crate::support::app::settings;
-use crate::support::db::TestDatabase;
 use crate::support::process::eventually;
 use crate::support::smtp::SmtpServer;
-use crate::support::{TestApp, jobs, stories};
+use crate::support::{TestApp, TestDatabase, jobs, on_both_databases, stories};
 
 /// Another process on the story's database.
 async fn other_process(app: &TestApp) -> App {
@@ -110,7 +109,7 @@ async fn several_processes_run_each_tick_once(database: TestDatabase) {
         Workers::start(&app, Concurrency { events: 2, mails: 2 })
     }))
     .await;
-    let table = jobs::table(&database.pool);
+    let table = database.pool.jobs();
     for round in 1..=3 {
         let done = format!("{table} where job_type = 'usher:periodic' and status = 'Done' and attempts = 1");
         let expected = round * i64::try_from(SCHEDULES.len()).unwrap();
@@ -130,12 +129,4 @@ async fn several_processes_run_each_tick_once(database: TestDatabase) {
     assert!(all <= 4 * i64::try_from(SCHEDULES.len()).unwrap(), "{all}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn several_processes_run_each_tick_once_on_sqlite() {
-    several_processes_run_each_tick_once(TestDatabase::sqlite().await).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn several_processes_run_each_tick_once_on_postgres() {
-    several_processes_run_each_tick_once(TestDatabase::postgres().await).await;
-}
+on_both_databases!(multi_thread several_processes_run_each_tick_once);

@@ -6,7 +6,7 @@ use axum::routing::get;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
-use usher_clerk::simulated::SimulatedUser;
+use usher_testkit::fake_clerk::FakeUser;
 use uuid::Uuid;
 
 use crate::support::app::{SIGNER, request};
@@ -56,7 +56,7 @@ fn cases() -> Vec<Case> {
 }
 
 /// Somebody with these roles and no others, by the store: the API lets nobody into a project without its organization.
-async fn holder(app: &TestApp, n: usize, case: &Case, acme: Uuid, apollo: Uuid) -> SimulatedUser {
+async fn holder(app: &TestApp, n: usize, case: &Case, acme: Uuid, apollo: Uuid) -> FakeUser {
     let person = app.person(&format!("holder{n}@example.com"), None).await;
     let mut tx = app.app.store.begin().await.unwrap();
     let admin_id = tx.people_by_clerk_id(&[&person.id]).await.unwrap()[0].admin_id.unwrap();

@@ -12,7 +12,8 @@ use usher::clock::Clock;
 
 use crate::support::app::{ISSUER, ORIGIN, SIGNER, TestApp, request};
 use crate::support::process::{UsherProcess, eventually};
-use crate::support::{TestDatabase, smtp::SmtpServer};
+use crate::support::smtp::SmtpServer;
+use crate::support::{TestDatabase, on_both_databases};
 
 /// A server with Clerk's key set, which can be made to fail.
 async fn key_server() -> (String, Arc<AtomicBool>) {
@@ -34,7 +35,7 @@ async fn key_server() -> (String, Arc<AtomicBool>) {
     (url, is_well)
 }
 
-async fn keys_serve_for_a_day_at_most(database: TestDatabase) {
+async fn security_25_keys_that_clerk_may_have_withdrawn_serve_for_a_day_at_most(database: TestDatabase) {
     let (url, is_well) = key_server().await;
     let app = TestApp::start_with(database, |settings| {
         settings.clerk_jwt_key = None;
@@ -61,15 +62,7 @@ async fn keys_serve_for_a_day_at_most(database: TestDatabase) {
     app.finish().await;
 }
 
-#[tokio::test]
-async fn security_25_keys_that_clerk_may_have_withdrawn_serve_for_a_day_at_most_on_sqlite() {
-    keys_serve_for_a_day_at_most(TestDatabase::sqlite().await).await;
-}
-
-#[tokio::test]
-async fn security_25_keys_that_clerk_may_have_withdrawn_serve_for_a_day_at_most_on_postgres() {
-    keys_serve_for_a_day_at_most(TestDatabase::postgres().await).await;
-}
+on_both_databases!(security_25_keys_that_clerk_may_have_withdrawn_serve_for_a_day_at_most);
 
 /// How many lines of the log have all of these words.
 fn lines_with(usher: &UsherProcess, words: &[&str]) -> usize {

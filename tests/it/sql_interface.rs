@@ -636,7 +636,7 @@ async fn sql_and_api_agree_on_inviters_roles_and_places_that_are_not_what_they_w
             json!({ "project_id": apollo, "email": "a@example.com", "role": "support", "invited_by": editor.id });
         let invites = [app.invite(of_acme.clone()).await, app.invite(of_apollo.clone()).await];
         if !change.is_empty() {
-            app.pool.script(change).await;
+            app.pool.execute(change).await;
         }
         for mut body in [of_acme, of_apollo] {
             body["email"] = json!("b@example.com");
@@ -949,7 +949,7 @@ async fn what_sql_commits_is_picked_up_within_moments() {
     let grants = crate::support::docs_sql("### Rights").replace("to app;", &format!("to {role};"));
     database
         .pool
-        .script(&format!("create role {role} login; {grants}"))
+        .execute(&format!("create role {role} login; {grants}"))
         .await;
     let url = database.url_of_role(&role);
     // Without what only sqlx understands.
@@ -988,7 +988,7 @@ async fn a_role_that_may_only_call_the_two_functions_can_invite_and_nothing_else
     let grants = crate::support::docs_sql("### Rights").replace("to app;", &format!("to {role};"));
     database
         .pool
-        .script(&format!("create role {role} login; {grants}"))
+        .execute(&format!("create role {role} login; {grants}"))
         .await;
     let url = database.url_of_role(&role);
     let app = TestApp::start(database).await;

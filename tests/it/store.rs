@@ -173,15 +173,11 @@ stories! {
 
     async fn a_person_whom_the_app_made_keeps_their_row(app) {
         let id = app.clock.new_id();
-        match &app.pool {
-            crate::support::db::TestPool::Postgres(pool) => {
-                sqlx::query("insert into admins (id, external_id) values ($1, 'user_ada')").bind(id).execute(pool).await.unwrap();
-            }
-            crate::support::db::TestPool::Sqlite(pool) => {
-                sqlx::query("insert into admins (id, external_id, created_at, updated_at) values ($1, 'user_ada', '2026', '2026')")
-                    .bind(id).execute(pool).await.unwrap();
-            }
-        }
+        app.pool.execute(&format!(
+            "insert into admins (id, external_id, created_at, updated_at) values ({}, 'user_ada', '2026-01-01', '2026-01-01')",
+            app.pool.literal(id)
+        ))
+        .await;
         let mut tx = begin(app).await;
         let saved = tx.save_people(&[&profile(app, "user_ada", vec![address("ada@example.com", true, true)])]).await.unwrap();
         assert_eq!(saved[0].admin_id, Some(id));
@@ -323,8 +319,7 @@ stories! {
                         expires_at, created_at, updated_at)
                     select organization_id, kind, organization_id, email, email_key, role, status, acceptance, invited_at,
                         expires_at, created_at, updated_at from invites";
-        let refused = crate::support::db::on_pool!(&app.pool, |pool| sqlx::query(copy).execute(pool).await.map(drop));
-        assert!(refused.is_err());
+        assert!(app.pool.try_execute(copy).await.is_err());
     }
 
     async fn deliveries_are_queued_with_their_jobs_and_numbered(app) {
@@ -378,7 +373,7 @@ stories! {
         assert_eq!((view.delivery(), view.delivery_sent_at), (Some((DeliveryKind::Invite, DeliveryStatus::Sent)), Some(app.now())));
         assert_eq!((view.delivery_attempts, &view.delivery_error), (Some(2), &None));
         drop(tx);
-        app.pool.execute(&format!("update {} set status = 'Done'", jobs::table(&app.pool))).await;
+        app.pool.execute(&format!("update {} set status = 'Done'", app.pool.jobs())).await;
     }
 
     async fn a_tick_is_taken_once_and_moves_its_schedule_on(app) {
@@ -480,7 +475,7 @@ stories! {
         assert!(!tx.replay_events(&["msg_2"]).await.unwrap().is_empty());
         assert!(tx.replay_events(&["msg_1"]).await.unwrap().is_empty());
         drop(tx);
-        app.pool.execute(&format!("update {} set status = 'Done'", jobs::table(&app.pool))).await;
+        app.pool.execute(&format!("update {} set status = 'Done'", app.pool.jobs())).await;
     }
 
     async fn sessions_end_once_and_take_the_flags_of_the_signed_out_down(app) {

@@ -3,9 +3,6 @@
 
 use std::collections::BTreeSet;
 
-use reqwest::Method;
-use serde_json::json;
-use usher::clock::Clock;
 use usher_mail::SendError;
 
 use crate::mail::{delivery, letter, mailer_to};
@@ -26,11 +23,8 @@ async fn trusting(authority: &Authority, server: &SmtpServer, database: &TestDat
 }
 
 async fn invite(usher: &UsherProcess, email: &str) {
-    let id = Clock::System.new_id();
-    let path = format!("/v1/organizations/{id}");
-    usher.call(Method::PUT, &path, json!({ "name": "Acme" })).await;
-    let body = json!({ "organization_id": id, "email": email, "role": "member" });
-    usher.call(Method::POST, "/v1/invites", body).await;
+    let acme = usher.organization("Acme").await;
+    usher.invite(acme, email).await;
 }
 
 /// What kinds of commands these are.

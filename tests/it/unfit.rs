@@ -83,7 +83,7 @@ async fn tables_that_are_not_as_an_app_of_clerk_s_has_them() {
         ),
     ] {
         let database = TestDatabase::empty_postgres().await;
-        database.pool.script(script).await;
+        database.pool.execute(script).await;
         let before = catalog(&database).await;
         assert_says(
             &complaint(&database, &database.url),
@@ -98,7 +98,7 @@ async fn tables_in_another_schema() {
     let database = TestDatabase::empty_postgres().await;
     database
         .pool
-        .script("create schema app; create table app.admins (id uuid primary key)")
+        .execute("create schema app; create table app.admins (id uuid primary key)")
         .await;
     let before = catalog(&database).await;
     let url = format!(
@@ -116,9 +116,12 @@ async fn tables_in_another_schema() {
 #[tokio::test]
 async fn a_role_without_rights() {
     let database = TestDatabase::empty_postgres().await;
-    database.pool.script("revoke create on schema public from public").await;
+    database
+        .pool
+        .execute("revoke create on schema public from public")
+        .await;
     let role = format!("poor_{}", Uuid::from_bytes(rand::random()).simple());
-    database.pool.script(&format!("create role {role} login")).await;
+    database.pool.execute(&format!("create role {role} login")).await;
     let before = catalog(&database).await;
     let url = database.url_of_role(&role);
     assert_says(
@@ -127,7 +130,7 @@ async fn a_role_without_rights() {
     );
     database
         .pool
-        .script(&format!("grant create on schema public to {role}"))
+        .execute(&format!("grant create on schema public to {role}"))
         .await;
     assert_says(
         &complaint(&database, &url),
@@ -136,12 +139,12 @@ async fn a_role_without_rights() {
     let name = database.pool.text("select current_database()::text").await.unwrap();
     database
         .pool
-        .script(&format!(
+        .execute(&format!(
             "grant create on database {name} to {role}; create table admins (id uuid primary key)"
         ))
         .await;
     assert_says(&complaint(&database, &url), &["admins belongs to the role usher"]);
-    database.pool.script("drop table admins").await;
+    database.pool.execute("drop table admins").await;
     assert_eq!(catalog(&database).await, before);
     let ran = Command::new(env!("CARGO_BIN_EXE_usher"))
         .arg("migrate")
@@ -160,7 +163,7 @@ async fn a_database_of_another_encoding() {
     let name = format!("usher_test_latin_{}", Uuid::from_bytes(rand::random()).simple());
     database
         .pool
-        .script(&format!(
+        .execute(&format!(
             "create database {name} template template0 encoding 'LATIN1' locale 'C'"
         ))
         .await;

@@ -5,17 +5,17 @@ use axum::http::{Method, Request};
 use chrono::TimeDelta;
 use futures::future::join_all;
 use serde_json::json;
-use usher_clerk::simulated;
+use usher_testkit::fake_clerk::{self, Webhook};
 
 use crate::support::app::{SIGNING_SECRET, request};
-use crate::support::clerk::Webhook;
+use crate::support::clerk::{into_request, signed, signed_at};
 use crate::support::{TestApp, TestDatabase, jobs, stories};
 
 const OTHER_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 fn user_event(app: &TestApp, email: &str) -> Vec<u8> {
     let user = app.clerk().user(email);
-    simulated::event("user.created", user.to_json(), app.now())
+    fake_clerk::event("user.created", user.to_json(), app.now())
         .to_string()
         .into_bytes()
 }
@@ -27,8 +27,8 @@ async fn assert_nothing_is_stored(app: &TestApp) {
 
 stories! {
     async fn a_signed_event_is_stored_and_queued_before_it_is_answered(app) {
-        let event = Webhook::signed(app, "msg_1", user_event(app, "ada@example.com"));
-        let answer = app.send(event.into_request()).await;
+        let event = signed(app, "msg_1", user_event(app, "ada@example.com"));
+        let answer = app.deliver(event).await;
         assert_eq!(answer.expect(202), json!({ "status": "queued" }));
         assert_eq!(app.pool.count("usher_events where svix_id = 'msg_1' and processed_at is null").await, 1);
         assert_eq!(jobs::unfinished(&app.pool).await, ["process-clerk-event Pending 0"]);
@@ -38,7 +38,7 @@ stories! {
 
     async fn a_known_id_is_answered_and_does_nothing_whenever_it_comes_again(app) {
         let deliver = async || {
-            app.send(Webhook::signed(app, "msg_1", user_event(app, "ada@example.com")).into_request()).await.expect(202)
+            app.deliver(signed(app, "msg_1", user_event(app, "ada@example.com"))).await.expect(202)
         };
         assert_eq!(deliver().await["status"], "queued");
         assert_eq!(deliver().await["status"], "duplicate");
@@ -51,9 +51,9 @@ stories! {
         // Twenty of the hundred repeat an id, and some are bad; none spoils another.
         let send = async |n: usize| {
             let email = format!("person{n}@example.com");
-            let good = Webhook::signed(app, &format!("msg_{}", n % 80), user_event(app, &email));
+            let good = signed(app, &format!("msg_{}", n % 80), user_event(app, &email));
             let webhook = if n % 10 == 9 { Webhook { signature: "v1,".to_owned(), ..good } } else { good };
-            app.send(webhook.into_request()).await
+            app.deliver(webhook).await
         };
         let answers = join_all((0..100).map(send)).await;
         let statuses: Vec<u16> = answers.iter().map(|answer| answer.status.as_u16()).collect();
@@ -70,23 +70,23 @@ stories! {
     async fn security_10_what_clerk_did_not_sign_is_refused_and_leaves_nothing(app) {
         let body = user_event(app, "ada@example.com");
         let now = app.now().timestamp();
-        let good = || Webhook::signed(app, "msg_1", body.clone());
+        let good = || signed(app, "msg_1", body.clone());
         let truncated = good().signature[..20].to_owned();
         for (what, webhook) in [
-            ("wrong secret", Webhook::signed_at(OTHER_SECRET, "msg_1", now, body.clone())),
-            ("stale", Webhook::signed_at(SIGNING_SECRET, "msg_1", now - 301, body.clone())),
-            ("from the future", Webhook::signed_at(SIGNING_SECRET, "msg_1", now + 301, body.clone())),
+            ("wrong secret", signed_at(OTHER_SECRET, "msg_1", now, body.clone())),
+            ("stale", signed_at(SIGNING_SECRET, "msg_1", now - 301, body.clone())),
+            ("from the future", signed_at(SIGNING_SECRET, "msg_1", now + 301, body.clone())),
             ("empty v1,", Webhook { signature: "v1,".to_owned(), ..good() }),
             ("truncated", Webhook { signature: truncated, ..good() }),
             ("changed body", Webhook { body: user_event(app, "eve@example.com"), ..good() }),
             ("empty body", Webhook { body: Vec::new(), ..good() }),
             ("empty id", Webhook { svix_id: String::new(), ..good() }),
         ] {
-            let answer = app.send(webhook.into_request()).await;
+            let answer = app.deliver(webhook).await;
             assert_eq!(answer.problem(401), "bad_signature", "{what}");
         }
         for missing in ["svix-id", "svix-timestamp", "svix-signature"] {
-            let mut request = good().into_request();
+            let mut request = into_request(good());
             request.headers_mut().remove(missing);
             assert_eq!(app.send(request).await.problem(401), "bad_signature", "no {missing}");
         }
@@ -96,7 +96,7 @@ stories! {
     }
 
     async fn the_headers_may_be_called_webhook_too(app) {
-        let webhook = Webhook::signed(app, "msg_1", user_event(app, "ada@example.com"));
+        let webhook = signed(app, "msg_1", user_event(app, "ada@example.com"));
         let request = Request::post("/webhooks/clerk")
             .header("webhook-id", &webhook.svix_id)
             .header("webhook-timestamp", &webhook.timestamp)
@@ -118,7 +118,7 @@ stories! {
             (r#"{"type": 7}"#, "no_type"),
             (r#"{"type": ""}"#, "no_type"),
         ] {
-            let answer = app.send(Webhook::signed(app, "msg_1", body).into_request()).await;
+            let answer = app.deliver(signed(app, "msg_1", body)).await;
             assert_eq!(answer.problem(400), code, "{body}");
         }
         assert_nothing_is_stored(app).await;
@@ -126,9 +126,9 @@ stories! {
 
     async fn a_body_over_256_kib_is_a_413_announced_or_not(app) {
         let event = |size: usize| format!(r#"{{"type":"user.created","data":"{}"}}"#, "x".repeat(size));
-        let answer = app.send(Webhook::signed(app, "msg_1", event(256 * 1024)).into_request()).await;
+        let answer = app.deliver(signed(app, "msg_1", event(256 * 1024))).await;
         assert_eq!(answer.problem(413), "too_large");
-        let mut announced = Webhook::signed(app, "msg_1", "{}").into_request();
+        let mut announced = into_request(signed(app, "msg_1", "{}"));
         announced.headers_mut().insert("content-length", "262145".parse().unwrap());
         assert_eq!(app.send(announced).await.problem(413), "too_large");
         assert_nothing_is_stored(app).await;
@@ -164,7 +164,7 @@ stories! {
         assert_eq!(jobs::all(&app.pool).await[0].status, "Killed");
 
         // The fix, in the place of a version that understands the payload.
-        let fixed = simulated::event("user.created", app.clerk().user("ada@example.com").to_json(), app.now());
+        let fixed = fake_clerk::event("user.created", app.clerk().user("ada@example.com").to_json(), app.now());
         app.pool.execute(&format!("update usher_events set payload = '{fixed}' where svix_id = 'msg_1'")).await;
         let mut tx = app.app.store.begin().await.unwrap();
         assert!(!tx.replay_events(&["msg_1"]).await.unwrap().is_empty());
@@ -221,8 +221,8 @@ async fn during_a_rotation_both_secrets_are_good() {
     .await;
     for (id, secret) in [("msg_1", OTHER_SECRET), ("msg_2", SIGNING_SECRET)] {
         let body = user_event(&app, "ada@example.com");
-        let webhook = Webhook::signed_at(secret, id, app.now().timestamp(), body);
-        app.send(webhook.into_request()).await.expect(202);
+        let webhook = signed_at(secret, id, app.now().timestamp(), body);
+        app.deliver(webhook).await.expect(202);
     }
     app.run_jobs().await;
     app.finish().await;
@@ -233,7 +233,7 @@ async fn a_store_that_is_away_is_a_503_that_says_when_to_come_again() {
     let app = TestApp::start(TestDatabase::sqlite().await).await;
     app.app.store.close().await;
     let answer = app
-        .send(Webhook::signed(&app, "msg_1", user_event(&app, "ada@example.com")).into_request())
+        .deliver(signed(&app, "msg_1", user_event(&app, "ada@example.com")))
         .await;
     assert_eq!(answer.problem(503), "store_unavailable");
     assert_eq!(answer.headers["retry-after"], "5");

@@ -2,7 +2,7 @@
 //! call themselves.
 
 use serde_json::json;
-use usher_clerk::simulated::SimulatedUser;
+use usher_testkit::fake_clerk::FakeUser;
 
 use crate::support::stories;
 
@@ -87,7 +87,7 @@ stories! {
             let inviter_address = format!("eve{number}@example.com");
             app.invite_to_organization(acme, &inviter_address, "owner").await;
             app.run_jobs().await;
-            let eve = SimulatedUser { first_name: Some(value.clone()), ..app.clerk().user(&inviter_address) };
+            let eve = FakeUser { first_name: Some(value.clone()), ..app.clerk().user(&inviter_address) };
             app.clerk().tell("user.created", eve.to_json()).await;
             app.run_jobs().await;
             let guest = format!("guest{number}@example.com");
@@ -132,7 +132,7 @@ stories! {
         let apollo = app.project(acme, "phish.example www.phish.example").await;
         app.invite_to_organization(acme, "eve@example.com", "owner").await;
         app.run_jobs().await;
-        let eve = SimulatedUser {
+        let eve = FakeUser {
             first_name: Some(name.to_owned()), last_name: Some("eve@phish.example".to_owned()), ..app.clerk().user("eve@example.com")
         };
         app.clerk().tell("user.created", eve.to_json()).await;
@@ -140,7 +140,7 @@ stories! {
         app.invite(json!({ "organization_id": acme, "email": "a@example.com", "role": "member", "invited_by": eve.id })).await;
         app.invite(json!({ "project_id": apollo, "email": "b@example.com", "role": "editor", "invited_by": eve.id })).await;
         app.run_jobs().await;
-        let names = SimulatedUser { first_name: Some(name.to_owned()), ..app.clerk().user("a@example.com") };
+        let names = FakeUser { first_name: Some(name.to_owned()), ..app.clerk().user("a@example.com") };
         app.clerk().tell("user.created", names.to_json()).await;
         app.run_jobs().await;
         let subjects: Vec<String> = app.mails().iter().skip(1).filter_map(|mail| mail.header("Subject")).collect();
@@ -184,7 +184,7 @@ stories! {
         assert_eq!(app.mails().len(), addresses.len());
         for (address, other) in [(addresses[0], addresses[1]), (addresses[2], addresses[3])] {
             let token = app.token_in_mail_to(address.1);
-            let impostor = SimulatedUser::new(format!("user_{}", other.0.len()), other.0, app.now());
+            let impostor = FakeUser::new(format!("user_{}", other.0.len()), other.0, app.now());
             app.clerk().tells_of(&impostor).await;
             app.run_jobs().await;
             assert_eq!(app.signed_in(&impostor).accept_link(&token).await.problem(403), "other_address", "{other:?}");

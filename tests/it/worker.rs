@@ -14,8 +14,8 @@ use usher::invites::email::EmailAddress;
 use usher::jobs::{Context, Job, JobError};
 use usher::store::{NewEvent, Queue, Store, StoreError};
 use usher::worker::{Concurrency, Failure, Workers, run_attempt};
-use usher_clerk::simulated::{SimulatedUser, event};
 use usher_mail::MAX_CONNECTIONS;
+use usher_testkit::fake_clerk::{FakeUser, event};
 
 use crate::support::app::settings;
 use crate::support::db::{TestDatabase, TestPool};
@@ -44,9 +44,13 @@ impl Running {
         }
     }
 
+    async fn stop(self) {
+        self.workers.stop().await;
+    }
+
     /// Beside those of the schedules, which come whenever they are due.
     async fn jobs_are(&self, condition: &str, count: i64) -> bool {
-        let table = jobs::table(&self.database.pool);
+        let table = self.database.pool.jobs();
         let rest = format!("{table} where job_type <> 'usher:periodic' and {condition}");
         self.database.pool.count(&rest).await == count
     }
@@ -67,7 +71,7 @@ async fn receive(store: &Store, from: usize, to: usize) {
 async fn try_receive(store: &Store, from: usize, to: usize, now: DateTime<Utc>) -> Result<usize, StoreError> {
     let events: Vec<NewEvent> = (from..to)
         .map(|n| {
-            let user = SimulatedUser::new(format!("user_{n}"), format!("person{n}@example.com"), now);
+            let user = FakeUser::new(format!("user_{n}"), format!("person{n}@example.com"), now);
             NewEvent {
                 svix_id: format!("msg_{n}"),
                 event_type: "user.created".to_owned(),
@@ -81,60 +85,38 @@ async fn try_receive(store: &Store, from: usize, to: usize, now: DateTime<Utc>) 
 /// Puts a job straight into the queue, as a program with its own ideas would.
 async fn enqueue_raw(pool: &TestPool, id: &str, queue: Queue, payload: &str, rest: &str) {
     let queue = queue.stored();
-    let text = match pool {
-        TestPool::Postgres(_) => format!(
+    let text = pool.pick(
+        format!(
             "insert into apalis.jobs (id, job_type, job, max_attempts, run_at, priority, status, attempts, lock_by)
              values ('{id}', '{queue}', convert_to('{payload}', 'UTF8'), 60, now(), 0, {rest})"
         ),
-        TestPool::Sqlite(_) => format!(
+        format!(
             "insert into Jobs (id, job_type, job, max_attempts, run_at, priority, metadata, status, attempts, lock_by)
              values ('{id}', '{queue}', cast('{payload}' as blob), 60, unixepoch(), 0, '{{}}', {rest})"
         ),
-    };
+    );
     pool.execute(&text).await;
 }
 
 /// A worker that was killed an hour ago.
 async fn silent_worker(pool: &TestPool, name: &str, queue: Queue) {
     let queue = queue.stored();
-    let text = match pool {
-        TestPool::Postgres(_) => format!(
-            "insert into apalis.workers (id, worker_type, storage_name, layers, last_seen)
-             values ('{name}', '{queue}', 'x', '', now() - interval '1 hour')"
-        ),
-        TestPool::Sqlite(_) => format!(
-            "insert into Workers (id, worker_type, storage_name, layers, last_seen)
-             values ('{name}', '{queue}', 'x', '', unixepoch() - 3600)"
-        ),
-    };
-    pool.execute(&text).await;
+    let (table, seen) = pool.pick(
+        ("apalis.workers", "now() - interval '1 hour'"),
+        ("Workers", "unixepoch() - 3600"),
+    );
+    pool.execute(&format!(
+        "insert into {table} (id, worker_type, storage_name, layers, last_seen) values ('{name}', '{queue}', 'x', '', {seen})"
+    ))
+    .await;
 }
 
 const ULID: &str = "01JDABCDEFGHJKMNPQRSTVWXY";
 
-macro_rules! on_both {
-    ($($name:ident($running:ident) $body:block)+) => { $(
-        mod $name {
-            use super::*;
-            async fn told($running: &mut Running) $body
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn on_sqlite() {
-                let mut running = Running::start(TestDatabase::sqlite().await).await;
-                told(&mut running).await;
-                running.workers.stop().await;
-            }
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn on_postgres() {
-                let mut running = Running::start(TestDatabase::postgres().await).await;
-                told(&mut running).await;
-                running.workers.stop().await;
-            }
-        }
-    )+ };
-}
+stories! {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)] Running, Running::start, Running::stop;
 
-on_both! {
-    everything_that_is_enqueued_is_done_once(running) {
+    async fn everything_that_is_enqueued_is_done_once(running) {
         for round in 0..10 {
             receive(&running.app.store, round * 50, round * 50 + 50).await;
         }
@@ -144,7 +126,7 @@ on_both! {
         assert!(running.workers.alive().all());
     }
 
-    trap_1_a_job_that_another_process_enqueues_is_noticed(running) {
+    async fn trap_1_a_job_that_another_process_enqueues_is_noticed(running) {
         let other = Store::open(&running.database.url, Clock::System).await.unwrap();
         for n in 0..5 {
             receive(&other, n, n + 1).await;
@@ -152,7 +134,7 @@ on_both! {
         }
     }
 
-    trap_2_and_4_the_jobs_of_a_worker_that_was_killed_are_taken_up(running) {
+    async fn trap_2_and_4_the_jobs_of_a_worker_that_was_killed_are_taken_up(running) {
         receive(&running.app.store, 0, 1).await;
         eventually("it is processed", async || running.jobs_are("status = 'Done'", 1).await).await;
         silent_worker(&running.database.pool, "gone", Queue::ProcessClerkEvent).await;
@@ -165,30 +147,27 @@ on_both! {
         assert_eq!(running.database.pool.count("usher_events where processed_at is null").await, 0);
     }
 
-    trap_6_a_failed_job_waits_durably_before_its_next_attempt(running) {
+    async fn trap_6_a_failed_job_waits_durably_before_its_next_attempt(running) {
         running.smtp.at(Phase::Rcpt, Behaviour::Reply("451 4.3.0 try later"));
         invite(running, "ada@example.com").await;
         eventually("it has failed once", async || running.jobs_are("status = 'Failed' and attempts = 1", 1).await).await;
-        let later = match &running.database.pool {
-            TestPool::Postgres(_) => "run_at > now() + interval '3 seconds'",
-            TestPool::Sqlite(_) => "run_at > unixepoch() + 3",
-        };
+        let later = running.database.pool.pick("run_at > now() + interval '3 seconds'", "run_at > unixepoch() + 3");
         assert!(running.jobs_are(&format!("status = 'Failed' and {later}"), 1).await);
         let delivery = "usher_deliveries where status = 'queued' and attempts = 1 and last_error like '%451%'";
         assert_eq!(running.database.pool.count(delivery).await, 1);
     }
 
-    a_mail_that_is_refused_for_good_has_failed_and_its_job_is_done(running) {
+    async fn a_mail_that_is_refused_for_good_has_failed_and_its_job_is_done(running) {
         running.smtp.at(Phase::Rcpt, Behaviour::Reply("550 5.1.1 <ada@example.com> unknown here"));
         invite(running, "ada@example.com").await;
         eventually("it is done", async || running.jobs_are("status = 'Done'", 1).await).await;
         let error = running.database.pool.text("select last_error from usher_deliveries where status = 'failed'").await.unwrap();
         assert!(error.contains("550") && !error.contains("ada@example.com"), "{error}");
-        let result = running.database.pool.dump(jobs::table(&running.database.pool)).await;
+        let result = running.database.pool.dump(running.database.pool.jobs()).await;
         assert!(!result.contains("ada@example.com"), "no address in the queue's tables");
     }
 
-    trap_8_an_orphan_without_attempts_left_is_dead(running) {
+    async fn trap_8_an_orphan_without_attempts_left_is_dead(running) {
         receive(&running.app.store, 0, 1).await;
         eventually("it is processed", async || running.jobs_are("status = 'Done'", 1).await).await;
         running.database.pool.execute("update usher_events set processed_at = null").await;
@@ -200,12 +179,9 @@ on_both! {
         assert!(error.starts_with("no attempts are left: the last ones never ended"), "{error}");
     }
 
-    trap_8_jobs_that_are_lost_again_wait_longer_each_time_and_apart_from_each_other(running) {
+    async fn trap_8_jobs_that_are_lost_again_wait_longer_each_time_and_apart_from_each_other(running) {
         silent_worker(&running.database.pool, "gone", Queue::ProcessClerkEvent).await;
-        let due_in = match &running.database.pool {
-            TestPool::Postgres(_) => "extract(epoch from run_at - now())",
-            TestPool::Sqlite(_) => "(run_at - unixepoch())",
-        };
+        let due_in = running.database.pool.pick("extract(epoch from run_at - now())", "(run_at - unixepoch())");
         for (n, attempts) in [3, 3, 3, 3, 7, 58].into_iter().enumerate() {
             let rest = format!("'Queued', {attempts}, 'gone'");
             enqueue_raw(&running.database.pool, &format!("{ULID}{n}"), Queue::ProcessClerkEvent, r#"{"svix_id":"msg_0"}"#, &rest).await;
@@ -214,12 +190,12 @@ on_both! {
         assert!(running.jobs_are(&format!("attempts = 4 and {due_in} between 3 and 31"), 4).await);
         assert!(running.jobs_are(&format!("attempts = 8 and {due_in} between 100 and 481"), 1).await);
         assert!(running.jobs_are(&format!("attempts = 59 and {due_in} between 1700 and 5401"), 1).await);
-        let table = jobs::table(&running.database.pool);
+        let table = running.database.pool.jobs();
         let times = running.database.pool.count(&format!("(select distinct run_at from {table} where attempts = 4) as times")).await;
         assert!(times > 1, "not all at once again");
     }
 
-    a_payload_that_no_version_can_read_does_not_end_the_worker(running) {
+    async fn a_payload_that_no_version_can_read_does_not_end_the_worker(running) {
         for (n, payload) in ["not json", "{}", "[1]", r#"{"svix_id":7}"#].into_iter().enumerate() {
             enqueue_raw(&running.database.pool, &format!("{ULID}{n}"), Queue::ProcessClerkEvent, payload, "'Pending', 0, null").await;
         }
@@ -229,7 +205,7 @@ on_both! {
         assert!(running.workers.alive().all());
     }
 
-    a_mail_that_nobody_wants_any_more_when_its_turn_comes_is_not_sent(running) {
+    async fn a_mail_that_nobody_wants_any_more_when_its_turn_comes_is_not_sent(running) {
         running.smtp.next(MAX_CONNECTIONS, Phase::MailFrom, Behaviour::Stall);
         for n in 0..MAX_CONNECTIONS {
             invite(running, &format!("slow{n}@example.com")).await;
@@ -249,7 +225,7 @@ on_both! {
         assert!(running.smtp.mails().iter().all(|mail| !mail.to.iter().any(|to| to.contains("ada"))));
     }
 
-    a_slow_mail_holds_nothing_else_up(running) {
+    async fn a_slow_mail_holds_nothing_else_up(running) {
         running.smtp.next(1, Phase::EndOfData, Behaviour::Stall);
         invite(running, "ada@example.com").await;
         running.smtp.wait_for_stalls(1).await;
@@ -277,7 +253,7 @@ async fn a_stop_does_not_begin_the_mails_that_wait_for_their_turn() {
         running.workers.stop().await;
         let untried = "usher_deliveries where status = 'queued' and attempts = 0";
         assert_eq!(running.database.pool.count(untried).await, held / 2);
-        let table = jobs::table(&running.database.pool);
+        let table = running.database.pool.jobs();
         let untouched =
             format!("{table} where job_type = 'usher:send-invite-email' and status = 'Pending' and attempts = 0");
         assert_eq!(
@@ -389,7 +365,7 @@ async fn a_stop_finishes_what_runs_and_gives_back_what_does_not() {
         for round in 0..10 {
             receive(&running.app.store, round * 100, round * 100 + 100).await;
         }
-        let (pool, table) = (running.database.pool.clone(), jobs::table(&running.database.pool));
+        let (pool, table) = (running.database.pool.clone(), running.database.pool.jobs());
         running.workers.stop().await;
         let unfinished = "status in ('Running', 'Queued', 'Failed', 'Killed')";
         assert_eq!(pool.count(&format!("{table} where {unfinished}")).await, 0);
@@ -406,9 +382,7 @@ async fn a_stop_finishes_what_runs_and_gives_back_what_does_not() {
 async fn events_that_nobody_waits_for_any_more_leave_no_transaction_open_on_sqlite() {
     let database = TestDatabase::sqlite().await;
     let store = Store::open(&database.url, Clock::System).await.unwrap();
-    let TestPool::Sqlite(pool) = &database.pool else {
-        unreachable!()
-    };
+    let pool = database.pool.sqlite();
     // More than one text has room for.
     let events = (1, 40);
     for _ in 0..10 {
@@ -452,10 +426,7 @@ async fn a_stop_ends_while_another_session_holds_the_workers_rows() {
     let running = Running::start(TestDatabase::postgres().await).await;
     receive(&running.app.store, 0, 1).await;
     eventually("it is processed", async || running.jobs_are("status = 'Done'", 1).await).await;
-    let TestPool::Postgres(pool) = &running.database.pool else {
-        unreachable!("a Postgres database")
-    };
-    let mut lock = pool.begin().await.unwrap();
+    let mut lock = running.database.pool.pg().begin().await.unwrap();
     sqlx::query("select 1 from apalis.workers for update")
         .execute(&mut *lock)
         .await
@@ -574,18 +545,9 @@ stories! {
         app.clerk().user_created("ada@example.com").await;
         let id = jobs::all(&app.pool).await[0].id.clone();
         let deferred = async || {
-            let now = app.now();
-            match &app.pool {
-                TestPool::Postgres(pool) => {
-                    let at: DateTime<Utc> =
-                        sqlx::query_scalar("select run_at from apalis.jobs").fetch_one(pool).await.unwrap();
-                    at > now + TimeDelta::seconds(5)
-                }
-                TestPool::Sqlite(pool) => {
-                    let at: i64 = sqlx::query_scalar("select run_at from Jobs").fetch_one(pool).await.unwrap();
-                    at > now.timestamp() + 5
-                }
-            }
+            let soon = app.now() + TimeDelta::seconds(5);
+            let soon = app.pool.pick(format!("'{}'", soon.to_rfc3339()), soon.timestamp().to_string());
+            app.pool.count(&format!("{} where run_at > {soon}", app.pool.jobs())).await == 1
         };
         let panicked = run_attempt::<Panicking>(&app.context, b"null", &id, 1).await;
         assert_eq!(panicked, Err(Failure::Later("it panicked".to_owned())));

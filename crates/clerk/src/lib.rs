@@ -18,7 +18,6 @@ pub mod probe;
 mod public_key;
 pub mod session_token;
 pub mod signing;
-pub mod simulated;
 #[cfg(test)]
 mod test_server;
 

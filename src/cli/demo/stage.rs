@@ -14,13 +14,13 @@ use uuid::Uuid;
 use super::mails::{self, Mail};
 use super::timeline::{self, Party, Timeline};
 use crate::app::App;
+use crate::cli::fake_clerk::{Delivery, WRONG_SECRET, http_client, message_id, session_id};
 use crate::cli::paint::status;
-use crate::cli::stand_in::{Delivery, SignIn, WRONG_SECRET, http_client, message_id, session_id};
 use crate::clock::Clock;
 use crate::config::{DevSecrets, Settings};
 use crate::service::{Role, Service};
-use usher_clerk::simulated::{SimulatedUser, event};
 use usher_clerk::{DevSigner, EventKind};
+use usher_testkit::fake_clerk::{FakeUser, SignIn, event};
 
 /// How long an effect may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -310,17 +310,17 @@ impl Person {
 
     /// Their Clerk user id.
     pub(super) fn user_id(&self) -> String {
-        crate::cli::stand_in::user_id(self.email)
+        crate::cli::fake_clerk::user_id(self.email)
     }
 
     /// Clerk's description of them.
-    pub(super) fn user(&self, clock: &Clock, age: TimeDelta) -> SimulatedUser {
+    pub(super) fn user(&self, clock: &Clock, age: TimeDelta) -> FakeUser {
         let now = clock.now();
-        SimulatedUser {
+        FakeUser {
             first_name: Some(self.first_name.to_owned()),
             last_name: Some(self.last_name.to_owned()),
             created_at: now - age,
-            ..SimulatedUser::new(self.user_id(), self.email, now)
+            ..FakeUser::new(self.user_id(), self.email, now)
         }
     }
 }

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::stage::{Answer, Person, Stage};
 use super::timeline::Party;
-use crate::cli::stand_in::{message_id, session_id};
+use crate::cli::fake_clerk::{message_id, session_id};
 use usher_clerk::EventKind;
-use usher_clerk::simulated::session;
+use usher_testkit::fake_clerk::session;
 
 const ORGANIZATION: &str = "Analytical Engines";
 const PROJECT: &str = "Difference Engine";

@@ -14,18 +14,16 @@ use usher::config::Settings;
 use usher::jobs::Context;
 use usher::secret::Secret;
 use usher_clerk::DevSigner;
-use usher_clerk::simulated::SimulatedUser;
+use usher_testkit::fake_clerk::{FakeUser, Webhook};
 use uuid::Uuid;
 
 use tempfile::TempDir;
 
-use super::clerk::ClerkActor;
+use super::clerk::{ClerkActor, into_request};
 use super::db::{TestDatabase, TestPool};
 use super::smtp::{ReceivedMail, SmtpServer};
+pub use usher_testkit::process::{API_KEY, LINK, SIGNING_SECRET, TOKEN_KEY};
 
-pub const SIGNING_SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
-pub const API_KEY: &str = "test-api-key-of-more-than-32-characters";
-pub const TOKEN_KEY: &str = "test-token-key-of-more-than-32-characters";
 pub const ISSUER: &str = "https://clerk.example.com";
 pub const ORIGIN: &str = "https://app.example.com";
 
@@ -100,7 +98,7 @@ pub fn settings(database_url: &str, smtp_url: &str) -> Settings {
         smtp_url: secret(smtp_url),
         mail_from: Some("Acme <no-reply@acme.example>".to_owned()),
         app_name: Some("Acme".to_owned()),
-        invite_url: Some("https://app.example.com/invite#{token}".to_owned()),
+        invite_url: Some(format!("{LINK}{{token}}")),
         ..Settings::default()
     }
 }
@@ -144,6 +142,11 @@ impl TestApp {
     /// Sends any request. Whatever the answer, it must be one that the contract tells of.
     pub async fn send(&self, request: Request<Body>) -> Answer {
         answer_of(self.router.clone(), request).await
+    }
+
+    /// Delivers a webhook as it is.
+    pub async fn deliver(&self, webhook: Webhook) -> Answer {
+        self.send(into_request(webhook)).await
     }
 
     /// Sends a request to another usher on the same database, as it is after a restart with other settings.
@@ -233,7 +236,7 @@ impl TestApp {
     }
 
     /// A person who signed up with a verified address; they are in `organization_id` with `role`, if any is given.
-    pub async fn person(&self, email: &str, place: Option<(Uuid, &str)>) -> SimulatedUser {
+    pub async fn person(&self, email: &str, place: Option<(Uuid, &str)>) -> FakeUser {
         if let Some((organization_id, role)) = place {
             self.invite_to_organization(organization_id, email, role).await;
             // The mail goes out before they sign up; else it might be unwanted by then, or not.
@@ -245,7 +248,7 @@ impl TestApp {
     }
 
     /// Calls the API as a signed-in person does.
-    pub fn signed_in<'a>(&'a self, user: &SimulatedUser) -> Invitee<'a> {
+    pub fn signed_in<'a>(&'a self, user: &FakeUser) -> Invitee<'a> {
         Invitee {
             app: self,
             token: self.session_token(json!({ "sub": user.id })),
@@ -284,11 +287,7 @@ impl TestApp {
     pub fn token_in_mail_to(&self, email: &str) -> String {
         let mails = self.mails();
         let mail = mails.iter().rev().find(|mail| mail.to == [email]).expect("a mail");
-        let text = mail.text();
-        let link = text
-            .split_whitespace()
-            .find(|word| word.starts_with("https://app.example.com/invite#"));
-        link.and_then(|link| link.split_once('#')).expect("a link").1.to_owned()
+        mail.token(LINK).expect("a link")
     }
 }
 

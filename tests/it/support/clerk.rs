@@ -4,8 +4,7 @@ use axum::body::Body;
 use axum::http::{Method, Request};
 use chrono::TimeDelta;
 use serde_json::Value;
-use usher::webhooks::sign;
-use usher_clerk::simulated::{self, SimulatedUser};
+use usher_testkit::fake_clerk::{self, FakeUser, Webhook};
 
 use super::app::{Answer, SIGNING_SECRET, TestApp};
 
@@ -13,55 +12,34 @@ pub struct ClerkActor<'a> {
     pub app: &'a TestApp,
 }
 
-/// A webhook before it is sent.
-pub struct Webhook {
-    pub svix_id: String,
-    pub timestamp: String,
-    pub signature: String,
-    pub body: Vec<u8>,
+/// Signed with the right secret, now.
+pub fn signed(app: &TestApp, svix_id: &str, body: impl Into<Vec<u8>>) -> Webhook {
+    signed_at(SIGNING_SECRET, svix_id, app.now().timestamp(), body)
 }
 
-impl Webhook {
-    /// Signed with the right secret, now.
-    pub fn signed(app: &TestApp, svix_id: &str, body: impl Into<Vec<u8>>) -> Self {
-        Self::signed_at(SIGNING_SECRET, svix_id, app.now().timestamp(), body)
-    }
+pub fn signed_at(secret: &str, svix_id: &str, timestamp: i64, body: impl Into<Vec<u8>>) -> Webhook {
+    Webhook::sign(secret, svix_id, timestamp, body).expect("a signature")
+}
 
-    pub fn signed_at(secret: &str, svix_id: &str, timestamp: i64, body: impl Into<Vec<u8>>) -> Self {
-        let body = body.into();
-        let signature = sign(secret, svix_id, timestamp, &body).expect("a signature");
-        Self {
-            svix_id: svix_id.to_owned(),
-            timestamp: timestamp.to_string(),
-            signature,
-            body,
-        }
+pub fn into_request(webhook: Webhook) -> Request<Body> {
+    let mut request = Request::builder().method(Method::POST).uri("/webhooks/clerk");
+    for (name, value) in webhook.headers() {
+        request = request.header(name, value);
     }
-
-    pub fn into_request(self) -> Request<Body> {
-        Request::builder()
-            .method(Method::POST)
-            .uri("/webhooks/clerk")
-            .header("content-type", "application/json")
-            .header("svix-id", self.svix_id)
-            .header("svix-timestamp", self.timestamp)
-            .header("svix-signature", self.signature)
-            .body(Body::from(self.body))
-            .expect("a request")
-    }
+    request.body(Body::from(webhook.body)).expect("a request")
 }
 
 impl ClerkActor<'_> {
     /// Somebody with one verified address, created now; Clerk has told nobody yet.
-    pub fn user(&self, email: &str) -> SimulatedUser {
+    pub fn user(&self, email: &str) -> FakeUser {
         let name: String = email.chars().filter(char::is_ascii_alphanumeric).collect();
-        SimulatedUser::new(format!("user_{name}"), email, self.app.now())
+        FakeUser::new(format!("user_{name}"), email, self.app.now())
     }
 
     /// Somebody who was there long before.
-    pub fn old_user(&self, email: &str) -> SimulatedUser {
+    pub fn old_user(&self, email: &str) -> FakeUser {
         let created_at = self.app.now() - TimeDelta::days(100);
-        SimulatedUser {
+        FakeUser {
             created_at,
             updated_at: created_at,
             ..self.user(email)
@@ -69,40 +47,40 @@ impl ClerkActor<'_> {
     }
 
     /// A new person appears.
-    pub async fn user_created(&self, email: &str) -> SimulatedUser {
+    pub async fn user_created(&self, email: &str) -> FakeUser {
         let user = self.user(email);
         self.tell("user.created", user.to_json()).await;
         user
     }
 
-    pub async fn tells_of(&self, user: &SimulatedUser) {
+    pub async fn tells_of(&self, user: &FakeUser) {
         self.tell("user.updated", user.to_json()).await;
     }
 
-    pub async fn user_deleted(&self, user: &SimulatedUser) {
-        self.tell("user.deleted", simulated::deleted_user(&user.id)).await;
+    pub async fn user_deleted(&self, user: &FakeUser) {
+        self.tell("user.deleted", fake_clerk::deleted_user(&user.id)).await;
     }
 
     /// A person signs in; the event does not carry the user.
-    pub async fn session_created(&self, session: &str, user: &SimulatedUser) {
+    pub async fn session_created(&self, session: &str, user: &FakeUser) {
         self.tell(
             "session.created",
-            simulated::session(session, &user.id, "active", None, self.app.now()),
+            fake_clerk::session(session, &user.id, "active", None, self.app.now()),
         )
         .await;
     }
 
     /// A person signs in; the event carries the user.
-    pub async fn session_created_with_user(&self, session: &str, user: &SimulatedUser) {
-        let data = simulated::session(session, &user.id, "active", Some(user), self.app.now());
+    pub async fn session_created_with_user(&self, session: &str, user: &FakeUser) {
+        let data = fake_clerk::session(session, &user.id, "active", Some(user), self.app.now());
         self.tell("session.created", data).await;
     }
 
-    pub async fn session_over(&self, event_type: &str, session: &str, user: &SimulatedUser) {
+    pub async fn session_over(&self, event_type: &str, session: &str, user: &FakeUser) {
         let status = event_type.trim_start_matches("session.");
         self.tell(
             event_type,
-            simulated::session(session, &user.id, status, None, self.app.now()),
+            fake_clerk::session(session, &user.id, status, None, self.app.now()),
         )
         .await;
     }
@@ -115,9 +93,7 @@ impl ClerkActor<'_> {
     }
 
     pub async fn deliver(&self, svix_id: &str, event_type: &str, data: Value) -> Answer {
-        let body = simulated::event(event_type, data, self.app.now()).to_string();
-        self.app
-            .send(Webhook::signed(self.app, svix_id, body).into_request())
-            .await
+        let body = fake_clerk::event(event_type, data, self.app.now()).to_string();
+        self.app.deliver(signed(self.app, svix_id, body)).await
     }
 }

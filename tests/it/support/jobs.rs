@@ -19,6 +19,7 @@ pub struct JobRow {
     pub status: String,
 }
 
+const COLUMNS: &str = "id, replace(job_type, 'usher:', '') as job_type, job, attempts, status";
 const WAITING: &str = "status = 'Pending' or (status = 'Failed' and attempts < max_attempts)";
 
 /// Runs what is due, all at once, until nothing is.
@@ -40,7 +41,7 @@ async fn run_one(app: &TestApp, job: &JobRow) {
         Err(Failure::Later(_)) => "Failed",
         Err(Failure::Dead(_)) => "Killed",
     };
-    let table = table(&app.pool);
+    let table = app.pool.jobs();
     let id = &job.id;
     app.pool
         .execute(&format!(
@@ -61,42 +62,19 @@ pub async fn attempt_at(context: &Context, job: &JobRow, attempt: u32) -> Result
     }
 }
 
-pub fn table(pool: &TestPool) -> &'static str {
-    match pool {
-        TestPool::Postgres(_) => "apalis.jobs",
-        TestPool::Sqlite(_) => "Jobs",
-    }
-}
-
 async fn due(pool: &TestPool, now: DateTime<Utc>) -> Vec<JobRow> {
-    match pool {
-        TestPool::Postgres(pool) => sqlx::query_as(sqlx::AssertSqlSafe(format!(
-            "select id, replace(job_type, 'usher:', '') as job_type, job, attempts, status from apalis.jobs where job_type like 'usher:%' and ({WAITING}) and run_at <= $1 order by id"
-        )))
-        .bind(now)
-        .fetch_all(pool)
-        .await
-        .expect("jobs"),
-        TestPool::Sqlite(pool) => sqlx::query_as(sqlx::AssertSqlSafe(format!(
-            "select id, replace(job_type, 'usher:', '') as job_type, job, attempts, status from Jobs where job_type like 'usher:%' and ({WAITING}) and run_at <= $1 order by id"
-        )))
-        .bind(now.timestamp())
-        .fetch_all(pool)
-        .await
-        .expect("jobs"),
-    }
+    let now = pool.pick(format!("'{}'", now.to_rfc3339()), now.timestamp().to_string());
+    pool.rows(&format!(
+        "select {COLUMNS} from {} where job_type like 'usher:%' and ({WAITING}) and run_at <= {now} order by id",
+        pool.jobs()
+    ))
+    .await
 }
 
 /// Everything in the queue, whatever its state.
 pub async fn all(pool: &TestPool) -> Vec<JobRow> {
-    let text = format!(
-        "select id, replace(job_type, 'usher:', '') as job_type, job, attempts, status from {} order by id",
-        table(pool)
-    );
-    super::db::on_pool!(pool, |pool| sqlx::query_as(sqlx::AssertSqlSafe(text))
-        .fetch_all(pool)
-        .await)
-    .expect("jobs")
+    pool.rows(&format!("select {COLUMNS} from {} order by id", pool.jobs()))
+        .await
 }
 
 /// What still has to be done, as `queue status attempts`.

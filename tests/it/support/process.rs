@@ -1,29 +1,45 @@
 //! usher as a process of its own, to be killed.
 
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, Command};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::process::Command;
 use usher::clock::Clock;
-use usher::webhooks::sign;
+use usher_testkit::fake_clerk::{FakeUser, event, sign};
+use usher_testkit::process::{self, IGNORE_FILE_SIZE_SIGNAL, Process, Signal};
+use uuid::Uuid;
 
-use super::app::{API_KEY, ISSUER, SIGNER, SIGNING_SECRET, TOKEN_KEY};
+use super::app::{API_KEY, ISSUER, SIGNER, SIGNING_SECRET};
 use super::db::TestDatabase;
 
 /// A running `usher serve`; killed when dropped.
 pub struct UsherProcess {
-    child: Child,
+    process: Process,
+    client: Client,
+    environment: Vec<(String, String)>,
+    folder: PathBuf,
+}
+
+/// Clerk, the app and ops, as they call a process.
+#[derive(Clone)]
+pub struct Client {
+    /// Empty without the API.
     pub address: String,
     /// The private listener's.
     pub admin_address: String,
-    environment: Vec<(String, String)>,
-    folder: PathBuf,
-    log: Arc<Mutex<Vec<String>>>,
     http: reqwest::Client,
+}
+
+impl Deref for UsherProcess {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
 }
 
 impl UsherProcess {
@@ -43,7 +59,7 @@ impl UsherProcess {
         Self::start_program(database, smtp_url, more, &serve).await
     }
 
-    /// Starts a program that serves as usher does, or usher with other arguments. Without the API its `address` is empty.
+    /// Starts a program that serves as usher does, or usher with other arguments.
     pub async fn start_program(
         database: &TestDatabase,
         smtp_url: &str,
@@ -55,50 +71,26 @@ impl UsherProcess {
             more.iter()
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
         );
-        // The signal that a too long file is answered with would end it; a full disk sends none.
-        let mut child = Command::new("sh")
-            .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
-            .args(program)
-            .env_clear()
-            .envs(environment.clone())
-            .current_dir(database.folder.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("usher starts");
-        let mut lines = BufReader::new(child.stderr.take().expect("its log")).lines();
-        let (mut address, mut admin_address) = (String::new(), String::new());
-        while admin_address.is_empty() {
-            let line = lines
-                .next_line()
-                .await
-                .expect("a log")
-                .expect("it says where it serves");
-            let fact: Value = serde_json::from_str(&line).unwrap_or_default();
-            let message = fact["fields"]["message"].as_str().unwrap_or_default();
-            if let Some(said) = message.strip_prefix("serving on ") {
-                address = said.to_owned();
-            } else if let Some(said) = message.strip_prefix("health on ") {
-                admin_address = said.trim_end_matches("/readyz").to_owned();
-            }
-        }
-        let log = Arc::<Mutex<Vec<String>>>::default();
-        let kept = Arc::clone(&log);
-        tokio::spawn(async move {
-            while let Ok(Some(line)) = lines.next_line().await {
-                kept.lock().unwrap().push(line);
-            }
-        });
-        Self {
-            child,
-            admin_address,
-            address,
-            environment,
-            folder: database.folder.path().to_owned(),
-            log,
+        let folder = database.folder.path().to_owned();
+        let mut command = process::shell(IGNORE_FILE_SIZE_SIGNAL, program);
+        let process = Process::start(command.envs(environment.clone()).current_dir(&folder)).expect("usher starts");
+        process.listening().await.expect("it says where it serves");
+        let client = Client {
+            address: process.public().unwrap_or_default(),
+            admin_address: process.private().unwrap_or_default(),
             http: reqwest::Client::new(),
+        };
+        Self {
+            process,
+            client,
+            environment,
+            folder,
         }
+    }
+
+    /// For tasks of their own.
+    pub fn client(&self) -> Client {
+        self.client.clone()
     }
 
     /// Runs another command beside it, with the same settings; whether it ended well, and what it said.
@@ -133,6 +125,40 @@ impl UsherProcess {
         serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"))
     }
 
+    /// What it has logged so far.
+    pub fn log(&self) -> Vec<String> {
+        self.process.log()
+    }
+
+    /// From now on no file may be longer than so many bytes: what a full disk looks like to SQLite.
+    pub fn limit_files(&self, bytes: Option<u64>) {
+        self.process.limit_files(bytes);
+    }
+
+    /// SIGKILL: nothing of it gets to say good-bye.
+    pub async fn kill(self) {
+        self.process.kill().await;
+    }
+
+    /// SIGTERM.
+    pub fn ask_to_end(&self) {
+        self.process.signal(Signal::TERM);
+    }
+
+    /// Waits for its end, which was asked for; whether it ended well.
+    pub async fn wait(self) -> bool {
+        let status = self.process.wait(process::TIMEOUT).await;
+        status.is_some_and(|status| status.success())
+    }
+
+    /// SIGTERM, and waits for its end; whether it ended well.
+    pub async fn terminate(self) -> bool {
+        let stopped = self.process.stop().await;
+        stopped.inspect_err(|error| eprintln!("{error:#}")).is_ok()
+    }
+}
+
+impl Client {
     /// Asks the private listener: the status and the body.
     pub async fn ask(&self, path: &str) -> (u16, String) {
         let answer = self.http.get(format!("{}{path}", self.admin_address)).send().await;
@@ -140,115 +166,110 @@ impl UsherProcess {
         (answer.status().as_u16(), answer.text().await.expect("a body"))
     }
 
-    /// What it has logged so far.
-    pub fn log(&self) -> Vec<String> {
-        self.log.lock().unwrap().clone()
-    }
-
     /// Sends any body to the webhook with these headers; the status it was answered with.
     pub async fn send_raw(&self, headers: &[(&str, String)], body: String) -> u16 {
+        let answer = self.post_webhook(headers, body).await;
+        answer.expect("an answer").status().as_u16()
+    }
+
+    async fn post_webhook(&self, headers: &[(&str, String)], body: String) -> reqwest::Result<reqwest::Response> {
         let mut request = self.http.post(format!("{}/webhooks/clerk", self.address)).body(body);
         for (name, value) in headers {
             request = request.header(*name, value);
         }
-        request.send().await.expect("an answer").status().as_u16()
-    }
-
-    /// From now on no file may be longer than so many bytes: what a full disk looks like to SQLite.
-    pub async fn limit_files(&self, bytes: Option<u64>) {
-        let pid = self.child.id().expect("a process").to_string();
-        let limit = bytes.map_or("unlimited".to_owned(), |bytes| bytes.to_string());
-        let set = Command::new("prlimit")
-            .args(["--pid", &pid, &format!("--fsize={limit}:")])
-            .status();
-        assert!(set.await.expect("prlimit").success());
-    }
-
-    /// Asks for a new organization; the status that was answered.
-    pub async fn status_of_a_new_organization(&self) -> u16 {
-        let path = format!("{}/v1/organizations/{}", self.address, Clock::System.new_id());
-        let request = self
-            .http
-            .put(path)
-            .bearer_auth(API_KEY)
-            .json(&serde_json::json!({ "name": "Acme" }));
-        request.send().await.expect("an answer").status().as_u16()
-    }
-
-    /// SIGKILL: nothing of it gets to say good-bye.
-    pub async fn kill(mut self) {
-        self.child.kill().await.expect("it dies");
-    }
-
-    /// SIGTERM.
-    pub async fn ask_to_end(&self) {
-        let pid = self.child.id().expect("a process").to_string();
-        let told = Command::new("kill").args(["-TERM", &pid]).status().await.expect("kill");
-        assert!(told.success());
-    }
-
-    /// SIGTERM, and waits for its end; whether it ended well.
-    pub async fn terminate(self) -> bool {
-        self.ask_to_end().await;
-        self.wait().await
-    }
-
-    /// Waits for its end, which was asked for; whether it ended well.
-    pub async fn wait(mut self) -> bool {
-        self.child.wait().await.expect("an end").success()
+        request.send().await
     }
 
     /// Delivers an event; whether usher said that it took it. A connection that breaks is no answer.
     pub async fn deliver(&self, svix_id: &str, event: &Value) -> bool {
         let body = event.to_string();
-        let timestamp = Clock::System.now().timestamp();
-        let signature = sign(SIGNING_SECRET, svix_id, timestamp, body.as_bytes()).expect("a signature");
-        let answer = self
-            .http
-            .post(format!("{}/webhooks/clerk", self.address))
-            .header("svix-id", svix_id)
-            .header("svix-timestamp", timestamp)
-            .header("svix-signature", signature)
-            .body(body)
-            .send()
-            .await;
+        let answer = self.post_webhook(&signed(svix_id, &body), body).await;
         answer.is_ok_and(|answer| answer.status() == 202)
     }
 
-    /// Calls the API as the app does.
-    pub async fn call(&self, method: reqwest::Method, path: &str, body: Value) -> Value {
-        let request = self
-            .http
-            .request(method, format!("{}{path}", self.address))
-            .bearer_auth(API_KEY)
-            .json(&body);
-        let answer = request.send().await.expect("an answer");
-        assert!(answer.status().is_success(), "{path}: {}", answer.status());
-        answer.json().await.expect("JSON")
+    /// Clerk tells that a person with this address signed up.
+    pub async fn signed_up(&self, svix_id: &str, email: &str) {
+        let told = told_of(&format!("user_{svix_id}"), email);
+        assert!(self.deliver(svix_id, &told).await);
     }
+
+    /// Calls the API as the app does: the status, and the body if it is JSON.
+    pub async fn answer(&self, method: Method, path: &str, body: Value) -> (u16, Value) {
+        let request = self.http.request(method, format!("{}{path}", self.address));
+        let answer = request.bearer_auth(API_KEY).json(&body).send().await;
+        let answer = answer.expect("an answer");
+        (answer.status().as_u16(), answer.json().await.unwrap_or_default())
+    }
+
+    /// Calls the API as the app does; it must succeed.
+    pub async fn call(&self, method: Method, path: &str, body: Value) -> Value {
+        let (status, answer) = self.answer(method, path, body).await;
+        assert!((200..300).contains(&status), "{path}: {status} {answer}");
+        answer
+    }
+
+    /// Makes an organization.
+    pub async fn organization(&self, name: &str) -> Uuid {
+        let id = Clock::System.new_id();
+        let path = format!("/v1/organizations/{id}");
+        self.call(Method::PUT, &path, json!({ "name": name })).await;
+        id
+    }
+
+    /// Asks for a new organization; the status that was answered.
+    pub async fn status_of_a_new_organization(&self) -> u16 {
+        let path = format!("/v1/organizations/{}", Clock::System.new_id());
+        self.answer(Method::PUT, &path, json!({ "name": "Acme" })).await.0
+    }
+
+    /// Invites a member; the invite.
+    pub async fn invite(&self, organization: Uuid, email: &str) -> Value {
+        let (status, invite) = self.try_invite(organization, email).await;
+        assert_eq!(status, 201, "{invite}");
+        invite
+    }
+
+    /// Invites a member, if usher takes it: the status and the answer.
+    pub async fn try_invite(&self, organization: Uuid, email: &str) -> (u16, Value) {
+        let body = json!({ "organization_id": organization, "email": email, "role": "member" });
+        self.answer(Method::POST, "/v1/invites", body).await
+    }
+}
+
+/// The headers of a webhook that Clerk signed.
+pub fn signed(svix_id: &str, body: &str) -> [(&'static str, String); 3] {
+    let now = Clock::System.now().timestamp();
+    let signature = sign(SIGNING_SECRET, svix_id, now, body.as_bytes()).expect("a signature");
+    [
+        ("svix-id", svix_id.to_owned()),
+        ("svix-timestamp", now.to_string()),
+        ("svix-signature", signature),
+    ]
+}
+
+/// The event that a person signed up.
+pub fn told_of(user_id: &str, email: &str) -> Value {
+    let now = Clock::System.now();
+    event("user.created", FakeUser::new(user_id, email, now).to_json(), now)
+}
+
+/// The address of one of many.
+pub fn person(n: usize) -> String {
+    format!("person{n}@example.com")
+}
+
+/// The event that one of many signed up.
+pub fn told(n: usize) -> Value {
+    told_of(&format!("user_{n}"), &person(n))
 }
 
 /// The settings of a process under test.
 pub fn environment(database_url: &str, smtp_url: &str) -> Vec<(String, String)> {
+    let mut settings = process::environment(database_url, smtp_url);
     let key = SIGNER.public_pem().expect("a key");
-    [
-        ("USHER_ENV", "production"),
-        ("USHER_DATABASE_URL", database_url),
-        ("USHER_LISTEN", "127.0.0.1:0"),
-        ("USHER_ADMIN_LISTEN", "127.0.0.1:0"),
-        ("USHER_DRAIN_TIME", "off"),
-        ("CLERK_WEBHOOK_SIGNING_SECRET", SIGNING_SECRET),
-        ("CLERK_JWT_KEY", &key),
-        ("CLERK_ISSUER", ISSUER),
-        ("USHER_API_KEYS", API_KEY),
-        ("USHER_TOKEN_KEY", TOKEN_KEY),
-        ("SMTP_URL", smtp_url),
-        ("MAIL_FROM", "Acme <no-reply@acme.example>"),
-        ("INVITE_URL", "https://app.example.com/invite#{token}"),
-        ("LOG_FORMAT", "json"),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .into()
+    settings.push(("CLERK_JWT_KEY".to_owned(), key));
+    settings.push(("CLERK_ISSUER".to_owned(), ISSUER.to_owned()));
+    settings
 }
 
 /// Asks again and again until it is so. Only for what other processes and the worker's own runtime do.

@@ -1,11 +1,11 @@
-//! Events in the shapes in which Clerk sends them, for the demo, `usher simulate`, the benchmarks and the tests.
+//! Events in the shapes in which Clerk sends them.
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 /// A user to tell of.
 #[derive(Debug, Clone)]
-pub struct SimulatedUser {
+pub struct FakeUser {
     /// `user_…`
     pub id: String,
     /// Addresses, the first one primary, each with whether it is verified.
@@ -22,7 +22,7 @@ pub struct SimulatedUser {
     pub updated_at: DateTime<Utc>,
 }
 
-impl SimulatedUser {
+impl FakeUser {
     /// Somebody with one verified address.
     #[must_use]
     pub fn new(id: impl Into<String>, email: impl Into<String>, now: DateTime<Utc>) -> Self {
@@ -118,7 +118,7 @@ pub fn deleted_user(id: &str) -> Value {
 
 /// The data of a session event; newer deliveries carry the user.
 #[must_use]
-pub fn session(id: &str, user_id: &str, status: &str, user: Option<&SimulatedUser>, now: DateTime<Utc>) -> Value {
+pub fn session(id: &str, user_id: &str, status: &str, user: Option<&FakeUser>, now: DateTime<Utc>) -> Value {
     let at = now.timestamp_millis();
     json!({
         "id": id,
@@ -133,6 +133,6 @@ pub fn session(id: &str, user_id: &str, status: &str, user: Option<&SimulatedUse
         "abandon_at": at + 2_592_000_000_i64,
         "last_active_organization_id": null,
         "actor": null,
-        "user": user.map(SimulatedUser::to_json)
+        "user": user.map(FakeUser::to_json)
     })
 }

@@ -1,18 +1,17 @@
-//! Clerk's stand-in, for `usher simulate` and `usher demo`: signs events as Svix does and session tokens as Clerk does.
+//! How `usher simulate` and `usher demo` send events in Clerk's place.
 
 use std::time::Duration;
 
 use anyhow::Context as _;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use reqwest::StatusCode;
-use serde_json::{Value, json};
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use url::{Host, Url};
 
 use crate::clock::Clock;
 use crate::invites::email::EmailAddress;
-use crate::webhooks::sign;
-use usher_clerk::DevSigner;
+use usher_testkit::fake_clerk::Webhook;
 
 /// A signing secret that nobody has configured.
 pub(super) const WRONG_SECRET: &str = "whsec_Zm9yZ2VkIGZvcmdlZCBmb3JnZWQhISEh";
@@ -64,15 +63,12 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// An event, signed and addressed.
+/// A signed event and where it goes.
 pub(super) struct Delivery {
     /// Where it goes.
     pub url: Url,
-    /// The message id: the same over repetitions.
-    pub svix_id: String,
-    timestamp: i64,
-    signature: String,
-    body: String,
+    /// What is sent.
+    pub webhook: Webhook,
 }
 
 impl Delivery {
@@ -84,31 +80,17 @@ impl Delivery {
         event: &Value,
         now: DateTime<Utc>,
     ) -> anyhow::Result<Self> {
-        let body = event.to_string();
-        let timestamp = now.timestamp();
-        let signature = sign(secret, &svix_id, timestamp, body.as_bytes()).context("the event can't be signed")?;
+        let webhook = Webhook::sign(secret, svix_id, now.timestamp(), event.to_string());
         Ok(Self {
             url,
-            svix_id,
-            timestamp,
-            signature,
-            body,
+            webhook: webhook.context("the event can't be signed")?,
         })
-    }
-
-    fn headers(&self) -> [(&'static str, String); 4] {
-        [
-            ("content-type", "application/json".to_owned()),
-            ("svix-id", self.svix_id.clone()),
-            ("svix-timestamp", self.timestamp.to_string()),
-            ("svix-signature", self.signature.clone()),
-        ]
     }
 
     /// Sends it, and reads the answer.
     pub(super) async fn send(&self, http: &reqwest::Client) -> reqwest::Result<(StatusCode, String)> {
-        let mut request = http.post(self.url.clone()).body(self.body.clone());
-        for (name, value) in self.headers() {
+        let mut request = http.post(self.url.clone()).body(self.webhook.body.clone());
+        for (name, value) in self.webhook.headers() {
             request = request.header(name, value);
         }
         let response = request.send().await?;
@@ -118,11 +100,13 @@ impl Delivery {
     /// The command that sends it. Its signature is good for five minutes.
     pub(super) fn as_curl(&self) -> String {
         let headers: String = self
+            .webhook
             .headers()
             .iter()
             .map(|(name, value)| format!("  -H {} \\\n", quoted(&format!("{name}: {value}"))))
             .collect();
-        let (url, body) = (quoted(self.url.as_str()), quoted(&self.body));
+        let body = String::from_utf8_lossy(&self.webhook.body);
+        let (url, body) = (quoted(self.url.as_str()), quoted(&body));
         format!("curl -i {url} \\\n{headers}  --data-binary {body}")
     }
 }
@@ -132,43 +116,10 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// Who signs in with a session token.
-pub(super) struct SignIn<'a> {
-    /// Their Clerk user id.
-    pub user_id: &'a str,
-    /// The session.
-    pub session_id: &'a str,
-    /// The tokens' issuer.
-    pub issuer: &'a str,
-    /// The app's origin, where usher insists on one.
-    pub party: Option<&'a str>,
-}
-
-impl SignIn<'_> {
-    /// A session token with the claims that Clerk's have.
-    pub(super) fn token(&self, signer: &DevSigner, now: DateTime<Utc>, lifetime: TimeDelta) -> anyhow::Result<String> {
-        let mut claims = json!({
-            "iss": self.issuer,
-            "sub": self.user_id,
-            "sid": self.session_id,
-            "iat": now.timestamp(),
-            "nbf": now.timestamp(),
-            "exp": (now + lifetime).timestamp(),
-            "sts": "active",
-            "v": 2,
-        });
-        if let Some(party) = self.party {
-            claims["azp"] = party.into();
-        }
-        signer
-            .sign_session(&claims)
-            .context("the session token can't be signed")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn one_address_is_one_user_however_it_is_written() {

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use usher::clock::Clock;
+use usher_testkit::process::socket_address;
 
 use crate::fleet::Process;
 use crate::journal::Journal;
@@ -23,7 +24,7 @@ use crate::journal::Journal;
 /// How long a connection may take to come about.
 const TIME_TO_CONNECT: Duration = Duration::from_secs(5);
 /// How long it takes until all are there.
-const TIME_TO_GATHER: Duration = Duration::from_secs(2);
+const TIME_TO_COME: Duration = Duration::from_secs(2);
 /// Between the end of a connection and the next.
 const BEFORE_THE_NEXT: Duration = Duration::from_secs(1);
 /// Requests that a client sends who never reads; their answers fill every buffer.
@@ -33,7 +34,7 @@ const UNREAD: usize = 50;
 fn head() -> String {
     let now = Clock::System.now().timestamp();
     format!(
-        "POST /webhooks/clerk HTTP/1.1\r\nhost: usher\r\ncontent-type: application/json\r\nsvix-id: msg_crowd\r\n\
+        "POST /webhooks/clerk HTTP/1.1\r\nhost: usher\r\ncontent-type: application/json\r\nsvix-id: msg_slow\r\n\
          svix-timestamp: {now}\r\nsvix-signature: v1,x\r\ncontent-length: 1000\r\n"
     )
 }
@@ -92,7 +93,7 @@ struct Held {
 
 /// Clients, until they are sent away. They live in a thread of their own: what the harness itself carries and asks must
 /// not stand in line behind them.
-pub struct Crowd {
+pub struct SlowClients {
     stop: watch::Sender<bool>,
     thread: JoinHandle<std::io::Result<()>>,
     counts: Arc<Counts>,
@@ -104,13 +105,13 @@ struct Counts {
     connected: AtomicUsize,
 }
 
-impl Crowd {
+impl SlowClients {
     /// So many clients come, shared out among the habits and the listeners.
-    pub fn gather(clients: usize, processes: &[Arc<Process>]) -> Self {
+    pub fn connect(clients: usize, processes: &[Arc<Process>]) -> Self {
         let mut addresses: Vec<SocketAddr> = Vec::new();
         for process in processes {
             let listeners = [process.public(), process.private()].into_iter().flatten();
-            addresses.extend(listeners.filter_map(|url| url.trim_start_matches("http://").parse::<SocketAddr>().ok()));
+            addresses.extend(listeners.filter_map(|url| socket_address(&url)));
         }
         let (stop, stopped) = watch::channel(false);
         let counts = Arc::<Counts>::default();
@@ -128,7 +129,7 @@ impl Crowd {
         self.stop.send_replace(true);
         let thread = self.thread;
         let ended = tokio::task::spawn_blocking(move || thread.join()).await?;
-        ended.map_err(|_| anyhow!("the crowd panicked"))??;
+        ended.map_err(|_| anyhow!("the slow clients panicked"))??;
         for (habit, held) in Habit::ALL.iter().zip(&self.counts.held) {
             let most = held.most.load(Ordering::Relaxed);
             journal.size(&format!("connections held at once: {habit}"), most as u64);
@@ -152,7 +153,7 @@ async fn until_stopped(
             return;
         };
         let counts = Arc::clone(&counts);
-        let first = TIME_TO_GATHER.mul_f64(client as f64 / clients as f64);
+        let first = TIME_TO_COME.mul_f64(client as f64 / clients as f64);
         tasks.spawn(async move {
             sleep(first).await;
             loop {
