@@ -44,33 +44,12 @@ impl Signatures {
             .map(Self)
     }
 
-    /// Checks everything that does not need the body, so that the body of a request without a plausible signature is
-    /// never read.
-    pub fn look_at(headers: &HeaderMap, now: DateTime<Utc>) -> Result<(), SignatureError> {
-        header(headers, ["svix-id", "webhook-id"], MAX_ID)?;
-        let signatures = header(headers, ["svix-signature", "webhook-signature"], MAX_SIGNATURES)?;
-        let timestamp = header(headers, ["svix-timestamp", "webhook-timestamp"], MAX_ID)?;
-        let timestamp: i64 = timestamp.parse().map_err(|_| SignatureError::Header)?;
-        // svix would use the system's clock; here time is an argument.
-        if now.timestamp().abs_diff(timestamp) > TOLERANCE {
-            return Err(SignatureError::Timestamp);
-        }
-        let is_one = |signature: &str| signature.strip_prefix("v1,").is_some_and(|tag| tag.len() == TAG);
-        if signatures.split(' ').any(is_one) {
-            Ok(())
-        } else {
-            Err(SignatureError::Mismatch)
-        }
-    }
-
     /// Verifies one attempt and returns its message id, which is the same for retries and replays.
-    pub fn verify(&self, headers: &HeaderMap, body: &[u8], now: DateTime<Utc>) -> Result<String, SignatureError> {
-        Self::look_at(headers, now)?;
-        let id = header(headers, ["svix-id", "webhook-id"], MAX_ID)?;
+    pub fn verify(&self, signed: &SignatureHeaders<'_>, body: &[u8]) -> Result<String, SignatureError> {
         let mut outcome = Err(SignatureError::Mismatch);
         for webhook in &self.0 {
-            match webhook.verify_ignoring_timestamp(body, headers) {
-                Ok(()) => return Ok(id.to_owned()),
+            match webhook.verify_ignoring_timestamp(body, signed.headers) {
+                Ok(()) => return Ok(signed.id.to_owned()),
                 Err(
                     WebhookError::MissingHeader(_) | WebhookError::InvalidHeader(_) | WebhookError::InvalidTimestamp,
                 ) => {
@@ -80,6 +59,34 @@ impl Signatures {
             }
         }
         outcome
+    }
+}
+
+/// The headers of an attempt whose signature is plausible. Only these are verified, so the body of any other request
+/// is never read.
+#[derive(Debug, Clone, Copy)]
+pub struct SignatureHeaders<'a> {
+    id: &'a str,
+    headers: &'a HeaderMap,
+}
+
+impl<'a> SignatureHeaders<'a> {
+    /// Checks everything that does not need the body.
+    pub fn read(headers: &'a HeaderMap, now: DateTime<Utc>) -> Result<Self, SignatureError> {
+        let id = header(headers, ["svix-id", "webhook-id"], MAX_ID)?;
+        let signatures = header(headers, ["svix-signature", "webhook-signature"], MAX_SIGNATURES)?;
+        let timestamp = header(headers, ["svix-timestamp", "webhook-timestamp"], MAX_ID)?;
+        let timestamp: i64 = timestamp.parse().map_err(|_| SignatureError::Header)?;
+        // svix would use the system's clock; here time is an argument.
+        if now.timestamp().abs_diff(timestamp) > TOLERANCE {
+            return Err(SignatureError::Timestamp);
+        }
+        let is_one = |signature: &str| signature.strip_prefix("v1,").is_some_and(|tag| tag.len() == TAG);
+        if signatures.split(' ').any(is_one) {
+            Ok(Self { id, headers })
+        } else {
+            Err(SignatureError::Mismatch)
+        }
     }
 }
 
