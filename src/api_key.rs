@@ -1,4 +1,4 @@
-//! The keys that the app calls the API with: named, hashed, and limited to organizations where wanted.
+//! The app's API keys: named, hashed, and optionally limited to organizations.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -9,55 +9,47 @@ use uuid::Uuid;
 
 use crate::secret::Secret;
 
-/// Characters. From a generator that is more than anybody can try, so a fast hash does.
+/// In characters. A random key of this length can't be guessed, so a fast hash is enough.
 const MIN_KEY: usize = 32;
-/// Characters.
+/// In characters.
 const MAX_NAME: usize = 64;
-/// What stands between the name and the hash.
+/// Between the name and the hash.
 const SHA256: &str = "sha256";
 
-/// One key as usher knows it: it can recognise the key, but not tell it.
+/// A key as usher stores it: only its hash.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ApiKey {
-    /// What logs and limits call it.
+    /// For logs and rate limits.
     pub name: String,
-    /// The key's SHA-256.
+    /// SHA-256.
     pub hash: [u8; 32],
-    /// The organizations that it may see and change; any where absent.
+    /// The organizations that it may see and change. `None` means all.
     pub organizations: Option<HashSet<Uuid>>,
 }
 
-/// What is wrong with an entry. Never says what the entry holds: that may be a key.
+/// What is wrong with an entry. Never contains the entry, which may be a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ApiKeyError {
-    /// Too few characters.
     #[error("has a key of less than {MIN_KEY} characters; make one with: usher api-key")]
     ShortKey,
-    /// A space, a colon, or something that no HTTP header can carry.
     #[error("has a key with a character that is neither a letter nor one of -._~+/=")]
     KeyCharacters,
-    /// Not 64 hexadecimal digits.
     #[error("has a hash that is not the 64 hexadecimal digits of a SHA-256; make both with: usher api-key")]
     Hash,
-    /// A hash without a name before it.
     #[error("needs a name before its hash, such as app:sha256:…")]
     NoName,
-    /// Characters that no name has.
     #[error("has a name that is not 1 to {MAX_NAME} letters, digits, - or _")]
     Name,
-    /// What follows the `@`.
     #[error("must name organizations by their ids after the @, joined by +")]
     Organizations,
-    /// Two entries of one name.
     #[error("has the name of an earlier entry")]
     SameName,
-    /// Two entries of one key.
     #[error("has the key of an earlier entry")]
     SameKey,
 }
 
 impl ApiKey {
-    /// Knows `key` by `name`, for all organizations.
+    /// A key for all organizations.
     #[must_use]
     pub fn new(name: &str, key: &str) -> Self {
         Self {
@@ -67,18 +59,17 @@ impl ApiKey {
         }
     }
 
-    /// A fresh key, to be given to the app and forgotten.
+    /// A new key. It is shown once and not stored.
     #[must_use]
     pub fn generate() -> Secret {
         Secret::from(format!("usher_{}", hex(&rand::random::<[u8; 32]>())))
     }
 
-    /// Reads a comma-separated list of entries: a key, `name:key` or `name:sha256:hash`, each with `@organization` or
-    /// `@organization+organization` where it is limited. A key without a name is called `key-1`, `key-2` … by its
-    /// position.
+    /// Reads a comma-separated list of entries: a key, `name:key` or `name:sha256:hash`, each optionally limited by
+    /// `@organization` or `@organization+organization`. A key without a name is called `key-1`, `key-2` … by its position.
     ///
     /// # Errors
-    /// The position of the first wrong entry, counted from 1, and what is wrong with it.
+    /// The position of the first invalid entry, counted from 1, and what is wrong with it.
     pub fn parse_list(text: &str) -> Result<Vec<Self>, (usize, ApiKeyError)> {
         let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
         let mut keys: Vec<Self> = Vec::new();
@@ -102,7 +93,7 @@ impl ApiKey {
         };
         let (name, hash) = match key.split_once(':') {
             None => (format!("key-{position}"), hash_of(key)?),
-            // Without this, the hash would itself be taken for a key.
+            // Otherwise the hash itself would be taken for a key.
             Some((SHA256, _)) => return Err(ApiKeyError::NoName),
             Some((name, rest)) => {
                 let hash = match rest.split_once(':') {
@@ -119,21 +110,18 @@ impl ApiKey {
         })
     }
 
-    /// Whether `name` can stand in an entry.
-    ///
-    /// # Errors
-    /// [`ApiKeyError::Name`] or [`ApiKeyError::NoName`].
+    /// Checks that `name` is valid in an entry.
     pub fn check_name(name: &str) -> Result<(), ApiKeyError> {
         checked_name(name).map(|_| ())
     }
 
-    /// The key's entry for the configuration, by its hash.
+    /// The key's entry for the configuration, with its hash.
     #[must_use]
     pub fn entry(&self) -> String {
         format!("{}:{SHA256}:{}{}", self.name, hex(&self.hash), self.limit())
     }
 
-    /// Whether this key may see and change an organization and all that is in it.
+    /// Whether this key may see and change an organization and everything in it.
     #[must_use]
     pub fn may_use(&self, organization_id: Uuid) -> bool {
         self.organizations
@@ -151,7 +139,7 @@ impl ApiKey {
     }
 }
 
-/// The name and the limit: what may be shown.
+/// The name and the limit, which are not secret.
 impl fmt::Display for ApiKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.name, self.limit())
@@ -164,7 +152,7 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-/// The key that was presented, if it is among `keys`. Takes the same time whichever it is, and if it is none.
+/// Finds the presented key. Takes the same time whichever it is, and if there is none.
 #[must_use]
 pub fn find<'a>(keys: &'a [ApiKey], presented: &str) -> Option<&'a ApiKey> {
     let presented: [u8; 32] = Sha256::digest(presented).into();
@@ -179,7 +167,7 @@ fn hash_of(key: &str) -> Result<[u8; 32], ApiKeyError> {
     if key.len() < MIN_KEY {
         return Err(ApiKeyError::ShortKey);
     }
-    // What RFC 6750 lets a bearer token have.
+    // The characters of a bearer token (RFC 6750).
     if !key
         .bytes()
         .all(|b| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b))
@@ -207,7 +195,6 @@ fn organizations(ids: &str) -> Result<HashSet<Uuid>, ApiKeyError> {
         .collect()
 }
 
-/// Bytes as hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

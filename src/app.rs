@@ -1,4 +1,4 @@
-//! What every part of usher is given.
+//! What every part of usher shares.
 
 use std::sync::Arc;
 
@@ -11,56 +11,42 @@ use crate::store::{Store, StoreError};
 use usher_clerk::{BackendClient, BackendSetupError, SessionKeys, SessionVerifier, SessionVerifierError};
 use usher_mail::{MailSetupError, Mailer};
 
-/// Configuration, store, mailer, clock, and Clerk: cheap to clone.
+/// Configuration, store, mailer, clock and Clerk. Cheap to clone.
 #[derive(Clone)]
 pub struct App {
-    /// What is in force.
     pub config: Arc<Config>,
-    /// The database.
     pub store: Store,
-    /// Renders and sends.
     pub mailer: Arc<Mailer>,
-    /// What time it is.
     pub clock: Clock,
     /// Derives and verifies invite links.
     pub token_key: TokenKey,
-    /// Verifies session tokens, where keys are configured.
+    /// If keys for session tokens are configured.
     pub sessions: Option<Arc<SessionVerifier>>,
-    /// Clerk's Backend API, where its key is configured.
+    /// If the key for Clerk's Backend API is configured.
     pub clerk: Option<Arc<BackendClient>>,
 }
 
-/// Why usher can't start, in a sentence that says what to change.
+/// Why usher can't start. The message names the variable to change.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// The database's address is wrong, or its file can't be opened.
     #[error("USHER_DATABASE_URL can't be used: {0}")]
     Database(#[from] StoreError),
-    /// SMTP_URL, TEMPLATES_DIR or one of MAIL_….
     #[error(transparent)]
     Mail(#[from] MailSetupError),
-    /// CLERK_JWT_KEY or CLERK_ISSUER.
     #[error("CLERK_JWT_KEY or CLERK_ISSUER can't be used: {0}")]
     Session(#[from] SessionVerifierError),
-    /// CLERK_SECRET_KEY or CLERK_API_URL.
     #[error("CLERK_SECRET_KEY or CLERK_API_URL can't be used: {0}")]
     Clerk(#[from] BackendSetupError),
 }
 
 impl App {
-    /// Puts everything together. Opens a SQLite file; connects to nothing else yet.
-    ///
-    /// # Errors
-    /// [`SetupError`] names the variable to change.
+    /// Opens a SQLite file, but does not connect to anything yet.
     pub async fn new(config: Config, clock: Clock) -> Result<Self, SetupError> {
         let store = Store::open(config.database_url.expose(), clock.clone()).await?;
         Self::on(store, config, clock)
     }
 
-    /// Puts everything together on the store that the configuration names.
-    ///
-    /// # Errors
-    /// [`SetupError`] names the variable to change.
+    /// [`App::new`] with a store that is already open.
     pub fn on(store: Store, config: Config, clock: Clock) -> Result<Self, SetupError> {
         let Clients {
             mailer,
@@ -81,21 +67,14 @@ impl App {
     }
 }
 
-/// What speaks to others, the database apart. Nothing is connected yet.
+/// The clients of other services except the database. Nothing is connected yet.
 pub struct Clients {
-    /// Renders and sends.
     pub mailer: Mailer,
-    /// Verifies session tokens, where keys are configured.
     pub sessions: Option<SessionVerifier>,
-    /// Clerk's Backend API, where its key is configured.
     pub clerk: Option<BackendClient>,
 }
 
 impl Clients {
-    /// Those that the configuration asks for.
-    ///
-    /// # Errors
-    /// [`SetupError`] names the variable to change.
     pub fn new(config: &Config) -> Result<Self, SetupError> {
         let mailer = Mailer::new(config.mail())?;
         let mailer = match config.smtp_rate {

@@ -1,4 +1,4 @@
-//! The one source of time and of fresh ids: an argument everywhere, so that tests move it.
+//! The only source of time and of new ids. It is passed as an argument, so that tests can move it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -6,24 +6,22 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use uuid::{NoContext, Timestamp, Uuid};
 
-/// What time it is.
 #[derive(Debug, Clone, Default)]
 pub enum Clock {
     /// The machine's clock.
     #[default]
     System,
-    /// A clock that only moves when told, in microseconds since the Unix epoch.
+    /// Moves only by [`Clock::advance`]. Microseconds since the Unix epoch.
     Manual(Arc<AtomicI64>),
 }
 
 impl Clock {
-    /// A clock that stands at `start` until [`Clock::advance`] moves it.
     #[must_use]
     pub fn manual(start: DateTime<Utc>) -> Self {
         Self::Manual(Arc::new(AtomicI64::new(start.timestamp_micros())))
     }
 
-    /// Now, in whole microseconds: Postgres stores no more, and what was stored must compare equal.
+    /// Now, in whole microseconds: Postgres stores no more, and a stored time must compare equal.
     #[must_use]
     pub fn now(&self) -> DateTime<Utc> {
         match self {
@@ -33,14 +31,14 @@ impl Clock {
         }
     }
 
-    /// Moves a manual clock; the system's clock does not listen.
+    /// Moves a manual clock. Does nothing to the system's.
     pub fn advance(&self, by: TimeDelta) {
         if let Self::Manual(micros) = self {
             micros.fetch_add(by.num_microseconds().unwrap_or(0), Ordering::SeqCst);
         }
     }
 
-    /// A fresh UUIDv7: sorted by time, so that indexes grow at their end.
+    /// A new UUIDv7. These are sorted by time, so indexes grow at their end.
     #[must_use]
     pub fn new_id(&self) -> Uuid {
         let now = self.now();

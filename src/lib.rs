@@ -1,4 +1,4 @@
-//! usher gets invited people into the organizations and projects that they were invited to.
+//! usher adds invited people to the organizations and projects that they were invited to.
 //!
 //! Which module may use which is in docs/architecture.md, and a test compares it with the imports.
 //!

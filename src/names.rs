@@ -1,12 +1,11 @@
-//! Enums that are stored and sent as text: one list of names serves the database, the API and the checks.
+//! Enums that are stored and sent as text. One list of names is used by the database, the API and the checks.
 
-/// A name that the database or a request holds and that this version does not know.
+/// A name in the database or a request that this version does not know.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("unknown {what} `{name}`")]
 pub struct UnknownName {
-    /// What it should have been the name of.
+    /// The kind of name, such as `status`.
     pub what: &'static str,
-    /// The name.
     pub name: String,
 }
 
@@ -31,7 +30,7 @@ macro_rules! named {
         impl ::utoipa::ToSchema for $name {}
 
         impl $name {
-            /// Every value, in the order of their declaration.
+            /// Every value, in the order of declaration.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
             /// The name in the database and in JSON.

@@ -1,5 +1,4 @@
-//! Errors as RFC 9457 `application/problem+json`, with a `code` that callers can rely on. A cause never leaves the
-//! server.
+//! Errors as RFC 9457 `application/problem+json`, with a stable `code`. Internal causes are logged and never returned.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -15,15 +14,15 @@ use crate::server::BodyError;
 use crate::store::{self, Conflict, StoreError};
 use usher_base::Throttle;
 
-/// Seconds after which a caller should come again when something that usher needs is away.
+/// Seconds in `Retry-After` while the database or Clerk is unavailable.
 const RETRY_AFTER: u32 = 5;
-/// The same where something was locked.
+/// Seconds in `Retry-After` after waiting for a lock.
 const BUSY_RETRY_AFTER: u32 = 1;
 
-/// Declares the codes: each belongs to one status and has one title, and its doc comment is its documentation.
+/// Declares the codes. Each has one status and one title; its doc comment is its documentation.
 macro_rules! codes {
     ($(#[doc = $when:literal] $variant:ident = $code:literal, $status:ident, $title:literal;)+) => {
-        /// A stable name for one kind of problem: this list is all there are.
+        /// A stable name for one kind of problem.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         pub enum Code { $(#[doc = $when] #[serde(rename = $code)] $variant),+ }
 
@@ -37,7 +36,7 @@ macro_rules! codes {
                 match self { $(Self::$variant => $code),+ }
             }
 
-            /// The HTTP status that it always comes with.
+            /// Its HTTP status.
             #[must_use]
             pub const fn status(self) -> StatusCode {
                 match self { $(Self::$variant => StatusCode::$status),+ }
@@ -49,7 +48,7 @@ macro_rules! codes {
                 match self { $(Self::$variant => $title),+ }
             }
 
-            /// When it is answered, as the documentation says it.
+            /// When it is returned, for the documentation.
             #[must_use]
             pub fn when(self) -> &'static str {
                 match self { $(Self::$variant => $when.trim_ascii()),+ }
@@ -154,7 +153,7 @@ impl PartialSchema for Code {
 impl ToSchema for Code {}
 
 impl Code {
-    /// Whether the answer says in `Retry-After` when to come again.
+    /// Whether the answer has a `Retry-After`.
     #[must_use]
     pub fn has_retry_after(self) -> bool {
         matches!(
@@ -164,7 +163,7 @@ impl Code {
     }
 }
 
-/// One error, as the caller sees it: `application/problem+json` of RFC 9457.
+/// An error as the caller sees it: `application/problem+json` of RFC 9457.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Problem {
     /// The HTTP status.
@@ -187,7 +186,7 @@ pub struct Problem {
     /// Seconds, for the `Retry-After` header.
     #[serde(skip)]
     pub retry_after: Option<u32>,
-    /// Whether the transaction met another one, and the same again may well succeed.
+    /// Whether the transaction conflicted with another one and may succeed when retried.
     #[serde(skip)]
     is_conflict: bool,
 }
@@ -202,7 +201,6 @@ pub struct FieldError {
 }
 
 impl FieldError {
-    /// What is wrong with `field`.
     pub fn new(field: impl Into<String>, detail: impl Into<String>) -> Self {
         Self {
             field: field.into(),
@@ -217,7 +215,6 @@ fn as_number<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result
 }
 
 impl Problem {
-    /// A problem without more to say.
     #[must_use]
     pub fn new(code: Code) -> Self {
         let retry_after = (code.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER);
@@ -232,21 +229,19 @@ impl Problem {
         }
     }
 
-    /// Says what to do about it.
     #[must_use]
     pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());
         self
     }
 
-    /// Says in how many seconds to come again.
     #[must_use]
     pub fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after = Some(seconds);
         self
     }
 
-    /// Fields that can't be used.
+    /// Invalid fields.
     #[must_use]
     pub fn invalid(errors: Vec<FieldError>) -> Self {
         Self {
@@ -255,19 +250,17 @@ impl Problem {
         }
     }
 
-    /// Nothing there, or nothing that the caller may know of.
+    /// It does not exist, or the caller may not know of it.
     #[must_use]
     pub fn not_found() -> Self {
         Self::new(Code::NotFound)
     }
 
-    /// The method does not fit the path.
     #[must_use]
     pub fn method_not_allowed() -> Self {
         Self::new(Code::MethodNotAllowed)
     }
 
-    /// Something broke on this side.
     #[must_use]
     pub fn internal() -> Self {
         Self::new(Code::Internal)
@@ -298,7 +291,7 @@ static REFUSED: Throttle = Throttle::new(Duration::from_secs(1));
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         if error.is_conflict() {
-            // Told only where trying again did not help either.
+            // The caller sees it only if all retries failed.
             Self {
                 is_conflict: true,
                 ..Self::new(Code::StoreBusy).retry_after(BUSY_RETRY_AFTER)

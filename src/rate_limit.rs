@@ -1,5 +1,5 @@
-//! How often somebody may call: a bucket per caller that refills steadily. It is in memory, so each process counts for
-//! itself, and it forgets whoever's bucket is full again.
+//! Rate limits: a token bucket per caller. Buckets are in memory, so each process counts for itself; a full bucket is
+//! dropped.
 
 use std::fmt;
 use std::hash::Hash;
@@ -16,14 +16,14 @@ use governor::{Quota, RateLimiter};
 
 use crate::clock::Clock;
 
-/// After so many checks, callers whose bucket is full again are forgotten.
+/// Full buckets are dropped after this many checks.
 const SWEEP_EVERY: u32 = 4096;
 
-/// So many calls in so long, all at once if they like.
+/// Calls per period. They may come all at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
     calls: NonZeroU32,
-    /// Seconds, and the letter for it.
+    /// Seconds, and the unit's letter.
     period: (u32, char),
 }
 
@@ -34,13 +34,13 @@ impl RateLimit {
         self.calls.get()
     }
 
-    /// In how many seconds an empty bucket is full again.
+    /// The seconds in which an empty bucket refills.
     #[must_use]
     pub fn seconds(self) -> u32 {
         self.period.0
     }
 
-    /// In how long one call comes back.
+    /// The time in which one call refills.
     fn interval(self) -> Duration {
         Duration::from_secs(u64::from(self.seconds())) / self.calls()
     }
@@ -72,16 +72,15 @@ impl fmt::Display for RateLimit {
     }
 }
 
-/// Where a caller stands after a call.
+/// A caller's limit after a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimitStatus {
-    /// The limit.
     pub limit: RateLimit,
-    /// Calls that are left at once.
+    /// Calls that are left now.
     pub remaining: u32,
     /// Seconds until the bucket is full again.
     pub reset: u32,
-    /// Seconds to wait, if this call was one too many.
+    /// Seconds to wait, if this call was over the limit.
     pub retry_after: Option<u32>,
 }
 
@@ -93,7 +92,7 @@ pub struct Limiter<K: Hash + Eq + Clone> {
 }
 
 impl<K: Hash + Eq + Clone> Limiter<K> {
-    /// Full buckets for everybody. `None` for a limit that makes no sense, which [`RateLimit`] does not let through.
+    /// `None` for a limit of zero, which a [`RateLimit`] can't be.
     #[must_use]
     pub fn new(limit: RateLimit, clock: &Clock) -> Option<Self> {
         let quota = Quota::with_period(limit.interval())?.allow_burst(limit.calls);
@@ -113,8 +112,8 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
         self.check_many(caller, NonZeroU32::MIN)
     }
 
-    /// Takes so many calls out of the caller's bucket, or none where there are fewer. More than a full bucket holds are
-    /// never there: the caller is to refuse those.
+    /// Takes `calls` out of the caller's bucket, or none if there are fewer. More than the bucket's size never succeed; check
+    /// that before.
     pub fn check_many(&self, caller: &K, calls: NonZeroU32) -> RateLimitStatus {
         if self.checks.fetch_add(1, Ordering::Relaxed) % SWEEP_EVERY == SWEEP_EVERY - 1 {
             self.buckets.retain_recent();
@@ -134,27 +133,26 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
         }
     }
 
-    /// The limit.
     #[must_use]
     pub fn limit(&self) -> RateLimit {
         self.limit
     }
 
-    /// How many callers are remembered.
+    /// The number of buckets in memory.
     #[must_use]
     pub fn remembered(&self) -> usize {
         self.buckets.len()
     }
 }
 
-/// Up, so that who waits as long has waited long enough.
+/// Rounded up, so that a caller who waits that long has waited long enough.
 fn whole_seconds(time: Duration) -> u32 {
     u32::try_from(time.as_nanos().div_ceil(1_000_000_000))
         .unwrap_or(u32::MAX)
         .max(1)
 }
 
-/// The time that buckets refill by: it must not jump when the machine's clock is set.
+/// The time for refilling. It is monotonic, so that setting the machine's clock does not change it.
 #[derive(Debug, Clone)]
 enum Time {
     Machine(Instant),

@@ -1,13 +1,13 @@
-//! Texts that must not show.
+//! Texts that must not be shown or logged.
 
 use std::fmt;
 
-/// A text whose `Debug` is masked, so that no log and no `usher config` shows it by accident.
+/// A text whose `Debug` is masked, so that no log shows it by accident.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The text itself. Call it where it is used, not where it is passed on.
+    /// The text. Call this where it is used, not where it is passed on.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0

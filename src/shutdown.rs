@@ -1,12 +1,9 @@
-//! Stop softly, then hard: the first signal asks, the second insists.
+//! Shut down softly on the first signal, at once on the second.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// A token that the first SIGTERM or SIGINT cancels. A second one ends the process at once; what it ran is run again.
-///
-/// # Errors
-/// When the signals can't be listened to.
+/// A token that the first SIGTERM or SIGINT cancels. A second one ends the process at once; its running jobs are run again.
 pub fn on_signal() -> std::io::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -1,4 +1,4 @@
-//! Who is calling: the app, by its key, or a person, by Clerk's session token.
+//! Authentication: the app by its API key, a person by Clerk's session token.
 
 use std::collections::HashSet;
 
@@ -15,25 +15,25 @@ use crate::problem::{Code, Problem};
 use crate::store::Store;
 use usher_clerk::{SessionClaims, SessionVerifier, TokenError};
 
-/// Clerk's session cookie; newer ones have `_` and a suffix after it that tells instances apart.
+/// Clerk's session cookie. Newer ones add `_` and a suffix that identifies the instance.
 const SESSION_COOKIE: &str = "__session";
-/// Cookies that are tried: another app on the same domain may have its own. Each costs a signature's check.
+/// Cookies that are tried: another app on the same domain may have its own. Each costs one signature check.
 const MAX_COOKIES: usize = 8;
 
-/// The app, known by its key.
+/// The app, authenticated by its key.
 pub(super) struct AppClient {
     key: ApiKey,
     told: Told,
 }
 
 impl AppClient {
-    /// Whether the key's limit lets it see and change this organization and all that is in it. What it may not use
-    /// must look as if it were not there.
+    /// Whether the key may see and change this organization and everything in it. What it may not use must look as if it
+    /// did not exist.
     pub(super) fn may_use(&self, organization_id: Uuid) -> bool {
         self.key.may_use(organization_id)
     }
 
-    /// [`AppClient::may_use`], as the answer for one thing: what is foreign is not found.
+    /// 404 unless [`AppClient::may_use`].
     pub(super) fn must_use(&self, organization_id: Uuid) -> Result<(), Problem> {
         if self.may_use(organization_id) {
             Ok(())
@@ -42,22 +42,21 @@ impl AppClient {
         }
     }
 
-    /// The organizations that the key is limited to, where it is limited.
+    /// The organizations that the key is limited to, if it is.
     pub(super) fn organizations(&self) -> Option<&HashSet<Uuid>> {
         self.key.organizations.as_ref()
     }
 
-    /// The store, of which a key's requests together have a share; a batch takes more of it than one.
+    /// The store. All requests of one key share a limited part of it; `weight` is how much this one takes.
     pub(super) fn store(&self, api: &Api, weight: u32) -> Store {
         api.app.store.with_share(api.limits.share(self.name()), weight)
     }
 
-    /// Pays for a batch.
+    /// Counts a batch against the rate limit.
     pub(super) fn pay_for(&self, api: &Api, items: usize) -> Result<(), Problem> {
         api.limits.batch(self.name(), items, &self.told)
     }
 
-    /// The key's name.
     pub(super) fn name(&self) -> &str {
         &self.key.name
     }
@@ -80,7 +79,6 @@ impl FromRequestParts<Api> for AppClient {
 
 /// A signed-in person.
 pub(super) struct SignedIn {
-    /// Their Clerk user id.
     pub clerk_user_id: String,
     impersonated: bool,
 }
@@ -147,8 +145,8 @@ async fn first_good(
     Err(refused)
 }
 
-/// From the header, or else from cookies: those travel by themselves, so whatever changes something must come from a page
-/// of the app.
+/// From the header, or else from cookies. A browser sends cookies with requests of any page (CSRF), so a request with a
+/// cookie that changes something must come from a page of the app.
 fn session_tokens<'a>(parts: &'a Parts, api: &Api) -> Result<Vec<&'a str>, Problem> {
     if let Some(token) = bearer(&parts.headers) {
         return Ok(vec![token]);
@@ -180,17 +178,17 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
         .filter(|token| !token.is_empty())
 }
 
-/// The values of Clerk's session cookies, in the order in which they came.
+/// The values of Clerk's session cookies, in order.
 fn session_cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     headers
         .get_all(header::COOKIE)
         .iter()
-        // A cookie of another app may hold any bytes, and stands in the same header.
+        // The same header has other apps' cookies, which may contain any bytes.
         .flat_map(|cookies| cookies.as_bytes().split(|&byte| byte == b';'))
         .filter_map(|cookie| std::str::from_utf8(cookie).ok()?.trim().split_once('='))
         .filter(|(name, _)| is_session(name.trim_end()))
         .map(|(_, value)| value.trim().trim_matches('"'))
-        // Three parts, as a token has: anything else is not worth a try.
+        // A JWT has three parts; nothing else needs a signature check.
         .filter(|value| value.split('.').count() == 3)
 }
 

@@ -1,4 +1,4 @@
-//! Request bodies: every field that can't be used is named at once, not only the first.
+//! Request bodies. An error names every invalid field at once, not only the first.
 
 use std::collections::BTreeMap;
 
@@ -15,18 +15,18 @@ use crate::problem::{Code, FieldError, Problem};
 use crate::server::read_body;
 use usher_base::unicode::has_visible;
 
-/// The largest body, in bytes, of routes that take another one than [`MAX_INVITE`]: an extension of theirs.
+/// The largest body in bytes, as an extension of routes whose limit is not [`MAX_INVITE`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MaxBody(pub usize);
 
-/// Values in one body: a full batch of invites with all their fields has a quarter of them.
+/// Values in one body. A full batch of invites with all fields has a quarter of them.
 const MAX_VALUES: usize = 24_000;
 
-/// Unknown fields that an answer names, and characters of each: it must not be larger than what it answers.
+/// Unknown fields that an error names, and characters of each: the answer must not be larger than the request.
 const MAX_UNKNOWN: usize = 20;
 const MAX_NAME_SHOWN: usize = 64;
 
-/// The fields of a JSON object, taken out one by one; [`Fields::finish`] names whatever was wrong, missing or unknown.
+/// The fields of a JSON object, taken out one by one. [`Fields::finish`] names all that are invalid, missing or unknown.
 pub(super) struct Fields {
     values: BTreeMap<String, Value>,
     errors: Vec<FieldError>,
@@ -40,7 +40,7 @@ impl<S: Send + Sync> FromRequest<S> for Fields {
     }
 }
 
-/// A JSON body, with the bytes that it came as.
+/// A JSON body, with its bytes.
 pub(super) struct JsonBody {
     pub bytes: Bytes,
     pub value: Value,
@@ -73,8 +73,7 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
     }
 }
 
-/// Whether a JSON text has few enough values to be read: each takes many times the memory of the two bytes that it can be
-/// written in.
+/// Whether a JSON text has at most [`MAX_VALUES`]. A value can be two bytes of text, but takes many times that in memory.
 fn has_few_values(json: &[u8]) -> bool {
     let (mut values, mut in_text, mut is_escaped) = (1_usize, false, false);
     for &byte in json {
@@ -90,7 +89,6 @@ fn has_few_values(json: &[u8]) -> bool {
 }
 
 impl Fields {
-    /// The fields of an object.
     pub(super) fn of(value: Value) -> Result<Self, Problem> {
         match value {
             Value::Object(values) => Ok(Self {
@@ -101,7 +99,7 @@ impl Fields {
         }
     }
 
-    /// The parameters of a query, each with the last of its values.
+    /// The parameters of a query string; of repeated ones, the last value.
     pub(super) fn of_query(query: Option<&str>) -> Result<Self, Problem> {
         let pairs = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
         Self::of(
@@ -111,7 +109,7 @@ impl Fields {
         )
     }
 
-    /// A field's value where it is there and not null, read by `read`, which says what is wrong with it.
+    /// A field's value, if it is present and not null. `read` parses it, or says what is wrong with it.
     pub(super) fn optional<T>(&mut self, name: &str, read: impl FnOnce(Value) -> Result<T, String>) -> Option<T> {
         let value = self.values.remove(name).filter(|value| !value.is_null())?;
         match read(value) {
@@ -123,7 +121,7 @@ impl Fields {
         }
     }
 
-    /// As [`Fields::optional`], but the field must be there.
+    /// As [`Fields::optional`], but the field must be present.
     pub(super) fn required<T>(&mut self, name: &str, read: impl FnOnce(Value) -> Result<T, String>) -> Option<T> {
         if self.values.get(name).is_none_or(Value::is_null) {
             self.values.remove(name);
@@ -133,17 +131,15 @@ impl Fields {
         self.optional(name, read)
     }
 
-    /// Whether anything was wrong so far.
     pub(super) fn has_errors(&self) -> bool {
         !self.errors.is_empty()
     }
 
-    /// Something is wrong with a field.
     pub(super) fn error(&mut self, name: &str, problem: impl Into<String>) {
         self.errors.push(FieldError::new(name, problem));
     }
 
-    /// An error that names everything that was wrong; fields that nobody took are wrong, too.
+    /// The value, or an error that names all invalid fields. Fields that were not taken out are unknown.
     pub(super) fn finish<T>(mut self, value: Option<T>) -> Result<T, Problem> {
         let unknown: Vec<String> = self.values.keys().take(MAX_UNKNOWN).cloned().collect();
         for name in unknown {
@@ -157,14 +153,13 @@ impl Fields {
     }
 }
 
-/// Whether Clerk could have made this user id.
+/// Whether this has the form of a Clerk user id.
 pub(super) fn is_clerk_user_id(text: &str) -> bool {
     text.strip_prefix("user_").is_some_and(|rest| {
         (1..=59).contains(&rest.len()) && rest.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
     })
 }
 
-/// Reads a UUID.
 pub(super) fn uuid(value: Value) -> Result<Uuid, String> {
     value
         .as_str()
@@ -206,7 +201,7 @@ pub(super) fn line(most: usize) -> impl FnOnce(Value) -> Result<String, String> 
     }
 }
 
-/// Any text in the path. What is no text names nothing.
+/// A text in the path. 404 if it is not UTF-8.
 pub(super) struct Segment(pub String);
 
 impl<S: Send + Sync> FromRequestParts<S> for Segment {
@@ -218,7 +213,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Segment {
     }
 }
 
-/// An id in the path. What is no UUID names nothing, so it is as unknown as any other.
+/// A UUID in the path.
 pub(super) struct Id(pub Uuid);
 
 impl<S: Send + Sync> FromRequestParts<S> for Id {

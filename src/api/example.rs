@@ -27,7 +27,7 @@ pub(super) fn clerk_user_id() -> Value {
     "user_2ada".into()
 }
 
-/// Of the shape of a token, but genuine nowhere.
+/// Has the form of a token, but is not valid.
 pub(super) fn token() -> Value {
     "AZnTqHwAcACAAAAAAAAAAwAAAAFleGFtcGxlLWV4YW1wbGUtZXhhbXBsZS1leGFtcGxl".into()
 }
@@ -66,7 +66,7 @@ pub(super) fn create_project_invite() -> Value {
     })
 }
 
-/// As it is right after it was made.
+/// Right after it was created.
 pub(super) fn new_invite() -> Value {
     json!({
         "id": INVITE, "kind": "organization", "organization": { "id": ACME, "name": "Acme" },
@@ -79,7 +79,7 @@ pub(super) fn new_invite() -> Value {
     })
 }
 
-/// As it is after its mail was sent.
+/// After its mail was sent.
 pub(super) fn invite() -> Value {
     with(
         new_invite(),

@@ -1,10 +1,10 @@
-//! `Idempotency-Key`: a request that is repeated gets the answer that it got, and does nothing twice.
+//! `Idempotency-Key`: a repeated request gets its first answer again, and nothing is done twice.
 //!
-//! What is kept is bounded. An answer of up to [`MAX_ANSWER`] is kept as it was given, and given again so. Of a longer one,
-//! a batch with hundreds of messages, only what became of each item is kept, and its invites are shown as they stand by now.
+//! What is kept is limited in size. An answer of up to [`MAX_ANSWER`] is kept and repeated as it was. Of a longer one, such
+//! as a batch with hundreds of messages, only the outcome of each item is kept; its invites are shown as they are now.
 //!
-//! Whatever is kept, a key is shown only what it may see when it asks again: it may have been limited meanwhile, or a
-//! project moved. What it may not see is answered as what is not there.
+//! In both cases a key sees only what it may see when it repeats the request: it may have been limited since, or a project
+//! moved. What it may not see is answered as not found.
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -20,18 +20,18 @@ use super::auth::AppClient;
 use crate::problem::{Code, Problem};
 use crate::store::{IdempotencyState, KeptAnswer, Tx};
 
-/// Characters.
+/// In characters.
 const MAX_KEY: usize = 255;
-/// Bytes of an answer that is kept as it was given.
+/// Bytes of an answer that is kept as it was.
 const MAX_ANSWER: usize = 256 * 1024;
 
 /// The header, where the caller sent one.
 #[derive(IntoParams)]
 #[into_params(names("Idempotency-Key"), parameter_in = Header)]
 pub(super) struct IdempotencyKey(
-    /// Makes repeating safe: within 24 hours the same request with the same key does nothing again. It gets the first answer
-    /// again, as far as the key may still see what is in it; of an answer of more than 256 KiB it gets the same statuses and
-    /// invites, as they stand by then.
+    /// Makes retries safe: within 24 hours the same request with the same key changes nothing. It gets the first answer again,
+    /// if the API key may still see all of it. If the answer was longer than 256 KiB, it gets the same statuses and the
+    /// invites as they are now.
     #[param(min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
     Option<String>,
 );
@@ -53,7 +53,7 @@ impl FromRequestParts<Api> for IdempotencyKey {
 }
 
 impl IdempotencyKey {
-    /// What the same request was answered before, if it was.
+    /// The answer to an earlier request with the same key, if there is one.
     pub(super) async fn repeated(
         &self,
         tx: &mut Tx,
@@ -74,7 +74,7 @@ impl IdempotencyKey {
         }
     }
 
-    /// Keeps the answer, in the transaction that makes it true.
+    /// Stores the answer, in the transaction that carries out the request.
     pub(super) async fn keep(
         &self,
         tx: &mut Tx,
@@ -93,20 +93,17 @@ impl IdempotencyKey {
     }
 }
 
-/// What became of one item of a request.
+/// The outcome of one item of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Outcome {
-    /// The status that it was answered with.
     pub status: u16,
-    /// The invite, if there is one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub invite: Option<Uuid>,
-    /// Why there is none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub code: Option<Code>,
 }
 
-/// What an earlier request of the same key was answered.
+/// The answer to an earlier request with the same key.
 pub(super) struct Repeated {
     status: i32,
     answer: Option<String>,
@@ -123,13 +120,11 @@ impl Repeated {
         }
     }
 
-    /// What became of each item.
     pub(super) fn outcomes(&self) -> &[Outcome] {
         self.outcomes.as_deref().unwrap_or_default()
     }
 
-    /// The answer as it was given, if it was kept and the caller may see all of it: that is, all invites in it are among
-    /// those that `may_see` lets it see.
+    /// The first answer, if it was kept and `may_see` allows all invites in it.
     pub(super) fn as_it_was(&self, client: &AppClient, may_see: impl Fn(Uuid) -> bool) -> Option<Kept> {
         let sees_all = match &self.outcomes {
             Some(outcomes) => outcomes.iter().filter_map(|outcome| outcome.invite).all(may_see),
@@ -141,7 +136,7 @@ impl Repeated {
     }
 }
 
-/// An answer as it is given: its status, and its JSON as text.
+/// An answer: its status, and its JSON as text.
 pub(super) struct Kept {
     pub status: i32,
     pub answer: String,

@@ -1,4 +1,4 @@
-//! How often each key, person and address may call, told in every answer by the headers of
+//! Rate limits per key, person and client address. Every answer says how many calls are left, in the headers of
 //! draft-ietf-httpapi-ratelimit-headers.
 
 use std::collections::HashMap;
@@ -20,18 +20,18 @@ use crate::problem::{Code, FieldError, Problem};
 use crate::rate_limit::{Limiter, RateLimit, RateLimitStatus};
 use crate::store::Door;
 
-/// Open to everybody, so limited by address.
+/// Needs no credentials, so it is limited by address.
 const OPEN: &str = "/v1/invite-links/";
 pub(super) const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 pub(super) const STANDING: HeaderName = HeaderName::from_static("ratelimit");
 
-/// How many of a key's requests work on the database at once; others wait for their turn, in order. There are more
-/// connections than that.
+/// How many requests of one key use the database at once; the others wait in order. One less than the connections, so that
+/// one key can't take them all.
 const SHARE: u32 = Door::Requests.connections() - 1;
-/// What a batch takes of it: half.
+/// A batch counts as this many of them.
 pub(super) const BATCH_SHARE: u32 = SHARE / 2;
 
-/// Where the extractor that knows the caller leaves their standing for the answer's headers.
+/// The extractor that authenticates the caller stores their rate limit status here, for the answer's headers.
 #[derive(Clone, Default)]
 pub(super) struct Told(Arc<Mutex<Option<(&'static str, RateLimitStatus)>>>);
 
@@ -46,13 +46,13 @@ impl Told {
     }
 }
 
-/// All buckets of this process; a limit that is off has none.
+/// All rate limiters of this process. A limit that is off has none.
 pub(super) struct Limits {
     keys: Option<Limiter<String>>,
     people: Option<Limiter<String>>,
     addresses: Option<Limiter<Option<IpAddr>>>,
     proxies: usize,
-    /// How many of a key's requests may work on the database at once.
+    /// Per key: the requests that may use the database at once.
     shares: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
@@ -94,7 +94,7 @@ impl Limits {
         }
     }
 
-    /// A key's share of the database.
+    /// A key's share of the database connections.
     pub(super) fn share(&self, name: &str) -> Arc<Semaphore> {
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
         let share = shares
@@ -113,8 +113,8 @@ impl Limits {
         )
     }
 
-    /// One call by nobody in particular: to what is open to everybody, or with credentials that are none. Those that
-    /// are right are never held against an address: behind a proxy, all callers may have the same.
+    /// One call without credentials or with invalid ones. Calls with valid credentials never count against the address:
+    /// behind a proxy, all callers may have the same.
     pub(super) fn address(&self, headers: &HeaderMap, extensions: &Extensions) -> Result<(), Problem> {
         let address = client_address(headers, extensions, self.proxies);
         check("address", self.addresses.as_ref(), &address, extensions)
@@ -142,7 +142,7 @@ fn answer(policy: &'static str, standing: RateLimitStatus, told: &Told) -> Resul
     Err(Problem::new(Code::RateLimited).with_detail(detail).retry_after(seconds))
 }
 
-/// Limits what is open to everybody, and tells every caller where they stand.
+/// Limits what needs no credentials, and adds the rate limit headers to every answer.
 pub(super) async fn layer(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let told = Told::default();
     request.extensions_mut().insert(told.clone());
@@ -171,14 +171,14 @@ pub(super) async fn layer(State(api): State<Api>, mut request: Request, next: Ne
     response
 }
 
-/// Who is at the other end: the peer, or, behind so many proxies of our own, the address that the outermost of them
-/// noted. What stands further left in the header, the client may have written itself.
+/// The client's address: the peer, or, behind trusted proxies, the address that the outermost of them added to
+/// `X-Forwarded-For`. Entries further left may be written by the client itself.
 fn client_address(headers: &HeaderMap, extensions: &Extensions, proxies: usize) -> Option<IpAddr> {
     let peer = extensions
         .get::<ConnectInfo<SocketAddr>>()
         .map(|ConnectInfo(peer)| peer.ip());
     let forwarded = proxies.checked_sub(1).and_then(|skip| {
-        // Several headers are one list. As bytes: a client can write anything on its left.
+        // Several headers are one list. As bytes, because the client may send entries that are not text.
         let lists: Vec<&[u8]> = headers
             .get_all("x-forwarded-for")
             .iter()
@@ -200,11 +200,11 @@ fn address_in(entry: &[u8]) -> Option<IpAddr> {
         None if text.matches(':').count() == 1 => text.split_once(':')?.0,
         None => text,
     };
-    // A zone means something on the proxy's machine only.
+    // A zone is meaningful only on the proxy's machine.
     host.split('%').next()?.parse().ok()
 }
 
-/// One customer of an IPv6 provider has a whole /64.
+/// An IPv6 customer usually has a whole /64, so that is one client.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),

@@ -13,31 +13,31 @@ use crate::invites::{Status, TargetKind};
 use crate::problem::{Code, Problem};
 use usher_base::mask::mask;
 
-/// What whoever holds a link may know of its invite.
+/// What the holder of a link may see of its invite.
 #[derive(Serialize, ToSchema)]
 pub(super) struct LinkPreview {
     /// What it leads into.
     kind: TargetKind,
     /// The organization, or the one that the project belongs to.
     organization: OnlyName,
-    /// The project, where it leads into one.
+    /// The project, if the invite is to one.
     #[schema(required)]
     project: Option<OnlyName>,
     /// The role that it gives.
     role: String,
-    /// Who invited, where that is known.
+    /// The inviter, where known.
     #[schema(required)]
     invited_by: Option<OnlyName>,
     /// The invited address, masked: its first letter and its domain.
     #[schema(example = "a***@example.com")]
     email: String,
-    /// Where it stands now.
+    /// The status now.
     status: Status,
-    /// From then on it is expired.
+    /// When it expires.
     expires_at: Rfc3339,
 }
 
-/// A name, for people.
+/// A name to show.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Name)]
 struct OnlyName {
@@ -45,10 +45,10 @@ struct OnlyName {
     name: String,
 }
 
-/// What a landing page shows of a link
+/// Preview an invite link
 ///
-/// Opening it changes nothing, so a mail scanner does no harm. Links that are forged, void or unknown look alike, and so do
-/// those into what was deleted.
+/// It changes nothing, so a mail scanner that opens the link does no harm. Forged, void and unknown links get the same
+/// answer, and so do links to a deleted organization or project.
 #[utoipa::path(
     get, path = "/v1/invite-links/{token}", tag = tag::LINKS, operation_id = "previewInviteLink",
     params(("token" = String, Path, description = "The token from the mail's link", example = example::token)),

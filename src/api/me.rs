@@ -1,4 +1,4 @@
-//! The invitee: what waits for them, and their answer.
+//! The invitee's invites, and their answers.
 
 use std::collections::HashSet;
 
@@ -27,22 +27,22 @@ use crate::store::{Person, Profile, Store, StoreError, Tx};
 use usher_base::mask::mask;
 use usher_clerk::BackendError;
 
-/// What Clerk said so long ago may be out of date: webhooks get lost.
+/// Older data from Clerk may be out of date, because webhooks get lost.
 const STALE: TimeDelta = TimeDelta::hours(24);
 
-/// What waits for a person.
+/// A person's open invites.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Banner {
-    /// The invites to show: open, for a verified address of theirs, and not dismissed.
+    /// The invites to show: open, to a verified address of the person, and not dismissed.
     items: Vec<InviteJson>,
-    /// Whether this is all: false where usher does not know the person well enough and Clerk could not be asked.
+    /// Whether the list is complete. False if usher has no recent data of the person and could not ask Clerk.
     synced: bool,
 }
 
-/// What waits for the signed-in person
+/// List the signed-in person's invites
 ///
-/// For the banner. It does not depend on webhooks: of somebody whom usher does not know, or has not heard of for a day,
-/// it asks Clerk's Backend API where that is configured. It changes nothing.
+/// For the banner. It does not depend on webhooks: if usher does not know the person, or has had no data of them for a day,
+/// it asks Clerk's Backend API, if that is configured. It changes nothing.
 #[utoipa::path(
     get, path = "/v1/me/invites", tag = tag::ME, operation_id = "listMyInvites",
     responses((status = 200, description = "What the banner shows", body = Banner, example = example::banner)),
@@ -52,10 +52,10 @@ pub(super) async fn list(State(api): State<Api>, me: SignedIn) -> Result<Json<Ba
     banner(&api, &me.clerk_user_id, None).await
 }
 
-/// What waits for a person
+/// List a person's invites
 ///
-/// The banner, for apps that render on the server. To a key that is limited to organizations, somebody who is in none of
-/// them, and for whom nothing waits there, is as somebody whom nobody knows: `items` is empty and `synced` false.
+/// The banner, for apps that render on the server. For a key that is limited to organizations, a person without membership
+/// and invites there looks unknown: `items` is empty and `synced` false.
 #[utoipa::path(
     get, path = "/v1/users/{clerk_user_id}/invites", tag = tag::INVITES, operation_id = "listUserInvites",
     params(("clerk_user_id" = String, Path, description = "Clerk's id of the person",
@@ -74,7 +74,7 @@ pub(super) async fn list_of(
     banner(&api, &clerk_user_id, client.organizations()).await
 }
 
-/// What waits for a person, in all organizations or within some.
+/// A person's open invites, in all organizations or only in `within`.
 async fn banner(api: &Api, clerk_user_id: &str, within: Option<&HashSet<Uuid>>) -> Result<Json<Banner>, Problem> {
     let roles = &api.app.config.roles;
     let mut tx = api.app.store.read().await?;
@@ -85,7 +85,7 @@ async fn banner(api: &Api, clerk_user_id: &str, within: Option<&HashSet<Uuid>>) 
         drop(tx);
         let synced = is_theirs || !items.is_empty();
         if !synced {
-            // Somebody unknown would be asked about, so that the time it takes tells nothing either.
+            // Clerk is asked about unknown people. Asking here, too, makes both take the same time.
             let _ = ask_clerk(api, clerk_user_id).await;
         }
         return Ok(Json(Banner { items, synced }));
@@ -99,7 +99,7 @@ async fn banner(api: &Api, clerk_user_id: &str, within: Option<&HashSet<Uuid>>) 
     Ok(Json(Banner { items, synced }))
 }
 
-/// Whether somebody is in one of these organizations or their projects; where there is no limit, everybody is.
+/// Whether the person is a member in one of these organizations or their projects. True without a limit.
 async fn is_within(tx: &mut Tx, person: Option<&Person>, within: Option<&HashSet<Uuid>>) -> Result<bool, StoreError> {
     let Some(organizations) = within else {
         return Ok(true);
@@ -110,7 +110,7 @@ async fn is_within(tx: &mut Tx, person: Option<&Person>, within: Option<&HashSet
     Ok(!tx.people_within(&[admin_id], organizations).await?.is_empty())
 }
 
-/// What the banner shows of what waits for a person, as Clerk just told of them or as usher knows them.
+/// The invites that the banner shows, by Clerk's fresh profile if there is one, else by the stored person.
 async fn items(
     tx: &mut Tx,
     asked: Option<&Profile>,
@@ -141,7 +141,7 @@ fn is_fresh(person: &Person, now: chrono::DateTime<chrono::Utc>) -> bool {
     person.deleted_at.is_some() || person.seen_at.is_some_and(|seen_at| seen_at + STALE > now)
 }
 
-/// What Clerk's Backend API says, where it is configured and answers. Asked outside of any transaction.
+/// Asks Clerk's Backend API, if it is configured. Not within a transaction, which would stay open meanwhile.
 async fn ask_clerk(api: &Api, clerk_user_id: &str) -> Result<Option<Profile>, BackendError> {
     match &api.app.clerk {
         Some(clerk) => Ok(clerk.user(clerk_user_id).await?.map(profile_of)),
@@ -149,7 +149,7 @@ async fn ask_clerk(api: &Api, clerk_user_id: &str) -> Result<Option<Profile>, Ba
     }
 }
 
-/// What they have not put away and could accept.
+/// The invites that the person has not dismissed and could accept.
 async fn shown_to_person(tx: &mut Tx, person: &Person, roles: &Roles) -> Result<Vec<Uuid>, StoreError> {
     let Some(person) = person.for_matching().filter(|person| !person.blocked) else {
         return Ok(Vec::new());
@@ -192,7 +192,7 @@ async fn shown_to_profile(
 
 /// Accept an invite
 ///
-/// Membership, role and the notice to the inviter come with it, or nothing does.
+/// The membership, the role and the notice to the inviter are stored together, or not at all.
 #[utoipa::path(
     post, path = "/v1/me/invites/{id}/accept", tag = tag::ME, operation_id = "acceptInvite",
     params(("id" = Uuid, Path, description = "The invite's id", example = example::invite_id)),
@@ -216,7 +216,7 @@ async fn accept_one(api: &Api, store: Store, me: &SignedIn, id: Uuid) -> Result<
     accept_invite(api, invitee, &invite).await
 }
 
-/// The link that somebody came by.
+/// The token of an invite link.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "the schema of what `accept_by_token` reads field by field")]
@@ -225,9 +225,9 @@ pub(super) struct AcceptByToken {
     token: String,
 }
 
-/// Accept by a link
+/// Accept by link
 ///
-/// A link opens the door for its own address only: the signed-in person must own the invited address, verified.
+/// A link works only for the invited address: the signed-in person must have it, verified.
 #[utoipa::path(
     post, path = "/v1/me/invites/accept", tag = tag::ME, operation_id = "acceptInviteByLink",
     request_body(content = AcceptByToken, example = example::accept_by_token),
@@ -293,10 +293,10 @@ async fn accept_invite(api: &Api, invitee: Invitee, invite: &Invite) -> Result<J
     };
     let Accepted { invites, refused } = accept_candidates(&mut tx, &[waiting], &api.app.config.roles).await?;
     if let Some(refused) = refused.first() {
-        // What is noted of the refusal stays.
+        // Commit, because the refusal is recorded.
         tx.commit().await?;
         return Err(match refused.obstacle {
-            // To the invitee it is as if it were not there.
+            // To the invitee it looks as if it did not exist.
             Obstacle::TargetDeleted => Problem::not_found(),
             obstacle => refused_by(obstacle),
         });
@@ -309,7 +309,7 @@ async fn accept_invite(api: &Api, invitee: Invitee, invite: &Invite) -> Result<J
 
 /// Decline an invite
 ///
-/// That is final; inviting again makes a new invite.
+/// Declining is final; inviting again creates a new invite.
 #[utoipa::path(
     post, path = "/v1/me/invites/{id}/decline", tag = tag::ME, operation_id = "declineInvite",
     params(("id" = Uuid, Path, description = "The invite's id", example = example::invite_id)),
@@ -334,9 +334,9 @@ async fn decline_one(api: &Api, store: Store, me: &SignedIn, id: Uuid) -> Result
     answered(tx, id).await
 }
 
-/// Put an invite away
+/// Dismiss an invite
 ///
-/// It stays open, and the banner shows it again with the next sign-in.
+/// It stays open, and the banner shows it again at the next sign-in.
 #[utoipa::path(
     post, path = "/v1/me/invites/{id}/dismiss", tag = tag::ME, operation_id = "dismissInvite",
     params(("id" = Uuid, Path, description = "The invite's id", example = example::invite_id)),
@@ -361,14 +361,14 @@ async fn dismiss_one(api: &Api, store: Store, me: &SignedIn, id: Uuid) -> Result
     answered(tx, id).await
 }
 
-/// Somebody who answers, in a transaction that holds them as they are.
+/// The person who answers, locked by the transaction.
 struct Invitee {
     tx: Tx,
     person: matching::Person,
 }
 
-/// Whoever impersonates decides nothing; whom usher does not know, or only from long ago, Clerk is asked about; whoever
-/// is banned, locked or deleted has no invites.
+/// Refuses impersonated sessions. Asks Clerk about people whom usher does not know or has no recent data of. Banned, locked
+/// and deleted people have no invites: 404.
 async fn authenticate(api: &Api, store: &Store, me: &SignedIn) -> Result<Invitee, Problem> {
     me.decides()?;
     let mut tx = store.begin().await?;
@@ -380,7 +380,7 @@ async fn authenticate(api: &Api, store: &Store, me: &SignedIn) -> Result<Invitee
     authenticate_by_clerk(api, store, me, known).await
 }
 
-/// For the invite that `authenticate` found not to be theirs: they may have verified its address only just now.
+/// After `authenticate` found that the invite is not theirs: they may have verified its address only just now.
 async fn authenticate_again(api: &Api, store: &Store, me: &SignedIn) -> Result<Option<Invitee>, Problem> {
     if api.app.clerk.is_none() {
         return Ok(None);
@@ -398,7 +398,7 @@ async fn authenticate_by_clerk(
     let mut tx = store.begin().await?;
     let person = match profile {
         Ok(Some(profile)) => tx.save_people(&[&profile]).await?.into_iter().next(),
-        // Clerk knows nobody of this id any more.
+        // Deleted in Clerk.
         Ok(None) => None,
         Err(_) => match known {
             Some(_) => tx.hold_people(&[&me.clerk_user_id]).await?.into_iter().next(),
@@ -417,8 +417,8 @@ fn invitee_of(tx: Tx, person: Option<Person>) -> Result<Invitee, Problem> {
     Ok(Invitee { tx, person })
 }
 
-/// Arrives, and finds an invite that names a verified address of theirs, open or not. Asks Clerk once more before it
-/// says that there is none.
+/// Authenticates, and finds the invite if it is to a verified address of theirs, open or not. Asks Clerk once more before it
+/// returns none.
 async fn authenticate_for(
     api: &Api,
     store: &Store,
@@ -445,14 +445,14 @@ async fn answered(mut tx: Tx, id: Uuid) -> Result<Json<InviteJson>, Problem> {
     Ok(Json(json))
 }
 
-/// Why an invite can't be answered: unknown and another's look alike.
+/// Why the invite can't be answered. An unknown one and another person's get the same answer.
 async fn not_open(tx: &mut Tx, id: Uuid, admin_id: Uuid) -> Result<Problem, StoreError> {
     let now = tx.now();
     let invite = tx.invite_of(id, admin_id).await?;
     Ok(invite.map_or_else(Problem::not_found, |invite| closed(invite.status_at(now))))
 }
 
-/// An open invite that lets nobody in.
+/// Why an open invite can't be accepted.
 pub(super) fn refused_by(obstacle: Obstacle) -> Problem {
     let code = match obstacle {
         Obstacle::TargetDeleted => Code::TargetDeleted,
@@ -462,14 +462,14 @@ pub(super) fn refused_by(obstacle: Obstacle) -> Problem {
     code.into()
 }
 
-/// What an invite that is not open is instead.
+/// Why an invite that is not open can't be answered.
 pub(super) fn closed(status: Status) -> Problem {
     let code = match status {
         Status::Accepted => Code::InviteAccepted,
         Status::Declined => Code::InviteDeclined,
         Status::Revoked => Code::InviteRevoked,
         Status::Expired => Code::InviteExpired,
-        // Open, but what it leads into is gone.
+        // Open, but its organization or project is deleted.
         Status::Pending => Code::NotFound,
     };
     code.into()

@@ -1,4 +1,4 @@
-//! What the app and the invitee call.
+//! The HTTP API: what the app and the invitee call.
 
 mod auth;
 mod body;
@@ -34,13 +34,13 @@ use body::MaxBody;
 use limits::Limits;
 use usher_base::Throttle;
 
-/// For so long a browser need not ask again.
+/// How long a browser may cache the answer to a preflight.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
 
-/// Characters of a refused page's origin that are logged.
+/// Characters of a refused origin that are logged.
 const MAX_SHOWN_ORIGIN: usize = 200;
 
-/// How long a request may take, a question to Clerk included. Its body has its own limits; see `server`.
+/// How long a request may take, with a request to Clerk. Its body has its own limits; see `server`.
 const TIME_LIMIT: Duration = Duration::from_secs(12);
 
 #[derive(Clone)]
@@ -56,7 +56,7 @@ pub fn router(app: &App) -> Router {
         limits: Arc::new(Limits::new(app)),
     };
     let limits = from_fn_with_state(api.clone(), limits::layer);
-    // The fallback stands here so that a preflight comes through the layer.
+    // The fallback is here so that the CORS layer also sees preflights.
     let pages = Router::from(for_pages())
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .layer(limits.clone())
@@ -69,13 +69,13 @@ pub fn router(app: &App) -> Router {
         .with_state(api)
 }
 
-/// The description of these routes: a route can't be had without its own.
+/// The description of these routes. `routes!` ties each route to its description.
 #[must_use]
 pub fn openapi() -> OpenApi {
     for_the_app().into_openapi().merge_from(for_pages().into_openapi())
 }
 
-/// What the app calls, with its key.
+/// Called by the app, with its API key.
 fn for_the_app() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(organizations::put_organization))
@@ -90,7 +90,7 @@ fn for_the_app() -> OpenApiRouter<Api> {
         .routes(routes!(me::list_of))
 }
 
-/// What the app's pages call from the browser.
+/// Called by the app's pages, from the browser.
 fn for_pages() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(links::preview))
@@ -109,7 +109,7 @@ mod tag {
     pub(super) const LINKS: &str = "Invite links";
 }
 
-/// Nobody waits for ever for a database that does not answer.
+/// Answers 503 after the time limit, so that a database that hangs does not hang the client.
 async fn in_time(request: Request, next: Next) -> Response {
     let client = request.extensions().get::<ClientTime>().cloned();
     match within(TIME_LIMIT, client, next.run(request)).await {
@@ -138,7 +138,7 @@ fn tell_of_foreign_page(origin: &HeaderValue, ours: &[String]) {
     }
 }
 
-/// Lets the app's pages, and no others, call from the browser with the person's session.
+/// Allows only the app's own pages to call from the browser with the person's session.
 fn cors(origins: &[String]) -> CorsLayer {
     let origins = origins.to_vec();
     let is_ours = move |origin: &HeaderValue, _: &Parts| {

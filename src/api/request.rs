@@ -1,5 +1,5 @@
-//! Each request has an id: the trace's that it belongs to, its own, or a fresh one. It is answered with, logged, and
-//! kept as the cause of what the request does.
+//! Each request has an id: that of its trace, its own `x-request-id`, or a new one. It is returned, logged, and stored as
+//! the correlation id of everything that the request does.
 
 use std::time::Instant;
 
@@ -13,10 +13,10 @@ use crate::clock::Clock;
 use crate::telemetry;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Characters.
+/// In characters.
 const MAX_ID: usize = 64;
 
-/// Names the request, and logs it where everything is logged. Only the route is logged: paths hold tokens.
+/// Gives the request its id, and logs it at level debug. Only the route is logged: paths contain tokens.
 pub(super) async fn layer(State(api): State<Api>, request: Request, next: Next) -> Response {
     let id = id_of(request.headers(), &api.app.clock);
     let (method, route) = (request.method().clone(), route(&request));

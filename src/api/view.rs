@@ -25,19 +25,19 @@ impl Serialize for Rfc3339 {
 #[derive(Clone, Serialize, ToSchema)]
 #[schema(as = Place)]
 struct Named {
-    /// Its id.
+    /// The id.
     id: Uuid,
-    /// Its name.
+    /// The name.
     name: String,
 }
 
-/// Who invited.
+/// The inviter.
 #[derive(Clone, Serialize, ToSchema)]
 #[schema(as = Inviter)]
 struct InviterJson {
     /// The id in `admins`.
     id: Uuid,
-    /// First and last name, as far as there are any.
+    /// First and last name, where known.
     #[schema(required)]
     name: Option<String>,
     /// The primary address.
@@ -49,58 +49,57 @@ struct InviterJson {
 #[derive(Clone, Serialize, ToSchema)]
 #[schema(as = Delivery)]
 struct DeliveryJson {
-    /// What was sent: the invite, or a reminder of it.
+    /// The invite, or a reminder of it.
     kind: DeliveryKind,
-    /// Where it stands.
+    /// The status.
     status: DeliveryStatus,
-    /// Why the address was asked for the last time without another mail: this one is the last that there was. Left out
-    /// where that mail was queued.
+    /// Why inviting the address again sent no new mail. Left out if a mail was queued.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     held: Option<MailHold>,
-    /// How often sending it was tried.
+    /// The number of attempts to send it.
     attempts: i32,
-    /// Why the last try failed.
+    /// Why the last attempt failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     last_error: Option<String>,
-    /// The mail's `Message-ID`, by which it is found in the logs of mail servers.
+    /// The mail's `Message-ID`, which mail servers log.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     message_id: Option<String>,
-    /// When it was asked for.
+    /// When it was queued.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     queued_at: Option<Rfc3339>,
-    /// When the mail server took it.
+    /// When the mail server accepted it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     sent_at: Option<Rfc3339>,
 }
 
-/// An invite. What does not apply, such as a time that has not come, is left out.
+/// An invite. Fields that don't apply are left out, such as `accepted_at` of a pending one.
 #[derive(Clone, Serialize, ToSchema)]
 #[schema(as = Invite)]
 pub(super) struct InviteJson {
-    /// Its id.
+    /// The id.
     id: Uuid,
     /// What it leads into.
     kind: TargetKind,
     /// The organization, or the one that the project belongs to.
     organization: Named,
-    /// The project, where it leads into one.
+    /// The project, if the invite is to one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     project: Option<Named>,
-    /// The invited address, as it was written.
+    /// The invited address, as the app wrote it.
     email: String,
     /// The role that it gives.
     role: String,
-    /// Where it stands now.
+    /// The status now.
     status: Status,
-    /// Whether its person is let in or asked.
+    /// Whether the invite is accepted automatically.
     acceptance: Acceptance,
-    /// Who invited, where the app said so.
+    /// The inviter, if the app named one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     invited_by: Option<InviterJson>,
@@ -108,15 +107,15 @@ pub(super) struct InviteJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     locale: Option<String>,
-    /// A few words from the inviter.
+    /// A note from the inviter.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     message: Option<String>,
-    /// From then on it is expired.
+    /// When it expires.
     expires_at: Rfc3339,
-    /// Whether the banner shows it to its person.
+    /// Whether the invitee's banner shows it.
     flagged: bool,
-    /// When it was made.
+    /// When it was created.
     created_at: Rfc3339,
     /// When it last changed.
     updated_at: Rfc3339,
@@ -124,44 +123,43 @@ pub(super) struct InviteJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     flagged_at: Option<Rfc3339>,
-    /// When its person put the banner away, until their next sign-in.
+    /// When the invitee dismissed it, until their next sign-in.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     dismissed_at: Option<Rfc3339>,
-    /// When its person accepted.
+    /// When the invitee accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     accepted_at: Option<Rfc3339>,
-    /// When its person declined.
+    /// When the invitee declined.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     declined_at: Option<Rfc3339>,
-    /// When the app took it back.
+    /// When the app revoked it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     revoked_at: Option<Rfc3339>,
-    /// When its time had passed.
+    /// When it expired.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     expired_at: Option<Rfc3339>,
-    /// Its newest mail.
+    /// The newest mail for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     delivery: Option<DeliveryJson>,
 }
 
 impl InviteJson {
-    /// Its id.
     pub(super) fn id(&self) -> Uuid {
         self.id
     }
 
-    /// The organization that the invite, or the project that it leads into, belongs to.
+    /// The organization that the invite is to, or that of its project.
     pub(super) fn organization_id(&self) -> Uuid {
         self.organization.id
     }
 
-    /// The invite as it stands at `now`.
+    /// The invite as it is at `now`.
     pub(super) fn at(view: InviteView, now: DateTime<Utc>) -> Self {
         let delivery = view.delivery().map(|(kind, status)| DeliveryJson {
             kind,
@@ -213,7 +211,7 @@ impl InviteJson {
     }
 }
 
-/// First and last name, as far as there is anything to see of them.
+/// First and last name, where they have visible characters.
 pub(super) fn full_name(first: Option<&str>, last: Option<&str>) -> Option<String> {
     let names: Vec<&str> = [first, last]
         .into_iter()

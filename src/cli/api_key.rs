@@ -1,4 +1,4 @@
-//! `usher api-key`: a fresh key for the app.
+//! `usher api-key`: a new key for the app.
 
 use std::collections::HashSet;
 
@@ -7,13 +7,13 @@ use uuid::Uuid;
 
 use crate::api_key::ApiKey;
 
-/// Make a key for the app, and its entry for `USHER_API_KEYS`.
+/// Create a key for the app, and its entry for `USHER_API_KEYS`.
 #[derive(Debug, clap::Args)]
 pub struct MakeApiKey {
     /// What logs and limits call the key.
     #[arg(long, default_value = "app")]
     name: String,
-    /// An organization that the key may use; repeat it for several. Default: all.
+    /// An organization that the key may use; repeat the flag for several. Default: all.
     #[arg(long, value_name = "UUID")]
     organization: Vec<Uuid>,
 }

@@ -1,4 +1,4 @@
-//! `usher check`: what a deploy runs first. One line for each thing that must be right, and 1 if one is not.
+//! `usher check`: one line per check; exits with 1 if one fails.
 
 mod send_to;
 
@@ -34,7 +34,7 @@ enum Found {
 
 use Found::{Absent, Bad, Doubtful, Good};
 
-/// Prints the lines, and remembers whether one was bad.
+/// Prints the lines, and counts failures.
 #[derive(Default)]
 struct Report {
     bad: usize,
@@ -53,14 +53,14 @@ impl Report {
     }
 }
 
-/// Checks everything that can be checked without changing anything or writing to anybody.
+/// Checks everything that can be checked without changes and, unless `send_to` is given, without sending mail.
 pub(super) async fn run(settings: Settings, send_to: Option<&str>) -> anyhow::Result<()> {
     let mut report = Report::default();
     let Some((config, clients)) = set_up(settings, &mut report) else {
         bail!("nothing else can be checked before that is right");
     };
     let clock = Clock::System;
-    // To set up the mailer, all templates were rendered with samples, and the sender was read.
+    // Setting up the mailer has already rendered all templates with samples and parsed the sender.
     report.line("templates", &templates(&config, &clients));
     check_database(&config, &clock, &mut report).await;
     report.line("mail server", &mail_server(&clients.mailer).await);
@@ -114,7 +114,7 @@ fn set_up(settings: Settings, report: &mut Report) -> Option<(Config, Clients)> 
     None
 }
 
-/// The database, and whether `usher serve` could work with what is in it. One that is not there is not made.
+/// The database, and whether `usher serve` could work with it. A missing file is not created.
 async fn check_database(config: &Config, clock: &Clock, report: &mut Report) {
     let url = config.database_url.expose();
     if matches!(Store::file_exists(url), Ok(false)) {

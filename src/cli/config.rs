@@ -1,4 +1,4 @@
-//! `usher config`: what is in force, secrets masked.
+//! `usher config`: the settings in force, secrets masked.
 
 use crate::config::Config;
 

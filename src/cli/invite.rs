@@ -1,4 +1,4 @@
-//! `usher invite`: asks somebody in, by the rules of the API.
+//! `usher invite`: invites an address, by the rules of the API.
 
 use anstream::println;
 use anyhow::bail;
@@ -14,35 +14,35 @@ use crate::invites::email::EmailAddress;
 use crate::invites::limits::{MAX_TTL, MailHold};
 use crate::store::{PersonRef, Tx};
 
-/// Invite somebody into an organization or a project, by the rules of the API. A running worker sends the mail.
+/// Invite an address into an organization or a project, by the rules of the API. A running worker sends the mail.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("target").required(true).args(["organization", "project"]))]
 pub struct InviteSomebody {
     /// Their address.
     #[arg(value_parser = EmailAddress::parse)]
     email: EmailAddress,
-    /// Into this organization.
+    /// The organization to invite into.
     #[arg(long, value_name = "UUID")]
     organization: Option<Uuid>,
-    /// Into this project.
+    /// The project to invite into.
     #[arg(long, value_name = "UUID")]
     project: Option<Uuid>,
-    /// As what.
+    /// The role that the invite gives.
     #[arg(long)]
     role: String,
-    /// By whom: an admin's id or a Clerk user id. Default: in the app's own name.
+    /// The inviter: an admin's id or a Clerk user id. Default: none, as for an invite by the app itself.
     #[arg(long, value_name = "ID")]
     invited_by: Option<String>,
-    /// For how long, such as 7d. Default: `INVITE_TTL`.
+    /// How long the invite is valid, such as 7d. Default: `INVITE_TTL`.
     #[arg(long, value_name = "DURATION", value_parser = report::age)]
     expires_in: Option<TimeDelta>,
-    /// auto lets in, ask shows the banner, default follows `AUTO_ACCEPT`.
+    /// Whether it is accepted automatically: auto does, ask shows the banner, default follows `AUTO_ACCEPT`.
     #[arg(long, default_value = "default", value_parser = str::parse::<Acceptance>)]
     acceptance: Acceptance,
     /// The language of the mail, such as pt-BR.
     #[arg(long)]
     locale: Option<String>,
-    /// A few words from the inviter.
+    /// A note from the inviter.
     #[arg(long)]
     message: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! `usher invites`: every invite, and the whole story of one.
+//! `usher invites`: lists invites, and shows the history of one.
 
 use anstream::println;
 use anyhow::bail;
@@ -13,23 +13,23 @@ use crate::invites::roles::Roles;
 use crate::invites::{Invite, Status};
 use crate::store::{DeliveryStatus, DeliveryView, InviteFilter, InviteView, Store, StoreError, Tx};
 
-/// Every invite, and the whole story of one.
+/// List invites, or show the history of one.
 #[derive(Debug, clap::Subcommand)]
 pub enum Invites {
     /// List invites, newest first.
     List {
         #[command(flatten)]
         selection: Selection,
-        /// How many at most.
+        /// The maximum number.
         #[arg(long, default_value_t = 50)]
         limit: u32,
         /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Show what happened to one invite, its mails and what caused it all.
+    /// Show what happened to one invite and its mails, and which events or requests caused it.
     Show {
-        /// Its id.
+        /// The invite's id.
         id: Uuid,
         /// Print JSON.
         #[arg(long)]
@@ -37,19 +37,18 @@ pub enum Invites {
     },
 }
 
-/// Which invites.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Selection {
-    /// To this address.
+    /// Only invites to this address.
     #[arg(long, value_name = "ADDRESS", value_parser = EmailAddress::parse)]
     email: Option<EmailAddress>,
-    /// In this state: pending, accepted, declined, revoked or expired.
+    /// Only invites with this status: pending, accepted, declined, revoked or expired.
     #[arg(long, value_parser = str::parse::<Status>)]
     status: Option<Status>,
-    /// Into this organization, its projects included.
+    /// Only invites into this organization and its projects.
     #[arg(long, value_name = "UUID")]
     organization: Option<Uuid>,
-    /// Into this project.
+    /// Only invites into this project.
     #[arg(long, value_name = "UUID")]
     project: Option<Uuid>,
 }
@@ -65,7 +64,6 @@ impl Invites {
     }
 }
 
-/// An invite in a list.
 #[derive(Serialize)]
 struct Line {
     id: Uuid,
@@ -136,12 +134,12 @@ async fn list(store: &Store, selection: Selection, limit: u32, as_json: bool) ->
     Ok(())
 }
 
-/// Something that happened, for the story.
+/// One entry of the history.
 #[derive(Serialize)]
 struct Fact {
     at: DateTime<Utc>,
     what: String,
-    /// The id of Clerk's event or of the request that caused it.
+    /// The id of Clerk's event or the request that caused it.
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<String>,
 }
@@ -192,7 +190,7 @@ async fn show(store: &Store, roles: &Roles, id: Uuid, as_json: bool) -> anyhow::
     Ok(())
 }
 
-/// What happened to the invite and to its mails, in the order in which it did.
+/// What happened to the invite and its mails, in order.
 async fn story(tx: &mut Tx, invite: &Invite, now: DateTime<Utc>) -> Result<Vec<Fact>, StoreError> {
     let mut facts: Vec<Fact> = tx
         .history_of(invite.id)

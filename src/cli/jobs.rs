@@ -1,4 +1,4 @@
-//! `usher jobs`: the queue, to look at and to repair, beside a running service.
+//! `usher jobs`: shows and repairs the queue of a running service.
 
 use anstream::println;
 use anyhow::bail;
@@ -8,70 +8,67 @@ use serde_json::json;
 use super::report;
 use crate::store::{JobFilter, JobState, JobView, Queue, Store, StoreError, Tx};
 
-/// The queue, to look at and to repair, beside a running service.
+/// Show and repair the queue. The service may be running.
 #[derive(Debug, clap::Subcommand)]
 pub enum Jobs {
-    /// List jobs, newest first: those that are not done, unless told otherwise.
+    /// List jobs, newest first; by default those that are not done.
     List {
         #[command(flatten)]
         selection: Selection,
-        /// How many at most.
+        /// The maximum number.
         #[arg(long, default_value_t = 50)]
         limit: u32,
         /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Show one job with every attempt that failed.
+    /// Show one job with its failed attempts.
     Show {
-        /// Its id.
+        /// The job's id.
         id: String,
         /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Give jobs that are dead or wait for their next attempt to the workers at once, with all attempts before them.
+    /// Run dead or scheduled jobs now, with all attempts left again.
     Retry(Change),
-    /// End jobs that no worker holds; mails among them are not sent, events among them have failed.
+    /// Cancel jobs that are not running: their mails are not sent, their events fail.
     Cancel(Change),
-    /// Delete jobs that are dead or done; events that failed stay in the inbox.
+    /// Delete dead or done jobs; failed events stay in the inbox.
     Purge(Change),
 }
 
-/// Which jobs.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Selection {
-    /// Their ids.
+    /// Ids of jobs.
     #[arg(value_name = "ID")]
     ids: Vec<String>,
-    /// In this queue.
+    /// Only jobs in this queue.
     #[arg(long, value_parser = str::parse::<Queue>)]
     queue: Option<Queue>,
-    /// In this state: waiting, scheduled, running, dead or done.
+    /// Only jobs in this state: waiting, scheduled, running, dead or done.
     #[arg(long, value_parser = str::parse::<JobState>)]
     state: Option<JobState>,
-    /// Enqueued longer ago than this, such as 90m, 36h or 7d.
+    /// Only jobs enqueued longer ago than this, such as 90m, 36h or 7d.
     #[arg(long, value_name = "AGE", value_parser = report::age)]
     older_than: Option<chrono::TimeDelta>,
-    /// Whose last error has these words.
+    /// Only jobs whose last error contains these words.
     #[arg(long, value_name = "WORDS")]
     error: Option<String>,
 }
 
-/// Which jobs to change.
 #[derive(Debug, clap::Args)]
 pub struct Change {
     #[command(flatten)]
     selection: Selection,
-    /// All that can be.
+    /// All jobs for which this is possible.
     #[arg(long)]
     all: bool,
-    /// Don't ask.
+    /// Don't ask for confirmation.
     #[arg(long)]
     yes: bool,
 }
 
-/// What is done to jobs.
 #[derive(Clone, Copy)]
 enum JobAction {
     Retry,
@@ -190,7 +187,7 @@ fn print_job(job: &JobView) {
 }
 
 impl JobAction {
-    /// The states in which a job can be changed so.
+    /// The states of jobs that this can be done to.
     fn states(self) -> &'static [JobState] {
         match self {
             Self::Retry => &[JobState::Dead, JobState::Scheduled],
@@ -240,7 +237,7 @@ impl Change {
             println!("{total} {noun}: {queues}");
             report::confirm(&format!("{verb} {total} {noun}"), self.yes)?;
         }
-        // Each once: what fails again at once would be found again and again.
+        // Each id once: a job that fails again at once would otherwise be selected again and again.
         let ids = store.read().await?.job_ids(&filter).await?;
         let mut changed = 0;
         for ids in ids.chunks(BATCH) {

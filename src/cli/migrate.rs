@@ -1,4 +1,4 @@
-//! `usher migrate`: brings the schema up to date, or says what that would come to.
+//! `usher migrate`: brings the schema up to date, or shows what it would change.
 
 use anyhow::Context as _;
 
@@ -6,10 +6,10 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::store::Store;
 
-/// Bring the database's schema up to date. An app's own tables are taken over; nothing of theirs is dropped.
+/// Bring the database's schema up to date. Existing tables of the app are used as they are; nothing in them is dropped.
 #[derive(Debug, clap::Args)]
 pub(super) struct Migrate {
-    /// Print what would be done, and do nothing.
+    /// Only print what would be done.
     #[arg(long)]
     dry_run: bool,
 }

@@ -27,11 +27,11 @@ use crate::clock::Clock;
 use crate::config::{self as settings, DotEnv, Settings, without_environment};
 use crate::store::Store;
 
-/// Gets invited people into the organizations and projects they were invited to.
+/// Adds invited people to the organizations and projects that they were invited to.
 #[derive(Debug, Parser)]
 #[command(name = "usher", version, about)]
 pub struct Cli {
-    /// What to do; `serve` if nothing is said.
+    /// The command; `serve` by default.
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten, next_help_heading = "Settings")]
@@ -48,14 +48,14 @@ enum Command {
     #[command(subcommand)]
     Simulate(Box<simulate::Simulate>),
     Migrate(migrate::Migrate),
-    /// Check everything that must be right before a start: what a deploy runs first.
+    /// Check everything that `usher serve` needs. Run it first in a deploy.
     Check {
-        /// Also send one real mail to this address, and show what is said with the mail server. Only a real mail shows
-        /// whether it takes the sender, the account and the content.
+        /// Also send one real mail to this address, and show the SMTP session. Only a real mail shows whether the server accepts
+        /// the sender, the account and the content.
         #[arg(long, value_name = "ADDRESS")]
         send_to: Option<String>,
     },
-    /// Print what is in force, secrets masked.
+    /// Print the settings in force, secrets masked.
     Config,
     /// Print the OpenAPI document of the HTTP API.
     Openapi,
@@ -73,7 +73,7 @@ enum Command {
 }
 
 impl Command {
-    /// What is logged where nobody says otherwise, if the command has its own idea of it.
+    /// The log filter without `RUST_LOG`, if it is not the usual one.
     fn log_filter(&self) -> Option<&'static str> {
         match self {
             Self::Demo(_) => Some(demo::LOG),
@@ -81,12 +81,12 @@ impl Command {
         }
     }
 
-    /// Whether it asks for more than how to log. What doesn't is not kept from its work by a `.env` beside it.
+    /// Whether it has settings beyond logging. A command without any must not fail because of an invalid `.env`.
     fn has_settings(&self) -> bool {
         !matches!(self, Self::Demo(_) | Self::Openapi | Self::ApiKey(_))
     }
 
-    /// Whether it asks for all settings.
+    /// Whether it needs all settings.
     fn needs_all(&self) -> bool {
         !matches!(
             self,
@@ -96,11 +96,8 @@ impl Command {
 }
 
 impl Cli {
-    /// Reads the command line, and the settings from it, the environment and `.env`. Ends the process where help was
-    /// asked for, or the command line can't be understood.
-    ///
-    /// # Errors
-    /// When `.env` can't be read, with its line, or a value is no text.
+    /// Reads the command line, and the settings from it, the environment and `.env`. Exits the process after `--help` or an
+    /// invalid command line.
     pub fn read() -> anyhow::Result<Self> {
         let matches = match without_environment(Self::command(), false).try_get_matches() {
             Ok(matches) => matches,
@@ -117,15 +114,12 @@ impl Cli {
         Ok(cli)
     }
 
-    /// Runs the command to its end.
-    ///
-    /// # Errors
-    /// Whatever went wrong, in a sentence that says what to do.
+    /// Runs the command. Errors say what to do.
     pub async fn run(self) -> anyhow::Result<()> {
         let command = self.command.unwrap_or(Command::Serve(serve::Serve::default()));
         let telemetry = match self.settings.telemetry() {
             Ok(telemetry) => telemetry,
-            // Together with all else that is wrong.
+            // Report it together with all other errors.
             Err(_) if command.needs_all() => {
                 self.settings.resolve()?;
                 bail!("the log can't be set up");
@@ -140,7 +134,7 @@ impl Cli {
         }
         settings::warn_of_unknown_variables(self.dot_env.as_ref());
         let ran = command.run(self.settings).await;
-        // Not on a thread of the runtime: it waits for the collector.
+        // Not on a thread of the runtime, because it blocks until the collector answers.
         tokio::task::spawn_blocking(|| exporter.stop()).await?;
         ran
     }
@@ -174,7 +168,7 @@ impl Command {
     }
 }
 
-/// Opens the database for a command that makes none.
+/// Opens the database for a command that does not create one.
 async fn existing_database(url: &str) -> anyhow::Result<Store> {
     if !Store::file_exists(url)? {
         bail!("USHER_DATABASE_URL names a file that is not there yet: usher serve makes it, or usher migrate");

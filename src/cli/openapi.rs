@@ -1,4 +1,4 @@
-//! `usher openapi`: the contract as a file.
+//! `usher openapi`: prints the OpenAPI document.
 
 pub(super) fn run() -> anyhow::Result<()> {
     print!("{}", crate::openapi::text()?);

@@ -1,5 +1,4 @@
-//! What commands that look and repair print: tables for people, JSON for programs; and how they ask before they change
-//! many things.
+//! Output of commands: tables for people, JSON for programs, and confirmations.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
@@ -11,13 +10,12 @@ use serde::Serialize;
 use super::paint::{FAINT, STRONG, paint};
 use crate::config::parse_duration;
 
-/// Prints one JSON document.
 pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }
 
-/// Prints rows under their heads, each column as wide as it must be.
+/// Prints a table. Each column is as wide as its longest cell.
 pub(super) fn table<const N: usize>(heads: [&str; N], rows: &[[String; N]]) {
     let mut widths = heads.map(|head| head.chars().count());
     for row in rows {
@@ -39,19 +37,18 @@ pub(super) fn table<const N: usize>(heads: [&str; N], rows: &[[String; N]]) {
     }
 }
 
-/// Says that a list is not complete.
+/// Says that the list is not complete.
 pub(super) fn more(shown: usize, limit: u32) {
     if u32::try_from(shown).is_ok_and(|shown| shown == limit) {
         println!("{}", paint(FAINT, format!("… the newest {limit}; --limit shows more")));
     }
 }
 
-/// A time as people and programs both read it.
 pub(super) fn time(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
-/// How long ago, or how long until then.
+/// `5 min ago` or `in 5 min`.
 pub(super) fn distance(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
     let away = now - at;
     let size = away.abs();
@@ -68,12 +65,11 @@ pub(super) fn distance(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
     }
 }
 
-/// An age such as `90m`, `36h` or `7d`.
 pub(super) fn age(text: &str) -> Result<TimeDelta, String> {
     parse_duration(text).ok_or_else(|| "must be an age such as 90m, 36h or 7d".to_owned())
 }
 
-/// Shortens a text to a line of a table.
+/// Shortens a text to one line of a table.
 pub(super) fn short(text: &str) -> String {
     const MAX_BATCH_SIZE: usize = 80;
     let line = text.lines().next().unwrap_or_default();
@@ -83,7 +79,7 @@ pub(super) fn short(text: &str) -> String {
     }
 }
 
-/// Asks before many things are changed; whoever can't be asked must have said `--yes`.
+/// Asks for confirmation. Without a terminal, `--yes` is required.
 pub(super) fn confirm(what: &str, yes: bool) -> anyhow::Result<()> {
     if yes {
         return Ok(());

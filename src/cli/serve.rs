@@ -25,19 +25,16 @@ impl Default for Serve {
     }
 }
 
-/// Between two tries to reach a database that is away at the start.
+/// Between two attempts to connect to the database at the start.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 impl Serve {
-    /// Serves until a signal says stop.
-    ///
-    /// # Errors
-    /// When the configuration, the schema or an address can't be used.
+    /// Serves until SIGTERM or SIGINT.
     pub async fn run(self, config: Config) -> anyhow::Result<()> {
         let clock = Clock::System;
         let opened = Store::open(config.database_url.expose(), clock.clone()).await;
         let store = opened.map_err(SetupError::from)?;
-        // Meanwhile templates are read, and then the schema.
+        // Connections open while templates and then the schema are read.
         let first_connections = store.clone();
         let _opening = AbortOnDropHandle::new(tokio::spawn(async move { first_connections.warm_up().await }));
         self.run_app(App::on(store, config, clock)?).await

@@ -1,4 +1,4 @@
-//! `usher simulate`: signs and sends an event in Clerk's place, to a running usher.
+//! `usher simulate`: signs and sends an event like Clerk, to a running usher.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -16,38 +16,37 @@ use crate::config::{Config, DevSecrets, Environment, SessionKeySource, VAR, pars
 use usher_clerk::{DevSigner, EventKind};
 use usher_testkit::fake_clerk::{FakeUser, SignIn, deleted_user, event, session};
 
-/// Where usher takes Clerk's events.
 const PATH: &str = "/webhooks/clerk";
 
-/// Sign and send an event in Clerk's place, to a running usher.
+/// Sign and send an event like Clerk, to a running usher.
 ///
-/// The event is signed with the first of CLERK_WEBHOOK_SIGNING_SECRET and sent to USHER_LISTEN, as `usher serve` with the
-/// same settings expects it.
+/// The event is signed with the first secret of CLERK_WEBHOOK_SIGNING_SECRET and sent to USHER_LISTEN. Use the same settings
+/// as for `usher serve`.
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = EXAMPLES)]
 pub enum Simulate {
-    /// Somebody signed up.
+    /// A person signed up.
     #[command(name = "user.created")]
     UserCreated(UserEvent),
-    /// Somebody's profile changed: a name, an address, whether it is verified.
+    /// A person's name, addresses or their verification changed.
     #[command(name = "user.updated")]
     UserUpdated(UserEvent),
-    /// Somebody's account is gone.
+    /// A person's account was deleted.
     #[command(name = "user.deleted")]
     UserDeleted(DeletedEvent),
-    /// Somebody signed in.
+    /// A person signed in.
     #[command(name = "session.created")]
     SessionCreated(SessionEvent),
-    /// A session ran out.
+    /// A session ended.
     #[command(name = "session.ended")]
     SessionEnded(SessionEvent),
-    /// Somebody signed out.
+    /// A person signed out.
     #[command(name = "session.removed")]
     SessionRemoved(SessionEvent),
-    /// A session was taken back.
+    /// A session was revoked.
     #[command(name = "session.revoked")]
     SessionRevoked(SessionEvent),
-    /// Not an event: print a session token, to try /v1/me with. Development only.
+    /// Not an event: print a session token for /v1/me. Development only.
     Token(Token),
 }
 
@@ -59,51 +58,48 @@ Examples:
   curl http://127.0.0.1:8080/v1/me/invites \\
     -H \"Authorization: Bearer $(usher simulate token --email ada@example.com)\"";
 
-/// Whom it is about.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = true)]
 struct Who {
-    /// Clerk's id of the user. Default: made from the first address, always the same for the same address.
+    /// The Clerk user id. Default: derived from the first address, so the same for the same address.
     #[arg(long, value_name = "user_…")]
     user: Option<String>,
-    /// An address of theirs; the first one is the primary one.
+    /// An address of the user; repeat the flag for more. The first is the primary one.
     #[arg(long, value_name = "ADDRESS")]
     email: Vec<String>,
 }
 
-/// What Clerk knows of a user.
 #[derive(Debug, Default, PartialEq, clap::Args)]
 struct Profile {
     /// The addresses are not verified.
     #[arg(long)]
     unverified: bool,
-    /// Their first name.
+    /// The first name.
     #[arg(long, value_name = "NAME")]
     first_name: Option<String>,
-    /// Their last name.
+    /// The last name.
     #[arg(long, value_name = "NAME")]
     last_name: Option<String>,
-    /// They are banned.
+    /// The user is banned.
     #[arg(long)]
     banned: bool,
-    /// How long ago Clerk created them, such as `30d`. Default: now.
+    /// How long ago the account was created, such as `30d`. Default: now.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     created: Option<TimeDelta>,
 }
 
-/// How it is sent.
 #[derive(Debug, clap::Args)]
 struct Way {
-    /// Where usher is. Default: at USHER_LISTEN.
+    /// The URL of usher. Default: USHER_LISTEN.
     #[arg(long, value_name = "URL")]
     url: Option<Url>,
-    /// The message's id: say it again to repeat a delivery. Default: a fresh one.
+    /// The message id; use the same one again to simulate a repeated delivery. Default: a new one.
     #[arg(long, value_name = "msg_…")]
     id: Option<String>,
-    /// Sign with a wrong secret: usher must answer 401.
+    /// Sign with a wrong secret. usher must answer 401.
     #[arg(long)]
     forge: bool,
-    /// Send nothing; print the curl command that would. Its signature is good for five minutes.
+    /// Only print the curl command. Its signature is valid for five minutes.
     #[arg(long)]
     dry_run: bool,
 }
@@ -133,10 +129,10 @@ pub struct DeletedEvent {
 pub struct SessionEvent {
     #[command(flatten)]
     who: Who,
-    /// The session's id. Default: made from the user's id, always the same for the same user.
+    /// The session id. Default: derived from the user id, so the same for the same user.
     #[arg(long, value_name = "sess_…")]
     session: Option<String>,
-    /// The event carries the whole user, as Clerk's newer ones do.
+    /// Include the whole user in the event, as newer versions of Clerk do.
     #[arg(long)]
     with_user: bool,
     #[command(flatten)]
@@ -150,10 +146,10 @@ pub struct SessionEvent {
 pub struct Token {
     #[command(flatten)]
     who: Who,
-    /// The session's id. Default: made from the user's id, always the same for the same user.
+    /// The session id. Default: derived from the user id, so the same for the same user.
     #[arg(long, value_name = "sess_…")]
     session: Option<String>,
-    /// How long the token is good, such as `10m`. Default: 60 seconds, as Clerk's are.
+    /// How long the token is valid, such as `10m`. Default: 60 seconds, like Clerk's.
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
     lifetime: Option<TimeDelta>,
 }
@@ -177,7 +173,7 @@ impl Simulate {
 }
 
 impl Who {
-    /// clap has seen to it that there is the one or the other.
+    /// clap requires at least one of the two.
     fn user_id(&self) -> String {
         let derived = || self.email.first().map(|email| user_id(email));
         self.user.clone().or_else(derived).unwrap_or_default()
@@ -254,7 +250,7 @@ impl Way {
         judge(answer, self.forge)
     }
 
-    /// `--url` may name the whole address or only the host.
+    /// `--url` may be the whole URL or only the host.
     fn address(&self, config: &Config) -> anyhow::Result<Url> {
         let mut url = match &self.url {
             Some(url) => url.clone(),
@@ -271,7 +267,7 @@ impl Way {
     }
 }
 
-/// Where a server that listens at this address is reached from here.
+/// The URL of a server that listens on this address, from this machine.
 fn listening_at(listen: SocketAddr) -> anyhow::Result<Url> {
     ensure!(
         listen.port() != 0,
@@ -287,7 +283,7 @@ fn listening_at(listen: SocketAddr) -> anyhow::Result<Url> {
     Url::parse(&format!("http://{address}/")).context("USHER_LISTEN makes no address")
 }
 
-/// The user, and the session where it is about one.
+/// The user, and the session of a session event.
 fn subject(data: &Value) -> String {
     let text = |field: &str| data[field].as_str().unwrap_or_default();
     let mut about = match text("user_id") {
@@ -329,7 +325,7 @@ fn unsent(error: &reqwest::Error, url: &Url) -> anyhow::Error {
     }
 }
 
-/// A forged event must be refused, every other one taken.
+/// A forged event must be refused, every other one accepted.
 fn judge(answer: StatusCode, forged: bool) -> anyhow::Result<()> {
     match (forged, answer) {
         (true, StatusCode::UNAUTHORIZED) => Ok(()),
@@ -360,7 +356,7 @@ impl Token {
     }
 }
 
-/// The key that plays Clerk's, if usher takes its tokens.
+/// The key that signs instead of Clerk's, if usher accepts it.
 fn development_signer(config: &Config) -> anyhow::Result<DevSigner> {
     ensure!(
         config.environment == Environment::Development,

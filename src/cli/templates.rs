@@ -1,4 +1,4 @@
-//! `usher templates`: the mails' words, tried out and looked at before anybody gets them.
+//! `usher templates`: checks and previews the mail templates.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,20 +12,18 @@ use chrono::DateTime;
 use crate::config::Settings;
 use usher_mail::{MailConfig, Mailer, MessageIdentity, Sample, Templates, TransportConfig};
 
-/// The mails' templates.
+/// Check and preview the mail templates.
 #[derive(Debug, clap::Subcommand)]
 pub enum TemplatesCommand {
-    /// Try every mail in every language with every combination of what is optional, and name the file and line of
-    /// whatever fails.
+    /// Render every mail in every language with all combinations of optional values. Errors name file and line.
     Check,
-    /// Write every mail in every language as HTML, text and .eml, with a page that shows them all.
+    /// Write every mail in every language as HTML, text and .eml, with an index page.
     Preview(Preview),
 }
 
-/// Where to.
 #[derive(Debug, clap::Args)]
 pub struct Preview {
-    /// The folder; files of the same name in it are replaced.
+    /// The folder. Files of the same name are replaced.
     #[arg(default_value = "var/preview")]
     folder: PathBuf,
     /// Open the page afterwards.
@@ -34,7 +32,7 @@ pub struct Preview {
 }
 
 impl TemplatesCommand {
-    /// Runs the command. It asks for no secret, so that it can run wherever templates are worked on.
+    /// Needs no secrets, so that it runs wherever templates are edited.
     pub(super) fn run(self, settings: &Settings) -> anyhow::Result<()> {
         match self {
             Self::Check => check(settings),
@@ -140,12 +138,12 @@ fn index_page(samples: &[Sample]) -> anyhow::Result<String> {
     Ok(page)
 }
 
-/// Subjects are text.
+/// Subjects are plain text.
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;")
 }
 
-/// With whatever the system opens web pages with.
+/// With the system's default browser.
 fn open(page: &Path) -> anyhow::Result<()> {
     let opener = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
     let status = Command::new(opener).arg(page).status();

@@ -1,4 +1,4 @@
-//! `usher webhooks`: the inbox of Clerk's events.
+//! `usher webhooks`: shows and repairs the inbox of Clerk's events.
 
 use anstream::println;
 use anyhow::bail;
@@ -8,68 +8,65 @@ use serde_json::json;
 use super::report;
 use crate::store::{EventFilter, EventState, Store, Tx};
 
-/// The inbox of Clerk's events.
+/// Show and repair the inbox of Clerk's events.
 #[derive(Debug, clap::Subcommand)]
 pub enum Webhooks {
     /// List events, newest first.
     List {
         #[command(flatten)]
         selection: Selection,
-        /// How many at most.
+        /// The maximum number.
         #[arg(long, default_value_t = 50)]
         limit: u32,
         /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Show one event and every attempt at it that failed.
+    /// Show one event with its failed attempts.
     Show {
-        /// Its id: `msg_…`.
+        /// The event's id: `msg_…`.
         svix_id: String,
-        /// Print what Clerk sent, too. It holds names and addresses.
+        /// Also print the payload. It contains names and addresses.
         #[arg(long)]
         payload: bool,
         /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Run events again that could not be processed.
+    /// Process failed events again.
     Replay(Change),
-    /// Let events go that could not be processed: nothing comes of them.
+    /// Discard failed events. They have no effect.
     Discard(Change),
 }
 
-/// Which events to change.
 #[derive(Debug, clap::Args)]
 pub struct Change {
-    /// Their ids: `msg_…`.
+    /// Ids of events: `msg_…`.
     #[arg(value_name = "SVIX_ID")]
     svix_ids: Vec<String>,
-    /// All that failed.
+    /// All failed events.
     #[arg(long, conflicts_with = "svix_ids")]
     failed: bool,
-    /// Don't ask.
+    /// Don't ask for confirmation.
     #[arg(long)]
     yes: bool,
 }
 
-/// What is done to events.
 #[derive(Clone, Copy)]
 enum Action {
     Replay,
     Discard,
 }
 
-/// Which events.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Selection {
-    /// In this state: waiting, failed or processed.
+    /// Only events in this state: waiting, failed or processed.
     #[arg(long, value_parser = str::parse::<EventState>)]
     state: Option<EventState>,
-    /// Of this type, such as user.created.
+    /// Only events of this type, such as user.created.
     #[arg(long = "type", value_name = "TYPE")]
     event_type: Option<String>,
-    /// Received longer ago than this, such as 90m, 36h or 7d.
+    /// Only events received longer ago than this, such as 90m, 36h or 7d.
     #[arg(long, value_name = "AGE", value_parser = report::age)]
     older_than: Option<chrono::TimeDelta>,
 }
@@ -178,7 +175,8 @@ impl Action {
         }
     }
 
-    /// To all or to none, unless they are those that had failed when it was looked: another may have replayed one meanwhile.
+    /// With `all_or_none`, fails unless all of them can be changed. Not for `--failed`: another command may have replayed one of
+    /// them meanwhile.
     async fn apply(self, tx: &mut Tx, svix_ids: &[&str], all_or_none: bool) -> anyhow::Result<Vec<String>> {
         let changed = match self {
             Self::Replay => tx.replay_events(svix_ids).await?,

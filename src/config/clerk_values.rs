@@ -1,4 +1,4 @@
-//! Clerk's addresses and the app's origins, brought into the one form that they are compared in.
+//! Clerk's URLs and the app's origins, normalized for comparison.
 
 use url::{Host, Url};
 
@@ -9,7 +9,7 @@ const ISSUER: &str = "CLERK_ISSUER";
 const API_URL: &str = "CLERK_API_URL";
 const PARTIES: &str = "CLERK_AUTHORIZED_PARTIES";
 
-/// Clerk's own hosts. None of them is the Frontend API of an instance.
+/// Clerk's own hosts, which are not the Frontend API of an instance.
 const NO_ISSUERS: &[&str] = &[
     "api.clerk.com",
     "api.clerk.dev",
@@ -18,17 +18,16 @@ const NO_ISSUERS: &[&str] = &[
     "www.clerk.com",
 ];
 
-/// The Frontend API's address, in both of its uses.
+/// The Frontend API's URL, for both uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Issuer {
-    /// Where the keys are fetched, with the login that a proxy before it may ask for.
+    /// Where the keys are fetched, with the login for a proxy if there is one.
     pub url: Url,
-    /// What tokens name: without login, without a slash at its end.
+    /// The issuer in tokens: without login and slash at the end.
     pub name: String,
 }
 
-/// Reads `CLERK_ISSUER`. A missing `https://` is put before a host's name; slashes and the path of the key set are taken
-/// from its end.
+/// Reads `CLERK_ISSUER`. Adds a missing `https://` to a host name; removes the key set's path and slashes from the end.
 pub(super) fn issuer(text: &str, keys_are_fetched: bool) -> Result<Issuer, ConfigError> {
     let example = "must be the https:// address of Clerk's Frontend API, such as https://clerk.example.com";
     let text = text.trim();
@@ -63,14 +62,14 @@ pub(super) fn issuer(text: &str, keys_are_fetched: bool) -> Result<Issuer, Confi
         ));
     }
     let mut name = url.clone();
-    // They fail for addresses that can't have either.
+    // They fail for URLs that can't have a login.
     let _ = name.set_username("");
     let _ = name.set_password(None);
     let name = name.as_str().trim_end_matches('/').to_owned();
     Ok(Issuer { url, name })
 }
 
-/// Without a scheme, a word is not taken for a host: it may be anything.
+/// Without a scheme, a word without a dot is not accepted as a host: it may be anything.
 fn is_host(host: Option<Host<&str>>, has_scheme: bool) -> bool {
     match host {
         Some(Host::Domain(name)) => !name.is_empty() && (has_scheme || name.contains('.')),
@@ -79,7 +78,7 @@ fn is_host(host: Option<Host<&str>>, has_scheme: bool) -> bool {
     }
 }
 
-/// Reads `CLERK_API_URL`: the host, without the `/v1` that its documentation shows.
+/// Reads `CLERK_API_URL`, and removes the `/v1` that Clerk's documentation shows.
 pub(super) fn api_url(text: &str) -> Result<String, ConfigError> {
     let problem = || {
         wrong(
@@ -101,7 +100,7 @@ pub(super) fn api_url(text: &str) -> Result<String, ConfigError> {
     Ok(url.to_string())
 }
 
-/// Reads `CLERK_AUTHORIZED_PARTIES`, each as browsers write it in `Origin` and Clerk in `azp`; all that are wrong are told.
+/// Reads `CLERK_AUTHORIZED_PARTIES`, each in the form of the `Origin` header and Clerk's `azp`. Returns all errors.
 pub(super) fn origins(text: &str) -> Result<Vec<String>, Vec<ConfigError>> {
     let (mut origins, mut problems) = (Vec::new(), Vec::new());
     let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
@@ -119,7 +118,7 @@ pub(super) fn origins(text: &str) -> Result<Vec<String>, Vec<ConfigError>> {
     }
 }
 
-/// Scheme, host and port of an address; what follows them says nothing about the origin.
+/// Scheme, host and port of a URL.
 fn origin(text: &str) -> Result<String, &'static str> {
     const EXAMPLE: &str = "must be an origin such as https://app.example.com";
     let url = Url::parse(text).map_err(|_| EXAMPLE)?;
@@ -135,7 +134,7 @@ fn origin(text: &str) -> Result<String, &'static str> {
     if matches!(url.scheme(), "http" | "https") {
         return Ok(url.origin().ascii_serialization());
     }
-    // A browser's extension, or an app in a shell: `chrome-extension://…`, `capacitor://localhost`.
+    // A browser extension or an app in a web view: `chrome-extension://…`, `capacitor://localhost`.
     let host = url.host_str().unwrap_or_default().to_lowercase();
     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
     Ok(format!("{}://{host}{port}", url.scheme()))

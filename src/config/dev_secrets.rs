@@ -1,4 +1,4 @@
-//! What development generates in the place of secrets that nobody gave.
+//! The secrets that development generates if they are not set.
 
 use std::path::Path;
 
@@ -11,27 +11,20 @@ use crate::api_key::hex;
 use usher_base::private;
 use usher_clerk::DevSigner;
 
-/// Secrets that development generates once and keeps.
+/// Generated once and stored.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct DevSecrets {
-    /// A webhook signing secret.
     pub signing_secret: String,
-    /// An API key.
     pub api_key: String,
-    /// The key for links.
     pub token_key: String,
-    /// The private key that development's session tokens are signed with, in Clerk's place.
+    /// The private key that signs development's session tokens instead of Clerk.
     pub session_key: String,
 }
 
 impl DevSecrets {
-    /// The issuer of development's session tokens.
     pub const ISSUER: &str = "https://clerk.usher.localhost";
 
-    /// Reads the secrets from `folder`, or generates them there for its owner's eyes only.
-    ///
-    /// # Errors
-    /// [`ConfigError`] when the file can't be read or written.
+    /// Reads the secrets from `folder`, or generates them there, readable only by the owner.
     pub fn load_or_generate(folder: &Path) -> Result<Self, ConfigError> {
         let path = folder.join("dev-secrets.json");
         let problem = |what: &str, error: &dyn std::fmt::Display| {
@@ -78,7 +71,6 @@ impl DevSecrets {
     }
 }
 
-/// 32 bytes from the system's generator.
 fn random_bytes() -> [u8; 32] {
     rand::random()
 }

@@ -1,5 +1,5 @@
-//! `.env` in the working folder, read strictly: a line that other readers might take for something else is refused
-//! instead of guessed at. Nothing of it goes into the process's environment, which all threads share.
+//! `.env` in the working directory, read strictly: a line that other parsers may read differently is an error. Its values are
+//! not added to the process's environment, which all threads share.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use super::unknown::setting_names;
 use crate::secret::Secret;
 
-/// The file's name. Parent folders are not searched: what stands above the working folder is somebody else's.
+/// The file's name. Parent directories are not searched: a file there may belong to another program.
 const FILE: &str = ".env";
-/// Bytes; more is no file of settings.
+/// In bytes. A larger file is not a file of settings.
 const MAX_BYTES: usize = 1024 * 1024;
-/// What libraries read from the environment themselves, and so never see here.
+/// Variables that libraries read from the environment themselves, so that they have no effect here.
 const READ_BY_LIBRARIES: &[&str] = &["PG", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_"];
 
-/// What stands in `.env`.
+/// The content of `.env`.
 #[derive(Debug)]
 pub struct DotEnv {
     path: PathBuf,
@@ -28,23 +28,20 @@ struct Entry {
     value: Secret,
 }
 
-/// Why `.env` can't be read. Never holds a value.
+/// Why `.env` can't be read. Never contains a value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
 pub struct DotEnvError(Vec<String>);
 
 impl DotEnv {
-    /// Reads `.env` in `folder`; `None` where there is none.
-    ///
-    /// # Errors
-    /// [`DotEnvError`] names the file and every line that can't be read.
+    /// Reads `.env` in `folder`; `None` if there is none. Errors name every invalid line.
     pub fn read(folder: &Path) -> Result<Option<Self>, DotEnvError> {
         let path = folder.join(FILE);
         let path = std::path::absolute(&path).unwrap_or(path);
         let whole = |problem: String| DotEnvError(vec![format!("{} {problem}", path.display())]);
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
-            // A link to nothing is there, too.
+            // A broken link is an error.
             Err(error) if error.kind() == ErrorKind::NotFound && !path.is_symlink() => return Ok(None),
             Err(error) if error.kind() == ErrorKind::IsADirectory => {
                 return Err(whole("is a folder, and should be a file of settings".to_owned()));
@@ -61,14 +58,14 @@ impl DotEnv {
         Ok(Some(Self { path, entries }))
     }
 
-    /// The value of a variable. Of several, the last one counts.
+    /// The value of a variable. If it is set more than once, the last one counts.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         let entry = self.entries.iter().rev().find(|entry| entry.name == name)?;
         Some(entry.value.expose())
     }
 
-    /// The names in it, in order and with repetitions.
+    /// The names, in order and with repetitions.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|entry| entry.name.as_str())
     }
@@ -110,7 +107,7 @@ impl DotEnv {
         }
     }
 
-    /// What stands there more than once: its name, its first line and its last.
+    /// Names that are set more than once, each with its first and last line.
     fn repeated(&self) -> Vec<(&str, usize, usize)> {
         let mut repeated = Vec::new();
         for (index, entry) in self.entries.iter().enumerate() {
@@ -127,7 +124,7 @@ impl DotEnv {
 /// A line's number, from 1, and what is wrong with it.
 type Problem = (usize, String);
 
-/// The text without the mark that some editors put at its beginning.
+/// The text without the byte order mark that some editors add.
 fn text_of(bytes: &[u8]) -> Result<&str, Vec<Problem>> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let good = bytes.get(..error.valid_up_to()).unwrap_or_default();
@@ -162,13 +159,13 @@ fn parse(text: &str) -> Result<Vec<Entry>, Vec<Problem>> {
     }
 }
 
-/// `NAME=value` or `export NAME=value`. `more` gives the next line to a value in quotes that has not ended yet.
+/// `NAME=value` or `export NAME=value`. `more` returns the next line, for a quoted value of several lines.
 fn setting<'a>(line: &'a str, more: &mut dyn FnMut() -> Option<&'a str>) -> Result<(&'a str, String), String> {
     let line = match line.strip_prefix("export") {
         Some(rest) if rest.starts_with([' ', '\t']) => rest.trim_start(),
         _ => line,
     };
-    // What is no name may be the rest of a secret, and is not repeated.
+    // An invalid name may be part of a secret, so the error does not contain it.
     let (name, value) = line
         .split_once('=')
         .map(|(name, value)| (name.trim_end(), value))
@@ -192,7 +189,7 @@ fn is_name(text: &str) -> bool {
         && characters.all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.')
 }
 
-/// A value without quotes: one word, and a comment if a space stands before its `#`.
+/// A value without quotes: one word, and a comment after a space and `#`.
 fn unquoted(name: &str, text: &str) -> Result<String, String> {
     let is_comment = |at: usize| text[..at].chars().next_back().is_none_or(char::is_whitespace);
     let comment = text.match_indices('#').find(|&(at, _)| is_comment(at) && at > 0);
@@ -220,8 +217,8 @@ fn unquoted(name: &str, text: &str) -> Result<String, String> {
     Ok(value.to_owned())
 }
 
-/// A value in quotes, which may go over several lines. Between single ones all stands for itself; between double ones
-/// `\n`, `\"`, `\\`, `\$` and a backslash at a line's end mean what they mean in a shell.
+/// A value in quotes, of one or more lines. In single quotes all characters are literal; in double quotes `\n`, `\"`, `\\`,
+/// `\$` and a backslash at the end of a line mean the same as in a shell.
 fn quoted<'a>(
     name: &str,
     quote: char,

@@ -1,18 +1,17 @@
-//! What is wrong with the settings: all of it at once, each with what to do.
+//! Errors in the settings: all of them at once, each with what to do.
 
 use std::fmt;
 
-/// A setting that can't be used, named so that the sentence says what to change.
+/// An invalid setting, with its name and what to change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{variable} {problem}")]
 pub struct ConfigError {
-    /// The environment variable.
     pub variable: String,
-    /// What is wrong with it and what would be right. Never holds the value where that may be a secret.
+    /// What is wrong and what would be right. Never contains a value that may be a secret.
     pub problem: String,
 }
 
-/// All that is missing or wrong; never empty.
+/// All settings that are missing or wrong. Never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors(pub Vec<ConfigError>);
 
@@ -43,12 +42,12 @@ pub(super) fn wrong(variable: &str, problem: impl Into<String>) -> ConfigError {
     }
 }
 
-/// Keeps what is wrong until all has been looked at.
+/// Collects errors until all settings have been checked.
 #[derive(Debug, Default)]
 pub(super) struct Problems(Vec<ConfigError>);
 
 impl Problems {
-    /// The value; where it is wrong, that is noted, and `unused` takes its place until [`Problems::end`].
+    /// The value. If it is invalid, adds the error and returns `unused`, which is dropped at [`Problems::end`].
     pub(super) fn or<T>(&mut self, read: Result<T, ConfigError>, unused: T) -> T {
         read.unwrap_or_else(|error| {
             self.add(error);
@@ -56,12 +55,12 @@ impl Problems {
         })
     }
 
-    /// [`Problems::or`], for what has a value that means nothing.
+    /// [`Problems::or`] with the default value.
     pub(super) fn or_default<T: Default>(&mut self, read: Result<T, ConfigError>) -> T {
         self.or(read, T::default())
     }
 
-    /// Notes a problem, once.
+    /// Adds an error, once.
     pub(super) fn add(&mut self, error: ConfigError) {
         if !self.0.contains(&error) {
             self.0.push(error);
@@ -73,7 +72,7 @@ impl Problems {
         self.or_default(looked_at);
     }
 
-    /// Whether one of them is this variable's.
+    /// Whether one of them is about this variable.
     pub(super) fn name(&self, variable: &str) -> bool {
         self.0.iter().any(|error| error.variable == variable)
     }
@@ -82,7 +81,7 @@ impl Problems {
         self.0.is_empty()
     }
 
-    /// The result, if nothing was wrong.
+    /// The result, if there was no error.
     pub(super) fn end<T>(self, result: T) -> Result<T, ConfigErrors> {
         if self.0.is_empty() {
             Ok(result)

@@ -1,10 +1,10 @@
-//! Addresses as they may be shown: whatever in them may be a secret is masked, in whichever setting it stands.
+//! URLs for display: every part that may be a secret is masked.
 
 use url::Url;
 
 const MASK: &str = "****";
 
-/// Parameters whose values say where and how, and open nothing. All others are masked: who knows what they hold.
+/// Parameters without secrets. All others are masked, because they may contain some.
 const HARMLESS: &[&str] = &[
     "application_name",
     "body",
@@ -31,12 +31,11 @@ const HARMLESS: &[&str] = &[
     "user",
 ];
 
-/// An address, or several with commas between, without what may be a secret. What can't be understood is not shown at
-/// all.
+/// A URL, or several separated by commas, without possible secrets. One that can't be parsed is masked as a whole.
 pub(super) fn addresses(text: &str) -> String {
     match address(text) {
         Some(shown) => shown,
-        // A comma may also belong to the one address, as in the hosts of Postgres.
+        // One URL may also contain a comma, as in Postgres's list of hosts.
         None if text.contains(',') => {
             let each = text
                 .split(',')
@@ -47,7 +46,7 @@ pub(super) fn addresses(text: &str) -> String {
     }
 }
 
-/// A text that may be an address, and is shown as it is if it is none.
+/// A text that may be a URL; if it is not, it is shown as it is.
 pub(super) fn text_or_address(text: &str) -> String {
     if text.contains(':') || text.contains('@') {
         addresses(text)
@@ -62,13 +61,13 @@ fn address(text: &str) -> Option<String> {
     let (before, query) = split_before(before, '?');
     let query = query.map(masked_query).unwrap_or_default();
     let Some(at) = before.find("://") else {
-        // `mailto:`, `sqlite:`: there is no login.
+        // `mailto:` and `sqlite:` have no login.
         return (!has_login(&url)).then(|| format!("{before}{query}{}", fragment.unwrap_or_default()));
     };
     let (scheme, rest) = before.split_at(at + 3);
     let end = rest.find(['/', '\\']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
-    // A password with a slash or the like in it reaches beyond what was parsed as the login.
+    // A password with an unescaped slash or the like extends beyond the parsed login.
     if path.contains('@') || query.contains('@') || fragment.is_some_and(|fragment| fragment.contains('@')) {
         return None;
     }
@@ -86,8 +85,7 @@ fn has_login(url: &Url) -> bool {
     !url.username().is_empty() || url.password().is_some()
 }
 
-/// Of a database's login the user is shown: it is no secret there, and its role explains much. Elsewhere a key may stand
-/// in its place.
+/// The user of a database is shown: it is not secret, and helps to find wrong rights. In other URLs it may be a key.
 fn masked_login(scheme: &str, login: &str) -> String {
     let is_database = scheme.starts_with("postgres");
     match login.split_once(':') {
@@ -98,7 +96,7 @@ fn masked_login(scheme: &str, login: &str) -> String {
     }
 }
 
-/// With its question mark.
+/// `query` begins with its question mark.
 fn masked_query(query: &str) -> String {
     let parameters = query[1..].split('&').map(|parameter| match parameter.split_once('=') {
         Some((name, value)) => {
@@ -114,7 +112,7 @@ fn masked_query(query: &str) -> String {
     format!("?{}", parameters.collect::<Vec<_>>().join("&"))
 }
 
-/// The text before a character, and the rest from it on.
+/// The text before the character, and the rest including it.
 fn split_before(text: &str, character: char) -> (&str, Option<&str>) {
     match text.find(character) {
         Some(at) => (&text[..at], Some(&text[at..])),

@@ -1,8 +1,8 @@
 //! The configuration: one struct, and the only reader of the environment.
 //!
-//! - `settings`: what can be given. `sources`: flags, the environment, and `dotenv`. `unknown`: misspelt names.
-//! - `resolve`: what that comes to, and `error`: what is wrong with it. `values`, `clerk_values`: single values.
-//! - `dev_secrets`: what development generates. `shown`: what `usher config` prints, and `masked`: what it doesn't.
+//! - `settings`: all settings. `sources`: flags, the environment, and `dotenv`. `unknown`: warns of misspelt names.
+//! - `resolve`: from settings to a [`Config`]. `error`: what is wrong. `values`, `clerk_values`: parse single values.
+//! - `dev_secrets`: secrets that development generates. `shown`: the output of `usher config`. `masked`: masks its secrets.
 
 mod clerk_values;
 mod dev_secrets;
@@ -45,116 +45,86 @@ use crate::store::{Identities, Rules};
 use crate::telemetry::{LogFilter, LogFormat};
 use usher_mail::{MailConfig, TransportConfig};
 
-/// Where development keeps its database, secrets and mails.
+/// Where development stores its database, secrets and mails.
 pub const VAR: &str = "var";
 
-/// What is in force.
+/// The configuration in force.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Development or production.
     pub environment: Environment,
-    /// The database's address.
     pub database_url: Secret,
-    /// The public address.
     pub listen: SocketAddr,
-    /// The private address.
     pub admin_listen: SocketAddr,
-    /// How long requests are still taken once the end was asked for.
+    /// How long requests are still served after the process was asked to stop.
     pub drain_time: Duration,
-    /// How many connections the public address has at most.
+    /// Of the public address.
     pub max_connections: usize,
-    /// The webhook's signing secrets, at least one.
+    /// Of the webhook, at least one.
     pub signing_secrets: Vec<Secret>,
-    /// How session tokens are verified; without it nobody can use `/v1/me`.
+    /// How session tokens are verified. Without it `/v1/me` refuses every token.
     pub session_keys: Option<SessionKeySource>,
-    /// The issuer that session tokens must name, where one is configured: without a slash at its end.
+    /// The issuer that session tokens must name, if configured: without a slash at the end.
     pub clerk_issuer: Option<String>,
-    /// The origins that session tokens may be issued for, as browsers write them; empty for any.
+    /// The origins that session tokens may be issued for, as browsers send them; empty means any.
     pub authorized_parties: Vec<String>,
-    /// The key for Clerk's Backend API.
     pub clerk_secret_key: Option<Secret>,
-    /// Clerk's Backend API.
     pub clerk_api_url: String,
-    /// The keys that the app calls the API with, at least one.
+    /// At least one.
     pub api_keys: Vec<ApiKey>,
-    /// How often each API key may call; `None` for as often as it likes.
+    /// Per API key. `None` means no limit.
     pub rate_limit: Option<RateLimit>,
-    /// How often each signed-in person may call.
     pub rate_limit_person: Option<RateLimit>,
-    /// How often each address may call what is open to everybody, or fail to say who it is.
+    /// Per client address, for calls without valid credentials.
     pub rate_limit_address: Option<RateLimit>,
-    /// How many proxies stand between the clients and usher.
+    /// The number of proxies between the clients and usher.
     pub trusted_proxies: usize,
-    /// The secrets that invite links are derived from: the first makes them, each is taken.
+    /// The secrets that invite links are derived from. The first creates links; links of all are accepted.
     pub token_keys: Vec<Secret>,
-    /// Where mails go.
     pub mail_route: MailRoute,
-    /// Mails that this process sends in a second at most; `None` for as many as it can.
+    /// Mails per second and process. `None` means no limit.
     pub smtp_rate: Option<NonZeroU32>,
-    /// `SMTP_HELO_NAME`.
     pub smtp_helo_name: Option<String>,
-    /// The sender.
     pub mail_from: String,
-    /// Where answers go.
     pub mail_reply_to: Option<String>,
-    /// Where people can have further invites to them stopped.
     pub mail_unsubscribe: Option<String>,
-    /// The language of mails where nothing better is known.
     pub mail_default_locale: String,
-    /// What the app is called in mails.
     pub app_name: String,
-    /// The app's page that invite links lead to.
     pub invite_url: InviteUrl,
-    /// Who is let in without being asked.
     pub auto_accept: AutoAccept,
-    /// How long an invite is valid.
     pub invite_ttl: TimeDelta,
-    /// When invites are called to mind.
     pub invite_reminders: Reminders,
-    /// How many invite mails may be asked for on a day.
     pub mail_caps: MailCaps,
-    /// Both orders of roles.
     pub roles: Roles,
-    /// Where an app on the same Postgres keeps Clerk's user ids.
     pub identities: Identities,
-    /// Templates that take the place of the built-in ones.
     pub templates_dir: Option<PathBuf>,
-    /// For how long what is done with is kept.
     pub retention: Retention,
-    /// How logs and traces are written.
     pub telemetry: Telemetry,
 }
 
 /// How logs and traces are written.
 #[derive(Debug, Clone, Default)]
 pub struct Telemetry {
-    /// The format of the log.
     pub format: LogFormat,
-    /// What is logged, where somebody said so.
     pub filter: Option<LogFilter>,
-    /// The collector for traces.
+    /// The URL of the collector for traces.
     pub collector: Option<String>,
 }
 
-/// For how long what is done with is kept.
+/// How long old rows are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
     /// The bodies of processed events.
     pub payloads: TimeDelta,
-    /// Processed events.
+    /// Processed events, without their bodies.
     pub events: TimeDelta,
     /// Finished jobs.
     pub jobs: TimeDelta,
-    /// Dead jobs.
     pub dead_jobs: TimeDelta,
-    /// The records of mails.
     pub deliveries: TimeDelta,
-    /// Answers under their `Idempotency-Key`.
     pub idempotency_keys: TimeDelta,
 }
 
 impl Config {
-    /// What the mailer needs to know of it.
     #[must_use]
     pub fn mail(&self) -> MailConfig {
         MailConfig {
@@ -172,7 +142,7 @@ impl Config {
         }
     }
 
-    /// What the database needs to know of it.
+    /// The rules that the SQL interface also applies.
     #[must_use]
     pub fn rules(&self) -> Rules {
         Rules {
@@ -185,16 +155,15 @@ impl Config {
     }
 }
 
-/// Development or production.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Environment {
-    /// Missing secrets are generated once and kept; mails go to files.
+    /// Missing secrets are generated once and stored; mails are written to files.
     Development,
-    /// Nothing is generated, nothing is skipped.
+    /// Nothing is generated; required settings must be set.
     Production,
 }
 
-/// Where the keys for session tokens come from.
+/// The source of the keys for session tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionKeySource {
     /// A PEM public key.
@@ -203,23 +172,20 @@ pub enum SessionKeySource {
     Jwks(Url),
 }
 
-/// Where mails go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MailRoute {
-    /// To a mail server.
     Smtp(Secret),
-    /// To files in a folder.
+    /// To files in this folder.
     Outbox(PathBuf),
 }
 
-/// An address with a place for the token.
+/// A URL with a placeholder for the token.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InviteUrl(String);
 
 impl InviteUrl {
     const PLACE: &str = "{token}";
 
-    /// The link for one token.
     #[must_use]
     pub fn link(&self, token: &str) -> String {
         self.0.replace(Self::PLACE, token)
@@ -235,7 +201,7 @@ impl FromStr for InviteUrl {
         }
         let with = |token| Url::parse(&text.replace(Self::PLACE, token));
         match (with("one"), with("two")) {
-            // A host has no capitals, and tokens do.
+            // A host is not case-sensitive, and tokens are.
             (Ok(one), Ok(two)) if one[..Position::AfterPort] != two[..Position::AfterPort] => {
                 Err("must have {token} in its path, its query or after its #")
             }
@@ -245,7 +211,7 @@ impl FromStr for InviteUrl {
     }
 }
 
-/// A fresh name for this process's workers: a name used again right after a kill strands its rows (APALIS trap 2).
+/// A new name for this process's workers. If a name is used again right after a kill, apalis leaves the old jobs locked.
 #[must_use]
 pub fn process_name() -> String {
     format!("usher-{}", Uuid::from_bytes(rand::random::<[u8; 16]>()).simple())

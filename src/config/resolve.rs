@@ -1,4 +1,4 @@
-//! From what was given to what is in force. All that is missing or wrong is told at once.
+//! From settings to the configuration in force. All errors are returned at once.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -25,15 +25,14 @@ use crate::telemetry::{LogFilter, LogFormat};
 use usher_clerk::{DevSigner, check_public_key};
 use usher_mail::Templates;
 
-/// Characters, for every secret that is compared or derived from.
+/// In characters, for every secret.
 const MIN_SECRET: usize = 32;
-/// Clerk's Backend API.
 const CLERK_API: &str = "https://api.clerk.com";
-/// Stands where an address was wrong, until all that is wrong is told.
+/// Replaces an invalid address until all errors are returned.
 const UNUSED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 impl Settings {
-    /// The language of mails where nothing better is known, needed before the rest.
+    /// Needed before the rest.
     #[must_use]
     pub fn mail_default_locale(&self) -> &str {
         self.mail_default_locale.as_deref().unwrap_or("en")
@@ -81,10 +80,7 @@ impl Settings {
         all.end(roles)
     }
 
-    /// Reads and checks everything, fills in what development generates.
-    ///
-    /// # Errors
-    /// [`ConfigErrors`] names every variable that is missing or wrong, and what to do about it.
+    /// Reads and checks all settings; in development, generates missing secrets.
     pub fn resolve(self) -> Result<Config, ConfigErrors> {
         self.resolve_in(Path::new(VAR))
     }
@@ -94,7 +90,7 @@ impl Settings {
         let mut all = Problems::default();
         let environment = all.or(self.environment(), Environment::Production);
         let dev = match environment {
-            // Without them, development would be told of each secret that it lacks.
+            // If this failed, every missing secret would be an error of its own.
             Environment::Development => Some(DevSecrets::load_or_generate(var)?),
             Environment::Production => None,
         };
@@ -179,13 +175,13 @@ impl Settings {
             ));
         }
         for problem in config.mail().problems() {
-            // What is missing was told, and is empty here.
+            // A missing one is empty here, and already has an error.
             if !all.name(problem.variable()) {
                 all.add(wrong(problem.variable(), problem.without_variable()));
             }
         }
         if !all.is_empty() {
-            // Read at every start anyway, so only who must come back is told at once.
+            // Without errors the start reads the templates anyway; with errors, report theirs in the same list.
             all.check(self.templates());
         }
         all.end(config)
@@ -202,7 +198,7 @@ impl Settings {
             deliveries: kept("USHER_KEEP_DELIVERIES", &self.usher_keep_deliveries, "365d"),
             idempotency_keys: kept("USHER_KEEP_IDEMPOTENCY_KEYS", &self.usher_keep_idempotency_keys, "2d"),
         };
-        // One that could not be read is zero here, and was told.
+        // An invalid one is zero here, and already has an error.
         if retention.payloads > retention.events && !retention.events.is_zero() {
             all.add(wrong(
                 "USHER_KEEP_PAYLOADS",
@@ -449,7 +445,7 @@ impl Settings {
                     .unwrap_or_else(|| "clerk".to_owned()),
                 issuer: match &self.usher_identity_issuer {
                     Some(issuer) => issuer.clone(),
-                    // One that is wrong is told by its own name.
+                    // An invalid issuer has its own error.
                     None => self.issuer().ok().flatten().map(|issuer| issuer.name).ok_or_else(|| {
                         wrong(
                             "USHER_IDENTITY_ISSUER",

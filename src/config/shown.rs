@@ -1,4 +1,4 @@
-//! What `usher config` prints: everything in force, and no secret.
+//! The output of `usher config`: all settings in force, without secrets.
 
 use super::masked::{addresses, text_or_address};
 use super::values::{shown_age, shown_drain_time, shown_limit, shown_number};
@@ -6,7 +6,7 @@ use super::{Config, Environment, MailRoute, SessionKeySource};
 use crate::api_key::ApiKey;
 
 impl Config {
-    /// Every setting by its variable's name, secrets masked.
+    /// All settings by their variables' names, secrets masked.
     #[must_use]
     pub fn shown(&self) -> Vec<(&'static str, String)> {
         let masked = |count: usize| vec!["****"; count].join(",");

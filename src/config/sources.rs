@@ -1,5 +1,5 @@
-//! Where settings come from: a flag, the environment, `.env`, in this order. One that is empty is as if it were not there,
-//! as compose and panels pass what nobody has filled in.
+//! The sources of settings: a flag, the environment, `.env`, in this order. An empty value counts as absent, because compose
+//! and admin panels pass unset variables as empty ones.
 
 use std::ffi::{OsStr, OsString};
 
@@ -11,11 +11,11 @@ use super::dotenv::DotEnv;
 use super::error::{ConfigErrors, Problems, wrong};
 use super::settings::Settings;
 
-/// The one setting that is a path, and so may hold any bytes.
+/// The only setting that is a path, and so may contain any bytes.
 const PATH: &str = "TEMPLATES_DIR";
 
-/// A command that leaves the environment to [`Settings::gather`]. Its help still names the variables, without their
-/// values: any of them may hold a password.
+/// A command that does not read the environment; [`Settings::gather`] does. Its help still names the variables, but not their
+/// values, which may be passwords.
 #[must_use]
 pub fn without_environment(command: Command, for_help: bool) -> Command {
     if for_help {
@@ -24,7 +24,7 @@ pub fn without_environment(command: Command, for_help: bool) -> Command {
     command.mut_args(|argument| argument.env(Resettable::<clap::builder::OsStr>::Reset))
 }
 
-/// A variable of this process.
+/// A variable of this process's environment.
 #[must_use]
 pub fn variable(name: &str) -> Option<OsString> {
     #[expect(clippy::disallowed_methods, reason = "this is the reader of the environment")]
@@ -32,10 +32,7 @@ pub fn variable(name: &str) -> Option<OsString> {
 }
 
 impl Settings {
-    /// Takes each setting from the first place that has something for it.
-    ///
-    /// # Errors
-    /// [`ConfigErrors`] names those that are no text.
+    /// Takes each setting from the first source that has a value for it.
     pub fn gather(
         flags: &ArgMatches,
         environment: impl Fn(&str) -> Option<OsString>,
@@ -63,7 +60,7 @@ impl Settings {
         let settings = without_environment(definition, false)
             .try_get_matches_from(words)
             .and_then(|matches| Self::from_arg_matches(&matches));
-        // Each is an optional text that was looked at above, so clap has nothing to refuse.
+        // All are optional texts that were checked above, so clap refuses none.
         problems.end(settings.unwrap_or_default())
     }
 }

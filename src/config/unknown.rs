@@ -1,4 +1,4 @@
-//! Variables that look like settings and are none: most are misspelt.
+//! Warnings of variables that look like settings: most are misspelt.
 
 use std::collections::BTreeSet;
 
@@ -7,9 +7,9 @@ use super::settings::Settings;
 
 /// Variables of the tests, which a developer's shell may have.
 const FOR_TESTS: &str = "USHER_TEST_";
-/// All that begins so is ours, or meant to be.
+/// A variable with this prefix is meant for usher.
 const OURS: &str = "USHER_";
-/// What settings begin with, and other programs' variables, too: here only a near miss is told.
+/// Prefixes of settings that other programs' variables also have: here only near misses are reported.
 const SHARED: &[&str] = &[
     "USHER_",
     "CLERK_",
@@ -22,9 +22,9 @@ const SHARED: &[&str] = &[
     "ORGANIZATION_",
     "PROJECT_",
 ];
-/// From here on, two names are one that was misspelt (Jaro-Winkler similarity, from 0 to 1).
+/// From this similarity on (Jaro-Winkler, 0 to 1), a name is a misspelling of the other.
 const ALIKE: f64 = 0.85;
-/// Characters of a name from which on two slips of the finger are still that name; in a shorter one it is one.
+/// Names of at least this many characters may have two typing errors, shorter ones one.
 const LONG: usize = 16;
 
 /// The variables of all settings.
@@ -36,7 +36,7 @@ pub(super) fn setting_names() -> Vec<String> {
         .collect()
 }
 
-/// Warns of variables that look like ours and are not, in the environment and in `.env`.
+/// Warns of variables in the environment and in `.env` that look like settings and are not.
 pub fn warn_of_unknown_variables(dot_env: Option<&DotEnv>) {
     #[expect(clippy::disallowed_methods, reason = "this is the reader of the environment")]
     let environment = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
@@ -50,7 +50,7 @@ pub fn warn_of_unknown_variables(dot_env: Option<&DotEnv>) {
     }
 }
 
-/// The names among `set` that look like ours and that no setting has, each with the one that is most like it.
+/// The names in `set` that look like settings and are not, each with the nearest setting.
 fn unknown_variables(set: impl Iterator<Item = String>) -> Vec<(String, Option<String>)> {
     let known = setting_names();
     let mut unknown = Vec::new();

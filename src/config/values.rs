@@ -1,4 +1,4 @@
-//! How single values are written: durations, limits, lists, addresses.
+//! Parsing of single values: durations, limits, lists, addresses.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -13,7 +13,7 @@ use super::error::{ConfigError, wrong};
 use crate::rate_limit::RateLimit;
 use crate::secret::Secret;
 
-/// Reads `90m`, `36h` or `7d`: whole minutes, hours or days, more than none.
+/// Reads `90m`, `36h` or `7d`: whole minutes, hours or days, at least one.
 #[must_use]
 pub fn parse_duration(text: &str) -> Option<TimeDelta> {
     let unit = text.chars().last()?;
@@ -29,7 +29,7 @@ pub fn parse_duration(text: &str) -> Option<TimeDelta> {
     }
 }
 
-/// The longest that anything is kept: ten years, so that no time in the past is out of range.
+/// Ten years, so that a time that long ago is always in range.
 const MAX_AGE: TimeDelta = TimeDelta::days(3650);
 
 pub(super) fn age(variable: &'static str, given: Option<&str>, default: &str) -> Result<TimeDelta, ConfigError> {
@@ -38,7 +38,7 @@ pub(super) fn age(variable: &'static str, given: Option<&str>, default: &str) ->
         .ok_or_else(|| wrong(variable, "must be an age such as 90m, 36h or 7d, at most 3650d"))
 }
 
-/// The longest drain: no orchestrator that waits longer for an end has been met.
+/// No known orchestrator waits longer for a process to stop.
 const MAX_DRAIN: Duration = Duration::from_secs(300);
 
 pub(super) fn drain_time(environment: Environment, given: Option<&str>) -> Result<Duration, ConfigError> {
@@ -91,7 +91,7 @@ pub(super) fn number_or_off(
         None => Ok(default),
         Some("off") => Ok(None),
         Some(text) => match text.parse::<NonZeroU32>() {
-            // What is counted up to it must fit a column.
+            // The counter is a 32-bit column.
             Ok(number) if i32::try_from(number.get()).is_ok() => Ok(Some(number)),
             _ => Err(wrong(variable, "must be a number from 1 on, or off")),
         },

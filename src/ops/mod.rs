@@ -1,4 +1,4 @@
-//! The private listener: is the process there, can it work, and what has it done.
+//! The routes of the private listener: liveness, readiness and metrics.
 
 mod scrape;
 
@@ -19,7 +19,7 @@ use crate::store::{Door, OpenCircuit, Store, StoreError};
 use crate::worker::Alive;
 pub use scrape::Scrape;
 
-/// Orchestrators ask every few seconds and don't wait long.
+/// Orchestrators probe every few seconds and don't wait long.
 const MAX_WAIT: Duration = Duration::from_secs(3);
 
 #[derive(Clone)]
@@ -29,11 +29,11 @@ struct Ops {
     scrape: Arc<Scrape>,
 }
 
-/// Cancelled once the process is asked to end. An extension of the routes, where they belong to a process that can be.
+/// Cancelled once the process is asked to stop. An extension of the routes.
 #[derive(Debug, Clone)]
 pub struct Stopping(pub CancellationToken);
 
-/// Routes for the private address. `workers` where this process has some.
+/// Routes for the private address. `workers` if this process runs any.
 pub fn router(store: Store, workers: Option<Alive>, scrape: Arc<Scrape>) -> Router {
     Router::new()
         .route("/livez", get(async || Json(json!({"status": "ok"}))))
@@ -48,8 +48,8 @@ pub fn router(store: Store, workers: Option<Alive>, scrape: Arc<Scrape>) -> Rout
         })
 }
 
-/// 200 if this process can do its work, 503 otherwise; with each check, and what is wrong with those that fail. A mail
-/// server that refuses the account is told of, but no reason to take the process out of service.
+/// 200 if this process can work, else 503, with each check and what is wrong with those that fail. An open circuit breaker
+/// for mail is shown, but does not make the process unready.
 async fn ready(State(ops): State<Ops>, stopping: Option<Extension<Stopping>>) -> Response {
     if stopping.is_some_and(|Extension(Stopping(token))| token.is_cancelled()) {
         let said =

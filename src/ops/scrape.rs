@@ -1,4 +1,4 @@
-//! `/metrics`: what was counted here, and the state of the queue, asked of the database at most every few seconds.
+//! `/metrics`: what this process counted, and the state of the queue, read from the database every few seconds at most.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ const MAX_WAIT: Duration = Duration::from_secs(5);
 /// Between two times that measurements are summed up.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// The page and its upkeep, which ends with it.
+/// The page and its upkeep task, which ends with it.
 pub struct Scrape {
     recorder: Arc<Recorder>,
     asked: Mutex<Option<Instant>>,
@@ -28,10 +28,7 @@ pub struct Scrape {
 }
 
 impl Scrape {
-    /// Starts to record.
-    ///
-    /// # Errors
-    /// When something else in this process records already.
+    /// Starts to record. Fails if something else in this process already does.
     pub fn start() -> anyhow::Result<Self> {
         let recorder = Arc::new(Recorder::install()?);
         let queues: Vec<&str> = Queue::ALL.iter().map(|queue| queue.as_str()).collect();
@@ -58,7 +55,7 @@ impl Scrape {
         })
     }
 
-    /// The page. Where the database is away it says so, with the queue as it was last seen.
+    /// The page. Without the database it says so, with the last known state of the queue.
     pub(super) async fn page(&self, store: &Store, workers: Option<&Alive>) -> String {
         self.ask(store).await;
         for level in store.pool_levels() {

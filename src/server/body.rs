@@ -1,4 +1,4 @@
-//! Request bodies: read up to a limit of size and in time, and told apart by what was wrong with them.
+//! Request bodies: read within limits of size and time.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -17,18 +17,16 @@ use super::connections::Connection;
 /// Why a body could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    /// It is longer than allowed, or says that it will be.
+    /// It is, or its `Content-Length` says that it will be.
     #[error("the body is too large")]
     TooLarge,
-    /// It did not come in time.
     #[error("the body did not arrive in time")]
     TimedOut,
-    /// It broke off.
     #[error("the body ended early")]
     BrokenOff,
 }
 
-/// What a body ends with that did not come in time.
+/// The error at the end of a body that did not arrive in time.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the client took too long")]
 pub struct BodyTimedOut;
@@ -73,7 +71,7 @@ fn why(error: &(dyn Error + 'static)) -> BodyError {
     }
 }
 
-/// A body whose client has only so long.
+/// A body with a time limit for its client.
 pub(super) struct TimedBody {
     body: Incoming,
     connection: Arc<Connection>,
@@ -126,7 +124,7 @@ impl HttpBody for TimedBody {
     }
 }
 
-/// For how long a request's handler has waited for its client. An extension of requests that came by a listener.
+/// How long a request's handler has waited for its client. An extension of requests from a listener.
 #[derive(Clone)]
 pub struct ClientTime(Arc<Connection>);
 
@@ -140,8 +138,7 @@ impl ClientTime {
     }
 }
 
-/// Gives `work` so long, the time apart in which it waits for its client: that has its own limit. `None` if it took
-/// longer.
+/// Runs `work` with a time limit. Waiting for the client does not count: that has its own limit. `None` if it took longer.
 pub async fn within<T>(limit: Duration, client: Option<ClientTime>, work: impl Future<Output = T>) -> Option<T> {
     let started = Instant::now();
     let mut work = std::pin::pin!(work);

@@ -1,5 +1,5 @@
-//! One connection: HTTP/1 by hyper, over a stream that notes what comes and goes, in a task that ends it when its
-//! client keeps us waiting too long.
+//! One connection: HTTP/1 by hyper, over a stream that records reads and writes. Its task closes it when the client is too
+//! slow.
 
 use std::convert::Infallible;
 use std::io::{self, IoSlice};
@@ -27,7 +27,7 @@ use super::connections::{Admitted, Connection};
 use super::limits::Limits;
 use super::progress::Late;
 
-/// Bytes that a connection buffers of a body, or of an answer, before it waits for the other side.
+/// Bytes of a body or an answer that a connection buffers before it waits.
 const BUFFER: usize = 64 * 1024;
 /// Bytes that are thrown away after an answer that did not wait for them. Whoever sends more may miss the answer.
 const MOST_DISCARDED: usize = 8 * 1024 * 1024;
@@ -36,7 +36,7 @@ const MOST_DISCARDED: usize = 8 * 1024 * 1024;
 pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, admitted: Admitted) {
     let connection = Arc::clone(&admitted.connection);
     let mut watch = Watch::new(Arc::clone(&connection));
-    // Who never says anything costs no buffers.
+    // A silent client gets no buffers.
     let speaks = poll_fn(|cx| {
         if let Poll::Ready(ready) = stream.poll_read_ready(cx) {
             return Poll::Ready(ready.is_ok());
@@ -79,7 +79,7 @@ async fn serve_http(
     .await;
 }
 
-/// HTTP/1 and nothing else. hyper's own timer is off: it would also run while a kept connection rests.
+/// HTTP/1 only. hyper's own timer is off: it would also run while a kept-alive connection is idle.
 fn protocol(limits: &Limits) -> http1::Builder {
     let mut protocol = http1::Builder::new();
     protocol
@@ -89,16 +89,16 @@ fn protocol(limits: &Limits) -> http1::Builder {
     protocol
 }
 
-/// How a connection is to end.
+/// How a connection ends.
 #[derive(Debug, Clone, Copy)]
 enum End {
     /// At once.
     Close,
-    /// After what has begun.
+    /// After the current request.
     Finish,
 }
 
-/// Watches the deadline and the orders of one connection, in its own task.
+/// Watches one connection's deadline, and the listener's orders to it.
 struct Watch {
     connection: Arc<Connection>,
     sleep: Pin<Box<Sleep>>,
@@ -117,7 +117,7 @@ impl Watch {
         }
     }
 
-    /// Ready when the connection is to end. To be asked after each step of it, as each may move the deadline.
+    /// Ready when the connection must end. Poll it after each step of the connection, which may move the deadline.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         self.connection.listen_for_orders(cx);
         if self.connection.is_to_close() {
@@ -128,7 +128,7 @@ impl Watch {
             return Poll::Ready(End::Finish);
         }
         while let Some((deadline, late)) = self.connection.deadline() {
-            // A later deadline is looked at when the earlier one has passed: most are moved again before.
+            // The timer is not moved to a later deadline before it fires: most deadlines move again before that.
             if deadline < self.sleep.deadline() || self.sleep.is_elapsed() {
                 self.sleep.as_mut().reset(deadline);
             }
@@ -149,7 +149,7 @@ impl Watch {
 struct NotedStream {
     stream: TcpStream,
     connection: Arc<Connection>,
-    /// Once our side is closed: how many bytes are still thrown away.
+    /// After our side is closed: how many more bytes may be discarded.
     discards: Option<usize>,
 }
 
@@ -207,8 +207,8 @@ impl AsyncWrite for NotedStream {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// Closes our side. Where the client may still be sending, what comes is thrown away for a while: to close over bytes
-    /// that nobody has read would reset the connection, and the client might never see its answer.
+    /// Closes our side. If the client may still be sending, its bytes are read and discarded for a while: closing with unread
+    /// bytes resets the connection, and the client might never see its answer.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.discards.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
@@ -229,7 +229,7 @@ impl AsyncWrite for NotedStream {
     }
 }
 
-/// Hands requests to the routes.
+/// Passes requests to the routes.
 struct Handler {
     router: Router,
     peer: SocketAddr,

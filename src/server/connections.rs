@@ -1,4 +1,4 @@
-//! All connections of one listener: how many there are, and which of them is closed when there is one too many.
+//! The connections of one listener, and which of them are closed when there are too many.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -26,7 +26,7 @@ const SHARE_OF_ANSWERED: usize = 128;
 /// Between two searches for those that hold too much memory.
 const SHED_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What a connection is told from outside.
+/// The listener's order to a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 #[repr(u8)]
 enum Order {
@@ -35,13 +35,13 @@ enum Order {
     Close = 2,
 }
 
-/// One connection, as its task and the listener see it.
+/// One connection, shared by its task and the listener.
 pub(super) struct Connection {
     accepted: Instant,
     progress: Mutex<Progress>,
     order: AtomicU8,
     task: AtomicWaker,
-    /// Whoever waits for the body.
+    /// The handler that waits for the body.
     reader: AtomicWaker,
     all: Arc<Connections>,
 }
@@ -81,28 +81,28 @@ impl Connection {
         lock(&self.progress).deadline(&self.all.limits)
     }
 
-    /// The body's reader is to be woken when its time is over.
+    /// Wakes the body's reader when its time is over.
     pub(super) fn wake_reader_when_late(&self, waker: &Waker) {
         self.reader.register(waker);
     }
 
-    /// What was due has not come.
+    /// The deadline has passed.
     pub(super) fn is_late(&self, late: Late) {
         lock(&self.progress).is_late(late);
         self.reader.wake();
     }
 
-    /// Has the task woken by the next order.
+    /// The next order wakes the task.
     pub(super) fn listen_for_orders(&self, cx: &Context<'_>) {
         self.task.register(cx.waker());
     }
 
-    /// Whether it shall only finish what has begun.
+    /// Whether it must end after the current request.
     pub(super) fn is_to_finish(&self) -> bool {
         self.order.load(Ordering::Acquire) >= Order::Finish as u8
     }
 
-    /// Whether it shall end now.
+    /// Whether it must end now.
     pub(super) fn is_to_close(&self) -> bool {
         self.order.load(Ordering::Acquire) == Order::Close as u8
     }
@@ -128,7 +128,7 @@ pub(super) struct Connections {
     listener: &'static str,
     limits: Limits,
     open: Mutex<Open>,
-    /// One has ended.
+    /// Notified when one ends.
     ended: Notify,
     /// Bytes of unfinished requests.
     held: AtomicUsize,
@@ -197,7 +197,7 @@ impl Connections {
         Some(Admitted { connection, number })
     }
 
-    /// Asks some that keep us waiting to make room. Does nothing while others were asked and are still there.
+    /// Asks some of the connections that keep us waiting to make room. Does nothing while earlier ones have yet to close.
     pub(super) fn make_room(&self) {
         let open = lock(&self.open);
         if open.connections.values().any(|connection| connection.makes_room()) {
@@ -224,7 +224,7 @@ impl Connections {
         }
     }
 
-    /// More bytes of unfinished requests are in memory: too many, and the slowest are closed.
+    /// Counts bytes of unfinished requests in memory. Beyond the limit, the slowest are closed.
     fn hold(&self, bytes: usize) {
         let held = self.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if held > self.limits.unfinished {
@@ -272,7 +272,7 @@ impl Connections {
         }
     }
 
-    /// Lets all finish what has begun, for so long as [`Limits::stop`] says, and then ends them.
+    /// Lets all finish their current requests within [`Limits::stop`], then closes them.
     pub(super) async fn finish(&self) {
         self.tell_all(Order::Finish);
         if tokio::time::timeout(self.limits.stop, self.all_ended()).await.is_err() {
@@ -315,10 +315,10 @@ impl Candidate {
     }
 }
 
-/// Which of those that keep us waiting are closed, so that there is room again.
+/// Which of the connections that keep us waiting are closed to make room.
 ///
-/// The oldest of those that were never answered, as nobody loses anything but whoever opened them. Unless these are few
-/// and young: then the crowd is of those that were answered and rest, and the few may be the honest who come now.
+/// The oldest of those without any answer, because closing them interrupts no client in use. Unless these are few and young:
+/// then most connections are idle ones, and the few may be honest clients that connect now.
 fn choose(candidates: Vec<Candidate>, now: Instant, limit: usize) -> Vec<u64> {
     let (mut answered, mut strangers): (Vec<_>, Vec<_>) =
         candidates.into_iter().partition(|candidate| candidate.was_answered);

@@ -1,41 +1,42 @@
-//! What a client may make a listener wait for or hold.
+//! How long a client may make a listener wait, and how much memory it may hold.
 
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Connections of the private listener, apart from those of the public one: scrapers, probes and a few people.
+/// Connections of the private listener: Prometheus, probes and a few people.
 const PRIVATE_CONNECTIONS: usize = 128;
-/// Files that are kept for everything else: the database, the mail server, Clerk, the log.
+/// Open files that are reserved for everything else: the database, the mail server, Clerk, the log.
 const OTHER_FILES: usize = 192;
 
 /// The limits of one listener.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Connections at the same time. One more, and one that has kept us waiting is closed.
+    /// Connections at the same time. For one more, one that keeps us waiting is closed.
     pub connections: usize,
-    /// From the first byte of a head to its last; also from the opening of a connection to its first byte.
+    /// From the first byte of a head to its last, and from the opening of a connection to its first byte.
     pub head: Duration,
-    /// Bytes of a head, its request line included. Beyond that, and beyond 100 headers, the answer is 431.
+    /// Bytes of a head with its request line. Beyond that, and beyond 100 headers, the answer is 431.
     pub head_size: usize,
     /// Between an answer and the next head.
     pub idle: Duration,
-    /// Between two parts of a body. The whole body has as long, and a second more for each [`Limits::rate`] bytes.
+    /// Between two parts of a body. The whole body gets this time, and one second more per [`Limits::rate`] bytes.
     pub body: Duration,
-    /// Between two parts of an answer that the client takes. The whole answer has as long, and more by its size.
+    /// Between two parts of an answer that the client reads. The whole answer gets this time, and one second more per
+    /// [`Limits::rate`] bytes.
     pub write: Duration,
-    /// Bytes a second that a body or an answer must reach once it takes longer than its limit.
+    /// Bytes per second that a body or an answer needs once it takes longer than its limit.
     pub rate: u64,
-    /// For how long what a client still sends is read and thrown away after an answer that did not wait for it.
+    /// How long the rest of a request is read and discarded after an early answer.
     pub linger: Duration,
-    /// Bytes that unfinished requests hold in memory, all together, before the slowest of them are closed.
+    /// Bytes that all unfinished requests together may hold in memory; beyond it the slowest are closed.
     pub unfinished: usize,
-    /// How long what has begun may take once the listener is to stop.
+    /// How long active requests may take once the listener stops.
     pub stop: Duration,
 }
 
 impl Limits {
-    /// The public listener's, for as many connections.
+    /// The limits of the public listener.
     #[must_use]
     pub fn public(connections: usize) -> Self {
         Self {
@@ -52,7 +53,7 @@ impl Limits {
         }
     }
 
-    /// The private listener's, which differ in the number of connections only.
+    /// The limits of the private listener: only the number of connections differs.
     #[must_use]
     pub fn private(&self) -> Self {
         Self {
@@ -67,7 +68,7 @@ impl Limits {
     }
 }
 
-/// Lets this process open as many files as it may, and returns how many of `wanted` connections that leaves room for.
+/// Raises this process's limit of open files as far as allowed, and returns how many of `wanted` connections fit.
 #[must_use]
 pub fn connections_within_open_files(wanted: usize) -> usize {
     let most = room(raise_open_files());
@@ -80,7 +81,7 @@ pub fn connections_within_open_files(wanted: usize) -> usize {
     wanted.min(most)
 }
 
-/// `None` is no limit.
+/// `None` means no limit.
 fn raise_open_files() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -93,7 +94,7 @@ fn raise_open_files() -> Option<u64> {
     }
 }
 
-/// Public connections that fit beside all else: at least half of what may be open.
+/// Public connections that fit beside everything else: at least half of the open files.
 fn room(open_files: Option<u64>) -> usize {
     let files = open_files
         .and_then(|files| usize::try_from(files).ok())

@@ -1,8 +1,8 @@
-//! The listeners: HTTP/1 over TCP, with a limit for everything that a client can make usher wait for or hold.
+//! The listeners: HTTP/1 over TCP, with a limit for everything that a client can make usher wait for or hold in memory.
 //!
-//! Each listener has its own connections ([`Limits`]), so that a crowd at the public one leaves the private one alone. A
-//! full listener takes whoever comes, and closes one that keeps it waiting instead (`connections`). What a client is
-//! given time for is decided in `progress`, by its own task (`connection`).
+//! Each listener has its own connections ([`Limits`]), so that a full public one does not affect the private one. A full
+//! listener still accepts connections, and closes others that keep it waiting (`connections`). `progress` decides how long a
+//! client may take; the connection's own task enforces it (`connection`).
 
 mod body;
 mod connection;
@@ -27,13 +27,13 @@ pub use limits::{Limits, connections_within_open_files};
 use connections::Connections;
 use usher_base::Throttle;
 
-/// Connections that the system completes before they are accepted; it caps this by its own limit. Beyond, an honest
-/// client's first packet is dropped and comes again a second later.
+/// Connections that the system completes before usher accepts them; the system has its own upper limit. Beyond it, a
+/// client's first packet is dropped and sent again a second later.
 const BACKLOG: u32 = 4096;
 /// Before the next try, where the system has nothing left for a new connection.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
-/// A listener that serves some routes.
+/// A listener that serves routes.
 pub struct Server {
     address: SocketAddr,
     stop: CancellationToken,
@@ -42,10 +42,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on `address`, which `variable` has set, and serves from now on. `name` is `public` or `private`.
-    ///
-    /// # Errors
-    /// When the address can't be listened on.
+    /// Listens on `address`, which `variable` sets, and serves. `name` is `public` or `private`.
     pub fn start(
         name: &'static str,
         variable: &'static str,
@@ -67,13 +64,12 @@ impl Server {
         })
     }
 
-    /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Listens no more, closes what rests, and gives what has begun the time that the limits say.
+    /// Stops listening, closes idle connections, and lets active ones finish within the limits.
     pub async fn stop(self) {
         self.stop.cancel();
         let _ = self.accepting.await;
@@ -103,7 +99,7 @@ async fn accept_all(
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    // Answers are small and wanted at once.
+                    // Answers are small; send them at once.
                     let _ = stream.set_nodelay(true);
                     let admitted = connections.admit().await;
                     tokio::spawn(connection::serve(stream, peer, routes.clone(), admitted));

@@ -1,4 +1,4 @@
-//! How far a connection has come, whom it waits for, and until when. Time is an argument here.
+//! The progress of a connection: what it waits for, and until when. Time is an argument.
 
 use std::time::Duration;
 
@@ -9,27 +9,26 @@ use super::limits::Limits;
 /// How long a connection that is to make room still has for bytes that are under way, or here and not read yet.
 const LAST_CHANCE: Duration = Duration::from_millis(2);
 
-/// Where a connection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Opened; nothing has come.
+    /// Opened; nothing has arrived.
     Silent,
-    /// Answered; nothing more has come.
+    /// Answered; nothing more has arrived.
     Idle,
     /// A head has begun.
     Head,
-    /// A handler has the request; its body may still be on its way.
+    /// A handler has the request; its body may still be arriving.
     Request,
-    /// The handler has answered; the answer is being written.
+    /// The answer is being written.
     Answer,
-    /// Closed on our side; what the client still sends is thrown away.
+    /// Closed on our side; what the client still sends is discarded.
     Closing,
 }
 
-/// What came too late.
+/// What is late.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Late {
-    /// The handler is told, and answers.
+    /// The handler gets an error, and answers.
     Body,
     /// Anything else: the connection is closed.
     Connection,
@@ -43,13 +42,13 @@ pub(super) struct Progress {
     was_answered: bool,
     body: Body,
     write: Write,
-    /// The last bytes that were read with a head.
+    /// The last bytes that were read of a head.
     tail: [u8; 3],
-    /// Whether bytes of the next head have come with this request, or after it.
+    /// Whether bytes of the next head have arrived with this request or after it.
     next_has_begun: bool,
-    /// Bytes of a head or a body that is not there as a whole.
+    /// Bytes in memory of an incomplete head or body.
     held: usize,
-    /// When it was asked to make room for another, where nothing has come or gone since.
+    /// When it was asked to make room, if nothing was read or written since.
     asked: Option<Instant>,
 }
 
@@ -60,7 +59,7 @@ struct Body {
     /// When it was first waited for.
     begun: Option<Instant>,
     waiting_since: Option<Instant>,
-    /// Waited for so far, without the wait under way.
+    /// The time waited so far, without the current wait.
     waited: Duration,
     is_late: bool,
 }
@@ -109,7 +108,7 @@ impl Progress {
         self.since = now;
     }
 
-    /// Bytes came.
+    /// Bytes were read.
     pub(super) fn read(&mut self, bytes: &[u8], now: Instant) {
         self.asked = None;
         match self.phase {
@@ -128,7 +127,7 @@ impl Progress {
         }
     }
 
-    /// A head is there as a whole, and a handler is called.
+    /// A head is complete, and a handler is called.
     pub(super) fn request(&mut self, has_body: bool, now: Instant) {
         let ends_with_head = self.tail == *b"\n\r\n" || self.tail[1..] == *b"\n\n";
         self.enter(Phase::Request, now);
@@ -162,7 +161,7 @@ impl Progress {
         self.body.is_late
     }
 
-    /// For how long this request's handler has waited for its client.
+    /// How long this request's handler has waited for its client.
     pub(super) fn waited(&self, now: Instant) -> Duration {
         let under_way = self
             .body
@@ -175,13 +174,13 @@ impl Progress {
     pub(super) fn answer(&mut self, now: Instant) {
         self.enter(Phase::Answer, now);
         self.body.waiting_since = None;
-        // What an earlier answer still waits for has its own time already.
+        // A blocked earlier answer already has its own deadline.
         if self.write.blocked_since.is_none() {
             (self.write.since, self.write.bytes) = (now, 0);
         }
     }
 
-    /// The whole answer is on its way.
+    /// The whole answer was written.
     pub(super) fn answered(&mut self, now: Instant) {
         if self.phase != Phase::Answer {
             return;
@@ -192,23 +191,23 @@ impl Progress {
         self.held = 0;
     }
 
-    /// The client took so many bytes.
+    /// The client read bytes of the answer.
     pub(super) fn wrote(&mut self, bytes: usize) {
         self.write.bytes += bytes as u64;
         self.write.blocked_since = None;
         self.asked = None;
     }
 
-    /// The client takes nothing at present.
+    /// The client does not read.
     pub(super) fn write_waits(&mut self, now: Instant) {
         if self.write.blocked_since.is_none() && matches!(self.phase, Phase::Head | Phase::Request) {
-            // No handler's answer: a refused head, or "100 Continue".
+            // Not a handler's answer: a refused head, or "100 Continue".
             (self.write.since, self.write.bytes) = (now, 0);
         }
         self.write.blocked_since.get_or_insert(now);
     }
 
-    /// Our side was closed; whether bytes may still come that nobody has asked for.
+    /// Our side was closed. Returns whether more bytes of the request may arrive.
     pub(super) fn closes(&mut self, now: Instant) -> bool {
         let may_come = self.phase == Phase::Head || !self.body.is_over;
         self.enter(Phase::Closing, now);
@@ -216,7 +215,7 @@ impl Progress {
         may_come
     }
 
-    /// Until when the client must go on, and what is late otherwise.
+    /// Until when the client must act, and what is late otherwise.
     pub(super) fn deadline(&self, limits: &Limits) -> Option<(Instant, Late)> {
         let reading = match self.phase {
             Phase::Silent | Phase::Head => Some((self.since + limits.head, Late::Connection)),
@@ -234,13 +233,13 @@ impl Progress {
         all.min_by_key(|(deadline, _)| *deadline)
     }
 
-    /// Another wants the place. It is given up unless the client goes on at once: its bytes may be here already, behind
-    /// those of all others.
+    /// Another connection needs the room. This one is closed unless the client acts at once: its bytes may have arrived, but
+    /// not been read yet.
     pub(super) fn ask_for_room(&mut self, now: Instant) {
         self.asked = Some(now);
     }
 
-    /// When it is closed to make room, if it was asked to and its client still keeps us waiting.
+    /// When it is closed to make room, if it was asked to and the client still keeps us waiting.
     pub(super) fn makes_room_at(&self) -> Option<Instant> {
         let asked = self.asked?;
         (self.waiting_since()? <= asked).then(|| asked + LAST_CHANCE)
@@ -259,7 +258,7 @@ impl Progress {
         }
     }
 
-    /// Since when the client has kept us waiting, where it does.
+    /// Since when the client has kept us waiting, if it does.
     pub(super) fn waiting_since(&self) -> Option<Instant> {
         let for_bytes = match self.phase {
             Phase::Silent | Phase::Idle | Phase::Head | Phase::Closing => Some(self.since),
@@ -274,7 +273,7 @@ impl Progress {
         self.was_answered
     }
 
-    /// Bytes in memory of a head or a body that is not there as a whole.
+    /// Bytes in memory of an incomplete head or body.
     pub(super) fn held(&self) -> usize {
         self.held
     }

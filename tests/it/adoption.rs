@@ -645,8 +645,7 @@ async fn usher_can_be_taken_out_again_as_the_docs_say() {
     let pool = &database.pool;
     let before = pool.text(WHAT_IS_THE_APP_S).await;
     database.migrate(&Rules::default()).await.unwrap();
-    pool.execute(&crate::support::docs_sql("### Taking usher out again"))
-        .await;
+    pool.execute(&crate::support::docs_sql("### Removing usher")).await;
     assert_eq!(pool.text(WHAT_IS_THE_APP_S).await, before);
     for things in [
         "pg_class where relname like 'usher%'",

@@ -1,4 +1,4 @@
-//! `usher check --send-to`: one real mail, with all that is said over it.
+//! `usher check --send-to`: sends one real mail and shows the SMTP session.
 
 use anstream::println;
 
@@ -7,7 +7,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use usher_mail::{Mailer, MessageIdentity, Rendered, SendError, Sent, message_domain};
 
-/// Sends the mail and prints the conversation while it goes on. Login and content are cut out of it.
+/// Sends the mail and prints the session meanwhile, without login and content.
 pub(super) async fn send(config: &Config, mailer: &Mailer, clock: &Clock, to: &str) -> Result<Sent, SendError> {
     let domain = message_domain(&config.mail_from).unwrap_or_else(|| "localhost".to_owned());
     let identity = MessageIdentity {

@@ -1,22 +1,18 @@
-//! The outbox, as far as a person sees it in their list of mails.
+//! The outbox, as a list of mails.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use tokio::fs;
 
-/// One mail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Mail {
-    /// Its file.
     pub path: PathBuf,
-    /// The recipient.
     pub to: String,
-    /// The subject.
     pub subject: String,
 }
 
-/// All mails of an outbox, in the order of their making.
+/// All mails of an outbox, oldest first.
 pub(super) async fn read(outbox: &Path) -> anyhow::Result<Vec<Mail>> {
     let mut paths = Vec::new();
     let mut folder = match fs::read_dir(outbox).await {
@@ -43,7 +39,7 @@ pub(super) async fn read(outbox: &Path) -> anyhow::Result<Vec<Mail>> {
     Ok(mails)
 }
 
-/// A header's value, unfolded. The demo's names are ASCII, so nothing in it is encoded.
+/// A header's value, unfolded. The demo's names are ASCII, so it is not encoded.
 fn header(raw: &str, name: &str) -> String {
     let mut lines = raw.lines().take_while(|line| !line.is_empty()).skip_while(|line| {
         line.split_once(':')

@@ -1,4 +1,4 @@
-//! `usher demo`: invites on their whole way, through the real service, offline.
+//! `usher demo`: shows invites from start to end, with the real service, offline.
 
 mod mails;
 mod stage;
@@ -14,16 +14,16 @@ use super::paint::{FAINT, STRONG, paint};
 use crate::config::VAR;
 use crate::shutdown;
 
-/// What is logged meanwhile: nothing but trouble. That a forged event is refused belongs to the story.
+/// Only warnings and errors. The refused forged event is part of the demo, so its warning is left out.
 pub(super) const LOG: &str = "warn,usher::webhooks=error";
 
-/// Watch invites go their whole way through the real service, offline, in a few seconds.
+/// Show invites from start to end with the real service, offline, in a few seconds.
 ///
-/// Everything is fresh: a database, secrets and an outbox under var/demo, which is emptied first, and free ports. None of
-/// your settings is used, and none of your data is touched.
+/// It uses a new database, secrets and an outbox in var/demo, which is emptied first, and free ports. It does not use your
+/// settings or change your data.
 #[derive(Debug, clap::Args)]
 pub struct Demo {
-    /// Keep serving until Ctrl-C, and print the addresses and keys to go on with.
+    /// Keep serving until Ctrl-C, and print addresses and keys to try.
     #[arg(long)]
     stay: bool,
 }
@@ -58,7 +58,6 @@ fn greet(stage: &Stage) {
     println!("requests, signatures, jobs, the database, the mails. Only Clerk is played.");
 }
 
-/// The mails, and the database.
 async fn show_what_is_left(stage: &Stage) -> anyhow::Result<()> {
     println!("\n{}", paint(STRONG, "The mails"));
     let mails = mails::read(&stage.outbox).await?;
@@ -84,7 +83,6 @@ const HOW_TO_GO_ON: &str = "
 
   Under cargo, `usher …` is `cargo run -- …`.";
 
-/// Serves on until a signal says stop.
 async fn stay(stage: &Stage) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
     let (address, key, secret) = (&stage.address, &stage.secrets.api_key, &stage.secrets.signing_secret);

@@ -1,4 +1,4 @@
-//! Where the story takes place: a real usher in this process, and what each party does with it over HTTP.
+//! The demo's usher in this process, and what each party does with it over HTTP.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -27,23 +27,18 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two looks.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The stage.
 pub(super) struct Stage {
-    /// Where usher serves.
+    /// The public address.
     pub address: String,
-    /// Where its health is asked for.
+    /// The private address.
     pub admin_address: String,
-    /// The mails.
+    /// The folder of mails.
     pub outbox: PathBuf,
     /// The database's file.
     pub database: PathBuf,
-    /// This usher's keys.
     pub secrets: DevSecrets,
-    /// The organization that it is all about.
     pub organization_id: Uuid,
-    /// A project of it.
     pub project_id: Uuid,
-    /// What time it is.
     pub clock: Clock,
     timeline: Timeline,
     signer: DevSigner,
@@ -78,7 +73,6 @@ impl Stage {
         Ok((stage, service))
     }
 
-    /// A part of the story, under its title.
     pub(super) async fn part<T>(
         &self,
         title: &str,
@@ -90,12 +84,10 @@ impl Stage {
         })
     }
 
-    /// Somebody saw something.
     pub(super) fn saw(&self, party: Party, what: &str) {
         self.timeline.line(party, what);
     }
 
-    /// Somebody was answered.
     pub(super) fn answered(&self, party: Party, answer: &Answer, what: &str) {
         let Answer {
             asked, status: code, ..
@@ -103,7 +95,7 @@ impl Stage {
         self.timeline.line(party, format!("{asked} {}  {what}", status(*code)));
     }
 
-    /// The app asks, with its key.
+    /// A request of the app, with its key.
     pub(super) async fn app(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Answer> {
         let url = format!("{}{path}", self.address);
         let asked = format!("{method} {}", shortened(path));
@@ -115,7 +107,7 @@ impl Stage {
         answer(asked, request).await
     }
 
-    /// A signed-in person asks, with a session token as Clerk makes them.
+    /// A request of a signed-in person, with a session token like Clerk's.
     pub(super) async fn person(&self, user_id: &str, method: Method, path: &str) -> anyhow::Result<Answer> {
         let sign_in = SignIn {
             user_id,
@@ -129,25 +121,25 @@ impl Stage {
         answer(asked, self.http.request(method, url).bearer_auth(token)).await
     }
 
-    /// Ops ask on the private address.
+    /// A request to the private address.
     pub(super) async fn ops(&self, path: &str) -> anyhow::Result<Answer> {
         let url = format!("{}{path}", self.admin_address);
         answer(format!("GET {path}"), self.http.get(url)).await
     }
 
-    /// Clerk tells of something.
+    /// An event of Clerk.
     pub(super) async fn clerk(&self, kind: EventKind, data: Value) -> anyhow::Result<Answer> {
         let secret = &self.secrets.signing_secret;
         self.webhook(kind, data, secret, message_id(&self.clock)).await
     }
 
-    /// Clerk tells of something in a message with this id.
+    /// An event of Clerk with this message id.
     pub(super) async fn clerk_as(&self, svix_id: &str, kind: EventKind, data: Value) -> anyhow::Result<Answer> {
         let secret = &self.secrets.signing_secret;
         self.webhook(kind, data, secret, svix_id.to_owned()).await
     }
 
-    /// Somebody who does not know the secret pretends to be Clerk.
+    /// An event signed with a wrong secret.
     pub(super) async fn forger(&self, svix_id: &str, kind: EventKind, data: Value) -> anyhow::Result<Answer> {
         self.webhook(kind, data, WRONG_SECRET, svix_id.to_owned()).await
     }
@@ -164,7 +156,7 @@ impl Stage {
         })
     }
 
-    /// Looks until there is something to see.
+    /// Repeats `look` until it returns something.
     pub(super) async fn until<T>(
         &self,
         what: &str,
@@ -194,7 +186,7 @@ impl Stage {
     }
 }
 
-/// Takes the folder for this demo alone, for as long as the lock is held.
+/// Locks the folder for this demo.
 fn take(folder: &Path) -> anyhow::Result<File> {
     let problem = || format!("{} can't be used", folder.display());
     fs::create_dir_all(folder).with_context(problem)?;
@@ -234,12 +226,12 @@ async fn start(folder: &Path) -> anyhow::Result<Service> {
     Service::start(app, Role::All).await
 }
 
-/// An answer, and to what.
+/// An answer, with its request.
 #[derive(Debug)]
 pub(super) struct Answer {
     asked: String,
     status: StatusCode,
-    /// The body; null if it is no JSON.
+    /// The body; null if it is not JSON.
     pub json: Value,
 }
 
@@ -262,7 +254,6 @@ impl Answer {
         self.json.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// The items of a list.
     pub(super) fn items(&self) -> &[Value] {
         self.json["items"].as_array().map_or(&[], Vec::as_slice)
     }
@@ -279,7 +270,7 @@ async fn answer(asked: String, request: reqwest::RequestBuilder) -> anyhow::Resu
     })
 }
 
-/// A path as people read it: ids say nothing to them.
+/// A path without ids.
 fn shortened(path: &str) -> String {
     let segments = path.split('/').map(|segment| {
         if segment.parse::<Uuid>().is_ok() {
@@ -291,24 +282,18 @@ fn shortened(path: &str) -> String {
     segments.collect::<Vec<_>>().join("/")
 }
 
-/// Somebody in the story.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Person {
-    /// First name.
     pub first_name: &'static str,
-    /// Last name.
     pub last_name: &'static str,
-    /// Address.
     pub email: &'static str,
 }
 
 impl Person {
-    /// The full name.
     pub(super) fn name(&self) -> String {
         format!("{} {}", self.first_name, self.last_name)
     }
 
-    /// Their Clerk user id.
     pub(super) fn user_id(&self) -> String {
         crate::cli::fake_clerk::user_id(self.email)
     }

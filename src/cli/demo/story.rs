@@ -1,4 +1,4 @@
-//! The story. Every line is checked before it is told.
+//! The demo's story. Every line is checked before it is printed.
 
 use anyhow::ensure;
 use chrono::TimeDelta;
@@ -35,7 +35,7 @@ const KAY: Person = Person {
     email: "kay@example.com",
 };
 
-/// Tells it all; fails at the first line that does not come out as told.
+/// Runs the whole story. Fails at the first unexpected result.
 pub(super) async fn tell(stage: &Stage) -> anyhow::Result<()> {
     stage.part("The founder comes in", the_founder_comes_in(stage)).await?;
     stage
@@ -129,7 +129,7 @@ async fn a_forgery_changes_nothing(stage: &Stage, invite_id: &str) -> anyhow::Re
     );
     is_pending(stage, invite_id).await?;
 
-    // Had anything been stored, the same message would now be answered as a duplicate.
+    // If the forged event had been stored, the same message would now be a duplicate.
     let taken = stage.clerk_as(&svix_id, EventKind::UserUpdated, kay()).await?;
     let taken = taken.expect(StatusCode::ACCEPTED)?;
     ensure!(
@@ -289,7 +289,7 @@ async fn sees_banner(stage: &Stage, person: Person, invite_id: &str) -> anyhow::
     Ok(())
 }
 
-/// Once usher knows the person, it has also looked for their invites.
+/// When usher knows the person, it has also matched their invites.
 async fn sees_no_banner(stage: &Stage, person: Person) -> anyhow::Result<()> {
     let banner = stage
         .until("usher to know the person", async || {
@@ -366,7 +366,7 @@ async fn is_no_member(stage: &Stage, place: &str, person: Person) -> anyhow::Res
     Ok(())
 }
 
-/// `Grace Hopper (owner), Ada Lovelace (member)`; of many, the newest.
+/// `Grace Hopper (owner), Ada Lovelace (member)`; of more than two, only the newest.
 fn listed(members: &Answer) -> String {
     let text = |member: &Value, field: &str| member[field].as_str().unwrap_or_default().to_owned();
     let members: Vec<String> = members

@@ -1,4 +1,4 @@
-//! What the audience reads: who saw what, and when.
+//! The demo's output: who saw what, and when.
 
 use std::fmt::Display;
 use std::time::Instant;
@@ -8,20 +8,19 @@ use anstyle::{AnsiColor, Style};
 
 use crate::cli::paint::{FAINT, STRONG, colour, paint};
 
-/// Who is on the stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Party {
-    /// Pushes events.
+    /// Sends events.
     Clerk,
-    /// Invites, and asks who is a member.
+    /// Invites, and lists members.
     App,
     /// Gets a mail, signs up or in, sees the banner.
     Invitee,
-    /// Hears who came.
+    /// Gets the notice.
     Inviter,
     /// Pretends to be Clerk.
     Forger,
-    /// Sees whether all is well.
+    /// Checks `/readyz`.
     Ops,
 }
 
@@ -49,7 +48,6 @@ impl Party {
     }
 }
 
-/// A new part of the story begins.
 pub(super) fn title(title: &str) {
     println!("\n{}", paint(STRONG, title));
 }
@@ -65,7 +63,6 @@ impl Timeline {
         Self { start: Instant::now() }
     }
 
-    /// Somebody saw something.
     pub(super) fn line(&self, party: Party, saw: impl Display) {
         let time = format!("{:+.3}s", self.start.elapsed().as_secs_f64());
         let name = paint(party.style(), format!("{:7}", party.name()));
