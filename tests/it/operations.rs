@@ -98,14 +98,8 @@ impl Running {
     }
 
     async fn jobs_are(&self, expected: &[&str]) {
-        let mut seen = Vec::new();
         eventually(&format!("jobs are {expected:?}"), async || {
-            let now = self.jobs().await;
-            if now != seen {
-                eprintln!("{} jobs: {now:?}", chrono::Local::now());
-                seen = now;
-            }
-            seen == expected
+            self.jobs().await == expected
         })
         .await;
     }
