@@ -142,6 +142,15 @@ pub(super) struct Kept {
     pub answer: String,
 }
 
+impl Kept {
+    pub(super) fn json(status: u16, body: &impl Serialize) -> Result<Self, Problem> {
+        Ok(Self {
+            status: status.into(),
+            answer: serde_json::to_string(body).map_err(|_| Problem::internal())?,
+        })
+    }
+}
+
 impl IntoResponse for Kept {
     fn into_response(self) -> Response {
         let status = u16::try_from(self.status)

@@ -367,7 +367,7 @@ struct Invitee {
     person: matching::Person,
 }
 
-/// Refuses impersonated sessions. Asks Clerk about people whom usher does not know or has no recent data of. Banned, locked
+/// Refuses impersonated sessions. Asks Clerk about people that usher does not know or has no recent data of. Banned, locked
 /// and deleted people have no invites: 404.
 async fn authenticate(api: &Api, store: &Store, me: &SignedIn) -> Result<Invitee, Problem> {
     me.decides()?;

@@ -3,7 +3,6 @@
 mod auth;
 mod body;
 mod example;
-mod follow_up;
 mod idempotency;
 mod invites;
 mod limits;
@@ -16,21 +15,20 @@ mod view;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
-use axum::{Extension, Router};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::openapi::OpenApi;
-use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
+use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::app::App;
 use crate::problem::{Code, Problem};
 use crate::server::{ClientTime, within};
-use body::MaxBody;
 use limits::Limits;
 use usher_base::Throttle;
 
@@ -82,11 +80,7 @@ fn for_the_app() -> OpenApiRouter<Api> {
         .routes(routes!(organizations::organization_members))
         .routes(routes!(organizations::put_project))
         .routes(routes!(organizations::project_members))
-        .routes(routes!(follow_up::list, invites::create))
-        .routes(routes!(invites::batch).layer(Extension(MaxBody(invites::MAX_BATCH_BODY))))
-        .routes(routes!(invites::show))
-        .routes(routes!(follow_up::resend))
-        .routes(routes!(follow_up::revoke))
+        .merge(invites::routes())
         .routes(routes!(me::list_of))
 }
 

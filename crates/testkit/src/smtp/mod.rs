@@ -223,7 +223,7 @@ impl SmtpServer {
         self.shared.state().mails.clone()
     }
 
-    /// The mails accepted so far; from now on they are counted anew.
+    /// The mails accepted so far. They are removed, so counting starts again.
     pub fn take_mails(&self) -> Vec<ReceivedMail> {
         std::mem::take(&mut self.shared.state().mails)
     }
