@@ -152,7 +152,7 @@ async fn bad_input_leaves_at_most_one_line_each_in_the_log_and_nothing_private()
     let before = usher.log().len();
     let body = told(1).to_string();
     let mut forged = signed("msg_1", &body);
-    forged[2].1 = "v1,".to_owned();
+    forged[3].1 = "v1,".to_owned();
     assert_eq!(usher.send_raw(&forged, body.clone()).await, 401);
     assert_eq!(usher.send_raw(&[], body.clone()).await, 401);
     assert_eq!(usher.send_raw(&signed("msg_2", "{"), "{".to_owned()).await, 400);

@@ -9,7 +9,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::process::Command;
 use usher::clock::Clock;
-use usher_testkit::fake_clerk::{FakeUser, event, sign};
+use usher_testkit::fake_clerk::{FakeUser, Webhook, event};
 use usher_testkit::process::{self, IGNORE_FILE_SIZE_SIGNAL, Process, Signal};
 use uuid::Uuid;
 
@@ -237,14 +237,9 @@ impl Client {
 }
 
 /// The headers of a webhook that Clerk signed.
-pub fn signed(svix_id: &str, body: &str) -> [(&'static str, String); 3] {
-    let now = Clock::System.now().timestamp();
-    let signature = sign(SIGNING_SECRET, svix_id, now, body.as_bytes()).expect("a signature");
-    [
-        ("svix-id", svix_id.to_owned()),
-        ("svix-timestamp", now.to_string()),
-        ("svix-signature", signature),
-    ]
+pub fn signed(svix_id: &str, body: &str) -> [(&'static str, String); 4] {
+    let webhook = Webhook::sign(SIGNING_SECRET, svix_id, Clock::System.now().timestamp(), body).expect("a signature");
+    webhook.headers().map(|(name, value)| (name, value.to_owned()))
 }
 
 /// The event that a person signed up.
