@@ -216,7 +216,7 @@ fn answered(put: Put) -> Result<(StatusCode, TargetInfo), Problem> {
         Put::Refused(PutRefusal::Foreign) => Err(Problem::not_found()),
         Put::Refused(PutRefusal::UnknownOrganization) => Err(Problem::invalid(vec![FieldError::new(
             "organization_id",
-            "there is no such organization; PUT it first",
+            "does not exist; PUT it first",
         )])),
         Put::Refused(PutRefusal::OrganizationDeleted) => Err(Code::OrganizationDeleted.into()),
         Put::Refused(PutRefusal::ProjectDeleted) => Err(Code::ProjectDeleted.into()),
@@ -314,5 +314,5 @@ fn read_cursor(value: Value) -> Result<Uuid, String> {
         .as_str()
         .and_then(|text| URL_SAFE_NO_PAD.decode(text).ok())
         .and_then(|bytes| Uuid::from_slice(&bytes).ok())
-        .ok_or_else(|| "must be a next_cursor of an earlier answer".to_owned())
+        .ok_or_else(|| "must be the next_cursor of an earlier answer".to_owned())
 }
