@@ -1,5 +1,7 @@
 //! usher under test: its real router, store, mailer and jobs, with a clock that the story moves.
 
+use std::io::Write as _;
+use std::path::Path;
 use std::sync::LazyLock;
 
 use axum::Router;
@@ -17,7 +19,7 @@ use usher_clerk::DevSigner;
 use usher_testkit::fake_clerk::{FakeUser, Webhook};
 use uuid::Uuid;
 
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 use super::clerk::{ClerkActor, into_request};
 use super::db::{TestDatabase, TestPool};
@@ -28,7 +30,22 @@ pub const ISSUER: &str = "https://clerk.example.com";
 pub const ORIGIN: &str = "https://app.example.com";
 
 /// Clerk's key pair, as far as the stories are concerned.
-pub static SIGNER: LazyLock<DevSigner> = LazyLock::new(|| DevSigner::generate().expect("a key pair"));
+pub static SIGNER: LazyLock<DevSigner> = LazyLock::new(|| kept_signer().expect("a key pair"));
+
+/// Reads the key that an earlier test made, or makes one. Each test is a process of its own, and without optimisation to
+/// find an RSA key takes a good part of a second.
+fn kept_signer() -> anyhow::Result<DevSigner> {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("session-key.pem");
+    if let Ok(pem) = std::fs::read_to_string(&path) {
+        return Ok(DevSigner::from_pkcs8_pem(&pem)?);
+    }
+    let signer = DevSigner::generate()?;
+    // Written beside it and renamed, so that no other test reads half a key.
+    let mut file = NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR"))?;
+    file.write_all(signer.to_pkcs8_pem()?.as_bytes())?;
+    file.persist(&path)?;
+    Ok(signer)
+}
 
 /// usher under test.
 pub struct TestApp {
