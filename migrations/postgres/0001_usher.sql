@@ -31,6 +31,8 @@ alter table admins add column if not exists updated_at timestamptz not null defa
 alter table admins add column if not exists deleted_at timestamptz;
 alter table admins alter column organization_id drop not null;
 create index if not exists usher_admins_external_id on admins (external_id);
+-- People who may be linked by their address when Clerk tells of them.
+create index if not exists usher_admins_unlinked on admins (lower(trim(email))) where external_id is null and deleted_at is null;
 comment on table admins is 'People.';
 comment on column admins.id is 'The app''s id of the person.';
 comment on column admins.organization_id is 'Deprecated: membership lives in organization_users.';
@@ -45,15 +47,23 @@ comment on column admins.updated_at is 'When the row last changed.';
 comment on column admins.deleted_at is 'Soft deletion: set means gone.';
 
 create table if not exists organization_users (
-    id uuid primary key,
-    organization_id uuid not null references organizations (id),
-    admin_id uuid not null references admins (id),
+    id uuid primary key default gen_random_uuid(),
+    organization_id uuid not null references organizations (id) on delete cascade,
+    admin_id uuid not null references admins (id) on delete cascade,
     role text not null,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
     deleted_at timestamptz,
     unique (organization_id, admin_id)
 );
+-- The app's own table may be there without these: an app that deletes its rows for good goes on doing so.
+alter table organization_users alter column id set default gen_random_uuid();
+alter table organization_users
+    drop constraint if exists organization_users_organization_id_fkey,
+    drop constraint if exists organization_users_admin_id_fkey,
+    add constraint organization_users_organization_id_fkey
+        foreign key (organization_id) references organizations (id) on delete cascade,
+    add constraint organization_users_admin_id_fkey foreign key (admin_id) references admins (id) on delete cascade;
 create index if not exists usher_organization_users_admin on organization_users (admin_id);
 comment on table organization_users is 'Who is in which organization: many to many.';
 comment on column organization_users.id is 'The membership.';
@@ -158,8 +168,8 @@ comment on column usher_sessions.ended_at is 'When usher learnt of its end.';
 create table invites (
     id uuid primary key,
     kind text not null check (kind in ('organization', 'project')),
-    organization_id uuid not null references organizations (id),
-    project_id uuid references projects (id),
+    organization_id uuid not null references organizations (id) on delete cascade,
+    project_id uuid references projects (id) on delete cascade,
     target_id uuid not null generated always as (coalesce(project_id, organization_id)) stored,
     email text not null,
     email_key text not null,
@@ -180,6 +190,10 @@ create table invites (
     declined_at timestamptz,
     revoked_at timestamptz,
     expired_at timestamptz,
+    reminders_from timestamptz,
+    reminders_until timestamptz,
+    remind_at timestamptz,
+    mail_held text check (mail_held in ('cool_down', 'daily_cap', 'address_cap')),
     created_at timestamptz not null,
     updated_at timestamptz not null,
     check ((kind = 'project') = (project_id is not null)),
@@ -191,6 +205,14 @@ create index invites_waiting on invites (email_key) where status = 'pending';
 create index invites_flagged on invites (flagged_for) where flagged_for is not null and status = 'pending';
 create index invites_by_organization on invites (organization_id, created_at, id);
 create index invites_by_project on invites (project_id, created_at, id) where project_id is not null;
+-- Lists go by creation, newest first, within one filter; email_key and status narrow further.
+create index invites_by_creation on invites (created_at, id);
+create index invites_by_email on invites (email_key, created_at, id);
+create index invites_by_inviter on invites (invited_by, created_at, id) where invited_by is not null;
+create index invites_expiring on invites (expires_at) where status = 'pending';
+create index invites_to_plan on invites (id)
+    where status = 'pending' and (reminders_until is null or reminders_until <> expires_at);
+create index invites_to_remind on invites (remind_at) where status = 'pending' and remind_at is not null;
 comment on table invites is 'Addresses invited into an organization or a project.';
 comment on column invites.id is 'UUIDv7: sorted by the time of creation.';
 comment on column invites.kind is 'organization or project.';
@@ -215,21 +237,27 @@ comment on column invites.dismissed_at is 'When that person put the banner away,
 comment on column invites.accepted_at is 'When it was accepted.';
 comment on column invites.declined_at is 'When it was declined.';
 comment on column invites.revoked_at is 'When it was revoked.';
-comment on column invites.expired_at is 'When the sweep noted that it had expired.';
+comment on column invites.expired_at is 'When it expired, once the sweep has noted it.';
+comment on column invites.reminders_from is 'When the life began that reminders are planned for.';
+comment on column invites.reminders_until is 'The expires_at that remind_at was planned for; another one means that the invite has a new life, to be planned anew.';
+comment on column invites.remind_at is 'When the next reminder is due; null for none.';
+comment on column invites.mail_held is 'Why the address was last asked without a mail; null where a mail was queued.';
 comment on column invites.created_at is 'When the row was made.';
 comment on column invites.updated_at is 'When the row last changed.';
 
 create table usher_deliveries (
     id uuid primary key,
-    invite_id uuid not null references invites (id),
+    invite_id uuid not null references invites (id) on delete cascade,
     kind text not null check (kind in ('invite', 'reminder', 'accepted_notice')),
     generation integer not null,
     to_email text not null,
     status text not null check (status in ('queued', 'sent', 'failed', 'suppressed')),
     attempts integer not null default 0,
     last_error text,
+    reply text,
     message_id text not null,
     queued_at timestamptz not null,
+    attempted_at timestamptz,
     sent_at timestamptz,
     unique (invite_id, kind, generation)
 );
@@ -239,11 +267,13 @@ comment on column usher_deliveries.invite_id is 'The invite it speaks of.';
 comment on column usher_deliveries.kind is 'invite and reminder go to the invited address, accepted_notice to the inviter.';
 comment on column usher_deliveries.generation is 'Counts the mails of one kind for one invite.';
 comment on column usher_deliveries.to_email is 'Where it goes.';
-comment on column usher_deliveries.status is 'queued, sent, failed (for good) or suppressed (no longer wanted).';
+comment on column usher_deliveries.status is 'queued, sent, failed (for good) or suppressed (no longer wanted, or its address refuses mail).';
 comment on column usher_deliveries.attempts is 'How often sending was tried.';
 comment on column usher_deliveries.last_error is 'The last refusal, addresses masked.';
+comment on column usher_deliveries.reply is 'What the mail server said when it took the mail.';
 comment on column usher_deliveries.message_id is 'Fixed per delivery, so that a second copy after a crash is recognised as the same mail.';
 comment on column usher_deliveries.queued_at is 'When it was asked for.';
+comment on column usher_deliveries.attempted_at is 'When sending was last tried.';
 comment on column usher_deliveries.sent_at is 'When the server took it.';
 
 create table usher_events (
@@ -256,6 +286,11 @@ create table usher_events (
     error text
 );
 create index usher_events_unprocessed on usher_events (received_at) where processed_at is null;
+-- The few events that failed, among all that wait while there is much to do.
+create index usher_events_failed on usher_events (received_at) where processed_at is null and error is not null;
+-- What retention looks for: processed events that still have their payload, and those that have none any more.
+create index usher_events_with_payload on usher_events (processed_at) where processed_at is not null and payload is not null;
+create index usher_events_cleared on usher_events (processed_at) where processed_at is not null and payload is null;
 comment on table usher_events is 'The inbox: every event that Clerk was told usher has taken.';
 comment on column usher_events.svix_id is 'The message id, the same over retries and replays.';
 comment on column usher_events.event_type is 'user.created and so on.';
@@ -264,3 +299,796 @@ comment on column usher_events.received_at is 'When it was stored.';
 comment on column usher_events.processed_at is 'When its effect was committed.';
 comment on column usher_events.outcome is 'What came of it, in a few words.';
 comment on column usher_events.error is 'Why it could not be processed so far.';
+
+-- Bodies are compressed at a third of the cost, where the server can (Postgres 14 or newer, built with lz4, as packages are).
+do $$
+begin
+    execute 'alter table usher_events alter column payload set compression lz4';
+exception
+    when syntax_error or feature_not_supported then null;
+end
+$$;
+
+-- Answers that are given again when a caller repeats a request with the same Idempotency-Key: beside the answer, what
+-- became of each item, by which a key that was limited meanwhile is told no more than it may see now.
+create table usher_idempotency_keys (
+    api_key text not null,
+    idempotency_key text not null,
+    request_hash bytea not null,
+    status integer,
+    answer text,
+    outcomes text,
+    created_at timestamptz not null,
+    primary key (api_key, idempotency_key)
+);
+create index usher_idempotency_keys_age on usher_idempotency_keys (created_at);
+comment on table usher_idempotency_keys is 'Answers that are given again when a request is repeated.';
+comment on column usher_idempotency_keys.api_key is 'The name of the key that called.';
+comment on column usher_idempotency_keys.idempotency_key is 'What the caller sent as Idempotency-Key.';
+comment on column usher_idempotency_keys.request_hash is 'SHA-256 of path and body: the same key with another request is a mistake.';
+comment on column usher_idempotency_keys.status is 'The status that was answered; null only inside the transaction that makes the answer.';
+comment on column usher_idempotency_keys.answer is 'The body that was answered; null where it was too long to be kept.';
+comment on column usher_idempotency_keys.outcomes is 'What became of each item that was asked for: its status, and the invite''s id or the problem''s code. JSON.';
+comment on column usher_idempotency_keys.created_at is 'Kept for 24 hours.';
+
+-- Periodic work: one row per schedule decides, in one guarded update, which process a tick belongs to.
+create table usher_schedules (
+    name text primary key,
+    due_at timestamptz not null
+);
+comment on table usher_schedules is 'Periodic work and when it is due next.';
+comment on column usher_schedules.name is 'What is done.';
+comment on column usher_schedules.due_at is 'When its next tick is due; whoever moves it on runs the tick.';
+
+create table usher_suppressions (
+    email_key text primary key,
+    reason text not null,
+    suppressed_at timestamptz not null
+);
+comment on table usher_suppressions is 'Addresses that a mail server refused for good: not written to until somebody resends.';
+comment on column usher_suppressions.email_key is 'The address, as addresses are compared.';
+comment on column usher_suppressions.reason is 'The server''s words, addresses masked.';
+comment on column usher_suppressions.suppressed_at is 'When it was refused.';
+
+create table usher_mail_circuit (
+    id integer primary key check (id = 1),
+    reason text not null,
+    since timestamptz not null,
+    probes integer not null default 0,
+    probe_at timestamptz not null
+);
+comment on table usher_mail_circuit is 'The mail circuit breaker: a row is there while it is open, because the mail server refuses the account; all mails wait.';
+comment on column usher_mail_circuit.id is 'Always 1.';
+comment on column usher_mail_circuit.reason is 'The server''s words, addresses masked.';
+comment on column usher_mail_circuit.since is 'When it began.';
+comment on column usher_mail_circuit.probes is 'How many mails were tried since.';
+comment on column usher_mail_circuit.probe_at is 'When the next one is tried; whoever moves it on sends it.';
+
+create table usher_mail_counts (
+    scope text not null check (scope in ('inviter', 'organization', 'address')),
+    subject uuid not null,
+    day text not null,
+    mails integer not null,
+    primary key (scope, subject, day)
+);
+comment on table usher_mail_counts is 'Invite mails asked for on a day, for the daily caps.';
+comment on column usher_mail_counts.scope is 'Who is counted: an inviter, an organization or an address.';
+comment on column usher_mail_counts.subject is 'The admins.id, the organizations.id, or the first half of the SHA-256 of the address''s email_key.';
+comment on column usher_mail_counts.day is 'The day in UTC, such as 2026-11-22.';
+comment on column usher_mail_counts.mails is 'How many mails.';
+
+-- The app's transaction may stay open for long, and everybody counts in the same rows. So what it asks for is noted
+-- here, in rows that nobody else sees, and counted when it commits: the counts are locked for the commit alone.
+create table usher_mail_asks (
+    scope text not null,
+    subject uuid not null,
+    day text not null
+);
+comment on table usher_mail_asks is 'Mails that the current transaction asks for; empty for everybody else.';
+comment on column usher_mail_asks.scope is 'Who is counted: an inviter, an organization or an address.';
+comment on column usher_mail_asks.subject is 'The admins.id, the organizations.id, or the first half of the SHA-256 of the address''s email_key.';
+comment on column usher_mail_asks.day is 'The day in UTC, such as 2026-11-22.';
+
+-- Every failed attempt at a job: apalis keeps the last one's error only.
+create table usher_job_failures (
+    job_id text not null,
+    attempt integer not null,
+    failed_at timestamptz not null,
+    error text not null,
+    about text,
+    primary key (job_id, failed_at, attempt)
+);
+create index usher_job_failures_about on usher_job_failures (about) where about is not null;
+comment on table usher_job_failures is 'Every failed attempt at a job: apalis keeps the last one''s error only.';
+comment on column usher_job_failures.job_id is 'The job.';
+comment on column usher_job_failures.attempt is 'Which attempt it was, counted from 1; a job that is retried by hand begins again.';
+comment on column usher_job_failures.failed_at is 'When it failed.';
+comment on column usher_job_failures.error is 'Why, without addresses.';
+comment on column usher_job_failures.about is 'What the job carries: the id of an event or of a delivery.';
+
+create table usher_invite_history (
+    id uuid primary key,
+    invite_id uuid not null references invites (id),
+    event text not null,
+    at timestamptz not null,
+    cause text,
+    reason text
+);
+create index usher_invite_history_invite on usher_invite_history (invite_id, id);
+comment on table usher_invite_history is 'What happened to each invite, and what caused it.';
+comment on column usher_invite_history.id is 'UUIDv7: sorted by time.';
+comment on column usher_invite_history.invite_id is 'The invite.';
+comment on column usher_invite_history.event is 'created, refreshed, resent, flagged, dismissed, accepted, refused, declined, revoked or expired.';
+comment on column usher_invite_history.at is 'When.';
+comment on column usher_invite_history.cause is 'The id of Clerk''s event or of the request that caused it.';
+comment on column usher_invite_history.reason is 'Of a refusal: target_deleted, unknown_role, inviter_blocked or inviter_lost_rights.';
+
+-- What functions and triggers in the database need to know of the configuration, and what keeps an app's own tables and
+-- usher's in step.
+
+create table usher_settings (
+    only_row boolean primary key default true check (only_row),
+    organization_roles text[] not null,
+    project_roles text[] not null,
+    invite_ttl interval not null,
+    max_invite_ttl interval not null,
+    max_message integer not null,
+    resend_cool_down interval not null,
+    resend_daily_cap integer not null,
+    mail_cap_inviter bigint,
+    mail_cap_organization bigint,
+    mail_cap_address bigint default 20,
+    repetition interval not null default '1 minute',
+    organization_invite_role text,
+    project_invite_role text,
+    mail_domain text not null default 'usher',
+    identity_provider text,
+    identity_issuer text,
+    unique_emails text not null check (unique_emails in ('no', 'live', 'all')),
+    check ((identity_provider is null) = (identity_issuer is null))
+);
+comment on table usher_settings is 'The configuration as functions and triggers see it: one row, written when usher starts.';
+comment on column usher_settings.only_row is 'There is no second one.';
+comment on column usher_settings.organization_roles is 'ORGANIZATION_ROLES, low to high.';
+comment on column usher_settings.project_roles is 'PROJECT_ROLES, low to high.';
+comment on column usher_settings.invite_ttl is 'INVITE_TTL.';
+comment on column usher_settings.max_invite_ttl is 'The longest that an invite may live.';
+comment on column usher_settings.max_message is 'The most characters that a message may have.';
+comment on column usher_settings.resend_cool_down is 'The least time between two mails for one invite.';
+comment on column usher_settings.resend_daily_cap is 'The most mails for one invite in 24 hours.';
+comment on column usher_settings.mail_cap_inviter is 'MAIL_CAP_INVITER; null for no limit.';
+comment on column usher_settings.mail_cap_organization is 'MAIL_CAP_ORGANIZATION; null for no limit.';
+comment on column usher_settings.identity_provider is 'What admin_identities.provider says of Clerk users; null where identities are in admins.external_id.';
+comment on column usher_settings.identity_issuer is 'What admin_identities.issuer says of Clerk users.';
+comment on column usher_settings.unique_emails is 'Whether the app lets an admins.email be there once only: no, among the live, or among all.';
+comment on column usher_settings.mail_domain is 'The domain of MAIL_FROM, in which mails have their Message-IDs.';
+comment on column usher_settings.organization_invite_role is 'ORGANIZATION_INVITE_ROLE; null for the highest.';
+comment on column usher_settings.project_invite_role is 'PROJECT_INVITE_ROLE; null for the highest.';
+comment on column usher_settings.mail_cap_address is 'MAIL_CAP_ADDRESS; null for no limit.';
+comment on column usher_settings.repetition is 'How long the same request again is taken for a repetition of the first.';
+
+create table usher_backfills (
+    name text primary key,
+    reached uuid,
+    finished_at timestamptz
+);
+comment on table usher_backfills is 'How far rows that were there before usher have been taken over.';
+comment on column usher_backfills.name is 'What is taken over.';
+comment on column usher_backfills.reached is 'The last admins.id that is done.';
+comment on column usher_backfills.finished_at is 'When all were done.';
+
+-- apalis's table of jobs, which other programs in the database may use, too.
+
+-- Rows of the queue are updated a few times and then lie still: room for updates in place, and a vacuum that comes
+-- by the number of rows changed rather than by the size of the history.
+alter table apalis.jobs set (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
+-- Each change of a job's status is a new version of its row, with an entry in every index. Two of apalis's indexes say
+-- what others say; and through those on lock_by the planner finds a few jobs of a worker by walking all that it ever
+-- did. Whoever looks for a silent worker's jobs wants the held ones only.
+drop index if exists apalis.unique_job_id;
+drop index if exists apalis.lidx;
+drop index if exists apalis.idx_apalis_jobs_lock_by;
+create index usher_jobs_held on apalis.jobs (lock_by) where status in ('Running', 'Queued');
+-- The few dead jobs among all that are finished; SQLite has an index by queue and status already.
+create index usher_jobs_dead on apalis.jobs (job_type)
+    where status = 'Killed' or (status = 'Failed' and attempts >= max_attempts);
+-- Nobody gives jobs a key of this kind, yet each change of a job's status wrote an entry for none.
+create unique index usher_jobs_idempotency_key on apalis.jobs (job_type, idempotency_key) where idempotency_key is not null;
+drop index if exists apalis.idx_jobs_idempotency_key;
+
+-- Of usher's jobs one notification for each queue in a statement, since nobody reads more than the queue's name; of
+-- others' one for each job, as apalis tells.
+create function apalis.usher_tell_of_jobs() returns trigger language plpgsql as $$
+begin
+    perform pg_notify('apalis::job::insert', json_build_object('job_type', job_type)::text)
+    from (select distinct job_type from inserted where job_type like 'usher:%' and run_at <= now()) as due;
+    return null;
+end
+$$;
+comment on function apalis.usher_tell_of_jobs is 'Tells the workers which queues have new jobs.';
+drop trigger if exists notify_workers on apalis.jobs;
+create trigger usher_tell_of_jobs after insert on apalis.jobs referencing new table as inserted
+    for each statement execute function apalis.usher_tell_of_jobs();
+create trigger usher_leave_others_notified after insert on apalis.jobs
+    for each row when (new.job_type not like 'usher:%') execute function apalis.notify_new_jobs();
+
+-- An app that still writes admins.organization_id (or admins.role) sees the membership follow. Nothing here may make the
+-- app's own statement fail.
+create function usher_mirror_organization() returns trigger language plpgsql security definer as $$
+declare
+    lowest text := (select organization_roles[1] from usher_settings);
+begin
+    -- Nothing is set up yet: the backfill, which comes after, takes this row over.
+    if lowest is null then
+        return null;
+    end if;
+    -- Who was moved has left; a column that is emptied is on its way out of the schema, and says nothing of anybody. What is
+    -- noted here also keeps a backfill that read the row before from bringing back what it read.
+    if tg_op = 'UPDATE' and old.organization_id <> new.organization_id then
+        insert into organization_users (organization_id, admin_id, role, created_at, updated_at, deleted_at)
+        select o.id, new.id, coalesce(old.role::text, lowest), now(), now(), now()
+        from organizations o where o.id = old.organization_id
+        on conflict (organization_id, admin_id) do update set deleted_at = excluded.deleted_at, updated_at = excluded.updated_at
+            where organization_users.deleted_at is null;
+    end if;
+    if new.deleted_at is not null or not exists (select from organizations where id = new.organization_id) then
+        return null;
+    end if;
+    if tg_op = 'INSERT' or old.organization_id is distinct from new.organization_id or old.deleted_at is not null then
+        insert into organization_users (organization_id, admin_id, role, created_at, updated_at)
+        values (new.organization_id, new.id, coalesce(new.role::text, lowest), now(), now())
+        on conflict (organization_id, admin_id) do update
+            set role = excluded.role, deleted_at = null, updated_at = excluded.updated_at
+            where organization_users.deleted_at is not null;
+    elsif old.role is distinct from new.role then
+        insert into organization_users (organization_id, admin_id, role, created_at, updated_at)
+        values (new.organization_id, new.id, coalesce(new.role::text, lowest), now(), now())
+        on conflict (organization_id, admin_id) do update set role = excluded.role, updated_at = excluded.updated_at
+            where organization_users.deleted_at is null;
+    end if;
+    return null;
+end
+$$;
+comment on function usher_mirror_organization is 'Mirrors what the app writes to admins.organization_id into organization_users.';
+
+-- usher's own writes never name these columns together with an organization, so they never come here.
+create trigger usher_mirror_organization after insert or update of organization_id, role, deleted_at on admins
+    for each row when (new.organization_id is not null) execute function usher_mirror_organization();
+
+-- An app that keeps identities in a table of its own (USHER_IDENTITIES) has them mirrored into admins.external_id, and
+-- those that usher learns of mirrored back. `usher migrate` puts the two triggers on where they are wanted.
+create function usher_mirror_identity() returns trigger language plpgsql security definer as $$
+declare
+    settings usher_settings;
+begin
+    select * into settings from usher_settings;
+    if tg_op <> 'INSERT' and old.provider = settings.identity_provider and old.issuer = settings.identity_issuer
+        and (tg_op = 'DELETE' or (old.admin_id, old.subject) is distinct from (new.admin_id, new.subject))
+    then
+        update admins set external_id = null where id = old.admin_id and external_id = old.subject;
+    end if;
+    if tg_op <> 'DELETE' and new.provider = settings.identity_provider and new.issuer = settings.identity_issuer then
+        update admins set external_id = new.subject where id = new.admin_id and external_id is null;
+    end if;
+    return null;
+end
+$$;
+comment on function usher_mirror_identity is 'Mirrors admin_identities into admins.external_id.';
+
+create function usher_note_identity() returns trigger language plpgsql security definer as $$
+begin
+    insert into admin_identities (admin_id, provider, issuer, subject)
+    select new.id, s.identity_provider, s.identity_issuer, new.external_id from usher_settings s
+    where s.identity_provider is not null and not exists (
+        select from admin_identities i
+        where i.provider = s.identity_provider and i.issuer = s.identity_issuer and i.subject = new.external_id);
+    return null;
+end
+$$;
+comment on function usher_note_identity is 'Mirrors admins.external_id into admin_identities.';
+
+-- Inviting from SQL, in the app's own transaction: the same rules as the API's, see docs/postgres.md. What the two have
+-- in common is compared by the tests case by case.
+
+-- Refuses: SQLSTATE is US and the HTTP status that the API would answer with, DETAIL the API's code, COLUMN the field.
+create function usher_refuse(http_status integer, code text, message text, field text default '', hint text default '')
+    returns void language plpgsql as $$
+begin
+    raise exception using errcode = 'US' || http_status, message = message, detail = code, hint = hint, column = field;
+end
+$$;
+comment on function usher_refuse is 'Ends the statement with an error that programs can tell from others.';
+
+create function usher_refuse_field(field text, problem text, hint text default '') returns void language sql as $$
+    select usher_refuse(422, 'invalid_request', field || ' ' || problem, field, hint)
+$$;
+comment on function usher_refuse_field is 'Refuses an argument.';
+
+-- Without what Unicode calls white space at both ends.
+create function usher_trimmed(text) returns text language sql immutable parallel safe as $$
+    select btrim($1, E'\t\n\u000b\f\r \u0085\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000')
+$$;
+comment on function usher_trimmed is 'A text without white space at both ends.';
+
+-- What addresses are compared by. IDNA is beyond SQL: a domain beyond ASCII is refused, not guessed at.
+create function usher_email_key(email text) returns text language plpgsql immutable parallel safe as $$
+declare
+    written text := usher_trimmed(email);
+    domain text := regexp_replace(written, '^.*@', '');
+    mailbox text := left(written, -(length(domain) + 1));
+begin
+    if written is null or position('@' in written) = 0 or mailbox = '' or domain = '' then
+        perform usher_refuse_field('email', 'must look like name@example.com');
+    end if;
+    if octet_length(mailbox) > 64 or octet_length(written) > 254 then
+        perform usher_refuse_field('email', 'is longer than mail servers accept');
+    end if;
+    if mailbox ~ '^\.|\.\.|\.$'
+        or mailbox ~ '[^A-Za-z0-9.!#$%&''*+/=?^_`{|}~\u0080-\U0010ffff-]'
+        or mailbox ~ '[\u0080-\u00a0\u00ad\u061c\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]'
+    then
+        perform usher_refuse_field('email', 'contains a character that is not allowed before the @');
+    end if;
+    if octet_length(domain) <> length(domain) then
+        perform usher_refuse_field('email', 'has a domain with letters beyond ASCII',
+            'Pass the domain in its ASCII form (xn--…), or invite through the API.');
+    end if;
+    domain := lower(domain collate "C");
+    if length(domain) > 253
+        or domain !~ '^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$'
+        or domain ~ '(^|\.)(?!xn--)..--'
+        or domain ~ '(^|\.)[0-9]+$'
+    then
+        perform usher_refuse_field('email', 'has no valid domain after the @');
+    end if;
+    return lower(mailbox collate "C") || '@' || domain;
+end
+$$;
+comment on function usher_email_key is 'What addresses are compared by: ASCII letters lower-cased, nothing else touched.';
+
+-- RFC 9562 §5.7: 48 bits of milliseconds, then the version, then random bits.
+create function usher_new_id() returns uuid language sql volatile as $$
+    select encode(
+        set_bit(set_bit(
+            overlay(uuid_send(gen_random_uuid())
+                placing substring(int8send(floor(extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
+                from 1 for 6),
+            52, 1), 53, 1), 'hex')::uuid
+$$;
+comment on function usher_new_id is 'A fresh UUIDv7: sorted by time.';
+
+-- The delivery and its job, picked up after the commit, and what they are for.
+create function usher_queue_invite_email(invite invites, event text) returns uuid language plpgsql as $$
+declare
+    delivery uuid := usher_new_id();
+begin
+    insert into usher_deliveries (id, invite_id, kind, generation, to_email, status, message_id, queued_at)
+    select delivery, invite.id, 'invite', coalesce(max(generation), 0) + 1, invite.email, 'queued',
+        delivery || '@' || (select mail_domain from usher_settings), clock_timestamp()
+    from usher_deliveries where invite_id = invite.id and kind = 'invite';
+    -- As usher enqueues: its own limit of attempts counts, not that of the queue.
+    insert into apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority)
+    values (apalis.generate_ulid(), 'usher:send-invite-email',
+        convert_to(json_build_object('delivery_id', delivery)::text, 'UTF8'), 'Pending', 0, 2147483647, now(), 0);
+    insert into usher_invite_history (id, invite_id, event, at)
+    values (usher_new_id(), invite.id, event, clock_timestamp());
+    return delivery;
+end
+$$;
+comment on function usher_queue_invite_email is 'Queues the mail for an invite.';
+
+create function usher_count_asked_mails() returns trigger language plpgsql security definer as $$
+declare
+    beyond boolean;
+begin
+    with asked as (
+        delete from usher_mail_asks returning scope, subject, day
+    ), counted as (
+        -- In one order for everybody.
+        insert into usher_mail_counts as c (scope, subject, day, mails)
+        select scope, subject, day, count(*) from asked group by scope, subject, day order by scope, subject, day
+        on conflict (scope, subject, day) do update set mails = c.mails + excluded.mails
+        returning scope, mails
+    )
+    select bool_or(counted.mails > case counted.scope
+        when 'inviter' then s.mail_cap_inviter
+        when 'address' then s.mail_cap_address
+        else s.mail_cap_organization end)
+    into beyond from counted, usher_settings s;
+    if beyond then
+        perform usher_refuse(429, 'daily_mail_cap', 'no invite mails are left today',
+            hint => 'Come again after midnight UTC.');
+    end if;
+    return null;
+end
+$$;
+comment on function usher_count_asked_mails is 'Counts what a transaction asked for; the first row of it counts all.';
+create constraint trigger usher_count_asked_mails after insert on usher_mail_asks deferrable initially deferred
+    for each row execute function usher_count_asked_mails();
+
+-- Asks for a mail; false where the address had its mails today. Refuses at once what is beyond the other caps by now. Where
+-- transactions meet, the one that commits last is refused then.
+create function usher_reserve_mail(inviter uuid, organization uuid, address text, asked_at timestamptz) returns boolean
+    language plpgsql as $$
+declare
+    today text := to_char(asked_at, 'YYYY-MM-DD');
+    address_subject uuid := encode(substring(sha256(convert_to(address, 'UTF8')) from 1 for 16), 'hex')::uuid;
+    address_beyond boolean;
+    beyond boolean;
+begin
+    with capped as (
+        select cap.scope, cap.subject, cap.most from usher_settings s cross join lateral (values
+            ('address', address_subject, s.mail_cap_address),
+            ('inviter', inviter, s.mail_cap_inviter),
+            ('organization', organization, s.mail_cap_organization)) as cap (scope, subject, most)
+        where cap.subject is not null and cap.most is not null
+    ), full_by_now as (
+        select capped.scope from capped where
+            coalesce((select c.mails from usher_mail_counts c
+                where c.scope = capped.scope and c.subject = capped.subject and c.day = today), 0)
+            + (select count(*) from usher_mail_asks a
+                where a.scope = capped.scope and a.subject = capped.subject and a.day = today)
+            >= capped.most
+    ), asked as (
+        insert into usher_mail_asks (scope, subject, day)
+        select scope, subject, today from capped where not exists (select from full_by_now)
+    )
+    select coalesce(bool_or(scope = 'address'), false), count(*) > 0 into address_beyond, beyond from full_by_now;
+    if address_beyond then
+        return false;
+    end if;
+    if beyond then
+        perform usher_refuse(429, 'daily_mail_cap', 'no invite mails are left today',
+            hint => 'Come again after midnight UTC.');
+    end if;
+    return true;
+end
+$$;
+comment on function usher_reserve_mail is 'Asks for a mail, and refuses it beyond the daily caps; false where the address had its mails today.';
+
+-- Who may invite and whether an invite still lets in are looked up whenever it counts, by one rule for all doors.
+
+-- As Roles::manages_organization in src/invites/roles.rs says it.
+create function usher_manages_organization(role text) returns boolean language plpgsql stable as $$
+#variable_conflict use_variable
+declare
+    settings usher_settings;
+begin
+    select * into settings from usher_settings;
+    return coalesce(
+        array_position(settings.organization_roles, role) >= greatest(2, coalesce(
+            array_position(settings.organization_roles, 'admin'),
+            array_position(settings.organization_roles, settings.organization_invite_role),
+            cardinality(settings.organization_roles))),
+        false);
+end
+$$;
+comment on function usher_manages_organization is 'Whether an organization role counts as the highest role in the organization''s projects.';
+
+-- As InviterFacts::obstacle in src/invites/accept.rs says it.
+create function usher_inviter_obstacle(inviter uuid, home uuid, project uuid, wanted text) returns text language plpgsql stable as $$
+#variable_conflict use_variable
+declare
+    settings usher_settings;
+    ladder text[];
+    lowest text;
+    own text;
+begin
+    select * into settings from usher_settings;
+    select m.role into own from organization_users m
+    where m.organization_id = home and m.admin_id = inviter and m.deleted_at is null;
+    if project is null then
+        ladder := settings.organization_roles;
+        lowest := settings.organization_invite_role;
+    else
+        ladder := settings.project_roles;
+        lowest := settings.project_invite_role;
+        if usher_manages_organization(own) then
+            own := ladder[cardinality(ladder)];
+        else
+            -- Whoever was removed from the organization holds nothing in its projects either.
+            own := (select m.role from project_admins m
+                where m.project_id = project and m.admin_id = inviter and m.deleted_at is null and not exists (
+                    select from organization_users l
+                    where l.organization_id = home and l.admin_id = inviter and l.deleted_at is not null));
+        end if;
+    end if;
+    if not coalesce(array_position(ladder, own) >= array_position(ladder, wanted)
+        and array_position(ladder, own) >= coalesce(array_position(ladder, lowest), cardinality(ladder)), false)
+    then
+        return 'inviter_lost_rights';
+    end if;
+    if not coalesce((
+        select a.deleted_at is null
+            and not exists (select from usher_people u where u.clerk_user_id = a.external_id
+                and (u.banned or u.locked or u.deleted_at is not null))
+            and (a.external_id is not null or not exists (select from usher_people u where u.admin_id = a.id
+                and (u.banned or u.locked or u.deleted_at is not null)))
+        from admins a where a.id = inviter), false)
+    then
+        return 'inviter_blocked';
+    end if;
+    return null;
+end
+$$;
+comment on function usher_inviter_obstacle is 'Why somebody can''t invite with a role into an organization or a project, if it is so.';
+
+-- As AcceptFacts::obstacle in src/invites/accept.rs says it.
+create function usher_invite_obstacle(invite invites) returns text language plpgsql stable as $$
+#variable_conflict use_variable
+declare
+    settings usher_settings;
+    home uuid := invite.organization_id;
+begin
+    select * into settings from usher_settings;
+    if invite.project_id is not null then
+        home := (select p.organization_id from projects p where p.id = invite.project_id and p.deleted_at is null);
+    end if;
+    if not exists (select from organizations o where o.id = home and o.deleted_at is null) then
+        return 'target_deleted';
+    end if;
+    if array_position(
+        case when invite.project_id is null then settings.organization_roles else settings.project_roles end, invite.role) is null
+    then
+        return 'unknown_role';
+    end if;
+    if invite.invited_by is null then
+        return null;
+    end if;
+    return usher_inviter_obstacle(invite.invited_by, home, invite.project_id, invite.role);
+end
+$$;
+comment on function usher_invite_obstacle is 'Why an invite would let nobody in, if it is so.';
+
+create function usher_invite(
+    email text,
+    role text,
+    organization_id uuid default null,
+    project_id uuid default null,
+    invited_by text default null,
+    expires_in interval default null,
+    acceptance text default 'default',
+    locale text default null,
+    message text default null
+) returns table (invite_id uuid, is_new boolean, expires_at timestamptz) language plpgsql security definer as $$
+#variable_conflict use_column
+declare
+    asked alias for $1;
+    wanted text := usher_trimmed($2);
+    organization alias for $3;
+    project alias for $4;
+    inviter_name alias for $5;
+    lifetime interval := $6;
+    way text := coalesce($7, 'default');
+    language_tag alias for $8;
+    words alias for $9;
+    settings usher_settings;
+    asked_key text;
+    home uuid;
+    place text := case when $4 is null then 'organization_id' else 'project_id' end;
+    ladder text[];
+    inviter uuid;
+    obstacle text;
+    mails integer;
+    newest timestamptz;
+    held text;
+    new_id uuid := usher_new_id();
+    asked_at timestamptz := clock_timestamp();
+    ends_at timestamptz;
+    saved invites;
+begin
+    select * into settings from usher_settings;
+    if not found then
+        perform usher_refuse(503, 'not_set_up', 'usher has not been set up in this database', hint => 'Run: usher migrate');
+    end if;
+
+    if organization is null and project is null then
+        perform usher_refuse_field('organization_id', 'is missing; give organization_id or project_id');
+    elsif organization is not null and project is not null then
+        perform usher_refuse_field('project_id', 'must not stand beside organization_id');
+    end if;
+    asked_key := usher_email_key(asked);
+    if wanted is null or wanted = '' then
+        perform usher_refuse_field('role', 'is missing');
+    end if;
+    if inviter_name is not null
+        and inviter_name !~* '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
+        and (inviter_name !~ '^user_[A-Za-z0-9_]*$' or length(inviter_name) > 64)
+    then
+        perform usher_refuse_field('invited_by', 'must be an admin''s id or a Clerk user id');
+    end if;
+    lifetime := coalesce(lifetime, settings.invite_ttl);
+    if lifetime <= interval '0' then
+        perform usher_refuse_field('expires_in', 'must be more than nothing');
+    elsif lifetime > settings.max_invite_ttl then
+        perform usher_refuse_field('expires_in', 'must be at most ' || settings.max_invite_ttl);
+    end if;
+    if way not in ('auto', 'ask', 'default') then
+        perform usher_refuse_field('acceptance', 'must be auto, ask or default');
+    end if;
+    if language_tag !~ '^[A-Za-z0-9]{1,8}(-[A-Za-z0-9]{1,8})*$' or length(language_tag) > 35 then
+        perform usher_refuse_field('locale', 'must be a language tag such as en or pt-BR');
+    end if;
+    if length(words) > settings.max_message then
+        perform usher_refuse_field('message', format('must have at most %s characters', settings.max_message));
+    end if;
+
+    if project is null then
+        ladder := settings.organization_roles;
+        select o.id into home from organizations o where o.id = organization and o.deleted_at is null;
+    else
+        ladder := settings.project_roles;
+        select o.id into home from projects p join organizations o on o.id = p.organization_id and o.deleted_at is null
+        where p.id = project and p.deleted_at is null;
+    end if;
+    if home is null then
+        perform usher_refuse_field(place, 'names nothing that is there');
+    end if;
+    if array_position(ladder, wanted) is null then
+        perform usher_refuse_field('role', 'must be one of ' || array_to_string(ladder, ', '));
+    end if;
+
+    if inviter_name is not null then
+        if inviter_name like 'user\_%' then
+            select a.id into inviter from admins a where a.external_id = inviter_name and a.deleted_at is null
+            order by a.created_at, a.id limit 1;
+        else
+            select a.id into inviter from admins a where a.id = inviter_name::uuid and a.deleted_at is null;
+        end if;
+        if inviter is null then
+            perform usher_refuse_field('invited_by', 'names no known person');
+        end if;
+        if exists (select from usher_addresses a where a.verified and a.email_key = asked_key and a.admin_id = inviter) then
+            perform usher_refuse_field('email', 'is the inviter''s own address');
+        end if;
+        obstacle := usher_inviter_obstacle(inviter, home, project, wanted);
+        if obstacle = 'inviter_blocked' then
+            perform usher_refuse(403, obstacle, 'the inviter is banned or locked');
+        elsif obstacle is not null then
+            perform usher_refuse(403, 'role_above_inviter', 'the inviter may not give this role here');
+        end if;
+    end if;
+
+    if exists (
+        select from usher_addresses a
+        join admins owner on owner.id = a.admin_id and owner.deleted_at is null
+        left join organization_users m on m.organization_id = home and m.admin_id = a.admin_id and m.deleted_at is null
+        left join project_admins pm on pm.project_id = project and pm.admin_id = a.admin_id and pm.deleted_at is null
+        where a.verified and a.email_key = asked_key
+          and case when project is null
+              then array_position(ladder, m.role) >= array_position(ladder, wanted)
+              else usher_manages_organization(m.role)
+                  or array_position(ladder, pm.role::text) >= array_position(ladder, wanted)
+              end
+    ) then
+        perform usher_refuse(409, 'already_member',
+            'the address''s owner is a member already, with this role or a higher one');
+    end if;
+
+    -- What is decided about the invite is decided while its row is held, and the day's counts come last.
+    ends_at := asked_at + make_interval(secs => extract(epoch from lifetime)::double precision);
+    insert into invites as i (id, kind, organization_id, project_id, email, email_key, role, status, acceptance, invited_by,
+        locale, message, invited_at, expires_at, created_at, updated_at)
+    values (new_id, case when project is null then 'organization' else 'project' end, home, project, usher_trimmed(asked),
+        asked_key, wanted, 'pending', way, inviter, language_tag, words, asked_at, ends_at, asked_at, asked_at)
+    on conflict (kind, target_id, email_key) where status in ('pending', 'expired') do update set updated_at = i.updated_at
+    returning * into saved;
+    if saved.id <> new_id then
+        -- The same was asked a moment ago.
+        if saved.status = 'pending' and saved.expires_at > asked_at
+            and asked_at - saved.invited_at < settings.repetition and saved.invited_at - asked_at < settings.repetition
+            and abs(extract(epoch from (saved.expires_at - saved.invited_at) - (ends_at - asked_at))) < 30
+            and (saved.organization_id, saved.email, saved.role, saved.acceptance) = (home, usher_trimmed(asked), wanted, way)
+            and saved.invited_by is not distinct from inviter and saved.locale is not distinct from language_tag
+            and saved.message is not distinct from words
+        then
+            return query select saved.id, false, saved.expires_at;
+            return;
+        end if;
+        select count(*), max(d.queued_at) into mails, newest from usher_deliveries d
+        where d.invite_id = saved.id and d.kind = 'invite' and d.status <> 'suppressed'
+            and d.queued_at > asked_at - interval '24 hours';
+        if newest + settings.resend_cool_down > asked_at then
+            held := 'cool_down';
+        elsif mails >= settings.resend_daily_cap then
+            held := 'daily_cap';
+        end if;
+    end if;
+    if held is null and not usher_reserve_mail(inviter, home, asked_key, asked_at) then
+        held := 'address_cap';
+    end if;
+    if saved.id <> new_id then
+        -- Without a mail, the link that the invitee has already goes on working.
+        update invites i set status = 'pending', organization_id = home, email = usher_trimmed(asked), role = wanted,
+            acceptance = way, invited_by = inviter, locale = language_tag, message = words, invited_at = asked_at,
+            expires_at = ends_at, expired_at = null, dismissed_at = null, mail_held = held,
+            token_version = i.token_version + (held is null)::integer, updated_at = asked_at
+        where i.id = saved.id returning * into saved;
+    elsif held is not null then
+        update invites i set mail_held = held where i.id = saved.id returning * into saved;
+    end if;
+    if held is null then
+        perform usher_queue_invite_email(saved, case when saved.id = new_id then 'created' else 'refreshed' end);
+    else
+        insert into usher_invite_history (id, invite_id, event, at)
+        values (usher_new_id(), saved.id, case when saved.id = new_id then 'created' else 'refreshed' end, clock_timestamp());
+    end if;
+    return query select saved.id, saved.id = new_id, saved.expires_at;
+end
+$$;
+comment on function usher_invite is 'Invites an address in the caller''s transaction, and queues the mail.';
+
+create function usher_enqueue_invite_email(invite_id uuid) returns uuid language plpgsql security definer as $$
+#variable_conflict use_column
+declare
+    wanted alias for $1;
+    settings usher_settings;
+    asked_at timestamptz := clock_timestamp();
+    saved invites;
+    mails integer;
+    newest timestamptz;
+    obstacle text;
+begin
+    select * into settings from usher_settings;
+    if not found then
+        perform usher_refuse(503, 'not_set_up', 'usher has not been set up in this database', hint => 'Run: usher migrate');
+    end if;
+    update invites i set status = 'pending', expired_at = null, mail_held = null, updated_at = asked_at,
+        expires_at = case when i.expires_at <= asked_at then asked_at + settings.invite_ttl else i.expires_at end
+    where i.id = wanted and i.status in ('pending', 'expired') returning * into saved;
+    if not found then
+        select * into saved from invites i where i.id = wanted;
+        if not found then
+            perform usher_refuse(404, 'not_found', 'there is no such invite', 'invite_id');
+        end if;
+        perform usher_refuse(409, 'invite_' || saved.status, format('the invite was %s', saved.status));
+    end if;
+    obstacle := usher_invite_obstacle(saved);
+    case obstacle
+        when 'target_deleted' then perform usher_refuse(409, obstacle, 'what the invite leads into was deleted');
+        when 'unknown_role' then perform usher_refuse(409, obstacle, 'the invite''s role is no longer known');
+        when 'inviter_blocked', 'inviter_lost_rights' then
+            perform usher_refuse(403, 'inviter_lost_rights', 'the inviter may no longer give this role');
+        else null;
+    end case;
+    select count(*), max(d.queued_at) into mails, newest from usher_deliveries d
+    where d.invite_id = wanted and d.kind = 'invite' and d.status <> 'suppressed'
+        and d.queued_at > asked_at - interval '24 hours';
+    if newest + settings.resend_cool_down > asked_at or mails >= settings.resend_daily_cap then
+        perform usher_refuse(429, 'resend_too_soon', 'the address was written to only recently',
+            hint => 'usher_invite queues the mail by itself.');
+    end if;
+    if not usher_reserve_mail(saved.invited_by,
+        coalesce((select p.organization_id from projects p where p.id = saved.project_id), saved.organization_id),
+        saved.email_key, asked_at)
+    then
+        perform usher_refuse(429, 'daily_mail_cap', 'no invite mails are left today',
+            hint => 'Come again after midnight UTC.');
+    end if;
+    -- Whoever resends vouches for the address.
+    delete from usher_suppressions s where s.email_key = saved.email_key;
+    return usher_queue_invite_email(saved, 'resent');
+end
+$$;
+comment on function usher_enqueue_invite_email is 'Sends an open invite''s mail once more; an expired one is renewed.';
+
+-- They run with the rights of usher's role, whatever the caller's search path and time zone are. Nobody may call
+-- anything until it is granted.
+do $$
+declare
+    mine regprocedure;
+begin
+    for mine in
+        select p.oid::regprocedure from pg_proc p
+        where p.pronamespace = (select oid from pg_namespace where nspname = current_schema()) and p.proname in (
+            'usher_mirror_organization', 'usher_mirror_identity', 'usher_note_identity', 'usher_refuse',
+            'usher_refuse_field', 'usher_trimmed', 'usher_email_key', 'usher_new_id', 'usher_queue_invite_email',
+            'usher_count_asked_mails', 'usher_reserve_mail', 'usher_manages_organization', 'usher_inviter_obstacle',
+            'usher_invite_obstacle', 'usher_invite', 'usher_enqueue_invite_email')
+    loop
+        execute format('alter function %s set search_path = pg_catalog, %I, pg_temp', mine, current_schema());
+        execute format('alter function %s set timezone = ''UTC''', mine);
+        execute format('revoke all on function %s from public', mine);
+    end loop;
+end
+$$;

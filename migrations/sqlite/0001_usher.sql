@@ -40,6 +40,8 @@ create table admins (
     deleted_at text
 ) strict;
 create index usher_admins_external_id on admins (external_id);
+-- People who may be linked by their address when Clerk tells of them.
+create index usher_admins_unlinked on admins (lower(trim(email))) where external_id is null and deleted_at is null;
 
 -- Who is in which organization: many to many.
 create table organization_users (
@@ -199,8 +201,16 @@ create table invites (
     declined_at text,
     -- When it was revoked.
     revoked_at text,
-    -- When the sweep noted that it had expired.
+    -- When it expired, once the sweep has noted it.
     expired_at text,
+    -- When the life began that reminders are planned for.
+    reminders_from text,
+    -- The expires_at that remind_at was planned for; another one means that the invite has a new life, to be planned anew.
+    reminders_until text,
+    -- When the next reminder is due; null for none.
+    remind_at text,
+    -- Why the address was last asked without a mail: cool_down, daily_cap or address_cap; null where a mail was queued.
+    mail_held text check (mail_held in ('cool_down', 'daily_cap', 'address_cap')),
     -- When the row was made.
     created_at text not null,
     -- When the row last changed.
@@ -214,6 +224,14 @@ create index invites_waiting on invites (email_key) where status = 'pending';
 create index invites_flagged on invites (flagged_for) where flagged_for is not null and status = 'pending';
 create index invites_by_organization on invites (organization_id, created_at, id);
 create index invites_by_project on invites (project_id, created_at, id) where project_id is not null;
+-- Lists go by creation, newest first, within one filter; email_key and status narrow further.
+create index invites_by_creation on invites (created_at, id);
+create index invites_by_email on invites (email_key, created_at, id);
+create index invites_by_inviter on invites (invited_by, created_at, id) where invited_by is not null;
+create index invites_expiring on invites (expires_at) where status = 'pending';
+create index invites_to_plan on invites (id)
+    where status = 'pending' and (reminders_until is null or reminders_until <> expires_at);
+create index invites_to_remind on invites (remind_at) where status = 'pending' and remind_at is not null;
 
 -- Mails that belong to invites, sent or to be sent.
 create table usher_deliveries (
@@ -227,16 +245,21 @@ create table usher_deliveries (
     generation integer not null,
     -- Where it goes.
     to_email text not null,
-    -- queued, sent, failed (for good) or suppressed (no longer wanted).
+    -- queued, sent, failed (for good) or suppressed (no longer wanted, or its address refuses
+    -- mail).
     status text not null check (status in ('queued', 'sent', 'failed', 'suppressed')),
     -- How often sending was tried.
     attempts integer not null default 0,
     -- The last refusal, addresses masked.
     last_error text,
+    -- What the mail server said when it took the mail.
+    reply text,
     -- Fixed per delivery, so that a second copy after a crash is recognised as the same mail.
     message_id text not null,
     -- When it was asked for.
     queued_at text not null,
+    -- When sending was last tried.
+    attempted_at text,
     -- When the server took it.
     sent_at text,
     unique (invite_id, kind, generation)
@@ -260,3 +283,135 @@ create table usher_events (
     error text
 ) strict;
 create index usher_events_unprocessed on usher_events (received_at) where processed_at is null;
+-- The few events that failed, among all that wait while there is much to do.
+create index usher_events_failed on usher_events (received_at) where processed_at is null and error is not null;
+-- What retention looks for: processed events that still have their payload, and those that have none any more.
+create index usher_events_with_payload on usher_events (processed_at) where processed_at is not null and payload is not null;
+create index usher_events_cleared on usher_events (processed_at) where processed_at is not null and payload is null;
+
+-- Answers that are given again when a caller repeats a request with the same Idempotency-Key.
+create table usher_idempotency_keys (
+    -- The name of the key that called.
+    api_key text not null,
+    -- What the caller sent as Idempotency-Key.
+    idempotency_key text not null,
+    -- SHA-256 of path and body: the same key with another request is a mistake.
+    request_hash blob not null,
+    -- The status that was answered; null only inside the transaction that makes the answer.
+    status integer,
+    -- The body that was answered; null where it was too long to be kept.
+    answer text,
+    -- What became of each item that was asked for: its status, and the invite's id or the problem's code. JSON.
+    outcomes text,
+    -- Kept for 24 hours.
+    created_at text not null,
+    primary key (api_key, idempotency_key)
+) strict;
+create index usher_idempotency_keys_age on usher_idempotency_keys (created_at);
+
+-- Periodic work: one row per schedule decides, in one guarded update, which process a tick belongs to.
+create table usher_schedules (
+    -- What is done.
+    name text primary key,
+    -- When its next tick is due; whoever moves it on runs the tick.
+    due_at text not null
+) strict;
+
+-- Addresses that a mail server refused for good: not written to until somebody resends.
+create table usher_suppressions (
+    -- The address, as addresses are compared.
+    email_key text primary key,
+    -- The server's words, addresses masked.
+    reason text not null,
+    -- When it was refused.
+    suppressed_at text not null
+) strict;
+
+-- The mail circuit breaker: a row is there while it is open, because the mail server refuses the account; all mails
+-- wait.
+create table usher_mail_circuit (
+    -- Always 1.
+    id integer primary key check (id = 1),
+    -- The server's words, addresses masked.
+    reason text not null,
+    -- When it began.
+    since text not null,
+    -- How many mails were tried since.
+    probes integer not null default 0,
+    -- When the next one is tried; whoever moves it on sends it.
+    probe_at text not null
+) strict;
+
+-- Invite mails asked for on a day, for the daily caps.
+create table usher_mail_counts (
+    -- Who is counted: an inviter, an organization or an address.
+    scope text not null check (scope in ('inviter', 'organization', 'address')),
+    -- The admins.id, the organizations.id, or the first half of the SHA-256 of the address's email_key.
+    subject blob not null,
+    -- The day in UTC, such as 2026-11-22.
+    day text not null,
+    -- How many mails.
+    mails integer not null,
+    primary key (scope, subject, day)
+) strict;
+
+-- Every failed attempt at a job: apalis keeps the last one's error only.
+create table usher_job_failures (
+    -- The job.
+    job_id text not null,
+    -- Which attempt it was, counted from 1; a job that is retried by hand begins again.
+    attempt integer not null,
+    -- When it failed.
+    failed_at text not null,
+    -- Why, without addresses.
+    error text not null,
+    -- What the job carries: the id of an event or of a delivery.
+    about text,
+    primary key (job_id, failed_at, attempt)
+) strict;
+create index usher_job_failures_about on usher_job_failures (about) where about is not null;
+
+-- What happened to each invite, and what caused it.
+create table usher_invite_history (
+    -- UUIDv7: sorted by time.
+    id blob primary key,
+    -- The invite.
+    invite_id blob not null references invites (id),
+    -- created, refreshed, resent, flagged, dismissed, accepted, refused, declined, revoked or expired.
+    event text not null,
+    -- When.
+    at text not null,
+    -- The id of Clerk's event or of the request that caused it.
+    cause text,
+    -- Of a refusal: target_deleted, unknown_role, inviter_blocked or inviter_lost_rights.
+    reason text
+) strict;
+create index usher_invite_history_invite on usher_invite_history (invite_id, id);
+
+-- What statements need to know of the configuration: one row, written when usher starts.
+create table usher_settings (
+    -- There is no second one.
+    only_row integer primary key check (only_row = 1),
+    -- The domain of MAIL_FROM, in which mails have their Message-IDs.
+    mail_domain text not null
+) strict;
+
+-- apalis's table of jobs.
+
+-- With many finished rows the planner takes one of these two for acks and locks and walks the history of the queue;
+-- without them it takes the primary key.
+drop index if exists LIdx;
+drop index if exists idx_jobs_status_run_at;
+-- Each change of a job's status is written to every index that knows of it. Of apalis's, these two help nobody; whoever
+-- looks for a silent worker's jobs wants the held ones only.
+drop index if exists idx_jobs_claimable;
+drop index if exists idx_jobs_running;
+create index usher_jobs_held on Jobs (lock_by) where status in ('Running', 'Queued');
+-- Nobody gives jobs a key of this kind, yet each job had an entry for none.
+create unique index usher_jobs_idempotency_key on Jobs (job_type, idempotency_key) where idempotency_key is not null;
+drop index if exists idx_jobs_idempotency_key;
+
+-- Whoever counts or lists jobs by their state asks for those that are not done; a finished job needs no place in this.
+create index usher_jobs_unfinished on Jobs (job_type, status, run_at) where status <> 'Done';
+drop index if exists idx_jobs_job_type_status_run_at;
+drop index if exists idx_jobs_completed_done_at;

@@ -20,7 +20,7 @@ impl Tx {
     /// The open circuit, if it is open.
     pub async fn circuit_opened(&mut self) -> Result<Option<OpenCircuit>> {
         Ok(on_conn!(self, |conn| sqlx::query_as(
-            "select reason, since, probes, probe_at from usher_mail_trouble"
+            "select reason, since, probes, probe_at from usher_mail_circuit"
         )
         .fetch_optional(conn)
         .await)?)
@@ -30,7 +30,7 @@ impl Tx {
     pub async fn open_circuit(&mut self, reason: &str, probe_at: DateTime<Utc>) -> Result<bool> {
         let now = self.clock.now();
         let begun = on_conn!(self, |conn| sqlx::query(
-            "insert into usher_mail_trouble (id, reason, since, probe_at) values (1, $1, $2, $3)
+            "insert into usher_mail_circuit (id, reason, since, probe_at) values (1, $1, $2, $3)
              on conflict (id) do nothing"
         )
         .bind(reason)
@@ -46,7 +46,7 @@ impl Tx {
     pub async fn claim_circuit_probe(&mut self, next: DateTime<Utc>) -> Result<bool> {
         let now = self.clock.now();
         let taken = on_conn!(self, |conn| sqlx::query(
-            "update usher_mail_trouble set probes = probes + 1, probe_at = $2 where probe_at <= $1"
+            "update usher_mail_circuit set probes = probes + 1, probe_at = $2 where probe_at <= $1"
         )
         .bind(now)
         .bind(next)
@@ -60,7 +60,7 @@ impl Tx {
     pub async fn expedite_circuit_probe(&mut self) -> Result<()> {
         let now = self.clock.now();
         on_conn!(self, |conn| sqlx::query(
-            "update usher_mail_trouble set probe_at = $1 where probe_at > $1"
+            "update usher_mail_circuit set probe_at = $1 where probe_at > $1"
         )
         .bind(now)
         .execute(conn)
@@ -72,7 +72,7 @@ impl Tx {
     /// Closes the circuit; returns it unless another process closed it first.
     pub async fn close_circuit(&mut self) -> Result<Option<OpenCircuit>> {
         Ok(on_conn!(self, |conn| sqlx::query_as(
-            "delete from usher_mail_trouble returning reason, since, probes, probe_at"
+            "delete from usher_mail_circuit returning reason, since, probes, probe_at"
         )
         .fetch_optional(conn)
         .await)?)

@@ -65,7 +65,8 @@ pub enum Validation {
     HalfApplied(i64),
     /// A migration has a different checksum than when it ran.
     #[error(
-        "migration {0} is another one here than in this usher; was it made by a fork, or by a version never released?"
+        "its migration {0} is not the one of this usher: the database was set up by a version before the first release, \
+         or by a changed one; start that version, or give usher a new database"
     )]
     Changed(i64),
     /// A file with another program's tables.
@@ -305,7 +306,7 @@ async fn foresee_postgres(
     )
     .fetch_one(&mut *conn)
     .await?;
-    if has_memberships && !applied.has(BESIDE_THE_APP) {
+    if has_memberships && !applied.has(SCHEMA) {
         let missing = adopt::count_missing(conn).await?;
         if missing > 0 {
             outlook.push(format!(
@@ -316,8 +317,8 @@ async fn foresee_postgres(
     Ok(outlook)
 }
 
-/// The migration that adds the mirror and the backfill.
-const BESIDE_THE_APP: i64 = 6;
+/// The migration with all tables, the mirror and the backfill.
+const SCHEMA: i64 = 1;
 
 /// The migrations that have run, and the changes to the app's tables that must come first.
 struct Prepared {
@@ -328,7 +329,7 @@ struct Prepared {
 
 async fn prepare(conn: &mut PgConnection, migrator: &Migrator, rules: &Rules) -> Result<Prepared, MigrationError> {
     let applied = Applied::on_postgres(conn, TABLE).await?;
-    let schema = Schema::read(conn, applied.has(1)).await?;
+    let schema = Schema::read(conn, applied.has(SCHEMA)).await?;
     let mut steps = Vec::new();
     if !applied.is_complete(migrator) || !schema.fits(rules) {
         check_rights(conn).await?;
@@ -344,10 +345,10 @@ async fn prepare(conn: &mut PgConnection, migrator: &Migrator, rules: &Rules) ->
 /// Runs usher's migrations. The first one sets comments on the shared tables; it restores the app's own comments in the
 /// same transaction.
 async fn apply(conn: &mut PgConnection, migrator: &Migrator, applied: &Applied) -> Result<(), MigrationError> {
-    if !applied.has(1) {
+    if !applied.has(SCHEMA) {
         let mut tx = conn.begin().await?;
         let remarks = adopt::remarks(&mut tx).await?;
-        migrator.run_to(1, &mut *tx).await.map_err(MigrationError::Usher)?;
+        migrator.run_to(SCHEMA, &mut *tx).await.map_err(MigrationError::Usher)?;
         remarks.restore(&mut tx).await?;
         tx.commit().await?;
     }
@@ -497,10 +498,7 @@ impl Applied {
 
     fn check(&self, migrator: &Migrator) -> Result<(), Validation> {
         let known = migrator.iter().map(|migration| migration.version).max().unwrap_or(0);
-        if let Some((&found, _)) = self.0.last_key_value().filter(|&(&found, _)| found > known) {
-            return Err(Validation::Newer { found, known });
-        }
-        for (&version, (success, sum)) in &self.0 {
+        for (&version, (success, sum)) in self.0.range(..=known) {
             let ours = migrator.iter().find(|migration| migration.version == version);
             match ours {
                 _ if !success => return Err(Validation::HalfApplied(version)),
@@ -508,7 +506,10 @@ impl Applied {
                 _ => return Err(Validation::Changed(version)),
             }
         }
-        Ok(())
+        match self.0.last_key_value() {
+            Some((&found, _)) if found > known => Err(Validation::Newer { found, known }),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -307,7 +307,7 @@ async fn health_is_told_soon_while_the_database_keeps_everybody_waiting() {
     let smtp = SmtpServer::start().await;
     let usher = UsherProcess::start(&database, &smtp.url()).await;
     let mut other = database.pool.pg().begin().await.unwrap();
-    sqlx::query("lock table usher_migrations, usher_mail_trouble in access exclusive mode")
+    sqlx::query("lock table usher_migrations, usher_mail_circuit in access exclusive mode")
         .execute(&mut *other)
         .await
         .unwrap();

@@ -63,7 +63,7 @@ async fn with_account_trouble(app: &TestApp, organization: Uuid) -> String {
         .invite_to_organization(organization, "ada@example.com", "member")
         .await;
     app.run_jobs().await;
-    assert_eq!(app.pool.count("usher_mail_trouble").await, 1);
+    assert_eq!(app.pool.count("usher_mail_circuit").await, 1);
     invite
 }
 
@@ -177,7 +177,7 @@ stories! {
         app.clock.advance(TimeDelta::minutes(20));
         look_after_mail(&app.context).await.unwrap();
         assert_eq!(app.mails().len(), 1, "the one that tried");
-        assert_eq!(app.pool.count("usher_mail_trouble").await, 0);
+        assert_eq!(app.pool.count("usher_mail_circuit").await, 0);
         app.run_jobs().await;
         assert_eq!(app.pool.count("usher_deliveries where status = 'sent' and attempts = 1").await, 31);
         assert_eq!(app.mails().len(), 31, "each once");
@@ -189,12 +189,12 @@ stories! {
         app.smtp.at(Phase::Rcpt, denied);
         let poison = app.invite_to_organization(acme, "ada@example.com", "member").await;
         app.run_jobs().await;
-        assert_eq!(app.pool.count("usher_mail_trouble").await, 0, "one such refusal may be the recipient's");
+        assert_eq!(app.pool.count("usher_mail_circuit").await, 0, "one such refusal may be the recipient's");
         for _ in 0..3 {
             app.clock.advance(TimeDelta::minutes(2));
             app.run_jobs().await;
         }
-        assert_eq!(app.pool.count("usher_mail_trouble").await, 1, "three in a row are ours");
+        assert_eq!(app.pool.count("usher_mail_circuit").await, 1, "three in a row are ours");
         app.clock.advance(TimeDelta::minutes(1));
         app.invite_to_organization(acme, "bob@example.com", "member").await;
         app.clock.advance(TimeDelta::minutes(1));
@@ -215,7 +215,7 @@ stories! {
         app.post(&format!("/v1/invites/{invite}/revoke"), json!({})).await.expect(200);
         app.clock.advance(TimeDelta::minutes(1));
         look_after_mail(&app.context).await.unwrap();
-        assert_eq!(app.pool.count("usher_mail_trouble").await, 0);
+        assert_eq!(app.pool.count("usher_mail_circuit").await, 0);
         assert_eq!(app.mails().len(), 0);
         app.run_jobs().await;
     }
@@ -255,7 +255,7 @@ stories! {
             app.invite_to_organization(acme, &format!("person{n}@example.com"), "member").await;
         }
         app.run_jobs().await;
-        assert_eq!(app.pool.count("usher_mail_trouble").await, 1);
+        assert_eq!(app.pool.count("usher_mail_circuit").await, 1);
         assert_eq!(app.pool.count("usher_suppressions").await, 0);
         assert_eq!(app.pool.count("usher_deliveries where status = 'queued'").await, 5);
         app.smtp.at(Phase::Rcpt, Behaviour::Accept);
@@ -526,7 +526,7 @@ async fn workers_wait_at_the_gate(database: TestDatabase) {
         .await
         .expect(200);
     eventually("there is trouble", async || {
-        app.pool.count("usher_mail_trouble").await == 1
+        app.pool.count("usher_mail_circuit").await == 1
     })
     .await;
     let jobs = app.pool.jobs();
@@ -556,7 +556,7 @@ async fn workers_wait_at_the_gate(database: TestDatabase) {
     .await;
     assert_eq!(app.mails().len(), 100);
     eventually("the account is trusted again", async || {
-        app.pool.count("usher_mail_trouble").await == 0
+        app.pool.count("usher_mail_circuit").await == 0
     })
     .await;
     for workers in workers {
@@ -590,7 +590,7 @@ async fn trouble_with_the_account_raises_one_alarm() {
     };
     eventually("the alarm is raised", async || !alarms().is_empty()).await;
     eventually("a mail has been tried since", async || {
-        database.pool.count("usher_mail_trouble where probes > 0").await == 1
+        database.pool.count("usher_mail_circuit where probes > 0").await == 1
     })
     .await;
     assert_eq!(alarms().len(), 1, "{:?}", alarms());

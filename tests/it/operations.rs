@@ -265,7 +265,7 @@ stories! {
         let organization = running.organization().await;
         running.smtp.at(Phase::MailFrom, Behaviour::Reply("550 5.7.1 sender not yours"));
         running.invite(organization, "ada@example.com").await;
-        eventually("all mails wait", async || running.database.pool.count("usher_mail_trouble").await == 1).await;
+        eventually("all mails wait", async || running.database.pool.count("usher_mail_circuit").await == 1).await;
         let (table, payload, hour_ago) = raw_job(&running.database.pool);
         running.database.pool.execute(&format!(
             "insert into {table} (id, job_type, job, max_attempts, run_at, priority, status, attempts)
@@ -308,7 +308,7 @@ stories! {
         assert_eq!(status, 200, "{body}");
         let body: Value = serde_json::from_str(&body).unwrap();
         assert_eq!(body, json!({ "status": "ok", "checks": { "database": "ok", "migrations": "ok", "workers": "ok" } }));
-        running.database.pool.execute("delete from usher_migrations where version = 8").await;
+        running.database.pool.execute("delete from usher_migrations where version = 1").await;
         let (status, body) = running.usher.ask("/readyz").await;
         assert_eq!(status, 503);
         let body: Value = serde_json::from_str(&body).unwrap();
@@ -632,7 +632,7 @@ stories! {
             assert!(said.contains(line), "no “{line}” in:\n{said}");
         }
         running.smtp.at(Phase::MailFrom, Behaviour::Reply("550 5.7.1 sender not yours"));
-        running.database.pool.execute("delete from usher_migrations where version = 8").await;
+        running.database.pool.execute("delete from usher_migrations where version = 1").await;
         let (well, said) = running.usher.usher(&["check"]).await;
         assert!(!well && said.contains("one check failed"), "{said}");
         assert!(said.contains("FAIL  sender         MAIL_FROM: ") && said.contains("sender not yours"), "{said}");

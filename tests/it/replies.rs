@@ -91,7 +91,7 @@ async fn cured(app: &TestApp) {
 }
 
 async fn waits(app: &TestApp) -> bool {
-    app.pool.count("usher_mail_trouble").await == 1
+    app.pool.count("usher_mail_circuit").await == 1
 }
 
 async fn every_reply_of_the_table_comes_out_as_it_says(database: TestDatabase) {

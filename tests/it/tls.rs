@@ -91,7 +91,7 @@ async fn a_server_that_nobody_trusted_vouches_for_gets_neither_mail_nor_login_an
             "{error}"
         );
         assert_eq!(
-            database.pool.count("usher_mail_trouble").await,
+            database.pool.count("usher_mail_circuit").await,
             0,
             "it may be somebody on the way, for a while"
         );
@@ -120,7 +120,7 @@ async fn a_server_without_starttls_where_it_is_required_hears_nothing_and_raises
         invite(&usher, email).await;
     }
     eventually("all mails wait", async || {
-        database.pool.count("usher_mail_trouble").await == 1
+        database.pool.count("usher_mail_circuit").await == 1
     })
     .await;
     eventually("the alarm is raised", async || !errors(&usher).is_empty()).await;
@@ -137,7 +137,7 @@ async fn a_server_without_starttls_where_it_is_required_hears_nothing_and_raises
     server.with("STARTTLS");
     let usher = trusting(&authority, &server, &database).await;
     eventually("the gate is open", async || {
-        database.pool.count("usher_mail_trouble").await == 0
+        database.pool.count("usher_mail_circuit").await == 0
     })
     .await;
     usher

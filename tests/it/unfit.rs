@@ -185,14 +185,21 @@ async fn schemas_that_are_newer_half_applied_or_somebody_else_s() {
                 "newer than this usher",
             ),
             (
-                "update usher_migrations set success = false where version = 2",
-                "update usher_migrations set success = true where version = 2",
-                "migration 2 was applied by halves",
+                "update usher_migrations set success = false where version = 1",
+                "update usher_migrations set success = true where version = 1",
+                "migration 1 was applied by halves",
             ),
             (
-                "update usher_migrations set description = 'x', checksum = (select checksum from usher_migrations where version = 1) where version = 3",
-                "delete from usher_migrations where version > 2",
-                "migration 3 is another one here",
+                // What an usher before the first release left: another migration 1, and more of them.
+                "insert into usher_migrations (version, description, success, checksum, execution_time)
+                 select 16, 'more', success, checksum, 0 from usher_migrations where version = 1",
+                "select 1",
+                "newer than this usher",
+            ),
+            (
+                "update usher_migrations set checksum = substr(checksum, 2) where version = 1",
+                "select 1",
+                "by a version before the first release",
             ),
         ] {
             database.pool.execute(statement).await;

@@ -1,1 +1,0 @@
--- Functions for an app on the same Postgres: nothing to do here.
