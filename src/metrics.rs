@@ -11,6 +11,8 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_process::Collector;
 
+use usher_mail::MailKind;
+
 use crate::names::named;
 
 const WEBHOOKS: &str = "usher_webhooks_total";
@@ -159,8 +161,8 @@ pub fn job_ended(queue: &'static str, outcome: JobOutcome, took: Duration) {
     histogram!(JOB_DURATION, "queue" => queue).record(took);
 }
 
-pub fn email(template: &'static str, outcome: MailOutcome) {
-    counter!(EMAILS, "template" => template, "outcome" => outcome.as_str()).increment(1);
+pub fn email(mail: MailKind, outcome: MailOutcome) {
+    counter!(EMAILS, "template" => mail.as_str(), "outcome" => outcome.as_str()).increment(1);
 }
 
 /// Counts events of invites; call it after the commit.

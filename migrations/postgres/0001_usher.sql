@@ -668,7 +668,7 @@ begin
     from usher_deliveries where invite_id = invite.id and kind = 'invite';
     -- As usher enqueues: its own limit of attempts counts, not that of the queue.
     insert into apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority)
-    values (apalis.generate_ulid(), 'usher:send-invite-email',
+    values (apalis.generate_ulid(), 'usher:send-mail',
         convert_to(json_build_object('delivery_id', delivery)::text, 'UTF8'), 'Pending', 0, 2147483647, now(), 0);
     insert into usher_invite_history (id, invite_id, event, at)
     values (usher_new_id(), invite.id, event, clock_timestamp());

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::back_off::wait_after;
-use super::outgoing::{self, Probed};
+use super::send_mail::{self, Probed};
 use super::{Context, JobError};
 use crate::app::App;
 use crate::store::StoreError;
@@ -190,7 +190,7 @@ async fn server_takes_mail(context: &Context) -> Result<bool, JobError> {
         if last.replace(mail) == Some(mail) {
             break;
         }
-        match outgoing::probe(context, mail).await? {
+        match send_mail::probe(context, mail).await? {
             Probed::Taken => return Ok(true),
             Probed::Refused => return Ok(false),
             Probed::NotSent => {}

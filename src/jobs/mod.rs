@@ -3,12 +3,10 @@
 
 mod back_off;
 mod circuit_breaker;
-mod outgoing;
 mod periodic;
 mod process_clerk_event;
 mod retention;
-mod send_accepted_notice;
-mod send_invite_email;
+mod send_mail;
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -22,8 +20,7 @@ pub(crate) use back_off::wait_after;
 pub use circuit_breaker::{CircuitBreaker, look_after_mail, run_circuit_breaker};
 pub use periodic::{Periodic, SCHEDULES, Schedule};
 pub use process_clerk_event::ProcessClerkEvent;
-pub use send_accepted_notice::SendAcceptedNotice;
-pub use send_invite_email::SendInviteEmail;
+pub use send_mail::SendMail;
 
 use crate::app::App;
 use crate::batch::BatchError;
@@ -59,7 +56,7 @@ pub struct Context {
     /// Cancelled when no new work may start.
     pub stopping: CancellationToken,
     events: Arc<process_clerk_event::Events>,
-    mails: Arc<outgoing::Mails>,
+    mails: Arc<send_mail::Mails>,
 }
 
 impl Context {
@@ -69,7 +66,7 @@ impl Context {
             breaker: Arc::default(),
             stopping: CancellationToken::new(),
             events: Arc::new(process_clerk_event::Events::start(app.clone())),
-            mails: Arc::new(outgoing::Mails::start(&app)),
+            mails: Arc::new(send_mail::Mails::start(&app)),
             app,
         }
     }

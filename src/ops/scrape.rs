@@ -11,7 +11,7 @@ use crate::metrics::{self, Recorder};
 use crate::store::{Queue, Store, StoreError};
 use crate::worker::Alive;
 use usher_clerk::EventKind;
-use usher_mail::{AcceptedNotice, Mail as _, OrganizationInvite, ProjectInvite, Reminder};
+use usher_mail::MailKind;
 
 /// Between two questions to the database, however many scrape.
 const FRESH: Duration = Duration::from_secs(5);
@@ -33,12 +33,7 @@ impl Scrape {
         let recorder = Arc::new(Recorder::install()?);
         let queues: Vec<&str> = Queue::ALL.iter().map(|queue| queue.as_str()).collect();
         let types: Vec<&str> = EventKind::ALL.iter().map(|kind| kind.as_str()).collect();
-        let templates = [
-            OrganizationInvite::TEMPLATE,
-            ProjectInvite::TEMPLATE,
-            Reminder::TEMPLATE,
-            AcceptedNotice::TEMPLATE,
-        ];
+        let templates: Vec<&str> = MailKind::ALL.iter().map(|kind| kind.as_str()).collect();
         metrics::begin_at_zero(&types, &queues, &templates);
         let kept = Arc::clone(&recorder);
         let upkeep = tokio::spawn(async move {

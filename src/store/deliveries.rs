@@ -41,15 +41,6 @@ named! {
     }
 }
 
-impl DeliveryKind {
-    fn queue(self) -> Queue {
-        match self {
-            Self::Invite | Self::Reminder => Queue::SendInviteEmail,
-            Self::AcceptedNotice => Queue::SendAcceptedNotice,
-        }
-    }
-}
-
 #[derive(Debug, Clone)]
 pub struct NewDelivery {
     pub invite_id: Uuid,
@@ -209,18 +200,14 @@ impl Tx {
             .execute(conn)
             .await
             .map(drop))?;
-        for queue in [Queue::SendInviteEmail, Queue::SendAcceptedNotice] {
-            let mut payloads = Vec::new();
-            for row in rows.iter().filter(|row| row.kind.queue() == queue) {
-                let cause = self.cause_of(row.for_invite).map(str::to_owned);
-                payloads.push(Payload {
-                    delivery_id: row.delivery_id,
-                    cause,
-                });
-            }
-            self.enqueue(queue, &payloads).await?;
-        }
-        Ok(())
+        let payloads: Vec<_> = rows
+            .iter()
+            .map(|row| Payload {
+                delivery_id: row.delivery_id,
+                cause: self.cause_of(row.for_invite).map(str::to_owned),
+            })
+            .collect();
+        self.enqueue(Queue::SendMail, &payloads).await
     }
 
     /// The invite mails of these invites since a time that were sent or are queued.

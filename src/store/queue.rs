@@ -23,10 +23,8 @@ named! {
     Queue("queue") {
         /// Processes events from Clerk.
         ProcessClerkEvent = "process-clerk-event",
-        /// Sends mails to invited addresses.
-        SendInviteEmail = "send-invite-email",
-        /// Sends mails to inviters whose invite was accepted.
-        SendAcceptedNotice = "send-accepted-notice",
+        /// Sends mails.
+        SendMail = "send-mail",
         /// Runs periodic work.
         Periodic = "periodic",
     }
@@ -42,8 +40,7 @@ impl Queue {
     pub const fn stored(self) -> &'static str {
         match self {
             Self::ProcessClerkEvent => "usher:process-clerk-event",
-            Self::SendInviteEmail => "usher:send-invite-email",
-            Self::SendAcceptedNotice => "usher:send-accepted-notice",
+            Self::SendMail => "usher:send-mail",
             Self::Periodic => "usher:periodic",
         }
     }
@@ -265,27 +262,6 @@ impl Store {
                     .execute(writer)
                     .await?;
             }
-        }
-        Ok(())
-    }
-
-    /// Adopts the jobs that a process of the previous version enqueues while it still runs: its queues have no prefix.
-    /// Jobs of another program in queues of the same names have other payloads.
-    pub async fn take_over_old_queues(&self) -> Result<()> {
-        let Pool::Postgres(pool) = &self.pool else {
-            return Ok(()); // On SQLite the old version ends before the new one starts.
-        };
-        let taken = sqlx::query(
-            "update apalis.jobs set job_type = 'usher:' || job_type where status in ('Pending', 'Queued', 'Running', 'Failed')
-               and ((job_type = 'process-clerk-event' and position('\"svix_id\"'::bytea in job) > 0)
-                 or (job_type in ('send-invite-email', 'send-accepted-notice')
-                     and position('\"delivery_id\"'::bytea in job) > 0)
-                 or (job_type = 'periodic' and position('\"schedule\"'::bytea in job) > 0))",
-        )
-        .execute(pool)
-        .await?;
-        if taken.rows_affected() > 0 {
-            Queue::ALL.iter().for_each(|&queue| self.wake.signal(queue));
         }
         Ok(())
     }

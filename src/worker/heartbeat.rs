@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use tokio_util::sync::CancellationToken;
 
-use crate::jobs::{Job, Periodic, ProcessClerkEvent, SendAcceptedNotice, SendInviteEmail};
+use crate::jobs::{Job, Periodic, ProcessClerkEvent, SendMail};
 use crate::store::{Queue, Store};
 
 pub(super) const INTERVAL: Duration = Duration::from_secs(5);
@@ -69,8 +69,7 @@ impl Names {
 fn overdue_after(queue: Queue) -> Duration {
     let attempt = match queue {
         Queue::ProcessClerkEvent => ProcessClerkEvent::TIME_LIMIT,
-        Queue::SendInviteEmail => SendInviteEmail::TIME_LIMIT,
-        Queue::SendAcceptedNotice => SendAcceptedNotice::TIME_LIMIT,
+        Queue::SendMail => SendMail::TIME_LIMIT,
         Queue::Periodic => Periodic::TIME_LIMIT,
     };
     attempt + LATE
@@ -94,9 +93,6 @@ pub(super) async fn beat(store: Store, names: Arc<Names>, stop: CancellationToke
             // Finds out whether the server is read-only; if so, its open sessions are not used again.
             let _ = store.ping().await;
             continue;
-        }
-        if let Err(error) = store.in_time(INTERVAL, store.take_over_old_queues()).await {
-            tracing::warn!(error = %error, "could not look for jobs of an earlier version");
         }
         match store.in_time(INTERVAL, store.recover_orphans(limit)).await {
             Ok(0) => {}

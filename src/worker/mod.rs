@@ -21,7 +21,7 @@ pub use supervise::Alive;
 
 use crate::app::App;
 use crate::config::{self, Config};
-use crate::jobs::{Context, Periodic, ProcessClerkEvent, SendAcceptedNotice, SendInviteEmail, run_circuit_breaker};
+use crate::jobs::{Context, Periodic, ProcessClerkEvent, SendMail, run_circuit_breaker};
 use crate::store::Door;
 use heartbeat::Names;
 use supervise::{Supervised, supervise};
@@ -33,7 +33,7 @@ use supervise::{Supervised, supervise};
 pub struct Concurrency {
     /// Events from Clerk. They share transactions, so many at once are cheap.
     pub events: usize,
-    /// Mails and notices. They are loaded and updated in batches; only a few are sent at the same moment.
+    /// Mails. They are loaded and updated in batches; only a few are sent at the same moment.
     pub mails: usize,
 }
 
@@ -129,10 +129,7 @@ impl Workers {
         };
         self.tasks
             .spawn(supervise::<ProcessClerkEvent>(supervised(concurrency.events)));
-        self.tasks
-            .spawn(supervise::<SendInviteEmail>(supervised(concurrency.mails)));
-        self.tasks
-            .spawn(supervise::<SendAcceptedNotice>(supervised(concurrency.mails)));
+        self.tasks.spawn(supervise::<SendMail>(supervised(concurrency.mails)));
         self.tasks.spawn(supervise::<Periodic>(supervised(PERIODIC)));
     }
 

@@ -124,7 +124,7 @@ async fn a_job_that_takes_its_process_down_is_started_less_and_less_often_and_en
         database.pool.execute("update Workers set last_seen = 0").await;
         usher = UsherProcess::start(&database, &smtp.url()).await;
     }
-    let mail = "Jobs where job_type like '%send-invite-email' and status = 'Pending'";
+    let mail = "Jobs where job_type like '%send-mail' and status = 'Pending'";
     eventually("deferred", async || {
         database
             .pool
@@ -135,7 +135,7 @@ async fn a_job_that_takes_its_process_down_is_started_less_and_less_often_and_en
     .await;
     database
         .pool
-        .execute("update Jobs set attempts = 600, run_at = unixepoch() where job_type like '%send-invite-email'")
+        .execute("update Jobs set attempts = 600, run_at = unixepoch() where job_type like '%send-mail'")
         .await;
     let said = "usher_deliveries where status = 'failed' and last_error like 'no attempts are left: the last ones never ended%'";
     eventually("it is dead and says why", async || database.pool.count(said).await == 1).await;

@@ -530,7 +530,7 @@ async fn workers_wait_at_the_gate(database: TestDatabase) {
     })
     .await;
     let jobs = app.pool.jobs();
-    let mail = "job_type = 'usher:send-invite-email'";
+    let mail = "job_type = 'usher:send-mail'";
     let untouched = format!("{jobs} where {mail} and status = 'Pending' and lock_by is null");
     eventually("what was not begun lies in the queue", async || {
         app.pool.count(&untouched).await >= 60

@@ -4,8 +4,8 @@ use std::{fs, time::Duration};
 
 use chrono::{DateTime, Utc};
 use usher_mail::{
-    AcceptedNotice, Lines, Mail as _, MailConfig, Mailer, MessageIdentity, OrganizationInvite, ProjectInvite, Reminder,
-    Rendered, SendError, TransportConfig,
+    AcceptedNotice, Lines, MailConfig, Mailer, MessageIdentity, OrganizationInvite, ProjectInvite, Reminder, Rendered,
+    SendError, TransportConfig,
 };
 
 use crate::support::smtp::{Behaviour, Phase, SmtpServer};
@@ -77,7 +77,7 @@ async fn an_invite_arrives_as_text_and_html_under_its_own_identity() {
         organization_name: "Zürich Engines".into(),
         ..OrganizationInvite::sample()
     };
-    let rendered = mailer.render(&invite, &[]).unwrap();
+    let rendered = mailer.render(invite.clone(), &[]).unwrap();
 
     let sent = mailer.send(GRACE, &delivery(1), &rendered).await.unwrap();
 
@@ -132,10 +132,10 @@ async fn only_what_nobody_asked_for_can_be_unsubscribed_from() {
     })
     .unwrap();
     let mails = [
-        mailer.render(&OrganizationInvite::sample(), &[]),
-        mailer.render(&ProjectInvite::sample(), &[]),
-        mailer.render(&Reminder::sample(), &[]),
-        mailer.render(&AcceptedNotice::sample(), &[]),
+        mailer.render(OrganizationInvite::sample(), &[]),
+        mailer.render(ProjectInvite::sample(), &[]),
+        mailer.render(Reminder::sample(), &[]),
+        mailer.render(AcceptedNotice::sample(), &[]),
     ];
     for (number, mail) in (0..).zip(mails) {
         mailer.send(GRACE, &delivery(number), &mail.unwrap()).await.unwrap();
@@ -172,7 +172,7 @@ async fn names_in_any_script_arrive_as_they_were_written() {
                 inviter_name: Some(name.into()),
                 ..OrganizationInvite::sample()
             };
-            let rendered = mailer.render(&invite, &[Some(language)]).unwrap();
+            let rendered = mailer.render(invite.clone(), &[Some(language)]).unwrap();
             mailer.send(GRACE, &delivery(1), &rendered).await.unwrap();
             let mails = server.mails();
             let mail = mails.last().unwrap();
@@ -235,7 +235,7 @@ async fn whatever_people_call_themselves_the_mail_stays_one_mail() {
         .unwrap();
         let rendered = [
             mailer.render(
-                &OrganizationInvite {
+                OrganizationInvite {
                     app_name: name(value),
                     organization_name: name(value),
                     inviter_name: Some(name(value)),
@@ -247,21 +247,21 @@ async fn whatever_people_call_themselves_the_mail_stays_one_mail() {
                 &[],
             ),
             mailer.render(
-                &ProjectInvite {
+                ProjectInvite {
                     project_name: name(value),
                     ..ProjectInvite::bare_sample()
                 },
                 &[],
             ),
             mailer.render(
-                &AcceptedNotice {
+                AcceptedNotice {
                     invitee_name: Some(name(value)),
                     ..AcceptedNotice::sample()
                 },
                 &[],
             ),
             mailer.render(
-                &Reminder {
+                Reminder {
                     app_name: name(value),
                     organization_name: name(value),
                     project_name: Some(name(value)),
@@ -758,7 +758,7 @@ async fn the_outbox_holds_one_whole_file_per_delivery() {
     let dir = folder.path().join("var/outbox");
     let mailer = Mailer::new(config(TransportConfig::Outbox { dir: dir.clone() })).unwrap();
     mailer.check().await.unwrap();
-    let rendered = mailer.render(&ProjectInvite::sample(), &[]).unwrap();
+    let rendered = mailer.render(ProjectInvite::sample(), &[]).unwrap();
     for number in [1, 2, 2] {
         let sent = mailer.send(GRACE, &delivery(number), &rendered).await.unwrap();
         assert!(fs::metadata(&sent.description).unwrap().is_file());

@@ -1,7 +1,6 @@
 //! What others keep in the same database is theirs.
 
-use usher::clock::Clock;
-use usher::store::{Rules, Store};
+use usher::store::Rules;
 
 use crate::support::db::TestPool;
 use crate::support::{TestApp, TestDatabase, stories};
@@ -56,7 +55,6 @@ stories! {
         let store = &app.app.store;
         app.run_schedules().await;
         app.run_jobs().await;
-        store.take_over_old_queues().await.unwrap();
         assert_eq!(store.recover_orphans(chrono::TimeDelta::seconds(20)).await.unwrap(), 0);
         store.heartbeat(&["mine".to_owned()], &[]).await.unwrap();
         store.retire_workers(&["mine".to_owned()]).await.unwrap();
@@ -121,24 +119,4 @@ async fn an_app_that_creates_its_extensions_later_finds_them() {
     app.invite_to_organization(acme, "ada@example.com", "member").await;
     app.run_jobs().await;
     app.finish().await;
-}
-
-/// What a process of the version before this one enqueues during a deploy has no prefix.
-#[tokio::test]
-async fn jobs_of_the_version_before_are_taken_over() {
-    let database = TestDatabase::postgres().await;
-    let text = "insert into apalis.jobs (id, job_type, job, max_attempts, run_at, priority, status, attempts)
-        values ('01BX5ZZKBKACTAV9WEVGEMMVR0', 'periodic', convert_to('{\"schedule\":\"x\",\"until\":\"2000-01-01T00:00:00Z\"}', 'UTF8'),
-            2147483647, now(), 0, 'Pending', 0)";
-    database.pool.execute(text).await;
-    let store = Store::open(&database.url, Clock::System).await.unwrap();
-    store.take_over_old_queues().await.unwrap();
-    assert_eq!(
-        database
-            .pool
-            .count("apalis.jobs where job_type = 'usher:periodic'")
-            .await,
-        1
-    );
-    store.close().await;
 }

@@ -920,7 +920,7 @@ async fn an_invite_from_sql_is_the_app_s_transaction_s_and_goes_out_after_its_co
     let heard = ear.recv().await.unwrap();
     assert_eq!(
         heard.payload(),
-        r#"{"job_type" : "usher:send-invite-email"}"#,
+        r#"{"job_type" : "usher:send-mail"}"#,
         "the workers are told, once"
     );
 

@@ -87,7 +87,7 @@ stories! {
     async fn what_is_not_committed_is_not_there(app) {
         let mut tx = begin(app).await;
         let (organization, _, _) = set_up(app, &mut tx).await;
-        tx.enqueue(Queue::SendInviteEmail, &[json!({ "delivery_id": tx.new_id() })]).await.unwrap();
+        tx.enqueue(Queue::SendMail, &[json!({ "delivery_id": tx.new_id() })]).await.unwrap();
         drop(tx);
         let mut tx = app.app.store.read().await.unwrap();
         assert!(tx.organizations(&[organization]).await.unwrap().is_empty());
@@ -332,43 +332,43 @@ stories! {
         tx.queue_deliveries(&[mail(DeliveryKind::Invite)]).await.unwrap();
         tx.commit().await.unwrap();
         let queued: Vec<String> = jobs::all(&app.pool).await.into_iter().map(|job| job.job_type).collect();
-        assert_eq!(queued.iter().filter(|queue| *queue == "send-invite-email").count(), 2);
-        assert_eq!(queued.iter().filter(|queue| *queue == "send-accepted-notice").count(), 1);
+        assert_eq!(queued.iter().filter(|queue| *queue == "send-mail").count(), 3);
 
         let mut tx = begin(app).await;
         let mut ids: Vec<Uuid> = Vec::new();
-        for job in jobs::all(&app.pool).await.iter().filter(|job| job.job_type == "send-invite-email") {
+        for job in jobs::all(&app.pool).await.iter().filter(|job| job.job_type == "send-mail") {
             let payload: serde_json::Value = serde_json::from_slice(&job.job).unwrap();
-            ids.push(payload["delivery_id"].as_str().unwrap().parse().unwrap());
+            let id = payload["delivery_id"].as_str().unwrap().parse().unwrap();
+            ids.push(id);
         }
         let mut mails = tx.queued_mails(&ids).await.unwrap();
+        mails.retain(|mail| mail.delivery_kind == DeliveryKind::Invite);
         mails.sort_by_key(|mail| mail.context.is_newest);
-        let [first, second] = &mails[..] else { panic!("both are queued") };
+        let [first, second] = &mails[..] else { panic!("two mails to the invitee") };
         assert_ne!(first.message_id, second.message_id);
         assert!(!first.context.is_newest && second.context.is_newest);
         assert_eq!((second.context.organization_name.as_str(), &second.context.suppressed_for), ("Acme", &None));
         assert_eq!(second.invite.id, invite.id);
-        let mails = tx.mails_since(&[invite.id], app.now() - TimeDelta::hours(1)).await.unwrap();
-        assert_eq!(mails[&invite.id], RecentMails { count: 2, newest: Some(app.now()) });
+        let recent = tx.mails_since(&[invite.id], app.now() - TimeDelta::hours(1)).await.unwrap();
+        assert_eq!(recent[&invite.id], RecentMails { count: 2, newest: Some(app.now()) });
         assert!(tx.mails_since(&[invite.id], app.now()).await.unwrap().is_empty());
         tx.suppress_address(invite.email.key(), "550").await.unwrap();
         let suppressed = tx.queued_mails(&[second.delivery_id]).await.unwrap();
         assert_eq!(suppressed[0].context.suppressed_for.as_deref(), Some("550"));
         tx.release_address(invite.email.key()).await.unwrap();
-        assert_eq!(tx.queued_mails(&[second.delivery_id]).await.unwrap()[0].context.suppressed_for, None);
+        let released = tx.queued_mails(&[second.delivery_id]).await.unwrap();
+        assert_eq!(released[0].context.suppressed_for, None);
         let note = |mail: &QueuedMail, status, counts, error: Option<&str>| DeliveryNote {
             delivery_id: mail.delivery_id, status, counts, error: error.map(str::to_owned), reply: None,
         };
         app.clock.advance(TimeDelta::seconds(1));
-        tx.note_deliveries(&[
-            note(first, DeliveryStatus::Suppressed, false, Some("a newer mail takes its place")),
-            note(second, DeliveryStatus::Queued, true, Some("451 later")),
-        ]).await.unwrap();
+        let superseded = note(first, DeliveryStatus::Suppressed, false, Some("a newer mail takes its place"));
+        tx.note_deliveries(&[superseded, note(second, DeliveryStatus::Queued, true, Some("451 later"))]).await.unwrap();
         let notice = tx.longest_untried_mail().await.unwrap().unwrap();
         assert_ne!(notice, second.delivery_id, "tried a moment ago");
         tx.note_deliveries(&[note(second, DeliveryStatus::Sent, true, None)]).await.unwrap();
         tx.note_deliveries(&[note(second, DeliveryStatus::Failed, true, Some("too late to fail"))]).await.unwrap();
-        assert!(tx.queued_mails(&ids).await.unwrap().is_empty());
+        assert!(tx.queued_mails(&[first.delivery_id, second.delivery_id]).await.unwrap().is_empty());
         let view = &tx.invite_views(&[invite.id]).await.unwrap()[0];
         assert_eq!((view.delivery(), view.delivery_sent_at), (Some((DeliveryKind::Invite, DeliveryStatus::Sent)), Some(app.now())));
         assert_eq!((view.delivery_attempts, &view.delivery_error), (Some(2), &None));
@@ -519,7 +519,7 @@ stories! {
         tx.flag_invites(&[]).await.unwrap();
         tx.grant_in_organizations(&[], &roles.organization).await.unwrap();
         tx.queue_deliveries(&[]).await.unwrap();
-        tx.enqueue::<serde_json::Value>(Queue::SendInviteEmail, &[]).await.unwrap();
+        tx.enqueue::<serde_json::Value>(Queue::SendMail, &[]).await.unwrap();
         tx.delete_people(&[]).await.unwrap();
         tx.finish_events(&[]).await.unwrap();
         tx.commit().await.unwrap();

@@ -100,9 +100,7 @@ async fn a_server_that_nobody_trusted_vouches_for_gets_neither_mail_nor_login_an
         assert!(usher.terminate().await);
 
         let usher = trusting(&authority, &server, &database).await;
-        usher
-            .well(&["jobs", "retry", "--queue", "send-invite-email", "--yes"])
-            .await;
+        usher.well(&["jobs", "retry", "--queue", "send-mail", "--yes"]).await;
         server.wait_for_mails(1).await;
         assert!(usher.terminate().await);
     }
@@ -140,9 +138,7 @@ async fn a_server_without_starttls_where_it_is_required_hears_nothing_and_raises
         database.pool.count("usher_mail_circuit").await == 0
     })
     .await;
-    usher
-        .well(&["jobs", "retry", "--queue", "send-invite-email", "--yes"])
-        .await;
+    usher.well(&["jobs", "retry", "--queue", "send-mail", "--yes"]).await;
     server.wait_for_mails(3).await;
     assert!(usher.terminate().await);
 }

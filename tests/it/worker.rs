@@ -254,8 +254,7 @@ async fn a_stop_does_not_begin_the_mails_that_wait_for_their_turn() {
         let untried = "usher_deliveries where status = 'queued' and attempts = 0";
         assert_eq!(running.database.pool.count(untried).await, held / 2);
         let table = running.database.pool.jobs();
-        let untouched =
-            format!("{table} where job_type = 'usher:send-invite-email' and status = 'Pending' and attempts = 0");
+        let untouched = format!("{table} where job_type = 'usher:send-mail' and status = 'Pending' and attempts = 0");
         assert_eq!(
             running.database.pool.count(&untouched).await,
             held / 2,

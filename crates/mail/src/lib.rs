@@ -31,7 +31,7 @@ use self::{
 pub use self::{
     compose::MessageIdentity,
     failure::SendError,
-    messages::{AcceptLink, AcceptedNotice, Mail, NotAWebLink, OrganizationInvite, ProjectInvite, Reminder},
+    messages::{AcceptLink, AcceptedNotice, Mail, MailKind, NotAWebLink, OrganizationInvite, ProjectInvite, Reminder},
     smtp::{MAX_CONNECTIONS, MailPermit},
     templates::{Language, Rendered, Sample, TemplateError, TemplateErrors, Templates},
     text::{Lines, Name, OneLine},
@@ -264,7 +264,7 @@ impl Mailer {
     /// # Errors
     ///
     /// See [`Templates::render`].
-    pub fn render<M: Mail>(&self, mail: &M, locales: &[Option<&str>]) -> Result<Rendered, TemplateError> {
+    pub fn render(&self, mail: impl Into<Mail>, locales: &[Option<&str>]) -> Result<Rendered, TemplateError> {
         self.templates.render(mail, locales)
     }
 

@@ -1,4 +1,4 @@
-//! The mails that usher sends, one struct each. What a template may say is what its struct holds.
+//! The mails that usher sends: listed once, one struct each. What a template may say is what its struct holds.
 
 use std::{fmt, str::FromStr};
 
@@ -12,23 +12,110 @@ use super::{
     text::{Lines, Name, OneLine},
 };
 
-/// A mail: the values that its templates need.
-pub trait Mail: Sized {
-    /// The folder of its templates.
-    const TEMPLATE: &'static str;
-    /// Whether its reader never asked for it.
-    const IS_UNSOLICITED: bool;
+/// Every mail is one line here: its struct, the folder of its templates, and whether its reader never asked for it.
+macro_rules! mails {
+    ($($mail:ident = $template:literal, unsolicited: $unsolicited:literal;)+) => {
+        /// The mails that usher sends.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum MailKind {
+            $(
+                #[doc = concat!("See [`struct@", stringify!($mail), "`].")]
+                $mail,
+            )+
+        }
 
-    /// What its templates may say, an object, in this language.
-    fn context(&self, language: &Language) -> Value;
+        impl MailKind {
+            /// Every mail there is.
+            pub const ALL: &'static [Self] = &[$(Self::$mail),+];
 
-    /// The names in it, by what its templates call them.
-    fn names(&self) -> Vec<(&'static str, Option<&Name>)>;
+            /// The folder of its templates, and its name in metrics.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$mail => $template,)+
+                }
+            }
 
+            /// Whether its reader never asked for it.
+            #[must_use]
+            pub fn is_unsolicited(self) -> bool {
+                match self {
+                    $(Self::$mail => $unsolicited,)+
+                }
+            }
+
+            /// An example with everything in it, for previews and for checking templates.
+            #[must_use]
+            pub fn sample(self) -> Mail {
+                match self {
+                    $(Self::$mail => $mail::sample().into(),)+
+                }
+            }
+
+            /// An example without anything optional: the other branch of every `{{#if}}`.
+            #[must_use]
+            pub fn bare_sample(self) -> Mail {
+                match self {
+                    $(Self::$mail => $mail::bare_sample().into(),)+
+                }
+            }
+        }
+
+        /// A mail: the values that its templates need.
+        #[derive(Debug, Clone)]
+        pub enum Mail {
+            $(
+                #[doc = concat!("See [`struct@", stringify!($mail), "`].")]
+                $mail($mail),
+            )+
+        }
+
+        impl Mail {
+            /// Which mail it is.
+            #[must_use]
+            pub fn kind(&self) -> MailKind {
+                match self {
+                    $(Self::$mail(_) => MailKind::$mail,)+
+                }
+            }
+
+            /// What its templates may say, an object, in this language.
+            pub(crate) fn context(&self, language: &Language) -> Value {
+                match self {
+                    $(Self::$mail(mail) => mail.context(language),)+
+                }
+            }
+
+            /// The names in it, by what its templates call them.
+            fn names(&self) -> Vec<(&'static str, Option<&Name>)> {
+                match self {
+                    $(Self::$mail(mail) => mail.names(),)+
+                }
+            }
+        }
+
+        $(
+            impl From<$mail> for Mail {
+                fn from(mail: $mail) -> Self {
+                    Self::$mail(mail)
+                }
+            }
+        )+
+    };
+}
+
+mails! {
+    OrganizationInvite = "organization_invite", unsolicited: true;
+    ProjectInvite = "project_invite", unsolicited: true;
+    Reminder = "reminder", unsolicited: true;
+    AcceptedNotice = "accepted_notice", unsolicited: false;
+}
+
+impl Mail {
     /// What the template of its subject may say: the same, names as subjects have them. One of which nothing is left there
     /// is as one that is not known.
-    fn subject_context(&self, language: &Language) -> Value {
-        let (mut words, bare) = (self.context(language), Self::bare_sample());
+    pub(crate) fn subject_context(&self, language: &Language) -> Value {
+        let (mut words, bare) = (self.context(language), self.kind().bare_sample());
         let optional = bare.names();
         for (key, name) in self.names() {
             let is_optional = optional.contains(&(key, None));
@@ -37,12 +124,6 @@ pub trait Mail: Sized {
         }
         words
     }
-
-    /// An example with everything in it, for previews and for checking templates.
-    fn sample() -> Self;
-
-    /// An example without anything optional: the other branch of every `{{#if}}`.
-    fn bare_sample() -> Self;
 }
 
 /// Invites somebody into an organization.
@@ -66,10 +147,7 @@ pub struct OrganizationInvite {
     pub email: OneLine,
 }
 
-impl Mail for OrganizationInvite {
-    const TEMPLATE: &'static str = "organization_invite";
-    const IS_UNSOLICITED: bool = true;
-
+impl OrganizationInvite {
     fn context(&self, language: &Language) -> Value {
         json!({
             "app_name": self.app_name,
@@ -90,7 +168,9 @@ impl Mail for OrganizationInvite {
         ]
     }
 
-    fn sample() -> Self {
+    /// An example with everything in it.
+    #[must_use]
+    pub fn sample() -> Self {
         Self {
             app_name: "Example".into(),
             organization_name: "Analytical Engines".into(),
@@ -103,7 +183,9 @@ impl Mail for OrganizationInvite {
         }
     }
 
-    fn bare_sample() -> Self {
+    /// An example without anything optional.
+    #[must_use]
+    pub fn bare_sample() -> Self {
         Self {
             inviter_name: None,
             message: None,
@@ -135,10 +217,7 @@ pub struct ProjectInvite {
     pub email: OneLine,
 }
 
-impl Mail for ProjectInvite {
-    const TEMPLATE: &'static str = "project_invite";
-    const IS_UNSOLICITED: bool = true;
-
+impl ProjectInvite {
     fn context(&self, language: &Language) -> Value {
         json!({
             "app_name": self.app_name,
@@ -161,7 +240,9 @@ impl Mail for ProjectInvite {
         ]
     }
 
-    fn sample() -> Self {
+    /// An example with everything in it.
+    #[must_use]
+    pub fn sample() -> Self {
         Self {
             app_name: "Example".into(),
             organization_name: "Analytical Engines".into(),
@@ -175,7 +256,9 @@ impl Mail for ProjectInvite {
         }
     }
 
-    fn bare_sample() -> Self {
+    /// An example without anything optional.
+    #[must_use]
+    pub fn bare_sample() -> Self {
         Self {
             inviter_name: None,
             message: None,
@@ -205,10 +288,7 @@ pub struct Reminder {
     pub email: OneLine,
 }
 
-impl Mail for Reminder {
-    const TEMPLATE: &'static str = "reminder";
-    const IS_UNSOLICITED: bool = true;
-
+impl Reminder {
     fn context(&self, language: &Language) -> Value {
         json!({
             "app_name": self.app_name,
@@ -230,7 +310,9 @@ impl Mail for Reminder {
         ]
     }
 
-    fn sample() -> Self {
+    /// An example with everything in it.
+    #[must_use]
+    pub fn sample() -> Self {
         Self {
             app_name: "Example".into(),
             organization_name: "Analytical Engines".into(),
@@ -243,7 +325,9 @@ impl Mail for Reminder {
         }
     }
 
-    fn bare_sample() -> Self {
+    /// An example without anything optional.
+    #[must_use]
+    pub fn bare_sample() -> Self {
         Self {
             project_name: None,
             inviter_name: None,
@@ -270,10 +354,7 @@ pub struct AcceptedNotice {
     pub inviter_name: Option<Name>,
 }
 
-impl Mail for AcceptedNotice {
-    const TEMPLATE: &'static str = "accepted_notice";
-    const IS_UNSOLICITED: bool = false;
-
+impl AcceptedNotice {
     fn context(&self, _language: &Language) -> Value {
         json!({
             "app_name": self.app_name,
@@ -294,7 +375,9 @@ impl Mail for AcceptedNotice {
         ]
     }
 
-    fn sample() -> Self {
+    /// An example with everything in it.
+    #[must_use]
+    pub fn sample() -> Self {
         Self {
             app_name: "Example".into(),
             organization_name: "Analytical Engines".into(),
@@ -305,7 +388,9 @@ impl Mail for AcceptedNotice {
         }
     }
 
-    fn bare_sample() -> Self {
+    /// An example without anything optional.
+    #[must_use]
+    pub fn bare_sample() -> Self {
         Self {
             project_name: None,
             invitee_name: None,

@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Utc};
 use futures::future::join_all;
-use usher::jobs::{Context, Job, Periodic, ProcessClerkEvent, SendAcceptedNotice, SendInviteEmail};
+use usher::jobs::{Context, Job, Periodic, ProcessClerkEvent, SendMail};
 use usher::store::Queue;
 use usher::worker::{Failure, run_attempt};
 
@@ -56,8 +56,7 @@ pub async fn attempt_at(context: &Context, job: &JobRow, attempt: u32) -> Result
     }
     match job.job_type.parse().expect("a queue") {
         Queue::ProcessClerkEvent => run::<ProcessClerkEvent>(context, job, attempt).await,
-        Queue::SendInviteEmail => run::<SendInviteEmail>(context, job, attempt).await,
-        Queue::SendAcceptedNotice => run::<SendAcceptedNotice>(context, job, attempt).await,
+        Queue::SendMail => run::<SendMail>(context, job, attempt).await,
         Queue::Periodic => run::<Periodic>(context, job, attempt).await,
     }
 }

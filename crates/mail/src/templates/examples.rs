@@ -1,19 +1,9 @@
-//! Every mail there is, and the values that its templates are tried with.
+//! The values that a mail's templates are tried with.
 
 use serde_json::Value;
 
 use super::Language;
-use crate::messages::{AcceptedNotice, Mail, OrganizationInvite, ProjectInvite, Reminder};
-
-pub(super) type MakeExamples = fn(&Language) -> Examples;
-
-/// Every mail there is, with what makes its examples.
-pub(super) const MAILS: [(&str, MakeExamples); 4] = [
-    (OrganizationInvite::TEMPLATE, Examples::of::<OrganizationInvite>),
-    (ProjectInvite::TEMPLATE, Examples::of::<ProjectInvite>),
-    (Reminder::TEMPLATE, Examples::of::<Reminder>),
-    (AcceptedNotice::TEMPLATE, Examples::of::<AcceptedNotice>),
-];
+use crate::messages::{Mail, MailKind};
 
 /// What one mail's templates may say.
 #[derive(Clone)]
@@ -23,7 +13,7 @@ pub(super) struct MailContext {
 }
 
 impl MailContext {
-    pub(super) fn of<M: Mail>(mail: &M, language: &Language) -> Self {
+    pub(super) fn of(mail: &Mail, language: &Language) -> Self {
         Self {
             subject: mail.subject_context(language),
             body: mail.context(language),
@@ -35,15 +25,13 @@ impl MailContext {
 pub(super) struct Examples {
     pub(super) full: MailContext,
     pub(super) bare: MailContext,
-    pub(super) is_unsolicited: bool,
 }
 
 impl Examples {
-    pub(super) fn of<M: Mail>(language: &Language) -> Self {
+    pub(super) fn of(mail: MailKind, language: &Language) -> Self {
         Self {
-            full: MailContext::of(&M::sample(), language),
-            bare: MailContext::of(&M::bare_sample(), language),
-            is_unsolicited: M::IS_UNSOLICITED,
+            full: MailContext::of(&mail.sample(), language),
+            bare: MailContext::of(&mail.bare_sample(), language),
         }
     }
 

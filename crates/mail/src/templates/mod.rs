@@ -14,13 +14,13 @@ use serde_json::Value;
 
 use self::{
     depth::TooDeep,
-    examples::{Examples, MAILS, MailContext},
+    examples::{Examples, MailContext},
     language::{ever_broader, lookup},
     sources::{LOCALE, PARTS, STYLE, Source, Sources},
     syntax::{conditions, first_unescaped, is_named_within},
 };
 use super::{
-    messages::Mail,
+    messages::{Mail, MailKind},
     text::{OneLine, wrapped},
 };
 
@@ -88,7 +88,7 @@ pub struct Templates {
 struct Vocabulary {
     language: Language,
     /// The names of the templates for subject, text and HTML, by mail.
-    mails: BTreeMap<&'static str, [String; 3]>,
+    mails: BTreeMap<MailKind, [String; 3]>,
 }
 
 impl fmt::Debug for Templates {
@@ -127,7 +127,7 @@ impl Templates {
                 Err(TemplateErrors(errors))
             }
         };
-        let (sources, mut errors) = sources::gather(overrides, &MAILS.map(|(mail, _)| mail));
+        let (sources, mut errors) = sources::gather(overrides);
         if let Some((name, TooDeep { line, reason })) = depth::that_holds_itself(&sources) {
             let file = sources.get(name).map_or(name, |source| source.file.as_str()).to_owned();
             errors.push(TemplateError::Syntax { file, line, reason });
@@ -165,7 +165,7 @@ impl Templates {
             }
         }
         templates.languages = languages(sources, errors);
-        let is_complete = |vocabulary: &Vocabulary| vocabulary.mails.len() == MAILS.len();
+        let is_complete = |vocabulary: &Vocabulary| vocabulary.mails.len() == MailKind::ALL.len();
         let complete = |tag: &str| templates.languages.get(tag).is_some_and(is_complete);
         match lookup([wanted], complete) {
             Some(tag) => templates.default_language = tag,
@@ -185,12 +185,9 @@ impl Templates {
     /// The mails that a language has no templates for: its readers get them in the default language.
     pub fn missing(&self, language: &str) -> Vec<&'static str> {
         let vocabulary = self.languages.get(language);
-        let is_there = |mail: &str| vocabulary.is_some_and(|vocabulary| vocabulary.mails.contains_key(mail));
-        MAILS
-            .map(|(mail, _)| mail)
-            .into_iter()
-            .filter(|mail| !is_there(mail))
-            .collect()
+        let is_there = |mail| vocabulary.is_some_and(|vocabulary| vocabulary.mails.contains_key(mail));
+        let missing = MailKind::ALL.iter().filter(|mail| !is_there(mail));
+        missing.map(|mail| mail.as_str()).collect()
     }
 
     /// Renders one mail in the first of these languages that there are templates for.
@@ -198,17 +195,19 @@ impl Templates {
     /// # Errors
     ///
     /// Only for a [`Mail`] whose samples differ from what it holds in operation: [`Templates::load`] tried the rest.
-    pub fn render<M: Mail>(&self, mail: &M, languages: &[Option<&str>]) -> Result<Rendered, TemplateError> {
+    pub fn render(&self, mail: impl Into<Mail>, languages: &[Option<&str>]) -> Result<Rendered, TemplateError> {
+        let mail = mail.into();
+        let kind = mail.kind();
         let default = self.default_language.as_str();
         let wanted = languages.iter().flatten().copied().chain([default]);
         let found = lookup(wanted, |tag| {
             let vocabulary = self.languages.get(tag);
-            vocabulary.is_some_and(|vocabulary| vocabulary.mails.contains_key(M::TEMPLATE))
+            vocabulary.is_some_and(|vocabulary| vocabulary.mails.contains_key(&kind))
         });
         let vocabulary = self.languages.get(found.as_deref().unwrap_or(default));
-        match vocabulary.and_then(|vocabulary| Some((vocabulary, vocabulary.mails.get(M::TEMPLATE)?))) {
+        match vocabulary.and_then(|vocabulary| Some((vocabulary, vocabulary.mails.get(&kind)?))) {
             Some((Vocabulary { language, .. }, parts)) => {
-                self.write(parts, language, MailContext::of(mail, language), M::IS_UNSOLICITED)
+                self.write(parts, language, MailContext::of(&mail, language), kind.is_unsolicited())
             }
             None => Err(TemplateError::NoLanguage {
                 wanted: default.to_owned(),
@@ -225,12 +224,12 @@ impl Templates {
     pub fn samples(&self) -> Result<Vec<Sample>, TemplateError> {
         let mut samples = Vec::new();
         for (Vocabulary { language, mails }, mail, examples) in self.all_mails() {
-            let parts = &mails[mail];
+            let parts = &mails[&mail];
             for (suffix, words) in [("", examples.full), ("-bare", examples.bare)] {
                 samples.push(Sample {
                     language: language.tag.clone(),
-                    name: format!("{mail}{suffix}"),
-                    mail: self.write(parts, language, words, examples.is_unsolicited)?,
+                    name: format!("{}{suffix}", mail.as_str()),
+                    mail: self.write(parts, language, words, mail.is_unsolicited())?,
                 });
             }
         }
@@ -242,7 +241,7 @@ impl Templates {
         let mut failures = BTreeMap::new();
         for (Vocabulary { language, mails }, mail, examples) in self.all_mails() {
             for words in examples.combinations() {
-                if let Err(error) = self.write(&mails[mail], language, words, false) {
+                if let Err(error) = self.write(&mails[&mail], language, words, false) {
                     failures.entry(error.to_string()).or_insert(error);
                 }
             }
@@ -255,7 +254,7 @@ impl Templates {
         let mut unknown = BTreeMap::new();
         for (Vocabulary { mails, .. }, mail, examples) in self.all_mails() {
             let there = |name: &str| examples.full.body.get(name).is_some() || matches!(name, "lang" | "dir");
-            let used = mails[mail]
+            let used = mails[&mail]
                 .iter()
                 .filter_map(|name| sources.get(&format!("{name}.hbs")));
             for Source { file, text } in used {
@@ -274,13 +273,10 @@ impl Templates {
         unknown.into_values().collect()
     }
 
-    fn all_mails(&self) -> impl Iterator<Item = (&Vocabulary, &'static str, Examples)> {
+    fn all_mails(&self) -> impl Iterator<Item = (&Vocabulary, MailKind, Examples)> {
         self.languages.values().flat_map(|vocabulary| {
-            let is_there = |mail: &str| vocabulary.mails.contains_key(mail);
-            MAILS
-                .into_iter()
-                .filter(move |(mail, _)| is_there(mail))
-                .map(move |(mail, examples)| (vocabulary, mail, examples(&vocabulary.language)))
+            let mails = vocabulary.mails.keys();
+            mails.map(move |&mail| (vocabulary, mail, Examples::of(mail, &vocabulary.language)))
         })
     }
 
@@ -375,8 +371,9 @@ fn languages(sources: &Sources, errors: &mut Vec<TemplateError>) -> BTreeMap<Str
                 .find(|name| sources.contains_key(name))
         };
         let mut mails = BTreeMap::new();
-        for (mail, _) in MAILS {
-            let parts = PARTS.map(|part| find(&format!("{mail}/{part}")).ok_or(part));
+        for &mail in MailKind::ALL {
+            let folder = mail.as_str();
+            let parts = PARTS.map(|part| find(&format!("{folder}/{part}")).ok_or(part));
             match parts {
                 [Ok(subject), Ok(text), Ok(html)] => {
                     let template = |name: String| name.trim_end_matches(".hbs").to_owned();
@@ -387,7 +384,7 @@ fn languages(sources: &Sources, errors: &mut Vec<TemplateError>) -> BTreeMap<Str
                     some.into_iter()
                         .filter_map(Result::err)
                         .map(|part| TemplateError::Missing {
-                            name: format!("{tag}/{mail}/{part}"),
+                            name: format!("{tag}/{folder}/{part}"),
                         }),
                 ),
             }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{TemplateError, language};
+use crate::messages::MailKind;
 
 /// The files of every mail, in the folder of each language.
 pub(crate) const PARTS: [&str; 3] = ["subject.txt.hbs", "body.txt.hbs", "body.html.hbs"];
@@ -84,7 +85,7 @@ pub(crate) struct Source {
 pub(crate) type Sources = BTreeMap<String, Source>;
 
 /// The files that ship with usher and, in their place or beside them, those in `overrides`.
-pub(crate) fn gather(overrides: Option<&Path>, mails: &[&str]) -> (Sources, Vec<TemplateError>) {
+pub(crate) fn gather(overrides: Option<&Path>) -> (Sources, Vec<TemplateError>) {
     let embedded = EMBEDDED.iter().flat_map(|sources| sources.iter());
     let mut sources: Sources = embedded
         .map(|(name, text)| {
@@ -105,7 +106,7 @@ pub(crate) fn gather(overrides: Option<&Path>, mails: &[&str]) -> (Sources, Vec<
         let Some(name) = path.strip_prefix(folder).ok().and_then(Path::to_str) else {
             continue;
         };
-        if is_known(name, mails) {
+        if is_known(name) {
             match read(&path) {
                 Ok(text) => {
                     let file = path.display().to_string();
@@ -115,10 +116,7 @@ pub(crate) fn gather(overrides: Option<&Path>, mails: &[&str]) -> (Sources, Vec<
             }
         } else if [".hbs", ".css", LOCALE].iter().any(|end| name.ends_with(end)) {
             // `de/organisation_invite/body.txt.hbs` would otherwise lie there unread, and nobody would know why.
-            errors.push(TemplateError::UnknownFile {
-                path,
-                names: names(mails),
-            });
+            errors.push(TemplateError::UnknownFile { path, names: names() });
         }
     }
     (sources, errors)
@@ -143,17 +141,19 @@ fn key(name: &str) -> String {
     }
 }
 
-fn is_known(name: &str, mails: &[&str]) -> bool {
+fn is_known(name: &str) -> bool {
+    let is_mail = |name: &str| MailKind::ALL.iter().any(|mail| mail.as_str() == name);
     let parts: Vec<&str> = name.split(MAIN_SEPARATOR).collect();
     match parts[..] {
         [file] => SHARED.contains(&file),
         [tag, file] => language::is_tag(tag) && file == LOCALE,
-        [tag, mail, file] => language::is_tag(tag) && mails.contains(&mail) && PARTS.contains(&file),
+        [tag, mail, file] => language::is_tag(tag) && is_mail(mail) && PARTS.contains(&file),
         _ => false,
     }
 }
 
-fn names(mails: &[&str]) -> String {
+fn names() -> String {
+    let mails: Vec<&str> = MailKind::ALL.iter().map(|mail| mail.as_str()).collect();
     format!(
         "{}, <language>/{LOCALE} and <language>/<mail>/<part>, where a mail is {} and a part {}",
         SHARED.join(", "),

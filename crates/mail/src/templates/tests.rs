@@ -1,7 +1,7 @@
 use std::fs;
 
 use super::*;
-use crate::messages::{AcceptedNotice, OrganizationInvite, ProjectInvite, Reminder};
+use crate::messages::{AcceptedNotice, MailKind, OrganizationInvite, ProjectInvite, Reminder};
 
 /// What somebody might type into a name field on a bad day.
 const HOSTILE: &[&str] = &[
@@ -56,10 +56,10 @@ fn hostile_mails(templates: &Templates, value: &str) -> [Rendered; 4] {
         ..Reminder::sample()
     };
     [
-        templates.render(&organization, &[]),
-        templates.render(&project, &[]),
-        templates.render(&reminder, &[]),
-        templates.render(&notice, &[]),
+        templates.render(organization, &[]),
+        templates.render(project, &[]),
+        templates.render(reminder, &[]),
+        templates.render(notice, &[]),
     ]
     .map(Result::unwrap)
 }
@@ -109,10 +109,10 @@ fn no_name_makes_a_link_in_any_part_of_any_mail_in_any_language() {
         for language in ["de", "en", "es", "fr", "ja"] {
             let wanted = [Some(language)];
             for mail in [
-                templates.render(&sample, &wanted),
-                templates.render(&organization, &wanted),
-                templates.render(&reminder, &wanted),
-                templates.render(&notice, &wanted),
+                templates.render(sample.clone(), &wanted),
+                templates.render(organization.clone(), &wanted),
+                templates.render(reminder.clone(), &wanted),
+                templates.render(notice.clone(), &wanted),
             ] {
                 let mail = mail.unwrap();
                 for part in [&mail.subject, &mail.text, &mail.html] {
@@ -156,7 +156,7 @@ fn every_mail_can_be_sent_in_every_language_with_anything_missing() {
         ["de", "en", "es", "fr", "ja"]
     );
     let samples = templates.samples().unwrap();
-    assert_eq!(samples.len(), 5 * MAILS.len() * 2);
+    assert_eq!(samples.len(), 5 * MailKind::ALL.len() * 2);
     for Sample { language, name, mail } in samples {
         assert!(templates.missing(&language).is_empty(), "{language}");
         assert!(!mail.subject.is_empty() && !mail.text.is_empty(), "{language}/{name}");
@@ -189,7 +189,7 @@ fn every_mail_can_be_sent_in_every_language_with_anything_missing() {
 fn styles_are_written_into_the_tags() {
     let mail = Templates::load(None, "en")
         .unwrap()
-        .render(&Reminder::sample(), &[])
+        .render(Reminder::sample(), &[])
         .unwrap();
     let button = mail
         .html
@@ -222,7 +222,7 @@ fn a_mail_is_in_the_language_of_its_reader() {
         (&[], "fr", "29 novembre 2026 à 14\u{a0}h\u{a0}30 (UTC)"),
     ];
     for (wanted, language, words) in cases {
-        let mail = templates.render(&Reminder::sample(), wanted).unwrap();
+        let mail = templates.render(Reminder::sample(), wanted).unwrap();
         assert_eq!(mail.language, language, "{wanted:?}");
         assert!(mail.text.contains(words), "{}", mail.text);
     }
@@ -232,7 +232,7 @@ fn a_mail_is_in_the_language_of_its_reader() {
 fn an_invite_says_all_that_the_invitee_must_know() {
     let templates = Templates::load(None, "en").unwrap();
     let invite = ProjectInvite::sample();
-    let mail = templates.render(&invite, &[]).unwrap();
+    let mail = templates.render(invite.clone(), &[]).unwrap();
     for part in [&mail.text, &mail.html] {
         for fact in [
             "Ada Lovelace",
@@ -259,7 +259,7 @@ fn a_message_is_quoted_line_by_line() {
         message: Some("one\r\n\r\ntwo\u{2028}--\nBest".into()),
         ..OrganizationInvite::sample()
     };
-    let mail = Templates::load(None, "en").unwrap().render(&invite, &[]).unwrap();
+    let mail = Templates::load(None, "en").unwrap().render(invite, &[]).unwrap();
     assert!(
         mail.text.contains("\n> one\n> \n> two\n> --\n> Best\n"),
         "{}",
@@ -300,7 +300,7 @@ fn handlebars_in_a_value_is_only_text() {
         organization_name: "{{app_name}} & {{{link}}}".into(),
         ..OrganizationInvite::sample()
     };
-    let mail = Templates::load(None, "en").unwrap().render(&invite, &[]).unwrap();
+    let mail = Templates::load(None, "en").unwrap().render(invite, &[]).unwrap();
     assert!(mail.subject.contains("{{app_name}} & {{{link}}}"), "{}", mail.subject);
     assert!(mail.html.contains("{{app_name}} &amp; {{{link}}}"), "{}", mail.html);
 }
@@ -312,14 +312,14 @@ fn a_long_message_and_an_empty_one_both_fit() {
         message: Some(message.into()),
         ..OrganizationInvite::sample()
     };
-    let long = templates.render(&with(&"lorem ".repeat(1_700)), &[]).unwrap();
+    let long = templates.render(with(&"lorem ".repeat(1_700)), &[]).unwrap();
     assert!(long.text.len() > 10_000);
-    let empty = templates.render(&with(" \r\n "), &[]).unwrap();
+    let empty = templates.render(with(" \r\n "), &[]).unwrap();
     let none = OrganizationInvite {
         message: None,
         ..OrganizationInvite::sample()
     };
-    assert_eq!(empty, templates.render(&none, &[]).unwrap());
+    assert_eq!(empty, templates.render(none, &[]).unwrap());
 }
 
 #[test]
@@ -333,11 +333,11 @@ fn a_file_in_the_folder_replaces_its_template_only() {
     .unwrap();
     fs::write(folder.path().join("README.md"), "{{{notes}}}").unwrap();
     let templates = Templates::load(Some(folder.path()), "en").unwrap();
-    let mail = templates.render(&ProjectInvite::sample(), &[]).unwrap();
+    let mail = templates.render(ProjectInvite::sample(), &[]).unwrap();
     assert_eq!(mail.subject, "Hi grace@example.com");
     let embedded = Templates::load(None, "en")
         .unwrap()
-        .render(&ProjectInvite::sample(), &[])
+        .render(ProjectInvite::sample(), &[])
         .unwrap();
     assert_eq!((mail.text, mail.html), (embedded.text, embedded.html));
 }
@@ -479,7 +479,7 @@ fn a_folder_adds_languages_and_varies_them() {
         ("de-CH/reminder/subject.txt.hbs", "Grüezi"),
     ]);
     let templates = Templates::load(Some(folder.path()), "en").unwrap();
-    let brazilian = templates.render(&Reminder::sample(), &[Some("pt-BR")]).unwrap();
+    let brazilian = templates.render(Reminder::sample(), &[Some("pt-BR")]).unwrap();
     assert_eq!(
         (brazilian.subject.as_str(), brazilian.text.as_str()),
         ("Lembrete", "redator 29/11/2026 14:30\n")
@@ -489,14 +489,14 @@ fn a_folder_adds_languages_and_varies_them() {
         "{}",
         brazilian.html
     );
-    let swiss = templates.render(&Reminder::sample(), &[Some("de-CH")]).unwrap();
-    let german = templates.render(&Reminder::sample(), &[Some("de-DE")]).unwrap();
+    let swiss = templates.render(Reminder::sample(), &[Some("de-CH")]).unwrap();
+    let german = templates.render(Reminder::sample(), &[Some("de-DE")]).unwrap();
     assert_eq!((swiss.subject.as_str(), &swiss.text), ("Grüezi", &german.text));
     assert_eq!((swiss.language.as_str(), german.language.as_str()), ("de-ch", "de"));
 
     // What a language can't say is said in another one that the reader knows, or else in the default one.
     assert_eq!(templates.missing("pt").len(), 3);
-    let project = |wanted| templates.render(&ProjectInvite::sample(), wanted).unwrap().language;
+    let project = |wanted| templates.render(ProjectInvite::sample(), wanted).unwrap().language;
     assert_eq!(project(&[Some("pt-BR"), Some("es")]), "es");
     assert_eq!(project(&[Some("pt-BR")]), "en");
     let error = Templates::load(Some(folder.path()), "pt").unwrap_err().to_string();
@@ -526,7 +526,7 @@ fn a_folder_that_is_not_there_is_an_error() {
 fn rendered_mails_keep_the_token_out_of_debug_output() {
     let mail = Templates::load(None, "en")
         .unwrap()
-        .render(&OrganizationInvite::sample(), &[])
+        .render(OrganizationInvite::sample(), &[])
         .unwrap();
     assert!(!format!("{mail:?}").contains("AZNk0tQ9c2"));
 }

@@ -1,6 +1,8 @@
-//! Sending mails of all kinds: they are loaded and updated in batches, and sent one by one when a connection is free.
+//! `send-mail`: sends one mail, if it is still wanted, with its invite's data at the time of sending.
 //!
-//! [`settle`] decides what a rejection means for a mail, [`unwanted`] whether a mail is still wanted.
+//! [`unwanted`] decides whether a mail is still wanted, [`settle`] what a refusal means for it.
+
+mod message;
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -8,45 +10,35 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::FutureExt as _;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::back_off::wait_after;
-use super::{Context, JobError, send_accepted_notice, send_invite_email};
+use super::{Context, Job, JobError};
 use crate::app::App;
 use crate::batch::{BatchHandler, Batcher, Locks};
 use crate::config::Config;
+use crate::invites::Status;
 use crate::invites::accept::Obstacle;
 use crate::invites::email::EmailAddress;
 use crate::invites::reminders::is_in_time;
-use crate::invites::{Status, TargetKind};
 use crate::metrics::{self, MailOutcome};
 use crate::store::{DeliveryKind, DeliveryNote, DeliveryStatus, Queue, QueuedMail, StoreError};
-use usher_mail::{
-    AcceptedNotice, Mail as _, MailPermit, MessageIdentity, OrganizationInvite, ProjectInvite, Reminder, Rendered,
-    SendError, Sent,
-};
+use usher_mail::{MailPermit, MessageIdentity, Rendered, SendError, Sent};
 
+/// How many mails are loaded, or their results stored, at once. One by one, which was measured, is a third of the mails
+/// a second on SQLite and a quarter on Postgres: jobs that end together are also fetched and acknowledged together.
 const MAX_BATCH_SIZE: usize = 256;
-/// With one worker, batches are as large as possible, and a statement for many mails costs as much as for one.
-const WORKERS: usize = 1;
-/// How long a mail's result waits for a batch. No caller is in a hurry, and each batch is a commit. If the process is
-/// killed in between, these mails are sent again.
+/// How long a result waits for others; no caller is in a hurry. If the process is killed in between, these mails are
+/// sent again.
 const LINGER: Duration = Duration::from_millis(10);
-/// How often a mail's job may be started, with or without an attempt: a start while all mails wait is no attempt.
-/// Attempts are counted on the delivery, up to [`Queue::MAX_ATTEMPTS`].
-pub(super) const MAX_STARTS: u32 = 10 * Queue::MAX_ATTEMPTS.unsigned_abs();
 /// How long a mail waits for a connection before its job is deferred: while it is held here, other processes can't send
 /// it.
-const LINE_LIMIT: Duration = Duration::from_secs(10 * 60);
-/// The time for the permit, then for the server. Every step has a timeout of its own
-/// (`crates/mail/src/smtp/connection.rs`); together they are an hour and a quarter if a server uses all of each, first
-/// on a reused connection and then on a new one. Cancelling between the content and the server's answer would deliver
-/// the mail twice, so this is longer.
-pub(super) const TIME_LIMIT: Duration = Duration::from_secs(90 * 60);
+const PERMIT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// How long a stopping process waits for the server's answer to a mail that is being sent.
 const LAST_ANSWER: Duration = Duration::from_secs(10);
-/// The timeout of each access to the database: [`TIME_LIMIT`] is meant for mail servers.
+/// The timeout of each access to the database: the job's time limit is meant for mail servers.
 const DATABASE_LIMIT: Duration = Duration::from_secs(8);
 /// The waits between attempts to store that a mail was sent.
 const NOTE_AGAIN: [Duration; 4] = [
@@ -56,35 +48,85 @@ const NOTE_AGAIN: [Duration; 4] = [
     Duration::from_secs(10),
 ];
 /// How long a job is deferred that was started while all mails wait, or whose process stops before it gets a permit.
-const STAND_BACK: TimeDelta = TimeDelta::seconds(30);
+/// Longer than a process takes to stop, so that it does not fetch the job again.
+const DEFER: TimeDelta = TimeDelta::seconds(30);
+
+/// Data of a mail that is older than this is loaded again before sending: its invite may have been answered.
+const FRESH: Duration = Duration::from_secs(2);
 
 const CUT_OFF: &str = "not sent for now: usher was stopped before the mail server answered";
 
 const GONE: &str = "no longer wanted: what it speaks of is gone";
 
-/// Data of a mail that is older than this is loaded again before sending: its invite may have been answered.
-const FRESH: Duration = Duration::from_secs(2);
-
-/// Loads and updates mails in batches, and knows which ones are being sent.
-pub(super) struct Mails {
-    loads: Batcher<Uuid, Option<QueuedMail>>,
-    notes: Batcher<DeliveryNote, ()>,
-    under_way: Mutex<HashSet<Uuid>>,
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SendMail {
+    pub delivery_id: Uuid,
 }
 
-impl Mails {
-    pub(super) fn start(app: &App) -> Self {
-        Self {
-            loads: Batcher::start(WORKERS, MAX_BATCH_SIZE, Load(app.clone())),
-            notes: Batcher::start_with_linger(WORKERS, MAX_BATCH_SIZE, LINGER, Note(app.clone())),
-            under_way: Mutex::default(),
+impl Job for SendMail {
+    const QUEUE: Queue = Queue::SendMail;
+    /// The time for the permit, then for the server. Every step has a timeout of its own
+    /// (`crates/mail/src/smtp/connection.rs`); together they are an hour and a quarter if a server uses all of each,
+    /// first on a reused connection and then on a new one. Cancelling between the content and the server's answer would
+    /// deliver the mail twice, so this is longer.
+    const TIME_LIMIT: Duration = Duration::from_secs(90 * 60);
+    /// A start while all mails wait is no attempt. Attempts are counted on the delivery, up to [`Queue::MAX_ATTEMPTS`].
+    const MAX_STARTS: u32 = 10 * Queue::MAX_ATTEMPTS.unsigned_abs();
+    const IS_MAIL: bool = true;
+
+    fn about(&self) -> Option<String> {
+        Some(self.delivery_id.to_string())
+    }
+
+    async fn run(&self, context: &Context) -> Result<(), JobError> {
+        if context.breaker.is_open() {
+            return Err(defer(context));
         }
+        let Some(_in_progress) = context.mails.begin(self.delivery_id) else {
+            return Err(defer(context));
+        };
+        let loaded_at = Instant::now();
+        let Some(mut mail) = load(context, self.delivery_id).await? else {
+            return Ok(());
+        };
+        let mut permit = permit(context).await?;
+        if loaded_at.elapsed() > FRESH {
+            match load(context, self.delivery_id).await? {
+                Some(reloaded) => mail = reloaded,
+                None => return Ok(()),
+            }
+        }
+        let rendered = render(context, &mail).await?;
+        let sent = send(context, &mut permit, &mail, &rendered).await;
+        drop(permit);
+        match sent {
+            Some(sent) => settle(context, &mail, sent).await,
+            // If the server accepted the mail, the next attempt sends a copy with the same `Message-ID`.
+            None => later(context, &mail, CUT_OFF.to_owned()).await,
+        }
+    }
+
+    async fn gave_up(&self, context: &Context, why: &str) -> Result<(), JobError> {
+        fail(context, self.delivery_id, why).await
     }
 }
 
-struct Load(App);
+/// Loads mails and stores their results in batches, and knows which ones are being sent: a mail's job and a probe must
+/// not both send it.
+pub(super) struct Mails {
+    loads: Batcher<Uuid, Option<QueuedMail>>,
+    notes: Batcher<DeliveryNote, ()>,
+    in_progress: Mutex<HashSet<Uuid>>,
+}
 
-impl BatchHandler<Uuid, Option<QueuedMail>> for Load {
+struct InProgress<'a> {
+    mails: &'a Mails,
+    delivery_id: Uuid,
+}
+
+struct LoadHandler(App);
+
+impl BatchHandler<Uuid, Option<QueuedMail>> for LoadHandler {
     async fn commit(&self, ids: &[Uuid], locks: Locks) -> Result<Vec<Option<QueuedMail>>, StoreError> {
         let store = self.0.store.with_lock_wait(locks.wait);
         let load = async { store.read().await?.queued_mails(ids).await };
@@ -98,9 +140,9 @@ impl BatchHandler<Uuid, Option<QueuedMail>> for Load {
     }
 }
 
-struct Note(App);
+struct NoteHandler(App);
 
-impl BatchHandler<DeliveryNote, ()> for Note {
+impl BatchHandler<DeliveryNote, ()> for NoteHandler {
     async fn commit(&self, notes: &[DeliveryNote], locks: Locks) -> Result<Vec<()>, StoreError> {
         let store = self.0.store.with_lock_wait(locks.wait);
         let note = store.transaction(notes, |tx, notes| tx.note_deliveries(notes).boxed());
@@ -109,68 +151,40 @@ impl BatchHandler<DeliveryNote, ()> for Note {
     }
 }
 
-/// A mail that this process is sending: its job and a probe must not both send it.
-struct UnderWay<'a> {
-    mails: &'a Mails,
-    delivery_id: Uuid,
-}
-
 impl Mails {
+    pub(super) fn start(app: &App) -> Self {
+        Self {
+            loads: Batcher::start(1, MAX_BATCH_SIZE, LoadHandler(app.clone())),
+            notes: Batcher::start_with_linger(1, MAX_BATCH_SIZE, LINGER, NoteHandler(app.clone())),
+            in_progress: Mutex::default(),
+        }
+    }
+
     fn ids(&self) -> std::sync::MutexGuard<'_, HashSet<Uuid>> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+        self.in_progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `None` if the mail is being sent already.
-    fn take(&self, delivery_id: Uuid) -> Option<UnderWay<'_>> {
+    fn begin(&self, delivery_id: Uuid) -> Option<InProgress<'_>> {
         let mails = self;
         self.ids()
             .insert(delivery_id)
-            .then_some(UnderWay { mails, delivery_id })
+            .then_some(InProgress { mails, delivery_id })
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for InProgress<'_> {
     fn drop(&mut self) {
         self.mails.ids().remove(&self.delivery_id);
-    }
-}
-
-/// Sends a mail if it is still to be sent, and stores the result.
-pub(super) async fn deliver(context: &Context, delivery_id: Uuid) -> Result<(), JobError> {
-    if context.breaker.is_open() {
-        return Err(defer(context));
-    }
-    let Some(_under_way) = context.mails.take(delivery_id) else {
-        return Err(defer(context));
-    };
-    let loaded_at = Instant::now();
-    let Some(mut mail) = load(context, delivery_id).await? else {
-        return Ok(());
-    };
-    let mut permit = permit(context).await?;
-    if loaded_at.elapsed() > FRESH {
-        match load(context, delivery_id).await? {
-            Some(reloaded) => mail = reloaded,
-            None => return Ok(()),
-        }
-    }
-    let rendered = render(context, &mail).await?;
-    let sent = send(context, &mut permit, &mail, &rendered).await;
-    drop(permit);
-    match sent {
-        Some(sent) => settle(context, &mail, sent).await,
-        // If the server accepted the mail, the next attempt sends a copy with the same `Message-ID`.
-        None => later(context, &mail, CUT_OFF.to_owned()).await,
     }
 }
 
 /// Waits until a connection is free. Fails when the process stops or all mails have to wait, because starting would be
 /// useless.
 async fn permit(context: &Context) -> Result<MailPermit, JobError> {
-    let permit = tokio::time::timeout(LINE_LIMIT, context.app.mailer.permit());
+    let permit = tokio::time::timeout(PERMIT_TIMEOUT, context.app.mailer.permit());
     match context.stopping.run_until_cancelled(permit).await {
         Some(Ok(permit)) if !context.breaker.is_open() => Ok(permit),
-        // Deferred for longer than the process takes to stop, so that it does not fetch the job again.
         _ => Err(defer(context)),
     }
 }
@@ -187,7 +201,7 @@ pub(super) enum Probed {
 /// Probes the account with a real mail while all others wait.
 pub(super) async fn probe(context: &Context, delivery_id: Uuid) -> Result<Probed, JobError> {
     // Its job started before the circuit opened and will see the result.
-    let Some(_under_way) = context.mails.take(delivery_id) else {
+    let Some(_in_progress) = context.mails.begin(delivery_id) else {
         return Ok(Probed::Refused);
     };
     let Some(mail) = load(context, delivery_id).await? else {
@@ -213,7 +227,7 @@ pub(super) async fn probe(context: &Context, delivery_id: Uuid) -> Result<Probed
     }
 }
 
-pub(super) async fn gave_up(context: &Context, delivery_id: Uuid, why: &str) -> Result<(), JobError> {
+async fn fail(context: &Context, delivery_id: Uuid, why: &str) -> Result<(), JobError> {
     note(context, delivery_id, DeliveryStatus::Failed, true, why).await
 }
 
@@ -231,17 +245,13 @@ async fn load(context: &Context, delivery_id: Uuid) -> Result<Option<QueuedMail>
         return Ok(Some(mail));
     };
     note(context, delivery_id, DeliveryStatus::Suppressed, false, &why).await?;
-    metrics::email(template(&mail), MailOutcome::Suppressed);
+    metrics::email(message::kind(&mail), MailOutcome::Suppressed);
     Ok(None)
 }
 
 /// Gives up a mail that can't be rendered.
 async fn render(context: &Context, mail: &QueuedMail) -> Result<Rendered, JobError> {
-    let rendered = match mail.delivery_kind {
-        DeliveryKind::Invite | DeliveryKind::Reminder => send_invite_email::render(&context.app, mail),
-        DeliveryKind::AcceptedNotice => send_accepted_notice::render(&context.app, mail),
-    };
-    match rendered {
+    match message::render(&context.app, mail) {
         Ok(rendered) => Ok(rendered),
         Err(error) => Err(give_up(context, mail.delivery_id, error.to_string()).await),
     }
@@ -310,20 +320,11 @@ async fn send(
             return None;
         }
     };
-    metrics::email(template(mail), outcome(&sent));
+    metrics::email(message::kind(mail), outcome(&sent));
     if let Ok(sent) = &sent {
         tracing::info!(delivery.id = %mail.delivery_id, "mail sent: {}", sent.description);
     }
     Some(sent)
-}
-
-fn template(mail: &QueuedMail) -> &'static str {
-    match (mail.delivery_kind, mail.invite.kind) {
-        (DeliveryKind::Invite, TargetKind::Organization) => OrganizationInvite::TEMPLATE,
-        (DeliveryKind::Invite, TargetKind::Project) => ProjectInvite::TEMPLATE,
-        (DeliveryKind::Reminder, _) => Reminder::TEMPLATE,
-        (DeliveryKind::AcceptedNotice, _) => AcceptedNotice::TEMPLATE,
-    }
 }
 
 fn outcome(sent: &Result<Sent, SendError>) -> MailOutcome {
@@ -369,7 +370,7 @@ async fn settle(context: &Context, mail: &QueuedMail, sent: Result<Sent, SendErr
 }
 
 async fn refused(context: &Context, delivery_id: Uuid, why: &str) -> Result<(), JobError> {
-    gave_up(context, delivery_id, why).await?;
+    fail(context, delivery_id, why).await?;
     tracing::warn!("the mail server refused a mail permanently; the delivery failed: {why}");
     Ok(())
 }
@@ -390,7 +391,7 @@ async fn note_sent(context: &Context, delivery_id: Uuid, sent: Sent) -> Result<(
         tokio::time::sleep(wait).await;
     }
     let noted = context.mails.notes.submit(sent).await;
-    noted.map_err(|error| JobError::Retry(format!("it was sent, but that could not be noted: {error}")))
+    noted.map_err(|error| JobError::Retry(format!("it was sent, but that could not be stored: {error}")))
 }
 
 /// Retries by the delivery's own count of attempts: a wait for the account is no attempt.
@@ -416,7 +417,7 @@ async fn wait_for_the_account(context: &Context, delivery_id: Uuid, why: &str) -
 
 fn defer(context: &Context) -> JobError {
     JobError::Wait {
-        until: context.app.clock.now() + STAND_BACK,
+        until: context.app.clock.now() + DEFER,
     }
 }
 
@@ -432,7 +433,7 @@ async fn suppress_address(context: &Context, mail: &QueuedMail, why: &str) -> Re
 }
 
 async fn give_up(context: &Context, delivery_id: Uuid, why: String) -> JobError {
-    match gave_up(context, delivery_id, &why).await {
+    match fail(context, delivery_id, &why).await {
         Ok(()) => JobError::GiveUp(why),
         Err(error) => error,
     }
