@@ -551,6 +551,8 @@ stories! {
             shown["failed_attempts"].as_array().unwrap().len() == 2
         })
         .await;
+        // Its attempt is noted before its job is dead, and a replay meanwhile would be a second job.
+        running.jobs_are(&["process-clerk-event dead"]).await;
         running.usher.well(&["webhooks", "replay", "--failed", "--yes"]).await;
         eventually("it has failed once more", async || failed().await[0]["svix_id"] == "msg_2").await;
         running.jobs_are(&["process-clerk-event dead"]).await;
