@@ -1,0 +1,190 @@
+//! Lists of invites, and the data of each that people want to see.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{INVITE_ID, INVITE_OF_I, accept_facts, invite_ids};
+use crate::invites::accept::AcceptFacts;
+use crate::invites::email::EmailKey;
+use crate::invites::limits::MailHold;
+use crate::invites::{Invite, Status};
+use crate::store::rows::{sql, unfold};
+use crate::store::{DeliveryKind, DeliveryStatus, Result, Tx, on_conn};
+
+/// An invite with the data that people want to see.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct InviteView {
+    #[sqlx(flatten)]
+    pub invite: Invite,
+    /// The organization's id: for a project, the one that it belongs to today.
+    pub target_organization_id: Uuid,
+    pub organization_name: String,
+    pub project_name: Option<String>,
+    pub inviter_first_name: Option<String>,
+    pub inviter_last_name: Option<String>,
+    pub inviter_email: Option<String>,
+    /// The kind of the newest mail to the invited address; suppressed reminders don't count.
+    pub delivery_kind: Option<String>,
+    pub delivery_status: Option<String>,
+    pub delivery_attempts: Option<i32>,
+    /// The last rejection.
+    pub delivery_error: Option<String>,
+    pub delivery_message_id: Option<String>,
+    pub delivery_queued_at: Option<DateTime<Utc>>,
+    pub delivery_sent_at: Option<DateTime<Utc>>,
+    /// Why the last invitation was made without a mail, if it was.
+    pub mail_held: Option<String>,
+    /// The data that decides whether it may be accepted.
+    #[sqlx(flatten)]
+    pub facts: AcceptFacts,
+}
+
+impl InviteView {
+    /// The kind and status of the newest mail, if a mail was queued or held back.
+    #[must_use]
+    pub fn delivery(&self) -> Option<(DeliveryKind, DeliveryStatus)> {
+        let Some(kind) = self.delivery_kind.as_deref() else {
+            return self.held().map(|_| (DeliveryKind::Invite, DeliveryStatus::Suppressed));
+        };
+        let status = self.delivery_status.as_deref()?.parse().ok()?;
+        Some((kind.parse().ok()?, status))
+    }
+
+    /// Why the last invitation was made without a mail, if it was.
+    #[must_use]
+    pub fn held(&self) -> Option<MailHold> {
+        self.mail_held.as_deref()?.parse().ok()
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct InviteFilter {
+    /// For this organization or one of its projects.
+    pub organization_id: Option<Uuid>,
+    pub project_id: Option<Uuid>,
+    /// By this inviter, an `admins.id`.
+    pub invited_by: Option<Uuid>,
+    pub email: Option<EmailKey>,
+    /// In this status at the present time, even if the sweep has not stored it yet.
+    pub status: Option<Status>,
+    /// Only for these organizations, in addition to the other filters.
+    pub within: Option<Vec<Uuid>>,
+    /// Created before this invite: the end of the last page.
+    pub before: Option<(DateTime<Utc>, Uuid)>,
+}
+
+impl InviteFilter {
+    /// Builds the statement for the filters that are set, so that each combination gets a plan that fits. Parameters
+    /// are numbered in the order in which [`Tx::list_invites`] binds them.
+    fn statement(&self) -> String {
+        let mut last = 1;
+        let mut next = || {
+            last += 1;
+            last
+        };
+        let mut conditions = Vec::new();
+        for (column, id) in [
+            ("organization_id", self.organization_id),
+            ("project_id", self.project_id),
+            ("invited_by", self.invited_by),
+        ] {
+            if id.is_some() {
+                conditions.push(format!("{column} = ${}", next()));
+            }
+        }
+        if self.email.is_some() {
+            conditions.push(format!("email_key = ${}", next()));
+        }
+        if let Some(status) = self.status {
+            conditions.push(match status {
+                Status::Pending => format!("status = 'pending' and expires_at > ${}", next()),
+                Status::Expired => {
+                    format!(
+                        "(status = 'expired' or (status = 'pending' and expires_at <= ${}))",
+                        next()
+                    )
+                }
+                status => format!("status = '{status}'"),
+            });
+        }
+        if let Some(organizations) = &self.within {
+            let places: Vec<String> = organizations.iter().map(|_| format!("${}", next())).collect();
+            conditions.push(format!("organization_id in ({})", places.join(", ")));
+        }
+        if self.before.is_some() {
+            conditions.push(format!("(created_at, id) < (${}, ${})", next(), next()));
+        }
+        let conditions = if conditions.is_empty() {
+            "true".to_owned()
+        } else {
+            conditions.join(" and ")
+        };
+        format!("select id, created_at from invites where {conditions} order by created_at desc, id desc limit $1")
+    }
+}
+
+fn is_about_time(status: Status) -> bool {
+    matches!(status, Status::Pending | Status::Expired)
+}
+
+impl Tx {
+    /// A page of invites: ids, newest first. The order is by creation, so new invites don't shift a page.
+    pub async fn list_invites(&mut self, filter: &InviteFilter, limit: u32) -> Result<Vec<(Uuid, DateTime<Utc>)>> {
+        let text = filter.statement();
+        let now = self.clock.now();
+        Ok(on_conn!(self, |conn| {
+            let mut query = sqlx::query_as(sql(text)).bind(i64::from(limit));
+            for id in [filter.organization_id, filter.project_id, filter.invited_by]
+                .into_iter()
+                .flatten()
+            {
+                query = query.bind(id);
+            }
+            if let Some(email) = &filter.email {
+                query = query.bind(email.as_str().to_owned());
+            }
+            if filter.status.is_some_and(is_about_time) {
+                query = query.bind(now);
+            }
+            for &id in filter.within.iter().flatten() {
+                query = query.bind(id);
+            }
+            if let Some((created_at, id)) = filter.before {
+                query = query.bind(created_at).bind(id);
+            }
+            query.fetch_all(conn).await
+        })?)
+    }
+
+    /// Invites with the data that people want to see, in the order of their creation.
+    pub async fn invite_views(&mut self, ids: &[Uuid]) -> Result<Vec<InviteView>> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = unfold(self.dialect(), INVITE_ID);
+        let text = format!(
+            "select {INVITE_OF_I}, o.id as target_organization_id, coalesce(o.name, '') as organization_name, p.name as project_name,
+                 a.first_name as inviter_first_name, a.last_name as inviter_last_name, a.email as inviter_email,
+                 d.kind as delivery_kind, d.message_id as delivery_message_id, d.queued_at as delivery_queued_at,
+                 d.status as delivery_status, d.attempts as delivery_attempts, d.last_error as delivery_error,
+                 d.sent_at as delivery_sent_at, i.mail_held, {}
+             from invites i
+             left join projects p on p.id = i.project_id
+             join organizations o on o.id = coalesce(p.organization_id, i.organization_id)
+             left join admins a on a.id = i.invited_by
+             left join usher_deliveries d on d.id = (
+                 select newest.id from usher_deliveries newest
+                 where newest.invite_id = i.id and (newest.kind = 'invite'
+                     or (newest.kind = 'reminder' and newest.status <> 'suppressed'))
+                 order by newest.queued_at desc, newest.generation desc limit 1)
+             where i.id in (select r.invite_id from {rows})
+             order by i.created_at, i.id",
+            accept_facts()
+        );
+        let ids = invite_ids(ids)?;
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(ids)
+            .fetch_all(conn)
+            .await)?)
+    }
+}

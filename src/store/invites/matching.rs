@@ -1,0 +1,128 @@
+//! Open invites and the people who have their address.
+
+use uuid::Uuid;
+
+use super::{INVITE_OF_I, accept_facts};
+use crate::invites::Invite;
+use crate::invites::accept::AcceptFacts;
+use crate::invites::email::EmailKey;
+use crate::store::people::{EMAIL_KEY, EmailKeyRow};
+use crate::store::rows::{checked, of_rows, sql, to_json, unfold};
+use crate::store::{Result, Tx, on_conn};
+
+/// An open invite and a person who has its address, verified.
+#[derive(Debug, Clone)]
+pub struct InviteCandidate {
+    pub invite: Invite,
+    pub admin_id: Uuid,
+    /// The organization of the membership: for a project, the organization that it belongs to today.
+    pub target_organization_id: Uuid,
+    /// The data that decides whether the person may accept it.
+    pub facts: AcceptFacts,
+}
+
+impl InviteCandidate {
+    /// The organization that the person becomes a member of, and the project if there is one.
+    pub fn target_ids(&self) -> impl Iterator<Item = Uuid> {
+        [Some(self.target_organization_id), self.invite.project_id]
+            .into_iter()
+            .flatten()
+    }
+
+    /// Whether this person dismissed the banner.
+    #[must_use]
+    pub fn is_dismissed(&self) -> bool {
+        self.invite.dismissed_at.is_some() && self.invite.flagged_for == Some(self.admin_id)
+    }
+}
+
+/// An open invite and its target.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct OpenInvite {
+    #[sqlx(flatten)]
+    pub invite: Invite,
+    /// The organization: for a project, the one that it belongs to today.
+    pub target_organization_id: Uuid,
+    /// The data that decides whether it may be accepted.
+    #[sqlx(flatten)]
+    pub facts: AcceptFacts,
+}
+
+impl Tx {
+    /// The open invites for existing targets whose address is a verified address of these people, oldest first.
+    pub async fn invite_candidates(&mut self, admins: &[Uuid]) -> Result<Vec<InviteCandidate>> {
+        // Joined here: without statistics, Postgres would read all addresses for each invite.
+        let owners = self.verified_addresses(admins).await?;
+        let invites = self.open_invites_to(owners.keys().map(String::as_str)).await?;
+        let waiting = |open: OpenInvite| {
+            let owners = owners.get(open.invite.email_key.as_str()).into_iter().flatten();
+            let waiting = owners.map(move |&admin_id| InviteCandidate {
+                invite: open.invite.clone(),
+                admin_id,
+                target_organization_id: open.target_organization_id,
+                facts: open.facts.clone(),
+            });
+            waiting.collect::<Vec<_>>()
+        };
+        Ok(invites.into_iter().flat_map(waiting).collect())
+    }
+
+    /// The open invites of these addresses for existing targets, oldest first.
+    pub async fn waiting_at(&mut self, keys: &[&EmailKey]) -> Result<Vec<OpenInvite>> {
+        self.open_invites_to(keys.iter().map(|key| key.as_str())).await
+    }
+
+    async fn open_invites_to(&mut self, email_keys: impl Iterator<Item = &str>) -> Result<Vec<OpenInvite>> {
+        let keys: Vec<_> = email_keys.map(|email_key| EmailKeyRow { email_key }).collect();
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = unfold(self.dialect(), EMAIL_KEY);
+        let addressed = of_rows(self.dialect(), "i.email_key", "email_key", &rows);
+        let text = format!(
+            "select {INVITE_OF_I}, o.id as target_organization_id, {}
+             from invites i
+             left join projects p on p.id = i.project_id
+             join organizations o on o.id = coalesce(p.organization_id, i.organization_id) and o.deleted_at is null
+             where i.status = 'pending' and {addressed} and {}
+               and (i.project_id is null or p.deleted_at is null)
+             order by i.created_at, i.id",
+            accept_facts(),
+            checked("i.expires_at > $2")
+        );
+        let keys = to_json(&keys)?;
+        let now = self.clock.now();
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(keys)
+            .bind(now)
+            .fetch_all(conn)
+            .await)?)
+    }
+
+    /// The invite, open or not, if its address is a verified address of this person. `None` if its target was deleted.
+    pub async fn invite_of(&mut self, id: Uuid, admin_id: Uuid) -> Result<Option<Invite>> {
+        let text = format!(
+            "select {INVITE_OF_I} from invites i
+             join usher_addresses a on a.email_key = i.email_key and a.verified and a.admin_id = $2
+             join admins person on person.id = a.admin_id and person.deleted_at is null
+             left join projects p on p.id = i.project_id
+             join organizations o on o.id = coalesce(p.organization_id, i.organization_id) and o.deleted_at is null
+             where i.id = $1 and (i.project_id is null or p.deleted_at is null)"
+        );
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(id)
+            .bind(admin_id)
+            .fetch_optional(conn)
+            .await)?)
+    }
+
+    /// The open invites whose banner this person dismissed.
+    pub async fn dismissed_by(&mut self, admin_id: Uuid) -> Result<Vec<Uuid>> {
+        Ok(on_conn!(self, |conn| sqlx::query_scalar(
+            "select id from invites where status = 'pending' and flagged_for = $1 and dismissed_at is not null"
+        )
+        .bind(admin_id)
+        .fetch_all(conn)
+        .await)?)
+    }
+}

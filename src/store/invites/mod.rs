@@ -1,0 +1,61 @@
+//! Invites: created, refreshed, matched, answered, reminded of, listed. Every change of state is one guarded update.
+
+mod answer;
+mod create;
+mod expiry;
+mod facts;
+mod list;
+mod matching;
+mod remind;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::rows::{Type, sql, to_json};
+use super::{Result, Tx, on_conn};
+use crate::invites::Invite;
+pub use create::{NewInvite, Refresh};
+pub use facts::InviterAt;
+pub(super) use facts::accept_facts;
+pub use list::{InviteFilter, InviteView};
+pub use matching::{InviteCandidate, OpenInvite};
+pub use remind::{Remindable, ReminderPlan, Unplanned};
+
+/// The columns of [`Invite`], each with a prefix. `*` would break prepared statements when a migration adds a column.
+macro_rules! columns {
+    ($prefix:literal) => {
+        columns!(@ $prefix id kind organization_id project_id email email_key role status acceptance invited_by
+            accepted_by locale message token_version invited_at expires_at flagged_at flagged_for dismissed_at
+            accepted_at declined_at revoked_at expired_at created_at updated_at)
+    };
+    (@ $prefix:literal $first:ident $($column:ident)*) => {
+        concat!($prefix, stringify!($first) $(, ", ", $prefix, stringify!($column))*)
+    };
+}
+
+const INVITE: &str = columns!("");
+/// For statements in which another table has columns of the same names.
+const INVITE_ITSELF: &str = columns!("invites.");
+pub(super) const INVITE_OF_I: &str = columns!("i.");
+
+#[derive(Serialize)]
+pub(super) struct InviteId {
+    pub invite_id: Uuid,
+}
+
+pub(super) fn invite_ids(ids: &[Uuid]) -> Result<String> {
+    let rows: Vec<_> = ids.iter().map(|&invite_id| InviteId { invite_id }).collect();
+    to_json(&rows)
+}
+
+pub(super) const INVITE_ID: &[(&str, Type)] = &[("invite_id", Type::Uuid)];
+
+impl Tx {
+    pub async fn invite(&mut self, id: Uuid) -> Result<Option<Invite>> {
+        let text = format!("select {INVITE} from invites where id = $1");
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(id)
+            .fetch_optional(conn)
+            .await)?)
+    }
+}
