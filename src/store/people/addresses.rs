@@ -1,0 +1,176 @@
+//! Addresses and the people who own them.
+
+use std::collections::{HashMap, HashSet};
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::{EmailKeyRow, Person, Profile, admin_ids};
+use crate::invites::email::EmailKey;
+use crate::store::rows::{Type, among, of_rows, sql, to_json, unfold};
+use crate::store::{Result, Tx, on_conn};
+
+#[derive(Serialize)]
+struct AddressRow<'a> {
+    admin_id: Uuid,
+    email_key: &'a str,
+    email: &'a str,
+    verified: bool,
+    is_primary: bool,
+}
+
+impl Tx {
+    /// Replaces the addresses of the people whose profile was applied.
+    pub(super) async fn save_addresses(&mut self, profiles: &[&Profile], applied: &[Person]) -> Result<()> {
+        let mut addresses = Vec::new();
+        let mut admins = Vec::with_capacity(applied.len());
+        for person in applied {
+            let profile = profiles
+                .iter()
+                .find(|profile| profile.clerk_user_id == person.clerk_user_id);
+            let (Some(profile), Some(admin_id)) = (profile, person.admin_id) else {
+                continue;
+            };
+            admins.push(admin_id);
+            let mut seen = HashSet::new();
+            for address in profile.addresses.iter().filter(|address| seen.insert(&address.key)) {
+                addresses.push(AddressRow {
+                    admin_id,
+                    email_key: address.key.as_str(),
+                    email: &address.email,
+                    verified: address.verified,
+                    is_primary: address.primary,
+                });
+            }
+        }
+        let source = unfold(
+            self.dialect(),
+            &[
+                ("admin_id", Type::Uuid),
+                ("email_key", Type::Text),
+                ("email", Type::Text),
+                ("verified", Type::Bool),
+                ("is_primary", Type::Bool),
+            ],
+        );
+        self.delete_addresses(&admins).await?;
+        let text = format!(
+            "insert into usher_addresses (admin_id, email_key, email, verified, is_primary)
+             select r.admin_id, r.email_key, r.email, r.verified, r.is_primary from {source}"
+        );
+        let rows = to_json(&addresses)?;
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(&rows)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        self.take_from_former_owners(rows, &source).await
+    }
+
+    /// Clerk gives a verified address to one person at a time. Events come in any order, so if two profiles have it,
+    /// the newer one is right. The people are looked up one by one, and only if there are two: in a join, a planner
+    /// that estimates their table as small would read all of them for each address.
+    async fn take_from_former_owners(&mut self, addresses: String, source: &str) -> Result<()> {
+        let text = format!(
+            "update usher_addresses set verified = false
+             where verified and {}
+               and exists (
+                 select 1 from usher_addresses newer
+                 where newer.email_key = usher_addresses.email_key and newer.verified
+                   and newer.admin_id <> usher_addresses.admin_id
+                   and (select max(p.clerk_updated_at) from usher_people p
+                        where p.admin_id = newer.admin_id and p.deleted_at is null)
+                     > (select min(p.clerk_updated_at) from usher_people p
+                        where p.admin_id = usher_addresses.admin_id))",
+            among(
+                self.dialect(),
+                "email_key",
+                &format!("select r.email_key from {source} where r.verified")
+            )
+        );
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(addresses)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        Ok(())
+    }
+
+    pub(super) async fn delete_addresses(&mut self, admins: &[Uuid]) -> Result<()> {
+        let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
+        let theirs = of_rows(self.dialect(), "admin_id", "admin_id", &rows);
+        let text = format!("delete from usher_addresses where {theirs}");
+        let admins = admin_ids(admins)?;
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(admins)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        Ok(())
+    }
+
+    /// The verified addresses of these people, by key, with their owners; skips deleted people.
+    pub(in crate::store) async fn verified_addresses(&mut self, admins: &[Uuid]) -> Result<HashMap<String, Vec<Uuid>>> {
+        if admins.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
+        // A subquery for the person of each address: in a join, Postgres might read all people for each.
+        let text = format!(
+            "select a.email_key, a.admin_id from usher_addresses a
+             where a.verified and {}
+               and (select person.deleted_at is null from admins person where person.id = a.admin_id)",
+            of_rows(self.dialect(), "a.admin_id", "admin_id", &rows)
+        );
+        let admins = admin_ids(admins)?;
+        let found: Vec<(String, Uuid)> = on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(admins)
+            .fetch_all(conn)
+            .await)?;
+        let mut owners: HashMap<String, Vec<Uuid>> = HashMap::new();
+        for (email_key, admin_id) in found {
+            owners.entry(email_key).or_default().push(admin_id);
+        }
+        Ok(owners)
+    }
+
+    /// The primary addresses of these people; skips deleted people and people without one.
+    pub async fn addresses_of_people(&mut self, admins: &[Uuid]) -> Result<HashMap<Uuid, String>> {
+        if admins.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
+        let text = format!(
+            "select id, email from admins
+             where deleted_at is null and email is not null and {}",
+            of_rows(self.dialect(), "id", "admin_id", &rows)
+        );
+        let admins = admin_ids(admins)?;
+        let found: Vec<(Uuid, String)> = on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(admins)
+            .fetch_all(conn)
+            .await)?;
+        Ok(found.into_iter().collect())
+    }
+
+    /// The owners of these verified addresses, as pairs of key and `admins.id`.
+    pub async fn owners_of(&mut self, keys: &[&EmailKey]) -> Result<Vec<(EmailKey, Uuid)>> {
+        let rows: Vec<_> = keys
+            .iter()
+            .map(|key| EmailKeyRow {
+                email_key: key.as_str(),
+            })
+            .collect();
+        let source = unfold(self.dialect(), &[("email_key", Type::Text)]);
+        let text = format!(
+            "select email_key, admin_id from usher_addresses
+             where verified and {}",
+            of_rows(self.dialect(), "email_key", "email_key", &source)
+        );
+        let rows = to_json(&rows)?;
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(rows)
+            .fetch_all(conn)
+            .await)?)
+    }
+}

@@ -1,0 +1,107 @@
+//! People: what Clerk last said about each, their row in the app's `admins`, and their addresses.
+
+mod addresses;
+mod delete;
+mod find;
+mod save;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::Result;
+use super::rows::{Type, to_json};
+use crate::invites::email::EmailKey;
+use crate::invites::matching;
+
+/// A person as Clerk describes them.
+#[derive(Debug, Clone)]
+pub struct Profile {
+    /// `user_…`
+    pub clerk_user_id: String,
+    /// Every address that usher can parse.
+    pub addresses: Vec<Address>,
+    pub first_name: Option<String>,
+    pub last_name: Option<String>,
+    pub image_url: Option<String>,
+    /// BCP 47.
+    pub locale: Option<String>,
+    pub banned: bool,
+    pub locked: bool,
+    pub created_at: DateTime<Utc>,
+    /// The version of this description.
+    pub updated_at: DateTime<Utc>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Address {
+    /// As Clerk shows it.
+    pub email: String,
+    /// The normalized form, for comparisons.
+    pub key: EmailKey,
+    /// Verified by Clerk.
+    pub verified: bool,
+    /// The primary address.
+    pub primary: bool,
+}
+
+/// How the app refers to a person.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum PersonRef {
+    /// By `admins.id`.
+    Admin(Uuid),
+    /// By Clerk user id.
+    Clerk(String),
+}
+
+/// A person that usher knows.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+pub struct Person {
+    /// `user_…`
+    pub clerk_user_id: String,
+    /// `None` for the tombstone of a person who was deleted before usher knew them.
+    pub admin_id: Option<Uuid>,
+    pub clerk_created_at: Option<DateTime<Utc>>,
+    pub banned: bool,
+    pub locked: bool,
+    /// When Clerk's last event about them was applied.
+    pub seen_at: Option<DateTime<Utc>>,
+    /// When Clerk deleted them.
+    pub deleted_at: Option<DateTime<Utc>>,
+}
+
+impl Person {
+    /// The data for matching; `None` for a tombstone.
+    #[must_use]
+    pub fn for_matching(&self) -> Option<matching::Person> {
+        Some(matching::Person {
+            admin_id: self.admin_id?,
+            clerk_created_at: self.clerk_created_at?,
+            blocked: self.banned || self.locked || self.deleted_at.is_some(),
+        })
+    }
+}
+
+const PERSON: &str = "clerk_user_id, admin_id, clerk_created_at, banned, locked, seen_at, deleted_at";
+
+#[derive(Serialize)]
+pub(super) struct EmailKeyRow<'a> {
+    pub email_key: &'a str,
+}
+
+pub(super) const EMAIL_KEY: &[(&str, Type)] = &[("email_key", Type::Text)];
+
+#[derive(Serialize)]
+struct UserId<'a> {
+    user_id: &'a str,
+}
+
+#[derive(Serialize)]
+pub(super) struct AdminId {
+    pub admin_id: Uuid,
+}
+
+pub(super) fn admin_ids(ids: &[Uuid]) -> Result<String> {
+    let rows: Vec<_> = ids.iter().map(|&admin_id| AdminId { admin_id }).collect();
+    to_json(&rows)
+}
