@@ -1,0 +1,241 @@
+//! Lists and counts of jobs.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use ulid::Ulid;
+
+use super::{JOB_ID, JobState, dialect_sql, event_in, is_in, job_ids};
+use crate::store::rows::{Type, sql, to_json, unfold};
+use crate::store::{Dialect, Queue, Result, Tx, on_conn};
+
+#[derive(Debug, Clone, Default)]
+pub struct JobFilter {
+    pub ids: Vec<String>,
+    pub queue: Option<Queue>,
+    /// In one of these states; if empty, in any state but `done`.
+    pub states: Vec<JobState>,
+    /// Enqueued before this time.
+    pub before: Option<DateTime<Utc>>,
+    /// With this text in the last error, case-insensitive.
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct JobView {
+    pub id: String,
+    pub queue: String,
+    pub state: JobState,
+    /// The payload: ids only.
+    pub payload: String,
+    pub attempts: i32,
+    /// When it was enqueued, from its id.
+    pub enqueued_at: Option<DateTime<Utc>>,
+    pub due_at: Option<DateTime<Utc>>,
+    pub ended_at: Option<DateTime<Utc>>,
+    /// The worker that holds it, or held it last.
+    pub worker: Option<String>,
+    pub error: Option<String>,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: String,
+    job_type: String,
+    job: Vec<u8>,
+    state: String,
+    attempts: i32,
+    due: i64,
+    ended: Option<i64>,
+    lock_by: Option<String>,
+    result: Option<String>,
+}
+
+impl JobFilter {
+    /// The conditions, with parameters as `filtered!` binds them: `$1` queues, `$2` ids, `$3` the id of the time, `$4`
+    /// the error.
+    fn conditions(&self, dialect: Dialect) -> String {
+        let terms = dialect_sql(dialect);
+        let mut text = format!(
+            "job_type in (select r.queue from {})",
+            unfold(dialect, &[("queue", Type::Text)])
+        );
+        let unfinished = [
+            JobState::Waiting,
+            JobState::Scheduled,
+            JobState::Running,
+            JobState::Dead,
+        ];
+        let states = match self.states.as_slice() {
+            [] if !self.ids.is_empty() => &[][..],
+            [] => &unfinished[..],
+            states => states,
+        };
+        let asks_for_done = states.contains(&JobState::Done);
+        if !states.is_empty() {
+            let states: Vec<String> = states.iter().map(|&state| is_in(state, terms.now)).collect();
+            let _ = write!(text, " and ({})", states.join(" or "));
+        }
+        if !states.is_empty() && !asks_for_done {
+            // As in the condition of SQLite's partial index: its planner matches each term separately.
+            text.push_str(" and status <> 'Done'");
+        }
+        if !self.ids.is_empty() {
+            let rows = unfold(dialect, JOB_ID).replace("$1", "$2");
+            let _ = write!(text, " and id in (select r.job_id from {rows})");
+        } else {
+            text.push_str(" and $2 = $2");
+        }
+        text.push_str(if self.before.is_some() {
+            " and id < $3"
+        } else {
+            " and $3 = $3"
+        });
+        let _ = write!(text, " and lower(coalesce({}, '')) like $4 escape '\\'", terms.result);
+        text
+    }
+
+    fn queues(&self) -> Result<String> {
+        #[derive(Serialize)]
+        struct QueueRow {
+            queue: &'static str,
+        }
+        let all = match &self.queue {
+            Some(queue) => std::slice::from_ref(queue),
+            None => Queue::ALL,
+        };
+        to_json(
+            &all.iter()
+                .map(|queue| QueueRow { queue: queue.stored() })
+                .collect::<Vec<_>>(),
+        )
+    }
+
+    /// Ids sort by creation time; ids from `before` on are left out.
+    fn limit_id(&self) -> String {
+        let before = self.before.unwrap_or_default();
+        Ulid::from_parts(before.timestamp_millis().unsigned_abs(), 0).to_string()
+    }
+
+    fn error_pattern(&self) -> String {
+        let words = self.error.as_deref().unwrap_or_default().to_lowercase();
+        let escaped = words.replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_");
+        format!("%{escaped}%")
+    }
+}
+
+/// Runs one body with a filter's parameters bound.
+macro_rules! filtered {
+    ($tx:expr, $filter:expr, $query:expr, |$bound:ident, $conn:ident| $body:expr) => {{
+        let (queues, ids) = ($filter.queues()?, job_ids(&$filter.ids)?);
+        let (limit, pattern) = ($filter.limit_id(), $filter.error_pattern());
+        on_conn!($tx, |$conn| {
+            let $bound = $query.bind(queues).bind(ids).bind(limit).bind(pattern);
+            $body
+        })
+    }};
+}
+
+impl Tx {
+    /// Jobs, newest first.
+    pub async fn jobs(&mut self, filter: &JobFilter, limit: u32) -> Result<Vec<JobView>> {
+        let dialect = dialect_sql(self.dialect());
+        let states: Vec<String> = JobState::ALL
+            .iter()
+            .map(|&state| format!("when {} then '{state}'", is_in(state, dialect.now)))
+            .collect();
+        let text = format!(
+            "select id, job_type, job, case {} else 'done' end as state, attempts, {} as due, {} as ended, lock_by,
+                 {} as result
+             from {} where {} order by id desc limit {limit}",
+            states.join(" "),
+            (dialect.seconds)("run_at"),
+            (dialect.seconds)("done_at"),
+            dialect.result,
+            dialect.table,
+            filter.conditions(self.dialect()),
+        );
+        let rows: Vec<Row> = filtered!(self, filter, sqlx::query_as(sql(text)), |query, conn| query
+            .fetch_all(conn)
+            .await)?;
+        Ok(rows.into_iter().map(JobView::from).collect())
+    }
+
+    /// How many jobs each queue has.
+    pub async fn count_jobs(&mut self, filter: &JobFilter) -> Result<Vec<(String, i64)>> {
+        let text = format!(
+            "select job_type, count(*) from {} where {} group by job_type order by job_type",
+            dialect_sql(self.dialect()).table,
+            filter.conditions(self.dialect()),
+        );
+        let counts: Vec<(String, i64)> = filtered!(self, filter, sqlx::query_as(sql(text)), |query, conn| query
+            .fetch_all(conn)
+            .await)?;
+        Ok(counts
+            .into_iter()
+            .map(|(queue, count)| (name_of(queue), count))
+            .collect())
+    }
+
+    /// The ids of jobs, oldest first.
+    pub async fn job_ids(&mut self, filter: &JobFilter) -> Result<Vec<String>> {
+        let text = format!(
+            "select id from {} where {} order by id",
+            dialect_sql(self.dialect()).table,
+            filter.conditions(self.dialect()),
+        );
+        Ok(filtered!(
+            self,
+            filter,
+            sqlx::query_scalar(sql(text)),
+            |query, conn| query.fetch_all(conn).await
+        )?)
+    }
+
+    /// The dead jobs of these events.
+    pub(in crate::store) async fn dead_jobs_about_events(
+        &mut self,
+        svix_ids: &[String],
+    ) -> Result<Vec<(String, String)>> {
+        let dead = JobFilter {
+            queue: Some(Queue::ProcessClerkEvent),
+            states: vec![JobState::Dead],
+            ..JobFilter::default()
+        };
+        let events: HashSet<&String> = svix_ids.iter().collect();
+        let dead = self.jobs(&dead, u32::MAX).await?.into_iter();
+        let about = dead.filter_map(|job| Some((job.id, event_in(job.payload.as_bytes())?)));
+        Ok(about.filter(|(_, event)| events.contains(event)).collect())
+    }
+}
+
+impl From<Row> for JobView {
+    fn from(row: Row) -> Self {
+        let born = Ulid::from_string(&row.id).ok();
+        Self {
+            state: row.state.parse().unwrap_or(JobState::Done),
+            payload: String::from_utf8_lossy(&row.job).into_owned(),
+            enqueued_at: born.and_then(|id| DateTime::from_timestamp_millis(i64::try_from(id.timestamp_ms()).ok()?)),
+            due_at: DateTime::from_timestamp(row.due, 0),
+            ended_at: row.ended.and_then(|at| DateTime::from_timestamp(at, 0)),
+            error: row.result.as_deref().and_then(error_of),
+            id: row.id,
+            queue: name_of(row.job_type),
+            attempts: row.attempts,
+            worker: row.lock_by,
+        }
+    }
+}
+
+/// A queue's name without the prefix.
+fn name_of(stored: String) -> String {
+    Queue::of_stored(&stored).map_or(stored, |queue| queue.as_str().to_owned())
+}
+
+/// apalis stores the result of an attempt as `{"Ok": …}` or `{"Err": "…"}`.
+fn error_of(result: &str) -> Option<String> {
+    let result: serde_json::Value = serde_json::from_str(result).ok()?;
+    result.get("Err")?.as_str().map(str::to_owned)
+}
