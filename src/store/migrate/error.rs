@@ -1,0 +1,101 @@
+//! Why a schema could not be migrated.
+
+use sqlx::migrate::MigrateError;
+
+use crate::store::StoreError;
+
+/// Why the schema could not be migrated. A database that fails [validation](Validation) is left unchanged; other work
+/// that was done before an error stays, and the next run continues from there.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrationError {
+    #[error("the queue's tables could not be migrated: {0}")]
+    Queue(#[source] MigrateError),
+    #[error("usher's tables could not be migrated: {0}")]
+    Usher(#[source] MigrateError),
+    #[error("the database can't be changed; see that its file, folder and disk can be written to: {0}")]
+    ReadOnly(#[source] sqlx::Error),
+    /// Every other error of the database.
+    #[error("the database failed: {0}")]
+    Database(#[source] sqlx::Error),
+    #[error("this database can't be used: {0}")]
+    Validation(Validation),
+}
+
+/// Why a database can't be used, in a sentence that says what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Validation {
+    #[error("what answers at its address is no Postgres server ({0}); see that host and port are the right ones")]
+    NoPostgres(String),
+    #[error("it is Postgres {0}, and usher needs Postgres 13 or newer; upgrade the server")]
+    TooOld(i32),
+    /// Not every text can be stored.
+    #[error("its encoding is {0}, and usher needs UTF8; make a new database with encoding 'UTF8'")]
+    Encoding(String),
+    #[error("the search path of usher's role names no schema that is there; create one, or set the search path")]
+    NoSchema,
+    #[error("{0}")]
+    Rights(String),
+    #[error(
+        "its schema is newer than this usher (it has migration {found}, this version knows {known}); start that version \
+         or a newer one"
+    )]
+    Newer {
+        /// The newest migration that the database has.
+        found: i64,
+        /// The newest migration that this version knows.
+        known: i64,
+    },
+    /// A migration was begun and did not finish.
+    #[error(
+        "migration {0} was applied by halves; restore the backup from before it, or finish it by hand and set `success` \
+         in usher_migrations"
+    )]
+    HalfApplied(i64),
+    /// A migration has a different checksum than when it ran.
+    #[error(
+        "its migration {0} is not the one of this usher: the database was set up by a version before the first release, \
+         or by a changed one; start that version, or give usher a new database"
+    )]
+    Changed(i64),
+    /// A file with another program's tables.
+    #[error("the file holds a table {0} that is not usher's; give usher a file of its own")]
+    ForeignFile(&'static str),
+    /// The app's tables are not as usher needs them.
+    #[error("{}", .0.join("; "))]
+    App(Vec<String>),
+}
+
+impl From<sqlx::Error> for MigrationError {
+    fn from(error: sqlx::Error) -> Self {
+        if StoreError::is_read_only_file(&error) {
+            Self::ReadOnly(error)
+        } else {
+            Self::Database(error)
+        }
+    }
+}
+
+impl From<Validation> for MigrationError {
+    fn from(unfit: Validation) -> Self {
+        Self::Validation(unfit)
+    }
+}
+
+impl MigrationError {
+    /// Whether a later attempt may succeed, because the database is unavailable now.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        self.sql().is_some_and(StoreError::is_temporary_sql)
+    }
+
+    pub(super) fn sql(&self) -> Option<&sqlx::Error> {
+        match self {
+            Self::Queue(error) | Self::Usher(error) => match error {
+                MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => Some(error),
+                _ => None,
+            },
+            Self::Database(error) => Some(error),
+            Self::ReadOnly(_) | Self::Validation(_) => None,
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! Migrations on Postgres, where apalis's tables, the app's and usher's share a database.
+
+use std::time::Duration;
+
+use apalis_postgres::PostgresStorage;
+use sqlx::migrate::{Migration, Migrator};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, SqlSafeStr as _};
+
+use super::{Applied, MigrationError, TABLE, Validation, named};
+use crate::store::ACQUIRE_TIMEOUT;
+use crate::store::adopt::{self, Schema, Step};
+use crate::store::pools::ISOLATION;
+use crate::store::settings::{Rules, UniqueEmails};
+
+const APALIS_TABLE: &str = "apalis._sqlx_migrations";
+/// The oldest Postgres with everything that usher and apalis use (`gen_random_uuid`, trusted extensions).
+const OLDEST_POSTGRES: i32 = 13;
+/// The advisory lock of migrations: one process migrates at a time.
+const LOCK: i64 = 0x7573_6865_7200;
+/// How often to try the lock. Polling instead of waiting in the lock's queue: a waiting statement would block the other
+/// process's `create index concurrently`.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+
+pub(super) async fn connect(pool: &PgPool) -> Result<PgConnection, MigrationError> {
+    let options = pool.connect_options();
+    match tokio::time::timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(&options)).await {
+        // No Postgres server: waiting would never help.
+        Ok(Err(sqlx::Error::Protocol(said))) => Err(Validation::NoPostgres(said).into()),
+        Ok(connected) => {
+            let mut conn = connected?;
+            sqlx::raw_sql(ISOLATION).execute(&mut conn).await?;
+            Ok(conn)
+        }
+        Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
+    }
+}
+
+pub(super) async fn migrate(
+    pool: &PgPool,
+    conn: &mut PgConnection,
+    migrator: &Migrator,
+    rules: &Rules,
+) -> Result<(), MigrationError> {
+    check_postgres(conn, migrator).await?;
+    alone(conn).await?;
+    // Read after the lock: another process may have migrated in the meantime.
+    let Prepared {
+        applied,
+        steps,
+        unique_emails,
+    } = prepare(conn, migrator, rules).await?;
+    let queue = queue_migrations();
+    if !Applied::on_postgres(conn, APALIS_TABLE).await?.is_complete(&queue) {
+        let mut own = connect(pool).await?;
+        let outcome = migrate_queue(&mut own, &queue).await;
+        let _ = own.close().await;
+        outcome?;
+    }
+    for step in &steps {
+        tracing::info!("{}", step.says);
+        adopt::take(conn, step).await?;
+    }
+    sqlx::raw_sql(adopt::LOCK_TIMEOUT).execute(&mut *conn).await?;
+    let run = async |conn: &mut PgConnection| apply(conn, migrator, &applied).await;
+    adopt::retry_on_lock_timeout(conn, run, |error| error.sql().is_some_and(adopt::gave_way)).await?;
+    rules.publish_on_postgres(conn, unique_emails).await?;
+    adopt::mirror_identities(conn, rules).await?;
+    Ok(adopt::fill(conn, rules).await?)
+}
+
+/// apalis's migrations use some names without a schema. So they run on a connection whose search path contains the
+/// queue's schema, and the schema of hstore, wherever the app has it (APALIS trap 22).
+async fn migrate_queue(conn: &mut PgConnection, migrations: &Migrator) -> Result<(), MigrationError> {
+    let has_schema: bool = sqlx::query_scalar("select to_regnamespace('apalis') is not null")
+        .fetch_one(&mut *conn)
+        .await?;
+    if !has_schema {
+        sqlx::raw_sql("create schema apalis").execute(&mut *conn).await?;
+    }
+    let find_hstore = "select quote_ident(nspname) from pg_extension join pg_namespace n on n.oid = extnamespace
+         where extname = 'hstore'";
+    let mut hstore: Option<String> = sqlx::query_scalar(find_hstore).fetch_optional(&mut *conn).await?;
+    if hstore.is_none() {
+        // Where the app's own `create extension` would create it: apalis's own statement then finds it and does
+        // nothing.
+        sqlx::raw_sql("create extension hstore").execute(&mut *conn).await?;
+        hstore = sqlx::query_scalar(find_hstore).fetch_optional(&mut *conn).await?;
+    }
+    let path = format!("set search_path = apalis, {}", hstore.unwrap_or_default());
+    sqlx::raw_sql(AssertSqlSafe(path)).execute(&mut *conn).await?;
+    migrations.run(&mut *conn).await.map_err(MigrationError::Queue)
+}
+
+/// apalis's migrations without the statements that touch the app's objects: an extension that is no longer used, and a
+/// function in `public` that may be the app's own. Each is recorded with its original checksum.
+fn queue_migrations() -> Migrator {
+    let without = |migration: &Migration| {
+        let mut migration = migration.clone();
+        let mut text = migration.sql.as_str().to_owned();
+        for foreign in [
+            "CREATE EXTENSION IF NOT EXISTS pgcrypto;",
+            "DROP FUNCTION IF EXISTS public.generate_ulid();",
+        ] {
+            text = text.replace(foreign, "");
+        }
+        migration.sql = AssertSqlSafe(text).into_sql_str();
+        migration
+    };
+    let all = PostgresStorage::migrations().iter().map(without).collect();
+    named(Migrator::with_migrations(all), APALIS_TABLE)
+}
+
+pub(super) async fn plan(
+    conn: &mut PgConnection,
+    migrator: &Migrator,
+    rules: &Rules,
+) -> Result<Vec<String>, MigrationError> {
+    check_postgres(conn, migrator).await?;
+    let Prepared { applied, steps, .. } = prepare(conn, migrator, rules).await?;
+    let mut outlook = Vec::new();
+    let queue = Applied::on_postgres(conn, APALIS_TABLE).await?;
+    if !queue.is_complete(&queue_migrations()) {
+        outlook.push("bring the queue's tables, in the schema apalis, up to date".to_owned());
+    }
+    outlook.extend(steps.into_iter().map(|step| step.says));
+    outlook.extend(applied.missing(migrator));
+    let has_memberships: bool = sqlx::query_scalar(
+        "select count(*) = 2 from information_schema.columns where table_schema = current_schema()
+             and (table_name, column_name) in (('admins', 'organization_id'), ('organizations', 'id'))",
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    if has_memberships && !applied.has(SCHEMA) {
+        let missing = adopt::count_missing(conn).await?;
+        if missing > 0 {
+            outlook.push(format!(
+                "fill organization_users from admins.organization_id, in batches: {missing} memberships"
+            ));
+        }
+    }
+    Ok(outlook)
+}
+
+/// The migration with all tables, the mirror and the backfill.
+const SCHEMA: i64 = 1;
+
+/// The migrations that have run, and the changes to the app's tables that must come first.
+struct Prepared {
+    applied: Applied,
+    steps: Vec<Step>,
+    unique_emails: UniqueEmails,
+}
+
+async fn prepare(conn: &mut PgConnection, migrator: &Migrator, rules: &Rules) -> Result<Prepared, MigrationError> {
+    let applied = Applied::on_postgres(conn, TABLE).await?;
+    let schema = Schema::read(conn, applied.has(SCHEMA)).await?;
+    let mut steps = Vec::new();
+    if !applied.is_complete(migrator) || !schema.fits(rules) {
+        check_rights(conn).await?;
+        steps = adopt::plan(&schema, rules).map_err(Validation::App)?;
+    }
+    Ok(Prepared {
+        applied,
+        steps,
+        unique_emails: schema.unique_emails,
+    })
+}
+
+/// Runs usher's migrations. The first one sets comments on the shared tables; it restores the app's own comments in the
+/// same transaction.
+async fn apply(conn: &mut PgConnection, migrator: &Migrator, applied: &Applied) -> Result<(), MigrationError> {
+    if !applied.has(SCHEMA) {
+        let mut tx = conn.begin().await?;
+        let remarks = adopt::remarks(&mut tx).await?;
+        migrator.run_to(SCHEMA, &mut *tx).await.map_err(MigrationError::Usher)?;
+        remarks.restore(&mut tx).await?;
+        tx.commit().await?;
+    }
+    if !applied.is_complete(migrator) {
+        migrator.run(&mut *conn).await.map_err(MigrationError::Usher)?;
+    }
+    Ok(())
+}
+
+/// Waits until no other process migrates. The lock ends with the connection.
+async fn alone(conn: &mut PgConnection) -> sqlx::Result<()> {
+    loop {
+        let is_ours: bool = sqlx::query_scalar("select pg_try_advisory_lock($1)")
+            .bind(LOCK)
+            .fetch_one(&mut *conn)
+            .await?;
+        if is_ours {
+            return Ok(());
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// Whether this usher can use the server and its schema.
+async fn check_postgres(conn: &mut PgConnection, migrator: &Migrator) -> Result<(), MigrationError> {
+    let (version, encoding, schema): (i32, String, Option<String>) = sqlx::query_as(
+        "select current_setting('server_version_num')::integer / 10000, current_setting('server_encoding'),
+             current_schema()::text",
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    check_server(version, &encoding, schema.is_some())?;
+    Ok(Applied::on_postgres(conn, TABLE).await?.check(migrator)?)
+}
+
+fn check_server(version: i32, encoding: &str, has_schema: bool) -> Result<(), Validation> {
+    if version < OLDEST_POSTGRES {
+        Err(Validation::TooOld(version))
+    } else if encoding != "UTF8" {
+        Err(Validation::Encoding(encoding.to_owned()))
+    } else if !has_schema {
+        Err(Validation::NoSchema)
+    } else {
+        Ok(())
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct Rights {
+    role: String,
+    database: String,
+    schema: String,
+    may_create: bool,
+    may_keep_a_queue: bool,
+}
+
+/// Whether tables and extensions can be created; checked only when something must be done.
+async fn check_rights(conn: &mut PgConnection) -> Result<(), MigrationError> {
+    let rights: Rights = sqlx::query_as(
+        "select current_user::text as role, current_database()::text as database, current_schema()::text as schema,
+             has_schema_privilege(current_schema(), 'CREATE') as may_create,
+             has_database_privilege(current_database(), 'CREATE')
+                 or (exists (select from pg_extension where extname = 'hstore')
+                     and exists (select from pg_namespace where nspname = 'apalis' and pg_has_role(nspowner, 'USAGE')))
+                 as may_keep_a_queue",
+    )
+    .fetch_one(conn)
+    .await?;
+    let Rights {
+        role, database, schema, ..
+    } = rights;
+    if !rights.may_create {
+        let sentence = format!(
+            "the role {role} may not create tables in the schema {schema}; \
+             let an owner run: grant create on schema {schema} to {role}"
+        );
+        return Err(Validation::Rights(sentence).into());
+    }
+    if !rights.may_keep_a_queue {
+        let sentence = format!(
+            "the role {role} may create neither the schema apalis nor the extension hstore; \
+             let an owner run: grant create on database {database} to {role}"
+        );
+        return Err(Validation::Rights(sentence).into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_is_too_old_or_of_another_encoding_is_refused() {
+        for (version, encoding, has_schema, verdict) in [
+            (12, "UTF8", true, Err(Validation::TooOld(12))),
+            (13, "UTF8", true, Ok(())),
+            (18, "UTF8", true, Ok(())),
+            (15, "SQL_ASCII", true, Err(Validation::Encoding("SQL_ASCII".to_owned()))),
+            (15, "UTF8", false, Err(Validation::NoSchema)),
+        ] {
+            assert_eq!(check_server(version, encoding, has_schema), verdict);
+        }
+    }
+}
