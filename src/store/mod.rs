@@ -8,6 +8,7 @@ mod address;
 mod adopt;
 mod circuit_breaker;
 mod deliveries;
+mod error;
 mod history;
 mod idempotency;
 mod inbox;
@@ -27,8 +28,8 @@ mod sessions;
 mod settings;
 mod suppressions;
 mod targets;
+mod tx;
 
-use std::borrow::Cow;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,13 +41,15 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, PgPool, SqlitePool};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::telemetry;
 pub use address::check_address;
 pub use circuit_breaker::OpenCircuit;
 pub use deliveries::{DeliveryKind, DeliveryNote, DeliveryStatus, DeliveryView, MailContext, NewDelivery, QueuedMail};
+pub use error::StoreError;
+pub(crate) use error::tell_busy;
+use error::{code_of, no_answer, overtaken};
 pub use history::Happened;
 use history::History;
 pub use idempotency::{IdempotencyState, KeptAnswer};
@@ -69,7 +72,8 @@ pub use schedules::DueTick;
 pub use sessions::SessionStart;
 pub use settings::{Identities, Rules};
 pub use targets::{Grant, Member, Membership, Put, PutRefusal, TargetInfo};
-use usher_base::Throttle;
+pub use tx::Tx;
+pub(crate) use tx::{Conn, on_conn};
 
 /// How long a request waits for a connection before it fails with "database unavailable".
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -78,116 +82,6 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a test write waits for SQLite's writer.
 const TURN: Duration = Duration::from_secs(1);
-
-#[derive(Debug, thiserror::Error)]
-#[error("the database failed: {0}")]
-pub struct StoreError(#[from] sqlx::Error);
-
-impl StoreError {
-    /// Whether the same request may succeed later: the database is unavailable, restarting or out of connections, or
-    /// two transactions conflicted.
-    #[must_use]
-    pub fn is_temporary(&self) -> bool {
-        Self::is_temporary_sql(&self.0)
-    }
-
-    pub(crate) fn is_temporary_sql(error: &sqlx::Error) -> bool {
-        match error {
-            sqlx::Error::Io(_)
-            | sqlx::Error::Tls(_)
-            | sqlx::Error::Protocol(_)
-            | sqlx::Error::PoolTimedOut
-            | sqlx::Error::PoolClosed
-            | sqlx::Error::WorkerCrashed => true,
-            // SQLite primary codes: busy, locked, read-only, I/O, full, can't open. Postgres classes: connection,
-            // read-only after a failover, credentials being changed, serialization failure and deadlock, resources,
-            // lock not available, operator intervention, system. A value that the database can't represent is in none
-            // of them.
-            error => {
-                sqlite_code(error).is_some_and(|code| matches!(code & 0xff, 5 | 6 | 8 | 10 | 13 | 14))
-                    || code_of(error).is_some_and(|code| {
-                        ["08", "25006", "28", "40", "53", "55P03", "57", "58"]
-                            .iter()
-                            .any(|class| code.starts_with(class))
-                    })
-            }
-        }
-    }
-
-    /// SQLite's file, or its disk, can be read but not written. That may pass while usher runs; at startup it is an
-    /// error, because waiting would not help.
-    pub(crate) fn is_read_only_file(error: &sqlx::Error) -> bool {
-        matches!(error, sqlx::Error::Database(error)
-            if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some()
-                && error.code().and_then(|code| code.parse::<i32>().ok()).is_some_and(|code| code & 0xff == 8))
-    }
-
-    /// Whether the whole database is unavailable, not only this statement blocked by another transaction's lock.
-    #[must_use]
-    pub fn is_away(&self) -> bool {
-        self.is_temporary() && !self.is_conflict() && !self.is_busy()
-    }
-
-    /// Whether this is a lock timeout: another transaction holds the lock. The database and its connections are fine;
-    /// only the work that needs the locked rows has to wait.
-    #[must_use]
-    pub fn is_busy(&self) -> bool {
-        // Postgres: `lock_not_available`; `query_canceled`, from a timeout that the database or the role sets.
-        is_busy(&self.0) || code_of(&self.0).is_some_and(|code| matches!(&*code, "55P03" | "57014"))
-    }
-
-    /// The database's code for a value that it can't represent or that is too large. Every retry would fail the same
-    /// way.
-    #[must_use]
-    pub fn refusal_code(&self) -> Option<String> {
-        if matches!(self.0, sqlx::Error::Encode(_)) {
-            return Some("encode".to_owned());
-        }
-        // Postgres classes: data exception, program limit exceeded.
-        let by_postgres = code_of(&self.0).filter(|code| code.starts_with("22") || code.starts_with("54"));
-        // SQLite primary codes: too big, wrong type.
-        let by_sqlite = sqlite_code(&self.0).filter(|code| matches!(code & 0xff, 18 | 20));
-        by_postgres
-            .map(Cow::into_owned)
-            .or_else(|| by_sqlite.map(|code| code.to_string()))
-    }
-}
-
-fn code_of(error: &sqlx::Error) -> Option<Cow<'_, str>> {
-    match error {
-        sqlx::Error::Database(error) if error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() => {
-            error.code()
-        }
-        _ => None,
-    }
-}
-
-fn sqlite_code(error: &sqlx::Error) -> Option<i32> {
-    match error {
-        sqlx::Error::Database(error) if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() => {
-            error.code()?.parse().ok()
-        }
-        _ => None,
-    }
-}
-
-impl StoreError {
-    pub(crate) fn busy() -> Self {
-        busy().into()
-    }
-}
-
-/// At most one line a minute: every retry hits the same lock.
-static BUSY: Throttle = Throttle::per_minute();
-
-pub(crate) fn tell_busy(error: &StoreError) {
-    if let Some(left_out) = BUSY.admit() {
-        tracing::warn!(
-            error = %error, left_out,
-            "lock timeout: another transaction holds a lock; retrying later"
-        );
-    }
-}
 
 pub(crate) type Result<T, E = StoreError> = std::result::Result<T, E>;
 
@@ -217,37 +111,6 @@ pub enum Dialect {
     Postgres,
     Sqlite,
 }
-
-/// A transaction. Dropped without [`Tx::commit`], it is rolled back.
-pub struct Tx {
-    pub(crate) conn: Conn,
-    wake: Wake,
-    clock: Clock,
-    enqueued: Vec<Queue>,
-    history: History,
-}
-
-pub(crate) enum Conn {
-    Postgres(sqlx::Transaction<'static, sqlx::Postgres>),
-    Sqlite(sqlx::Transaction<'static, sqlx::Sqlite>),
-}
-
-/// Runs one body against either kind of connection.
-macro_rules! on_conn {
-    ($tx:expr, |$conn:ident| $body:expr) => {
-        match &mut $tx.conn {
-            $crate::store::Conn::Postgres(tx) => {
-                let $conn = &mut **tx;
-                $body
-            }
-            $crate::store::Conn::Sqlite(tx) => {
-                let $conn = &mut **tx;
-                $body
-            }
-        }
-    };
-}
-pub(crate) use on_conn;
 
 impl Store {
     /// Opens the database at `url`. The scheme chooses the dialect: `postgres://…` or `sqlite://path`.
@@ -501,55 +364,7 @@ impl Dialect {
     }
 }
 
-impl Tx {
-    /// Commits, writes and counts the invite events, and wakes the workers of the enqueued jobs.
-    ///
-    /// # Errors
-    /// After an error it is unknown whether the transaction was committed. Callers retry and rely on idempotency.
-    pub async fn commit(mut self) -> Result<()> {
-        self.write_history().await?;
-        match self.conn {
-            Conn::Postgres(tx) => tx.commit().await?,
-            Conn::Sqlite(tx) => tx.commit().await?,
-        }
-        for queue in self.enqueued {
-            self.wake.signal(queue);
-        }
-        self.history.count();
-        Ok(())
-    }
-
-    #[must_use]
-    pub fn now(&self) -> DateTime<Utc> {
-        self.clock.now()
-    }
-
-    #[must_use]
-    pub fn new_id(&self) -> Uuid {
-        self.clock.new_id()
-    }
-
-    pub(crate) fn dialect(&self) -> Dialect {
-        match self.conn {
-            Conn::Postgres(_) => Dialect::Postgres,
-            Conn::Sqlite(_) => Dialect::Sqlite,
-        }
-    }
-}
-
 /// Sent after `begin` in the same round trip.
 fn lock_timeout(wait: Duration) -> String {
     format!("; set local lock_timeout = {}", wait.as_millis())
-}
-
-/// The rows that this transaction read are out of date, so that it has to run again.
-fn overtaken() -> sqlx::Error {
-    sqlx::Error::Io(std::io::Error::new(
-        std::io::ErrorKind::Interrupted,
-        "another transaction was first",
-    ))
-}
-
-fn no_answer() -> sqlx::Error {
-    sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())
 }
