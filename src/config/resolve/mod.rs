@@ -1,29 +1,23 @@
 //! From settings to the configuration in force. All errors are returned at once.
 
+mod clerk;
+mod invites;
+mod mail;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use chrono::TimeDelta;
 
-use super::clerk_values::{self, Issuer};
+use super::clerk_values;
 use super::error::{ConfigError, ConfigErrors, Problems, wrong};
-use super::values::{
-    address, age, drain_time, list, max_connections, non_empty, number_or_off, parse_duration, parsed, rate_limit, url,
-};
-use super::{
-    Config, DevSecrets, Environment, InviteUrl, MailRoute, Retention, SessionKeySource, Settings, Telemetry, VAR,
-};
+use super::values::{address, age, drain_time, list, max_connections, number_or_off, parsed, rate_limit, url};
+use super::{Config, DevSecrets, Environment, MailRoute, Retention, Settings, Telemetry, VAR};
 use crate::api_key::ApiKey;
-use crate::invites::limits::{DEFAULT_TTL, MAX_TTL, MailCaps};
-use crate::invites::reminders::Reminders;
-use crate::invites::roles::{RoleOrder, Roles};
+use crate::invites::roles::Roles;
 use crate::secret::Secret;
-use crate::store::{Identities, check_address};
+use crate::store::check_address;
 use crate::telemetry::{LogFilter, LogFormat};
-use usher_clerk::{DevSigner, check_public_key};
-use usher_mail::Templates;
 
 /// In characters, for every secret.
 const MIN_SECRET: usize = 32;
@@ -32,12 +26,6 @@ const CLERK_API: &str = "https://api.clerk.com";
 const UNUSED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 impl Settings {
-    /// Needed before the rest.
-    #[must_use]
-    pub fn mail_default_locale(&self) -> &str {
-        self.mail_default_locale.as_deref().unwrap_or("en")
-    }
-
     /// How logs and traces are written, needed before the rest.
     pub fn telemetry(&self) -> Result<Telemetry, ConfigErrors> {
         let mut problems = Problems::default();
@@ -234,98 +222,6 @@ impl Settings {
         Ok(given)
     }
 
-    fn signing_secrets(&self, dev: Option<&DevSecrets>) -> Result<Vec<Secret>, ConfigError> {
-        const VARIABLE: &str = "CLERK_WEBHOOK_SIGNING_SECRET";
-        let given = match (&self.clerk_webhook_signing_secret, &self.clerk_webhook_secret) {
-            (Some(given), _) => Some(given),
-            (None, Some(old)) => {
-                tracing::warn!("CLERK_WEBHOOK_SECRET is the old name; call it {VARIABLE}");
-                Some(old)
-            }
-            (None, None) => None,
-        };
-        let secrets = match (given, dev) {
-            (Some(given), _) => list(Some(given.expose())),
-            (None, Some(dev)) => vec![dev.signing_secret.clone()],
-            (None, None) => Vec::new(),
-        };
-        if secrets.is_empty() {
-            return Err(wrong(
-                VARIABLE,
-                "is missing; Clerk's dashboard shows it with the webhook's endpoint",
-            ));
-        }
-        for secret in &secrets {
-            let key = STANDARD.decode(secret.strip_prefix("whsec_").unwrap_or(secret));
-            if !key.is_ok_and(|key| key.len() >= 16) {
-                return Err(wrong(
-                    VARIABLE,
-                    "must be whsec_ and base64, as Clerk's dashboard shows it",
-                ));
-            }
-        }
-        Ok(secrets.into_iter().map(Secret::from).collect())
-    }
-
-    fn session_keys(
-        &self,
-        issuer: Option<&Issuer>,
-        dev: Option<&DevSecrets>,
-    ) -> Result<Option<SessionKeySource>, ConfigError> {
-        if let Some(pem) = &self.clerk_jwt_key {
-            check_public_key(pem).map_err(|error| wrong("CLERK_JWT_KEY", format!("is {error}")))?;
-            return Ok(Some(SessionKeySource::Pem(pem.clone())));
-        }
-        if self.clerk_issuer.is_some() {
-            return Ok(issuer.map(|issuer| SessionKeySource::Jwks(issuer.url.clone())));
-        }
-        let Some(dev) = dev else { return Ok(None) };
-        let pem = DevSigner::from_pkcs8_pem(&dev.session_key)
-            .and_then(|signer| signer.public_pem())
-            .map_err(|error| {
-                wrong(
-                    "USHER_ENV",
-                    format!("is development, but its session key is broken: {error}"),
-                )
-            })?;
-        Ok(Some(SessionKeySource::Pem(pem)))
-    }
-
-    fn issuer(&self) -> Result<Option<Issuer>, ConfigError> {
-        let keys_are_fetched = self.clerk_jwt_key.is_none();
-        let read = |text: &String| clerk_values::issuer(text, keys_are_fetched);
-        self.clerk_issuer.as_ref().map(read).transpose()
-    }
-
-    fn development_issuer(&self, dev: Option<&DevSecrets>) -> Option<String> {
-        dev.filter(|_| self.clerk_jwt_key.is_none())
-            .map(|_| DevSecrets::ISSUER.to_owned())
-    }
-
-    fn authorized_parties(&self, all: &mut Problems) -> Vec<String> {
-        let given = self.clerk_authorized_parties.as_deref().unwrap_or_default();
-        clerk_values::origins(given).unwrap_or_else(|problems| {
-            problems.into_iter().for_each(|problem| all.add(problem));
-            Vec::new()
-        })
-    }
-
-    fn clerk_secret_key(&self) -> Result<Option<Secret>, ConfigError> {
-        const VARIABLE: &str = "CLERK_SECRET_KEY";
-        let key = non_empty(VARIABLE, self.clerk_secret_key.clone())?;
-        let text = key.as_ref().map(|key| key.expose().trim()).unwrap_or_default();
-        if text.starts_with("pk_") || text.starts_with("whsec_") {
-            return Err(wrong(
-                VARIABLE,
-                "is another key of Clerk's; the secret key begins with sk_",
-            ));
-        }
-        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(wrong(VARIABLE, "holds characters that no key has"));
-        }
-        Ok(key)
-    }
-
     fn api_keys(&self, dev: Option<&DevSecrets>) -> Result<Vec<ApiKey>, ConfigError> {
         let keys = match (&self.usher_api_keys, dev) {
             (Some(given), _) => ApiKey::parse_list(given.expose())
@@ -359,152 +255,5 @@ impl Settings {
             return Err(wrong(VARIABLE, problem));
         }
         Ok(keys.into_iter().map(Secret::from).collect())
-    }
-
-    fn mail_route(&self, environment: Environment, var: &Path) -> Result<MailRoute, ConfigError> {
-        match (&self.smtp_url, environment) {
-            (Some(url), _)
-                if ["smtp://", "smtps://"]
-                    .iter()
-                    .any(|scheme| url.expose().starts_with(scheme)) =>
-            {
-                Ok(MailRoute::Smtp(url.clone()))
-            }
-            (Some(_), _) => Err(wrong("SMTP_URL", "must begin with smtp:// or smtps://")),
-            (None, Environment::Development) => Ok(MailRoute::Outbox(var.join("outbox"))),
-            (None, Environment::Production) => Err(wrong(
-                "SMTP_URL",
-                "is missing; it looks like smtp://user:password@host:587?tls=required",
-            )),
-        }
-    }
-
-    fn mail_from(&self, environment: Environment) -> Result<String, ConfigError> {
-        match (&self.mail_from, environment) {
-            (Some(from), _) => Ok(from.clone()),
-            (None, Environment::Development) => Ok("usher <usher@localhost.localdomain>".to_owned()),
-            (None, Environment::Production) => Err(wrong(
-                "MAIL_FROM",
-                "is missing; it looks like: Example <no-reply@example.com>",
-            )),
-        }
-    }
-
-    fn invite_url(&self, environment: Environment) -> Result<InviteUrl, ConfigError> {
-        match (self.invite_url.as_deref(), environment) {
-            (Some(text), _) => text.parse().map_err(|problem: &str| wrong("INVITE_URL", problem)),
-            (None, Environment::Development) => Ok(InviteUrl("http://localhost:3000/invite#{token}".to_owned())),
-            (None, Environment::Production) => Err(wrong(
-                "INVITE_URL",
-                "is missing; it looks like https://app.example.com/invite#{token}",
-            )),
-        }
-    }
-
-    fn invite_ttl(&self) -> Result<TimeDelta, ConfigError> {
-        let ttl = self
-            .invite_ttl
-            .as_deref()
-            .map_or(Some(DEFAULT_TTL), parse_duration)
-            .ok_or_else(|| wrong("INVITE_TTL", "must be a duration such as 7d, 36h or 90m"))?;
-        if ttl > MAX_TTL {
-            return Err(wrong("INVITE_TTL", "must be at most 30d"));
-        }
-        Ok(ttl)
-    }
-
-    fn invite_reminders(&self) -> Result<Reminders, ConfigError> {
-        match self.invite_reminders.as_deref() {
-            None => Ok(Reminders::default()),
-            Some(text) => text.parse().map_err(|problem: &str| wrong("INVITE_REMINDERS", problem)),
-        }
-    }
-
-    fn mail_caps(&self, all: &mut Problems) -> MailCaps {
-        let default = MailCaps::default();
-        let (inviter, organization) = (self.mail_cap_inviter.as_deref(), self.mail_cap_organization.as_deref());
-        let address = self.mail_cap_address.as_deref();
-        MailCaps {
-            inviter: all.or_default(number_or_off("MAIL_CAP_INVITER", inviter, default.inviter)),
-            organization: all.or_default(number_or_off(
-                "MAIL_CAP_ORGANIZATION",
-                organization,
-                default.organization,
-            )),
-            address: all.or_default(number_or_off("MAIL_CAP_ADDRESS", address, default.address)),
-        }
-    }
-
-    fn identities(&self) -> Result<Identities, ConfigError> {
-        match self.usher_identities.as_deref() {
-            None | Some(Identities::EXTERNAL_ID) => Ok(Identities::ExternalId),
-            Some(Identities::TABLE) => Ok(Identities::Table {
-                provider: self
-                    .usher_identity_provider
-                    .clone()
-                    .unwrap_or_else(|| "clerk".to_owned()),
-                issuer: match &self.usher_identity_issuer {
-                    Some(issuer) => issuer.clone(),
-                    // An invalid issuer has its own error.
-                    None => self.issuer().ok().flatten().map(|issuer| issuer.name).ok_or_else(|| {
-                        wrong(
-                            "USHER_IDENTITY_ISSUER",
-                            "is missing; it is what admin_identities.issuer says of Clerk users",
-                        )
-                    })?,
-                },
-            }),
-            Some(_) => Err(wrong(
-                "USHER_IDENTITIES",
-                "must be admins.external_id or admin_identities",
-            )),
-        }
-    }
-
-    fn roles(&self, all: &mut Problems) -> Roles {
-        let default = Roles::default();
-        let mut order = |variable, given: &Option<String>, default: RoleOrder| match given {
-            Some(text) => {
-                let read = text
-                    .parse::<RoleOrder>()
-                    .map_err(|error| wrong(variable, error.to_string()));
-                all.or(read, default)
-            }
-            None => default,
-        };
-        let mut roles = Roles::new(
-            order("ORGANIZATION_ROLES", &self.organization_roles, default.organization),
-            order("PROJECT_ROLES", &self.project_roles, default.project),
-        );
-        if let Some(role) = self.organization_invite_role.as_deref() {
-            let must = format!("must be one of ORGANIZATION_ROLES: {}", roles.organization);
-            match roles.clone().with_organization_invite_role(role) {
-                Some(set) => roles = set,
-                None => all.add(wrong("ORGANIZATION_INVITE_ROLE", must)),
-            }
-        }
-        if let Some(role) = self.project_invite_role.as_deref() {
-            let must = format!("must be one of PROJECT_ROLES: {}", roles.project);
-            match roles.clone().with_project_invite_role(role) {
-                Some(set) => roles = set,
-                None => all.add(wrong("PROJECT_INVITE_ROLE", must)),
-            }
-        }
-        roles
-    }
-
-    fn templates(&self) -> Result<(), ConfigError> {
-        let Some(folder) = &self.templates_dir else {
-            return Ok(());
-        };
-        Templates::check(Some(folder), self.mail_default_locale())
-            .map(drop)
-            .map_err(|errors| {
-                let first = errors.0.first().map(ToString::to_string).unwrap_or_default();
-                wrong(
-                    "TEMPLATES_DIR",
-                    format!("has templates that can't be used: {first}; all: usher templates check"),
-                )
-            })
     }
 }
