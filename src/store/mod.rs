@@ -320,22 +320,6 @@ impl Store {
         Err(sqlx::Error::Io(why).into())
     }
 
-    /// A setting of the writing connection: a pragma's value on SQLite, `show` on Postgres.
-    pub async fn setting(&self, name: &'static str) -> Result<String> {
-        Ok(match &self.pool {
-            Pool::Postgres(pool) => {
-                sqlx::query_scalar("select current_setting($1)")
-                    .bind(name)
-                    .fetch_one(pool)
-                    .await?
-            }
-            Pool::Sqlite { writer, .. } => {
-                let text = AssertSqlSafe(format!("select cast({name} as text) from pragma_{name}"));
-                sqlx::query_scalar(text).fetch_one(writer).await?
-            }
-        })
-    }
-
     /// Closes all connections and waits for those in use, with a timeout, because one may be lost.
     pub async fn close(&self) {
         let close = join_all(Door::ALL.map(|door| async move {

@@ -219,16 +219,14 @@ async fn two_transactions_that_meet_are_both_done() {
     let strict = format!("alter database {name} set default_transaction_isolation = 'serializable'");
     database.pool.execute(&strict).await;
     let store = Store::open(&database.url, Clock::System).await.unwrap();
-    assert_eq!(
-        store.setting("default_transaction_isolation").await.unwrap(),
-        "read committed"
-    );
+    let watch = "create table seen (isolation text);
+        create function see() returns trigger language plpgsql as $$ begin
+            insert into seen values (current_setting('transaction_isolation')); return null;
+        end $$;
+        create trigger watch after insert or update on organizations for each row execute function see()";
+    database.pool.execute(watch).await;
     for door in [Door::Requests, Door::Jobs] {
         let store = store.at(door);
-        assert_eq!(
-            store.setting("default_transaction_isolation").await.unwrap(),
-            "read committed"
-        );
         let ids = [Clock::System.new_id(), Clock::System.new_id()];
         store
             .transaction(ids, |tx, ids| {
@@ -253,6 +251,8 @@ async fn two_transactions_that_meet_are_both_done() {
         one.unwrap();
         other.unwrap();
     }
+    assert_eq!(database.pool.count("seen").await, 12);
+    assert_eq!(database.pool.count("seen where isolation = 'read committed'").await, 12);
     store.close().await;
 }
 

@@ -66,11 +66,8 @@ fn new_invite(tx: &Tx, organization_id: Uuid, project_id: Option<Uuid>, email: &
 async fn set_up(app: &TestApp, tx: &mut Tx) -> (Uuid, Uuid, Uuid) {
     let (organization, project) = (tx.new_id(), tx.new_id());
     tx.put_organization(organization, "Acme").await.unwrap();
-    tx.put_project(project, organization, "Apollo", None)
-        .await
-        .unwrap()
-        .place()
-        .unwrap();
+    let put = tx.put_project(project, organization, "Apollo", None).await.unwrap();
+    assert!(matches!(put, Put::Made(_)));
     let ada = profile(
         app,
         "user_ada",

@@ -634,9 +634,18 @@ async fn trap_11_sqlite_is_durable_and_both_migrations_run_again() {
     let database = TestDatabase::sqlite().await;
     let store = Store::open(&database.url, Clock::System).await.unwrap();
     store.migrate(&usher::store::Rules::default()).await.unwrap();
-    assert_eq!(store.setting("synchronous").await.unwrap(), "2", "full");
-    assert_eq!(store.setting("journal_mode").await.unwrap(), "wal");
-    assert_eq!(store.setting("foreign_keys").await.unwrap(), "1");
+    // A trigger reads the settings of the connection that usher writes by.
+    let watch = "create table seen (settings text);
+        create trigger watch after insert on organizations begin
+            insert into seen select s.synchronous || ' ' || j.journal_mode || ' ' || f.foreign_keys
+            from pragma_synchronous s, pragma_journal_mode j, pragma_foreign_keys f;
+        end";
+    database.pool.execute(watch).await;
+    let mut tx = store.begin().await.unwrap();
+    tx.put_organization(Clock::System.new_id(), "Acme").await.unwrap();
+    tx.commit().await.unwrap();
+    let seen = database.pool.text("select settings from seen").await;
+    assert_eq!(seen.as_deref(), Some("2 wal 1"), "2 is full");
 }
 
 #[tokio::test]

@@ -39,8 +39,8 @@ const INVITE_ITSELF: &str = columns!("invites.");
 pub(super) const INVITE_OF_I: &str = columns!("i.");
 
 #[derive(Serialize)]
-pub(super) struct InviteId {
-    pub invite_id: Uuid,
+struct InviteId {
+    invite_id: Uuid,
 }
 
 pub(super) fn invite_ids(ids: &[Uuid]) -> Result<String> {

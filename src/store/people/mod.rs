@@ -97,8 +97,8 @@ struct UserId<'a> {
 }
 
 #[derive(Serialize)]
-pub(super) struct AdminId {
-    pub admin_id: Uuid,
+struct AdminId {
+    admin_id: Uuid,
 }
 
 pub(super) fn admin_ids(ids: &[Uuid]) -> Result<String> {

@@ -19,17 +19,6 @@ pub enum Put {
     Refused(PutRefusal),
 }
 
-impl Put {
-    /// The organization or project, unless the request was refused.
-    #[must_use]
-    pub fn place(self) -> Option<TargetInfo> {
-        match self {
-            Self::Made(target) | Self::Changed(target) => Some(target),
-            Self::Refused(_) => None,
-        }
-    }
-}
-
 /// Why nothing was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PutRefusal {
