@@ -42,7 +42,7 @@ pub(super) async fn migrate(
     rules: &Rules,
 ) -> Result<(), MigrationError> {
     check_postgres(conn, migrator).await?;
-    alone(conn).await?;
+    advisory_lock(conn).await?;
     // Read after the lock: another process may have migrated in the meantime.
     let Prepared {
         applied,
@@ -183,7 +183,7 @@ async fn apply(conn: &mut PgConnection, migrator: &Migrator, applied: &Applied) 
 }
 
 /// Waits until no other process migrates. The lock ends with the connection.
-async fn alone(conn: &mut PgConnection) -> sqlx::Result<()> {
+async fn advisory_lock(conn: &mut PgConnection) -> sqlx::Result<()> {
     loop {
         let is_ours: bool = sqlx::query_scalar("select pg_try_advisory_lock($1)")
             .bind(LOCK)
