@@ -18,7 +18,7 @@ use super::Api;
 use crate::app::App;
 use crate::problem::{Code, FieldError, Problem};
 use crate::rate_limit::{Limiter, RateLimit, RateLimitStatus};
-use crate::store::Door;
+use crate::store::PoolName;
 
 /// Needs no credentials, so it is limited by address.
 const OPEN: &str = "/v1/invite-links/";
@@ -27,7 +27,7 @@ pub(super) const STANDING: HeaderName = HeaderName::from_static("ratelimit");
 
 /// How many requests of one key use the database at once; the others wait in order. One less than the connections, so that
 /// one key can't take them all.
-const SHARE: u32 = Door::Requests.connections() - 1;
+const SHARE: u32 = PoolName::Requests.connections() - 1;
 /// A batch counts as this many of them.
 pub(super) const BATCH_SHARE: u32 = SHARE / 2;
 

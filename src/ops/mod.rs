@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::problem::Problem;
-use crate::store::{Door, OpenCircuit, Store, StoreError};
+use crate::store::{OpenCircuit, PoolName, Store, StoreError};
 use crate::worker::Alive;
 pub use scrape::Scrape;
 
@@ -42,7 +42,7 @@ pub fn router(store: Store, workers: Option<Alive>, scrape: Arc<Scrape>) -> Rout
         .fallback(async || Problem::not_found())
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .with_state(Ops {
-            store: store.at(Door::Health),
+            store: store.with_pool(PoolName::Health),
             workers,
             scrape,
         })

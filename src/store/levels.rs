@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 
 use super::migrate::TABLE;
 use super::rows::sql;
-use super::{Door, Pool, Queue, Result, Store};
+use super::{Pool, PoolName, Queue, Result, Store};
 use crate::metrics::QueueLevel;
 
 /// Jobs of one queue in one state.
@@ -103,11 +103,11 @@ impl Store {
         if let Pool::Sqlite { writer, reader } = &self.pool {
             return vec![level("sqlite_writer", writer), level("sqlite_reader", reader)];
         }
-        let of_door = |door: Door| match self.doors.get(door) {
-            Pool::Postgres(pool) => Some(level(door.pool_name(), pool)),
+        let of_pool = |name: PoolName| match self.pools.get(name) {
+            Pool::Postgres(pool) => Some(level(name.as_str(), pool)),
             Pool::Sqlite { .. } => None,
         };
-        Door::ALL.into_iter().filter_map(of_door).collect()
+        PoolName::ALL.into_iter().filter_map(of_pool).collect()
     }
 
     /// The database server's time; `None` if it is this machine's.

@@ -63,9 +63,9 @@ pub use levels::PoolStats;
 pub use mail_counts::{CountScope, MailCount, MailDemand};
 pub use migrate::{MigrationError, Validation};
 pub use people::{Address, Person, PersonRef, Profile};
-pub use pools::Door;
 pub(crate) use pools::Pool;
-use pools::{Doors, PendingWrite, Renewal, busy, is_busy};
+pub use pools::PoolName;
+use pools::{PendingWrite, Pools, Renewal, busy, is_busy};
 pub use queue::{Queue, Wake};
 pub use retry::Conflict;
 pub use schedules::DueTick;
@@ -87,12 +87,12 @@ pub(crate) type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 #[derive(Debug, Clone)]
 pub struct Store {
-    /// The pool of `door`.
+    /// The pool of `pool_name`.
     pub(crate) pool: Pool,
     pub(crate) wake: Wake,
     pub(crate) clock: Clock,
-    doors: Doors,
-    door: Door,
+    pools: Pools,
+    pool_name: PoolName,
     /// A lock timeout that is shorter than the connection's default.
     lock_wait: Option<Duration>,
     /// Permits for requests that wait longer for a lock.
@@ -124,13 +124,13 @@ impl Store {
             |problem: String| StoreError(sqlx::Error::Configuration(format!("its address {problem}").into()));
         check_address(url).map_err(unusable)?;
         let dialect = Dialect::of(url).ok_or_else(|| unusable("is of no database".to_owned()))?;
-        let doors = Doors::open(dialect, url, &lost, &renew).await?;
+        let pools = Pools::open(dialect, url, &lost, &renew).await?;
         Ok(Self {
-            pool: doors.get(Door::Requests).clone(),
+            pool: pools.get(PoolName::Requests).clone(),
             wake: Wake::default(),
             clock,
-            doors,
-            door: Door::Requests,
+            pools,
+            pool_name: PoolName::Requests,
             lock_wait: None,
             bench: Arc::new(Semaphore::new(retry::MAX_LONG_WAITS)),
             share: None,
@@ -142,10 +142,10 @@ impl Store {
 
     /// The same store, using another pool.
     #[must_use]
-    pub fn at(&self, door: Door) -> Self {
+    pub fn with_pool(&self, name: PoolName) -> Self {
         Self {
-            pool: self.doors.get(door).clone(),
-            door,
+            pool: self.pools.get(name).clone(),
+            pool_name: name,
             ..self.clone()
         }
     }
@@ -180,12 +180,12 @@ impl Store {
 
     /// Tries to open the connections that are needed first, while the rest of the startup goes on.
     pub async fn warm_up(&self) {
-        let doors = [Door::Requests, Door::Jobs, Door::Jobs, Door::Health];
-        let pools = doors.iter().filter_map(|&door| match self.doors.get(door) {
+        let first = [PoolName::Requests, PoolName::Jobs, PoolName::Jobs, PoolName::Health];
+        let connections = first.iter().filter_map(|&name| match self.pools.get(name) {
             Pool::Postgres(pool) => Some(pool.acquire()),
             Pool::Sqlite { .. } => None,
         });
-        join_all(pools).await;
+        join_all(connections).await;
     }
 
     /// Notifies when a connection turns out to be lost: other waits for an answer may hang as well.
@@ -244,7 +244,7 @@ impl Store {
     /// Jobs wait as long as another program has the file locked; requests fail after a timeout.
     async fn begin_on_sqlite(&self, writer: &SqlitePool) -> Result<sqlx::Transaction<'static, sqlx::Sqlite>> {
         let begin = Box::pin(writer.begin_with("begin immediate"));
-        if self.door == Door::Jobs {
+        if self.pool_name == PoolName::Jobs {
             return Ok(begin.await?);
         }
         let begun = tokio::time::timeout(ACQUIRE_TIMEOUT, begin).await;
@@ -322,8 +322,8 @@ impl Store {
 
     /// Closes all connections and waits for those in use, with a timeout, because one may be lost.
     pub async fn close(&self) {
-        let close = join_all(Door::ALL.map(|door| async move {
-            match self.doors.get(door) {
+        let close = join_all(PoolName::ALL.map(|name| async move {
+            match self.pools.get(name) {
                 Pool::Postgres(pool) => pool.close().await,
                 Pool::Sqlite { writer, reader } => {
                     reader.close().await;

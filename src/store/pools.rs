@@ -33,10 +33,10 @@ const OPEN_TRY: Duration = Duration::from_millis(100);
 /// this.
 const RESTED: Duration = Duration::from_millis(100);
 
-/// What connections are used for. On Postgres each use has its own pool, so that many requests, or requests that wait
+/// A pool, by what its connections are used for. On Postgres each use has its own pool, so that many requests, or requests that wait
 /// for a lock, can't block the others; on SQLite all share one writer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Door {
+pub enum PoolName {
     /// Storing events from Clerk.
     Intake,
     /// The API's requests, and commands.
@@ -47,7 +47,7 @@ pub enum Door {
     Health,
 }
 
-impl Door {
+impl PoolName {
     pub const ALL: [Self; 4] = [Self::Intake, Self::Requests, Self::Jobs, Self::Health];
 
     /// The pool's maximum size. In addition there is one connection that listens for notifications.
@@ -61,7 +61,7 @@ impl Door {
         }
     }
 
-    pub(super) const fn pool_name(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Intake => "postgres_intake",
             Self::Requests => "postgres_requests",
@@ -82,9 +82,9 @@ pub(super) struct Renewal {
 
 /// The pools; on SQLite all are the same.
 #[derive(Debug, Clone)]
-pub(super) struct Doors([Pool; 4]);
+pub(super) struct Pools([Pool; 4]);
 
-impl Doors {
+impl Pools {
     pub(super) async fn open(
         dialect: Dialect,
         url: &str,
@@ -93,19 +93,19 @@ impl Doors {
     ) -> Result<Self> {
         match dialect {
             Dialect::Postgres => {
-                let open = |door: Door| open_postgres(url, door.connections(), lost.clone(), renew.subscribe());
-                let [intake, requests, jobs, health] = Door::ALL.map(open);
+                let open = |name: PoolName| open_postgres(url, name.connections(), lost.clone(), renew.subscribe());
+                let [intake, requests, jobs, health] = PoolName::ALL.map(open);
                 Ok(Self([intake?, requests?, jobs?, health?].map(Pool::Postgres)))
             }
             Dialect::Sqlite => {
                 let pool = open_sqlite(url).await?;
-                Ok(Self(Door::ALL.map(|_| pool.clone())))
+                Ok(Self(PoolName::ALL.map(|_| pool.clone())))
             }
         }
     }
 
-    pub(super) fn get(&self, door: Door) -> &Pool {
-        &self.0[door as usize]
+    pub(super) fn get(&self, name: PoolName) -> &Pool {
+        &self.0[name as usize]
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 
-use super::{Dialect, Door, Result, Store, StoreError, Tx};
+use super::{Dialect, PoolName, Result, Store, StoreError, Tx};
 
 /// The maximum number of attempts at a transaction.
 const TRIES: u32 = 8;
@@ -77,7 +77,7 @@ impl Store {
         E: Conflict,
         F: Future<Output = Result<T, E>>,
     {
-        if self.door != Door::Requests || self.dialect() == Dialect::Sqlite {
+        if self.pool_name != PoolName::Requests || self.dialect() == Dialect::Sqlite {
             return self.try_often(work).await;
         }
         let turn = match &self.share {

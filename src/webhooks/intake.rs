@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::batch::{BATCH_TIMEOUT, BatchError, BatchHandler, Batcher, Locks};
-use crate::store::{Dialect, Door, NewEvent, Store, StoreError};
+use crate::store::{Dialect, NewEvent, PoolName, Store, StoreError};
 
 /// The maximum number of events per transaction. At 256 KiB each this also bounds the memory of a batch.
 const MAX_BATCH_SIZE: usize = 256;
@@ -25,7 +25,7 @@ pub enum Receipt {
 impl Intake {
     #[must_use]
     pub fn start(store: Store) -> Self {
-        let store = store.at(Door::Intake);
+        let store = store.with_pool(PoolName::Intake);
         let workers = match store.dialect() {
             Dialect::Postgres => LANES_ON_POSTGRES,
             Dialect::Sqlite => 1,

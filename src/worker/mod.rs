@@ -22,7 +22,7 @@ pub use supervise::Alive;
 use crate::app::App;
 use crate::config::{self, Config};
 use crate::jobs::{Context, Periodic, ProcessClerkEvent, SendMail, run_circuit_breaker};
-use crate::store::Door;
+use crate::store::PoolName;
 use heartbeat::Names;
 use supervise::{Supervised, supervise};
 
@@ -88,13 +88,13 @@ impl Workers {
     #[must_use]
     pub fn start(app: &App, concurrency: Concurrency) -> Self {
         let app = &App {
-            store: app.store.at(Door::Jobs),
+            store: app.store.with_pool(PoolName::Jobs),
             ..app.clone()
         };
         let names = Arc::new(Names::new(config::process_name()));
         let still = CancellationToken::new();
         // Not among the tasks that a stop waits for: the heartbeat continues until the last of them has ended.
-        let beat = heartbeat::beat(app.store.at(Door::Health), Arc::clone(&names), still.clone());
+        let beat = heartbeat::beat(app.store.with_pool(PoolName::Health), Arc::clone(&names), still.clone());
         let context = Context::start(app.clone());
         let workers = Self {
             app: app.clone(),

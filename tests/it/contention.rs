@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 use usher::clock::Clock;
-use usher::store::{Conflict as _, Door, Store, StoreError, Tx};
+use usher::store::{Conflict as _, PoolName, Store, StoreError, Tx};
 use usher_testkit::fake_clerk::event;
 use uuid::Uuid;
 
@@ -210,7 +210,7 @@ async fn rename_both(tx: &mut Tx, ids: &[Uuid; 2], meeting: &Barrier, met: &Atom
     Ok(())
 }
 
-/// At every door, with a database whose own default is the strictest.
+/// By every pool, with a database whose own default is the strictest.
 #[tokio::test]
 async fn two_transactions_that_meet_are_both_done() {
     use futures::FutureExt as _;
@@ -225,8 +225,8 @@ async fn two_transactions_that_meet_are_both_done() {
         end $$;
         create trigger watch after insert or update on organizations for each row execute function see()";
     database.pool.execute(watch).await;
-    for door in [Door::Requests, Door::Jobs] {
-        let store = store.at(door);
+    for pool in [PoolName::Requests, PoolName::Jobs] {
+        let store = store.with_pool(pool);
         let ids = [Clock::System.new_id(), Clock::System.new_id()];
         store
             .transaction(ids, |tx, ids| {
