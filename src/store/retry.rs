@@ -123,9 +123,9 @@ impl Store {
     }
 }
 
-/// A random part of the longest wait, so that transactions that conflicted don't conflict again. `luck` is from 0 to 1.
-fn wait_after(tries: u32, luck: f64) -> Duration {
-    (FIRST_WAIT * 2_u32.saturating_pow(tries - 1)).mul_f64(luck)
+/// A random part of the longest wait, so that transactions that conflicted don't conflict again. `random` is from 0 to 1.
+fn wait_after(tries: u32, random: f64) -> Duration {
+    (FIRST_WAIT * 2_u32.saturating_pow(tries - 1)).mul_f64(random)
 }
 
 #[cfg(test)]
