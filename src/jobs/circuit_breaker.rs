@@ -107,7 +107,7 @@ impl CircuitBreaker {
 pub async fn run_circuit_breaker(context: Context, stop: CancellationToken) {
     let store = &context.app.store;
     let hasten = store.transaction((), |tx, ()| tx.expedite_circuit_probe().boxed());
-    if let Err(error) = store.in_time(POLL_INTERVAL, hasten).await {
+    if let Err(error) = store.with_timeout(POLL_INTERVAL, hasten).await {
         tracing::warn!(error = %error, "could not reschedule the mail circuit breaker's next probe");
     }
     let mut polls = tokio::time::interval(POLL_INTERVAL);

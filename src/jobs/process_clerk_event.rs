@@ -173,7 +173,9 @@ struct Apply(App);
 impl BatchHandler<Request, Applied> for Apply {
     async fn commit(&self, group: &[Request], locks: Locks) -> Result<Vec<Applied>, StoreError> {
         let store = self.0.store.with_lock_wait(locks.wait);
-        store.in_time(BATCH_TIMEOUT, self.apply(&store, group, locks)).await
+        store
+            .with_timeout(BATCH_TIMEOUT, self.apply(&store, group, locks))
+            .await
     }
 }
 

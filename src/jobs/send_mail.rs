@@ -130,7 +130,7 @@ impl BatchHandler<Uuid, Option<QueuedMail>> for LoadHandler {
     async fn commit(&self, ids: &[Uuid], locks: Locks) -> Result<Vec<Option<QueuedMail>>, StoreError> {
         let store = self.0.store.with_lock_wait(locks.wait);
         let load = async { store.read().await?.queued_mails(ids).await };
-        let mut found = store.in_time(DATABASE_LIMIT, load).await?;
+        let mut found = store.with_timeout(DATABASE_LIMIT, load).await?;
         // A job that runs twice may ask for the same id twice.
         let mut of = |id: &Uuid| {
             let position = found.iter().position(|mail| mail.delivery_id == *id)?;
@@ -146,7 +146,7 @@ impl BatchHandler<DeliveryNote, ()> for NoteHandler {
     async fn commit(&self, notes: &[DeliveryNote], locks: Locks) -> Result<Vec<()>, StoreError> {
         let store = self.0.store.with_lock_wait(locks.wait);
         let note = store.transaction(notes, |tx, notes| tx.note_deliveries(notes).boxed());
-        store.in_time(DATABASE_LIMIT, note).await?;
+        store.with_timeout(DATABASE_LIMIT, note).await?;
         Ok(vec![(); notes.len()])
     }
 }

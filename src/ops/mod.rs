@@ -58,9 +58,9 @@ async fn ready(State(ops): State<Ops>, stopping: Option<Extension<Stopping>>) ->
     }
     // Side by side, so that they wait no longer together than one of them may.
     let (database, migrated, trouble) = tokio::join!(
-        in_time(ops.store.takes_writes()),
-        in_time(ops.store.is_migrated()),
-        in_time(circuit_opened(&ops.store)),
+        with_timeout(ops.store.takes_writes()),
+        with_timeout(ops.store.is_migrated()),
+        with_timeout(circuit_opened(&ops.store)),
     );
     let mut checks = vec![("database", database), ("migrations", migrated.and_then(up_to_date))];
     if let Some(workers) = &ops.workers {
@@ -92,7 +92,7 @@ async fn ready(State(ops): State<Ops>, stopping: Option<Extension<Stopping>>) ->
     (status, Json(body)).into_response()
 }
 
-async fn in_time<T>(asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, String> {
+async fn with_timeout<T>(asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, String> {
     match tokio::time::timeout(MAX_WAIT, asked).await {
         Ok(answered) => answered.map_err(|error| error.to_string()),
         Err(_) => Err(format!("no answer in {} s", MAX_WAIT.as_secs())),

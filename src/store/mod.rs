@@ -199,7 +199,7 @@ impl Store {
     ///
     /// # Errors
     /// A temporary [`StoreError`] after the timeout.
-    pub async fn in_time<T>(&self, limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    pub async fn with_timeout<T>(&self, limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
         let mut work = pin!(work);
         if let Ok(outcome) = tokio::time::timeout(limit, &mut work).await {
             return outcome;
@@ -277,7 +277,7 @@ impl Store {
     /// Whether the database answers and, on Postgres, accepts writes.
     pub async fn ping(&self) -> Result<()> {
         match &self.pool {
-            Pool::Postgres(pool) => self.in_time(ANSWER_TIMEOUT, self.ask_for_writes(pool)).await,
+            Pool::Postgres(pool) => self.with_timeout(ANSWER_TIMEOUT, self.ask_for_writes(pool)).await,
             Pool::Sqlite { reader, .. } => Ok(sqlx::query("select 1").execute(reader).await.map(drop)?),
         }
     }

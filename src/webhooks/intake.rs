@@ -48,7 +48,10 @@ struct Receive(Store);
 
 impl BatchHandler<NewEvent, Receipt> for Receive {
     async fn commit(&self, events: &[NewEvent], _: Locks) -> Result<Vec<Receipt>, StoreError> {
-        let new = self.0.in_time(BATCH_TIMEOUT, self.0.receive_events(events)).await?;
+        let new = self
+            .0
+            .with_timeout(BATCH_TIMEOUT, self.0.receive_events(events))
+            .await?;
         Ok(receipts(events, new))
     }
 }

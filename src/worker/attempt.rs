@@ -170,7 +170,10 @@ async fn later_at<J: Job>(context: &Context, at: &At<'_>, again_at: DateTime<Utc
 /// harmless.
 async fn give_back(context: &Context, at: &At<'_>, due: DateTime<Utc>) {
     let store = &context.app.store;
-    if let Err(error) = store.in_time(NOTE_LIMIT, store.give_back_job(at.job_id, due)).await {
+    if let Err(error) = store
+        .with_timeout(NOTE_LIMIT, store.give_back_job(at.job_id, due))
+        .await
+    {
         tracing::warn!(error = %error, "could not release a job");
     }
 }
@@ -197,7 +200,7 @@ impl At<'_> {
             again_at,
         };
         let store = &context.app.store;
-        if let Err(error) = store.in_time(NOTE_LIMIT, store.note_failure(&failure)).await {
+        if let Err(error) = store.with_timeout(NOTE_LIMIT, store.note_failure(&failure)).await {
             tracing::warn!(error = %error, "could not record a job's failed attempt");
         }
     }

@@ -86,7 +86,7 @@ pub(super) async fn beat(store: Store, names: Arc<Names>, stop: CancellationToke
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         if let Err(error) = store
-            .in_time(INTERVAL, store.heartbeat(&names.beating(), &overdue))
+            .with_timeout(INTERVAL, store.heartbeat(&names.beating(), &overdue))
             .await
         {
             tracing::warn!(error = %error, "the worker heartbeat failed");
@@ -94,7 +94,7 @@ pub(super) async fn beat(store: Store, names: Arc<Names>, stop: CancellationToke
             let _ = store.ping().await;
             continue;
         }
-        match store.in_time(INTERVAL, store.recover_orphans(limit)).await {
+        match store.with_timeout(INTERVAL, store.recover_orphans(limit)).await {
             Ok(0) => {}
             Ok(count) => tracing::warn!(
                 jobs = count,

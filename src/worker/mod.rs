@@ -165,7 +165,7 @@ impl Workers {
         }
         let (store, names) = (&self.app.store, self.names.beating());
         let goodbye = store.retire_workers(&names);
-        if let Err(error) = store.in_time(heartbeat::INTERVAL, goodbye).await {
+        if let Err(error) = store.with_timeout(heartbeat::INTERVAL, goodbye).await {
             tracing::warn!(error = %error, "could not unregister the workers; their jobs are recovered in about 20 s");
         }
     }

@@ -25,7 +25,7 @@ pub(super) async fn keep(app: App, stop: CancellationToken) {
         if app.clock.now() < due {
             continue;
         }
-        match app.store.in_time(LIMIT, tick(&app)).await {
+        match app.store.with_timeout(LIMIT, tick(&app)).await {
             Ok(next) => due = next,
             Err(error) => tracing::warn!(error = %error, "could not check the schedules; retrying"),
         }

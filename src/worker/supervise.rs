@@ -177,7 +177,7 @@ async fn abandon(with: Supervised, name: String, attempts: Attempts) {
     with.names.release(&name);
     // This only saves time: other processes would notice the missing heartbeat.
     let store = &with.context.app.store;
-    if let Err(error) = store.in_time(INTERVAL, store.retire_workers(&[name])).await {
+    if let Err(error) = store.with_timeout(INTERVAL, store.retire_workers(&[name])).await {
         tracing::debug!(error = %error, "could not unregister a worker");
     }
 }
