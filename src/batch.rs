@@ -218,7 +218,7 @@ impl<G> Worker<G> {
             let items = Items::wanted(taken);
             if let Some((items, error)) = self.commit(items, FIRST_TRY).await {
                 let is_alone = items.items.len() == 1;
-                if error.is_away() || (is_alone && !error.is_busy()) {
+                if error.is_unavailable() || (is_alone && !error.is_busy()) {
                     items.refuse(&error);
                 } else {
                     items.move_to(&apart);
@@ -291,7 +291,7 @@ impl<G> Worker<G> {
             let Some((part, error)) = self.commit(part.into_wanted(), locks).await else {
                 continue;
             };
-            if error.is_away() {
+            if error.is_unavailable() {
                 part.refuse(&error);
                 away = Some(error);
             } else if part.items.len() == 1 {

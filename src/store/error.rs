@@ -55,7 +55,7 @@ impl StoreError {
 
     /// Whether the whole database is unavailable, not only this statement blocked by another transaction's lock.
     #[must_use]
-    pub fn is_away(&self) -> bool {
+    pub fn is_unavailable(&self) -> bool {
         self.is_temporary() && !self.is_conflict() && !self.is_busy()
     }
 
