@@ -297,7 +297,7 @@ impl From<StoreError> for Problem {
                 ..Self::new(Code::StoreBusy).retry_after(BUSY_RETRY_AFTER)
             }
         } else if error.is_busy() {
-            store::tell_busy(&error);
+            store::log_busy(&error);
             Self::new(Code::StoreBusy).retry_after(BUSY_RETRY_AFTER)
         } else if error.is_temporary() {
             if let Some(suppressed) = AWAY.admit() {

@@ -100,7 +100,7 @@ pub enum JobError {
 impl From<&StoreError> for JobError {
     fn from(error: &StoreError) -> Self {
         if error.is_busy() {
-            store::tell_busy(error);
+            store::log_busy(error);
             Self::Busy(error.to_string())
         } else if let Some(code) = error.refusal_code() {
             // Without the database's own message, which may quote the values.

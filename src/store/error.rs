@@ -105,7 +105,7 @@ fn sqlite_code(error: &sqlx::Error) -> Option<i32> {
 /// At most one line a minute: every retry hits the same lock.
 static BUSY: Throttle = Throttle::per_minute();
 
-pub(crate) fn tell_busy(error: &StoreError) {
+pub(crate) fn log_busy(error: &StoreError) {
     if let Some(left_out) = BUSY.admit() {
         tracing::warn!(
             error = %error, left_out,

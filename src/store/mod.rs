@@ -48,7 +48,7 @@ pub use address::check_address;
 pub use circuit_breaker::OpenCircuit;
 pub use deliveries::{DeliveryKind, DeliveryNote, DeliveryStatus, DeliveryView, MailContext, NewDelivery, QueuedMail};
 pub use error::StoreError;
-pub(crate) use error::tell_busy;
+pub(crate) use error::log_busy;
 use error::{code_of, no_answer, overtaken};
 pub use history::Happened;
 use history::History;
@@ -205,7 +205,7 @@ impl Store {
             return outcome;
         }
         if self.dialect() == Dialect::Sqlite {
-            tell_busy(&busy().into());
+            log_busy(&busy().into());
             return work.await;
         }
         self.lost.send_replace(());
