@@ -23,7 +23,7 @@ pub(super) async fn layer(State(api): State<Api>, request: Request, next: Next) 
     let span = tracing::info_span!("request", request.id = id, http.method = %method, http.route = route);
     let logged = span.clone();
     let started = Instant::now();
-    let mut response = telemetry::caused_by(id.clone(), span, next.run(request)).await;
+    let mut response = telemetry::with_correlation_id(id.clone(), span, next.run(request)).await;
     let (status, millis) = (response.status().as_u16(), started.elapsed().as_millis());
     logged.in_scope(|| tracing::debug!(http.status = status, "{method} {route} {status} in {millis} ms"));
     if let Ok(id) = HeaderValue::try_from(id) {

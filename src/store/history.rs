@@ -52,7 +52,7 @@ struct LastRefusal {
 }
 
 impl History {
-    pub(super) fn caused_by(cause: Option<String>) -> Self {
+    pub(super) fn with_correlation_id(cause: Option<String>) -> Self {
         Self {
             cause,
             ..Self::default()

@@ -270,7 +270,7 @@ impl Store {
             wake: self.wake.clone(),
             clock: self.clock.clone(),
             enqueued: Vec::new(),
-            history: History::caused_by(telemetry::cause()),
+            history: History::with_correlation_id(telemetry::correlation_id()),
         }
     }
 

@@ -20,7 +20,7 @@ pub use otlp::Exporter;
 pub use trace_id::is_trace_id;
 
 tokio::task_local! {
-    static CAUSE: String;
+    static CORRELATION_ID: String;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -74,12 +74,14 @@ pub fn log_panic(panic: &PanicHookInfo<'_>) {
 
 /// The correlation id of the current work, if it has one.
 #[must_use]
-pub fn cause() -> Option<String> {
-    CAUSE.try_with(Clone::clone).ok()
+pub fn correlation_id() -> Option<String> {
+    CORRELATION_ID.try_with(Clone::clone).ok()
 }
 
 /// Runs some work with a correlation id: its log lines have the id, and its span joins the id's trace.
-pub async fn caused_by<T>(cause: String, span: Span, work: impl Future<Output = T>) -> T {
-    otlp::join_trace(&span, &cause);
-    CAUSE.scope(cause, tracing::Instrument::instrument(work, span)).await
+pub async fn with_correlation_id<T>(id: String, span: Span, work: impl Future<Output = T>) -> T {
+    otlp::join_trace(&span, &id);
+    CORRELATION_ID
+        .scope(id, tracing::Instrument::instrument(work, span))
+        .await
 }

@@ -51,8 +51,8 @@ impl Exporter {
 }
 
 /// Adds a span to the trace of its correlation id. Without an exporter it does nothing.
-pub(super) fn join_trace(span: &Span, cause: &str) {
-    let id = trace_id_of(cause);
+pub(super) fn join_trace(span: &Span, correlation_id: &str) {
+    let id = trace_id_of(correlation_id);
     let mut parent = [0; 8];
     parent.copy_from_slice(&id[8..]);
     let parent = SpanContext::new(

@@ -10,14 +10,14 @@ pub fn is_trace_id(text: &str) -> bool {
 }
 
 /// The correlation id itself if it is a trace id, else one that is always derived from it in the same way.
-pub(super) fn trace_id_of(cause: &str) -> [u8; 16] {
-    if is_trace_id(cause)
-        && let Ok(id) = u128::from_str_radix(cause, 16)
+pub(super) fn trace_id_of(correlation_id: &str) -> [u8; 16] {
+    if is_trace_id(correlation_id)
+        && let Ok(id) = u128::from_str_radix(correlation_id, 16)
     {
         return id.to_be_bytes();
     }
     let mut id = [0; 16];
-    id.copy_from_slice(&Sha256::digest(cause)[..16]);
+    id.copy_from_slice(&Sha256::digest(correlation_id)[..16]);
     id
 }
 

@@ -195,10 +195,12 @@ impl Webhooks {
         let svix_id = event.svix_id.clone();
         let span = tracing::info_span!("webhook", svix.id = svix_id, event.type = event.event_type);
         let received = self.intake.receive(event);
-        let receipt = telemetry::caused_by(svix_id, span, received).await.map_err(|error| {
-            tracing::warn!(error = %error, "could not store a webhook event; Svix will retry it");
-            store_away()
-        })?;
+        let receipt = telemetry::with_correlation_id(svix_id, span, received)
+            .await
+            .map_err(|error| {
+                tracing::warn!(error = %error, "could not store a webhook event; Svix will retry it");
+                store_away()
+            })?;
         Ok(match receipt {
             Receipt::Queued => WebhookOutcome::Queued,
             Receipt::Duplicate => WebhookOutcome::Duplicate,

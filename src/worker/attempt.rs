@@ -60,7 +60,7 @@ pub async fn run_attempt<J: Job>(context: &Context, payload: &[u8], job_id: &str
             Err(_) => Err(Box::pin(dead::<J>(context, &at, "its payload can't be read".to_owned())).await),
         }
     };
-    let ended = telemetry::caused_by(cause.unwrap_or_else(|| job_id.to_owned()), span, attempt).await;
+    let ended = telemetry::with_correlation_id(cause.unwrap_or_else(|| job_id.to_owned()), span, attempt).await;
     count::<J>(&ended, started);
     ended
 }
