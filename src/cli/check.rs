@@ -23,32 +23,32 @@ const NOTICED: TimeDelta = TimeDelta::seconds(3);
 const TOO_FAR: TimeDelta = TimeDelta::seconds(30);
 
 /// How a check came out, in a few words.
-enum Found {
-    Good(String),
+enum Check {
+    Pass(String),
     /// Right enough to go on.
-    Doubtful(String),
-    Bad(String),
+    Warn(String),
+    Fail(String),
     /// Not configured, so there is nothing to check.
-    Absent(&'static str),
+    Skip(&'static str),
 }
 
-use Found::{Absent, Bad, Doubtful, Good};
+use Check::{Fail, Pass, Skip, Warn};
 
 /// Prints the lines, and counts failures.
 #[derive(Default)]
 struct Report {
-    bad: usize,
+    failed: usize,
 }
 
 impl Report {
-    fn line(&mut self, what: &str, found: &Found) {
+    fn line(&mut self, what: &str, found: &Check) {
         let (mark, style, text) = match found {
-            Good(text) => ("ok  ", colour(AnsiColor::Green), text.as_str()),
-            Doubtful(text) => ("warn", colour(AnsiColor::Yellow), text.as_str()),
-            Bad(text) => ("FAIL", colour(AnsiColor::Red), text.as_str()),
-            Absent(text) => ("-   ", FAINT, *text),
+            Pass(text) => ("ok  ", colour(AnsiColor::Green), text.as_str()),
+            Warn(text) => ("warn", colour(AnsiColor::Yellow), text.as_str()),
+            Fail(text) => ("FAIL", colour(AnsiColor::Red), text.as_str()),
+            Skip(text) => ("-   ", FAINT, *text),
         };
-        self.bad += usize::from(matches!(found, Bad(_)));
+        self.failed += usize::from(matches!(found, Fail(_)));
         println!("{}  {what:<14} {text}", paint(style, mark));
     }
 }
@@ -73,7 +73,7 @@ pub(super) async fn run(settings: Settings, send_to: Option<&str>) -> anyhow::Re
     report.line("Clerk's API", &backend(clients.clerk.as_ref()).await);
     report.line("clock", &clerk_clock(&config, &clock, date).await);
     clients.mailer.close().await;
-    match report.bad {
+    match report.failed {
         0 => Ok(()),
         1 => bail!("one check failed"),
         bad => bail!("{bad} checks failed"),
@@ -86,7 +86,7 @@ fn set_up(settings: Settings, report: &mut Report) -> Option<(Config, Clients)> 
         Ok(config) => config,
         Err(errors) => {
             for error in errors.0 {
-                report.line("configuration", &Bad(error.to_string()));
+                report.line("configuration", &Fail(error.to_string()));
             }
             return None;
         }
@@ -107,9 +107,9 @@ fn set_up(settings: Settings, report: &mut Report) -> Option<(Config, Clients)> 
                 many => format!("; all {many}: usher templates check"),
             };
             let first = errors.0.first().map(ToString::to_string).unwrap_or_default();
-            report.line("templates", &Bad(format!("TEMPLATES_DIR: {first}{all}")));
+            report.line("templates", &Fail(format!("TEMPLATES_DIR: {first}{all}")));
         }
-        _ => report.line("configuration", &Bad(error.to_string())),
+        _ => report.line("configuration", &Fail(error.to_string())),
     }
     None
 }
@@ -118,133 +118,133 @@ fn set_up(settings: Settings, report: &mut Report) -> Option<(Config, Clients)> 
 async fn check_database(config: &Config, clock: &Clock, report: &mut Report) {
     let url = config.database_url.expose();
     if matches!(Store::file_exists(url), Ok(false)) {
-        let found = Doubtful("there is no file yet: usher serve makes it, or usher migrate".to_owned());
+        let found = Warn("there is no file yet: usher serve makes it, or usher migrate".to_owned());
         return report.line("database", &found);
     }
     let store = match Store::open(url, clock.clone()).await {
         Ok(store) => store,
-        Err(error) => return report.line("database", &Bad(format!("USHER_DATABASE_URL: {error}"))),
+        Err(error) => return report.line("database", &Fail(format!("USHER_DATABASE_URL: {error}"))),
     };
     match store.ping().await {
         Ok(()) => {
-            report.line("database", &Good(format!("{:?} answers", store.dialect())));
+            report.line("database", &Pass(format!("{:?} answers", store.dialect())));
             report.line("schema", &schema(&store, config).await);
             report.line("database clock", &database_clock(&store, clock).await);
         }
-        Err(error) => report.line("database", &Bad(format!("USHER_DATABASE_URL: {error}"))),
+        Err(error) => report.line("database", &Fail(format!("USHER_DATABASE_URL: {error}"))),
     }
     store.close().await;
 }
 
-fn configuration(config: &Config) -> Found {
+fn configuration(config: &Config) -> Check {
     match config.environment {
-        Environment::Production => Good("production".to_owned()),
-        Environment::Development => Doubtful("development: secrets are generated, mails may go to files".to_owned()),
+        Environment::Production => Pass("production".to_owned()),
+        Environment::Development => Warn("development: secrets are generated, mails may go to files".to_owned()),
     }
 }
 
-fn templates(config: &Config, clients: &Clients) -> Found {
+fn templates(config: &Config, clients: &Clients) -> Check {
     match clients.mailer.templates().samples() {
         Ok(samples) => {
             let from = config.templates_dir.as_ref();
             let from = from.map_or_else(|| "built in".to_owned(), |folder| folder.display().to_string());
-            Good(format!("{} samples rendered, {from}", samples.len()))
+            Pass(format!("{} samples rendered, {from}", samples.len()))
         }
-        Err(error) => Bad(error.to_string()),
+        Err(error) => Fail(error.to_string()),
     }
 }
 
 /// By the look that a start takes before it changes anything.
-async fn schema(store: &Store, config: &Config) -> Found {
+async fn schema(store: &Store, config: &Config) -> Check {
     match store.plan_changes(&config.rules()).await {
-        Ok(steps) if steps.is_empty() => Good("up to date".to_owned()),
+        Ok(steps) if steps.is_empty() => Pass("up to date".to_owned()),
         Ok(_) => match store.is_migrated().await {
-            Ok(_) => Doubtful(
+            Ok(_) => Warn(
                 "older than this version: usher serve brings it up to date, or usher migrate (--dry-run tells how)"
                     .to_owned(),
             ),
-            Err(_) => Doubtful("there is none yet: usher serve makes it, or usher migrate".to_owned()),
+            Err(_) => Warn("there is none yet: usher serve makes it, or usher migrate".to_owned()),
         },
-        Err(error) => Bad(error.to_string()),
+        Err(error) => Fail(error.to_string()),
     }
 }
 
 /// Jobs are due by the database's clock, and invites expire by this machine's.
-async fn database_clock(store: &Store, clock: &Clock) -> Found {
+async fn database_clock(store: &Store, clock: &Clock) -> Check {
     match store.database_time().await {
         Ok(Some(time)) => skew(clock.now(), time, "the database"),
-        Ok(None) => Absent("the database is in this process"),
-        Err(error) => Bad(error.to_string()),
+        Ok(None) => Skip("the database is in this process"),
+        Err(error) => Fail(error.to_string()),
     }
 }
 
-async fn mail_server(mailer: &Mailer) -> Found {
+async fn mail_server(mailer: &Mailer) -> Check {
     match mailer.check().await {
         Ok(()) => match mailer.outbox() {
-            Some(folder) => Doubtful(format!("none: mails go to {}", folder.display())),
-            None => Good("connected and logged in".to_owned()),
+            Some(folder) => Warn(format!("none: mails go to {}", folder.display())),
+            None => Pass("connected and logged in".to_owned()),
         },
-        Err(error) => Bad(format!("SMTP_URL: {error}")),
+        Err(error) => Fail(format!("SMTP_URL: {error}")),
     }
 }
 
-async fn sender(config: &Config, mailer: &Mailer) -> Found {
+async fn sender(config: &Config, mailer: &Mailer) -> Check {
     match mailer.check_sender().await {
-        Ok(()) if mailer.outbox().is_some() => Good(config.mail_from.clone()),
+        Ok(()) if mailer.outbox().is_some() => Pass(config.mail_from.clone()),
         // Most servers wait for the recipient or the content before they refuse anything.
-        Ok(()) => Good(format!(
+        Ok(()) => Pass(format!(
             "{}; what else the server has against sender, account or content, only a real mail shows: --send-to ADDRESS",
             config.mail_from
         )),
-        Err(error) => Bad(format!("MAIL_FROM: {error}")),
+        Err(error) => Fail(format!("MAIL_FROM: {error}")),
     }
 }
 
-async fn test_mail(config: &Config, mailer: &Mailer, clock: &Clock, to: &str) -> Found {
+async fn test_mail(config: &Config, mailer: &Mailer, clock: &Clock, to: &str) -> Check {
     match send_to::send(config, mailer, clock, to).await {
-        Ok(sent) => Good(sent.description),
-        Err(error) => Bad(error.to_string()),
+        Ok(sent) => Pass(sent.description),
+        Err(error) => Fail(error.to_string()),
     }
 }
 
 /// And what time it is at Clerk's, if Clerk was asked.
-async fn session_keys(config: &Config) -> (Found, Option<DateTime<Utc>>) {
+async fn session_keys(config: &Config) -> (Check, Option<DateTime<Utc>>) {
     let issuer = match &config.session_keys {
-        Some(SessionKeySource::Pem(_)) => return (Good("CLERK_JWT_KEY is a key".to_owned()), None),
+        Some(SessionKeySource::Pem(_)) => return (Pass("CLERK_JWT_KEY is a key".to_owned()), None),
         Some(SessionKeySource::Jwks(issuer)) => issuer,
         None => {
             return (
-                Absent("neither CLERK_JWT_KEY nor CLERK_ISSUER: nobody can use /v1/me"),
+                Skip("neither CLERK_JWT_KEY nor CLERK_ISSUER: nobody can use /v1/me"),
                 None,
             );
         }
     };
     let Some(url) = key_set_of(issuer) else {
-        return (Bad("CLERK_ISSUER makes no address".to_owned()), None);
+        return (Fail("CLERK_ISSUER makes no address".to_owned()), None);
     };
     match probe(url).await {
         Ok(Probe {
             status: 200,
             keys: Some(keys @ 1..),
             date,
-        }) => (Good(format!("{keys} at CLERK_ISSUER")), date),
-        Ok(Probe { status, date, .. }) => (Bad(format!("CLERK_ISSUER: no key set there, status {status}")), date),
-        Err(why) => (Bad(format!("CLERK_ISSUER: {why}")), None),
+        }) => (Pass(format!("{keys} at CLERK_ISSUER")), date),
+        Ok(Probe { status, date, .. }) => (Fail(format!("CLERK_ISSUER: no key set there, status {status}")), date),
+        Err(why) => (Fail(format!("CLERK_ISSUER: {why}")), None),
     }
 }
 
-async fn backend(clerk: Option<&BackendClient>) -> Found {
+async fn backend(clerk: Option<&BackendClient>) -> Check {
     let Some(clerk) = clerk else {
-        return Absent("no CLERK_SECRET_KEY: people are known from webhooks only");
+        return Skip("no CLERK_SECRET_KEY: people are known from webhooks only");
     };
     match clerk.user("user_check").await {
-        Ok(_) | Err(BackendError::InvalidId) => Good("takes the secret key".to_owned()),
-        Err(BackendError::Refused) => Bad("CLERK_SECRET_KEY is refused".to_owned()),
-        Err(error) => Bad(format!("CLERK_API_URL: {error}")),
+        Ok(_) | Err(BackendError::InvalidId) => Pass("takes the secret key".to_owned()),
+        Err(BackendError::Refused) => Fail("CLERK_SECRET_KEY is refused".to_owned()),
+        Err(error) => Fail(format!("CLERK_API_URL: {error}")),
     }
 }
 
-async fn clerk_clock(config: &Config, clock: &Clock, mut date: Option<DateTime<Utc>>) -> Found {
+async fn clerk_clock(config: &Config, clock: &Clock, mut date: Option<DateTime<Utc>>) -> Check {
     if date.is_none()
         && config.clerk_secret_key.is_some()
         && let Ok(url) = Url::parse(&config.clerk_api_url)
@@ -253,19 +253,19 @@ async fn clerk_clock(config: &Config, clock: &Clock, mut date: Option<DateTime<U
     }
     match date {
         Some(date) => skew(clock.now(), date, "Clerk"),
-        None => Absent("Clerk was not asked, so there is nothing to compare with"),
+        None => Skip("Clerk was not asked, so there is nothing to compare with"),
     }
 }
 
-fn skew(ours: DateTime<Utc>, theirs: DateTime<Utc>, whose: &str) -> Found {
+fn skew(ours: DateTime<Utc>, theirs: DateTime<Utc>, whose: &str) -> Check {
     let off = (ours - theirs).abs();
     let words = format!("{} s from {whose}'s", off.num_seconds());
     if off > TOO_FAR {
-        Bad(format!("{words}: set this machine's clock"))
+        Fail(format!("{words}: set this machine's clock"))
     } else if off > NOTICED {
-        Doubtful(words)
+        Warn(words)
     } else {
-        Good(words)
+        Pass(words)
     }
 }
 
@@ -276,18 +276,12 @@ mod tests {
     #[test]
     fn a_clock_may_be_a_little_off_and_no_more() {
         let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
-        for (seconds, expected) in [
-            (0, "good"),
-            (-3, "good"),
-            (4, "doubtful"),
-            (-30, "doubtful"),
-            (31, "bad"),
-        ] {
+        for (seconds, expected) in [(0, "pass"), (-3, "pass"), (4, "warn"), (-30, "warn"), (31, "fail")] {
             let found = match skew(now, now + TimeDelta::seconds(seconds), "Clerk") {
-                Good(_) => "good",
-                Doubtful(_) => "doubtful",
-                Bad(_) => "bad",
-                Absent(_) => "absent",
+                Pass(_) => "pass",
+                Warn(_) => "warn",
+                Fail(_) => "fail",
+                Skip(_) => "skip",
             };
             assert_eq!(found, expected, "{seconds} s");
         }
