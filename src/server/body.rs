@@ -165,7 +165,7 @@ mod tests {
     async fn the_time_that_a_client_takes_for_its_body_is_not_ours() {
         const LIMIT: Duration = Duration::from_secs(12);
         let all = Connections::new("public", Limits::public(1));
-        let connection = Arc::clone(&all.admit().await.connection);
+        let connection = Arc::clone(&all.accept().await.connection);
         let client = Some(ClientTime::of(Arc::clone(&connection)));
         let work = |waits: u64, works: u64| {
             let connection = Arc::clone(&connection);

@@ -23,7 +23,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tower::Service as _;
 
 use super::body::{ClientTime, TimedBody};
-use super::connections::{Admitted, Connection};
+use super::connections::{Connection, OpenConnection};
 use super::limits::Limits;
 use super::progress::Late;
 
@@ -33,8 +33,8 @@ const BUFFER: usize = 64 * 1024;
 const MOST_DISCARDED: usize = 8 * 1024 * 1024;
 
 /// Serves one client until it goes, is told to, or keeps us waiting too long.
-pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, admitted: Admitted) {
-    let connection = Arc::clone(&admitted.connection);
+pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, open: OpenConnection) {
+    let connection = Arc::clone(&open.connection);
     let mut watch = Watch::new(Arc::clone(&connection));
     // A silent client gets no buffers.
     let speaks = poll_fn(|cx| {

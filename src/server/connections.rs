@@ -144,12 +144,12 @@ struct Open {
 }
 
 /// A connection that counts as open until this is dropped.
-pub(super) struct Admitted {
+pub(super) struct OpenConnection {
     pub connection: Arc<Connection>,
     number: u64,
 }
 
-impl Drop for Admitted {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         let all = &self.connection.all;
         let held = lock(&self.connection.progress).held();
@@ -174,10 +174,10 @@ impl Connections {
     }
 
     /// Counts one more connection, once there is room for it. For one task at a time.
-    pub(super) async fn admit(self: &Arc<Self>) -> Admitted {
+    pub(super) async fn accept(self: &Arc<Self>) -> OpenConnection {
         loop {
-            if let Some(admitted) = self.admit_now() {
-                return admitted;
+            if let Some(open) = self.try_accept() {
+                return open;
             }
             self.make_room();
             // Where all are being worked on, one will be done soon.
@@ -185,7 +185,7 @@ impl Connections {
         }
     }
 
-    fn admit_now(self: &Arc<Self>) -> Option<Admitted> {
+    fn try_accept(self: &Arc<Self>) -> Option<OpenConnection> {
         let mut open = lock(&self.open);
         if open.connections.len() >= self.limits.connections {
             return None;
@@ -194,7 +194,7 @@ impl Connections {
         let number = open.next;
         let connection = Arc::new(Connection::new(Arc::clone(self), Instant::now()));
         open.connections.insert(number, Arc::clone(&connection));
-        Some(Admitted { connection, number })
+        Some(OpenConnection { connection, number })
     }
 
     /// Asks some of the connections that keep us waiting to make room. Does nothing while earlier ones have yet to close.

@@ -101,8 +101,8 @@ async fn accept_all(
                 Ok((stream, peer)) => {
                     // Answers are small; send them at once.
                     let _ = stream.set_nodelay(true);
-                    let admitted = connections.admit().await;
-                    tokio::spawn(connection::serve(stream, peer, routes.clone(), admitted));
+                    let open = connections.accept().await;
+                    tokio::spawn(connection::serve(stream, peer, routes.clone(), open));
                 }
                 Err(error) if is_the_clients(&error) => {}
                 Err(error) => {
