@@ -110,7 +110,7 @@ async fn invite_in(tx: &mut Tx, invitation: &Invitation, config: &Config) -> any
 
 fn why(refusal: Refusal) -> &'static str {
     match refusal {
-        Refusal::UnknownTarget => "there is no such organization or project",
+        Refusal::UnknownTarget => "the organization or project does not exist",
         Refusal::UnknownRole => "the role is on no order there: see ORGANIZATION_ROLES and PROJECT_ROLES",
         Refusal::UnknownInviter => "--invited-by names no known person",
         Refusal::RoleAboveInviter => "the inviter may not give this role there",
