@@ -98,7 +98,7 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
         let quota = Quota::with_period(limit.interval())?.allow_burst(limit.calls);
         let time = match clock {
             Clock::System => Time::Machine(Instant::now()),
-            Clock::Manual(_) => Time::Told(clock.clone()),
+            Clock::Manual(_) => Time::Manual(clock.clone()),
         };
         Some(Self {
             limit,
@@ -150,7 +150,7 @@ fn whole_seconds(time: Duration) -> u32 {
 #[derive(Debug, Clone)]
 enum Time {
     Machine(Instant),
-    Told(Clock),
+    Manual(Clock),
 }
 
 impl governor::clock::Clock for Time {
@@ -159,7 +159,7 @@ impl governor::clock::Clock for Time {
     fn now(&self) -> Nanos {
         let nanos = match self {
             Self::Machine(start) => u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX),
-            Self::Told(clock) => u64::try_from(clock.now().timestamp_micros()).unwrap_or(0) * 1000,
+            Self::Manual(clock) => u64::try_from(clock.now().timestamp_micros()).unwrap_or(0) * 1000,
         };
         Nanos::from(nanos)
     }
