@@ -33,8 +33,8 @@ const OPEN_TRY: Duration = Duration::from_millis(100);
 /// this.
 const RESTED: Duration = Duration::from_millis(100);
 
-/// A pool, by what its connections are used for. On Postgres each use has its own pool, so that many requests, or requests that wait
-/// for a lock, can't block the others; on SQLite all share one writer.
+/// A pool, by what its connections are used for. On Postgres each use has its own, so that many requests, or requests
+/// that wait for a lock, can't block the others; on SQLite all share one writer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PoolName {
     /// Storing events from Clerk.
