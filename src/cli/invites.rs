@@ -196,13 +196,13 @@ async fn story(tx: &mut Tx, invite: &Invite, now: DateTime<Utc>) -> Result<Vec<F
         .history_of(invite.id)
         .await?
         .into_iter()
-        .map(|happened| Fact {
-            at: happened.at,
-            what: match happened.reason {
-                Some(reason) => format!("{}: {reason}", happened.event),
-                None => happened.event.to_string(),
+        .map(|entry| Fact {
+            at: entry.at,
+            what: match entry.reason {
+                Some(reason) => format!("{}: {reason}", entry.event),
+                None => entry.event.to_string(),
             },
-            cause: happened.cause,
+            cause: entry.cause,
         })
         .collect();
     for delivery in tx.deliveries_of(invite.id).await? {

@@ -14,7 +14,7 @@ use crate::metrics::{self, InviteEvent};
 
 /// An event of an invite's history.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-pub struct Happened {
+pub struct HistoryEntry {
     #[sqlx(try_from = "String")]
     pub event: InviteEvent,
     pub at: DateTime<Utc>,
@@ -77,21 +77,21 @@ impl Tx {
     }
 
     /// Records an event of an invite, caused by `person` if one is named.
-    pub(super) fn happened(&mut self, event: InviteEvent, invite_id: Uuid, person: Option<Uuid>) {
-        self.note(event, invite_id, person, None);
+    pub(super) fn record_event(&mut self, event: InviteEvent, invite_id: Uuid, person: Option<Uuid>) {
+        self.record(event, invite_id, person, None);
     }
 
     /// Records that an invite can't be accepted by this person.
-    pub(super) fn refused(&mut self, invite_id: Uuid, person: Uuid, why: Obstacle) {
-        self.note(InviteEvent::Refused, invite_id, Some(person), Some(why));
+    pub(super) fn record_refusal(&mut self, invite_id: Uuid, person: Uuid, why: Obstacle) {
+        self.record(InviteEvent::Refused, invite_id, Some(person), Some(why));
     }
 
     /// Removes the events of invites that this transaction created and removed again.
-    pub(super) fn never_happened(&mut self, invites: &[Uuid]) {
+    pub(super) fn forget_events(&mut self, invites: &[Uuid]) {
         self.history.rows.retain(|row| !invites.contains(&row.for_invite));
     }
 
-    fn note(&mut self, event: InviteEvent, invite_id: Uuid, person: Option<Uuid>, reason: Option<Obstacle>) {
+    fn record(&mut self, event: InviteEvent, invite_id: Uuid, person: Option<Uuid>, reason: Option<Obstacle>) {
         let row = Row {
             new_id: self.clock.new_id(),
             for_invite: invite_id,
@@ -108,8 +108,8 @@ impl Tx {
 
     /// The correlation id of an invite's last event in this transaction.
     pub(super) fn cause_of(&self, invite_id: Uuid) -> Option<&str> {
-        let happened = self.history.rows.iter().rev().find(|row| row.for_invite == invite_id);
-        happened.map_or(self.history.cause.as_deref(), |row| row.cause.as_deref())
+        let last = self.history.rows.iter().rev().find(|row| row.for_invite == invite_id);
+        last.map_or(self.history.cause.as_deref(), |row| row.cause.as_deref())
     }
 
     pub(super) async fn write_history(&mut self) -> Result<()> {
@@ -155,7 +155,7 @@ impl Tx {
     }
 
     /// An invite's events, oldest first.
-    pub async fn history_of(&mut self, invite_id: Uuid) -> Result<Vec<Happened>> {
+    pub async fn history_of(&mut self, invite_id: Uuid) -> Result<Vec<HistoryEntry>> {
         Ok(on_conn!(self, |conn| sqlx::query_as(
             "select event, at, cause, reason from usher_invite_history where invite_id = $1 order by at, id"
         )

@@ -50,8 +50,8 @@ pub use deliveries::{DeliveryKind, DeliveryNote, DeliveryStatus, DeliveryView, M
 pub use error::StoreError;
 pub(crate) use error::log_busy;
 use error::{code_of, no_answer, overtaken};
-pub use history::Happened;
 use history::History;
+pub use history::HistoryEntry;
 pub use idempotency::{IdempotencyState, KeptAnswer};
 pub use inbox::{Event, EventFilter, EventState, EventView, Finished, NewEvent};
 pub use invites::{

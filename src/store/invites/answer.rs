@@ -77,7 +77,7 @@ impl Tx {
             .fetch_all(conn)
             .await)?;
         for invite in &accepted {
-            self.happened(InviteEvent::Accepted, invite.id, invite.accepted_by);
+            self.record_event(InviteEvent::Accepted, invite.id, invite.accepted_by);
         }
         Ok(accepted)
     }
@@ -93,7 +93,7 @@ impl Tx {
         for (waiting, obstacle) in refused {
             let id = waiting.invite.id;
             if known.get(&id).map(String::as_str) != Some(obstacle.as_str()) && noted.insert(id) {
-                self.refused(id, waiting.admin_id, *obstacle);
+                self.record_refusal(id, waiting.admin_id, *obstacle);
             }
         }
         Ok(())
@@ -120,7 +120,7 @@ impl Tx {
             .fetch_all(conn)
             .await)?;
         for (invite, person) in shown {
-            self.happened(InviteEvent::Flagged, invite, person);
+            self.record_event(InviteEvent::Flagged, invite, person);
         }
         Ok(())
     }
@@ -139,7 +139,7 @@ impl Tx {
         .await?
         .rows_affected());
         if dismissed == 1 {
-            self.happened(InviteEvent::Dismissed, id, None);
+            self.record_event(InviteEvent::Dismissed, id, None);
         }
         Ok(dismissed == 1)
     }
@@ -177,7 +177,7 @@ impl Tx {
             .await?
             .rows_affected());
         if closed == 1 {
-            self.happened(event, id, None);
+            self.record_event(event, id, None);
         }
         Ok(closed == 1)
     }

@@ -117,7 +117,7 @@ impl Tx {
             .await)?;
         let made: HashSet<Uuid> = invites.iter().map(|invite| invite.id).collect();
         for invite in saved.iter().filter(|invite| made.contains(&invite.id)) {
-            self.happened(InviteEvent::Created, invite.id, None);
+            self.record_event(InviteEvent::Created, invite.id, None);
         }
         Ok(saved)
     }
@@ -136,7 +136,7 @@ impl Tx {
             .execute(conn)
             .await
             .map(drop))?;
-        self.never_happened(ids);
+        self.forget_events(ids);
         Ok(())
     }
 
@@ -182,7 +182,7 @@ impl Tx {
             .fetch_all(conn)
             .await)?;
         for invite in &fresh {
-            self.happened(InviteEvent::Refreshed, invite.id, None);
+            self.record_event(InviteEvent::Refreshed, invite.id, None);
         }
         Ok(fresh)
     }

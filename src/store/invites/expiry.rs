@@ -33,7 +33,7 @@ impl Tx {
             .fetch_all(conn)
             .await)?;
         for &id in &expired {
-            self.happened(InviteEvent::Expired, id, None);
+            self.record_event(InviteEvent::Expired, id, None);
         }
         Ok(expired.len() as u64)
     }
@@ -54,7 +54,7 @@ impl Tx {
             .fetch_optional(conn)
             .await)?;
         if renewed.is_some() {
-            self.happened(InviteEvent::Resent, id, None);
+            self.record_event(InviteEvent::Resent, id, None);
         }
         Ok(renewed)
     }
