@@ -81,7 +81,7 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// wait for its answer would never end.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a test write waits for SQLite's writer.
-const TURN: Duration = Duration::from_secs(1);
+const WRITER_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) type Result<T, E = StoreError> = std::result::Result<T, E>;
 
@@ -96,7 +96,7 @@ pub struct Store {
     /// A lock timeout that is shorter than the connection's default.
     lock_wait: Option<Duration>,
     /// Permits for requests that wait longer for a lock.
-    bench: Arc<Semaphore>,
+    long_waits: Arc<Semaphore>,
     /// A semaphore that limits the transactions of one kind of caller, and how many permits each takes.
     share: Option<(Arc<Semaphore>, u32)>,
     /// The migrations that this version knows.
@@ -132,7 +132,7 @@ impl Store {
             pools,
             pool_name: PoolName::Requests,
             lock_wait: None,
-            bench: Arc::new(Semaphore::new(retry::MAX_LONG_WAITS)),
+            long_waits: Arc::new(Semaphore::new(retry::MAX_LONG_WAITS)),
             share: None,
             migrations: Arc::new(migrate::migrator(dialect)),
             lost,
@@ -295,7 +295,7 @@ impl Store {
             let text = AssertSqlSafe(format!("pragma user_version = {number}"));
             sqlx::query(text).execute(writer).await
         };
-        match tokio::time::timeout(TURN, write).await {
+        match tokio::time::timeout(WRITER_TIMEOUT, write).await {
             Ok(Err(error)) if !is_busy(&error) => Err(error.into()),
             _ => Ok(()),
         }

@@ -16,7 +16,7 @@ const LOCK_WAIT: Duration = Duration::from_millis(150);
 /// How many requests at once may wait longer than that, up to the connection's lock timeout.
 pub(super) const MAX_LONG_WAITS: usize = 2;
 /// How long a request waits for that permit, without a connection.
-const BENCH_WAIT: Duration = Duration::from_secs(1);
+const PERMIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// An error that may come from a conflict with another transaction.
 pub trait Conflict {
@@ -80,18 +80,18 @@ impl Store {
         if self.pool_name != PoolName::Requests || self.dialect() == Dialect::Sqlite {
             return self.try_often(work).await;
         }
-        let turn = match &self.share {
+        let permit = match &self.share {
             Some((share, weight)) => share.acquire_many(*weight).await.ok(),
             None => None,
         };
         let outcome = self.with_lock_wait(LOCK_WAIT).try_often(&work).await;
         // Released before a long wait, so that other requests can work.
-        drop(turn);
+        drop(permit);
         if !outcome.as_ref().is_err_and(Conflict::is_busy) {
             return outcome;
         }
-        match tokio::time::timeout(BENCH_WAIT, self.bench.acquire()).await {
-            Ok(Ok(_seat)) => self.try_often(work).await,
+        match tokio::time::timeout(PERMIT_TIMEOUT, self.long_waits.acquire()).await {
+            Ok(Ok(_permit)) => self.try_often(work).await,
             _ => outcome,
         }
     }
