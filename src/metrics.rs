@@ -194,7 +194,7 @@ pub fn begin_at_zero(event_types: &[&'static str], queues: &[&'static str], temp
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct QueueLevel {
+pub struct QueueDepth {
     pub queue: &'static str,
     /// Due and waiting.
     pub waiting: u64,
@@ -206,15 +206,15 @@ pub struct QueueLevel {
     pub oldest_age: f64,
 }
 
-pub fn queue_level(level: &QueueLevel) {
+pub fn queue_depth(queue: &QueueDepth) {
     let depth = |state: QueueState, count: u64| {
-        gauge!(QUEUE_DEPTH, "queue" => level.queue, "state" => state.as_str()).set(count as f64);
+        gauge!(QUEUE_DEPTH, "queue" => queue.queue, "state" => state.as_str()).set(count as f64);
     };
-    depth(QueueState::Waiting, level.waiting);
-    depth(QueueState::Scheduled, level.scheduled);
-    depth(QueueState::Running, level.running);
-    gauge!(DEAD_JOBS, "queue" => level.queue).set(level.dead as f64);
-    gauge!(QUEUE_OLDEST, "queue" => level.queue).set(level.oldest_age);
+    depth(QueueState::Waiting, queue.waiting);
+    depth(QueueState::Scheduled, queue.scheduled);
+    depth(QueueState::Running, queue.running);
+    gauge!(DEAD_JOBS, "queue" => queue.queue).set(queue.dead as f64);
+    gauge!(QUEUE_OLDEST, "queue" => queue.queue).set(queue.oldest_age);
 }
 
 /// Sets how many events have failed and wait for an operator.

@@ -41,7 +41,7 @@ pub async fn measure(bench: &Bench, kind: Kind, rows: u32) -> anyhow::Result<Ret
     database.connect().await?.fill(past).await?;
     let store = Store::open(&database.url, Clock::System).await?;
     let asked = Instant::now();
-    store.queue_levels().await?;
+    store.queue_depths().await?;
     let gauges_ms = asked.elapsed().as_secs_f64() * 1000.0;
 
     let before = Clock::System.now() + TimeDelta::days(1);

@@ -53,8 +53,8 @@ impl Scrape {
     /// The page. Without the database it says so, with the last known state of the queue.
     pub(super) async fn page(&self, store: &Store, workers: Option<&Alive>) -> String {
         self.ask(store).await;
-        for level in store.pool_levels() {
-            metrics::database_connections(level.pool, level.in_use, level.idle);
+        for stats in store.pool_stats() {
+            metrics::database_connections(stats.pool, stats.in_use, stats.idle);
         }
         if let Some(workers) = workers {
             let missing = workers.missing();
@@ -71,18 +71,18 @@ impl Scrape {
             return;
         }
         let look = async {
-            let levels = store.queue_levels().await?;
+            let depths = store.queue_depths().await?;
             let mut tx = store.read().await?;
             let (mail_trouble, failed_events) = (tx.circuit_opened().await?, tx.count_failed_events().await?);
-            Ok::<_, StoreError>((levels, mail_trouble, failed_events))
+            Ok::<_, StoreError>((depths, mail_trouble, failed_events))
         };
-        let levels = tokio::time::timeout(MAX_WAIT, look).await;
+        let answer = tokio::time::timeout(MAX_WAIT, look).await;
         *asked = Some(Instant::now());
-        let answered = match levels {
-            Ok(Ok((levels, mail_trouble, failed_events))) => {
+        let answered = match answer {
+            Ok(Ok((depths, mail_trouble, failed_events))) => {
                 metrics::failed_events(failed_events);
                 metrics::mails_wait(mail_trouble.is_some());
-                levels.iter().for_each(metrics::queue_level);
+                depths.iter().for_each(metrics::queue_depth);
                 true
             }
             Ok(Err(error)) => {

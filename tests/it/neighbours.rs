@@ -58,8 +58,8 @@ stories! {
         assert_eq!(store.recover_orphans(chrono::TimeDelta::seconds(20)).await.unwrap(), 0);
         store.heartbeat(&["mine".to_owned()], &[]).await.unwrap();
         store.retire_workers(&["mine".to_owned()]).await.unwrap();
-        let levels = store.queue_levels().await.unwrap();
-        assert!(levels.iter().all(|level| level.waiting + level.scheduled + level.running + level.dead == 0), "{levels:?}");
+        let depths = store.queue_depths().await.unwrap();
+        assert!(depths.iter().all(|queue| queue.waiting + queue.scheduled + queue.running + queue.dead == 0), "{depths:?}");
         let mut tx = store.read().await.unwrap();
         let listed = tx.jobs(&usher::store::JobFilter::default(), 100).await.unwrap();
         assert!(listed.is_empty(), "{listed:?}");

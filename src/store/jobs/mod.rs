@@ -67,7 +67,7 @@ pub(super) fn dialect_sql(dialect: Dialect) -> DialectSql {
     }
 }
 
-/// The same conditions as in [`super::levels`], so that the same indexes are used.
+/// The same conditions as in [`super::stats`], so that the same indexes are used.
 pub(super) fn is_in(state: JobState, now: &str) -> String {
     let open = "(status = 'Pending' or (status = 'Failed' and attempts < max_attempts))";
     match state {

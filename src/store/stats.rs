@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use super::migrate::TABLE;
 use super::rows::sql;
 use super::{Pool, PoolName, Queue, Result, Store};
-use crate::metrics::QueueLevel;
+use crate::metrics::QueueDepth;
 
 /// Jobs of one queue in one state.
 #[derive(sqlx::FromRow)]
@@ -65,7 +65,7 @@ const SQLITE: &str = "
 
 impl Store {
     /// The jobs of each queue by state, without finished jobs.
-    pub async fn queue_levels(&self) -> Result<Vec<QueueLevel>> {
+    pub async fn queue_depths(&self) -> Result<Vec<QueueDepth>> {
         let queues = Queue::all_stored()?;
         let counts: Vec<Count> = match &self.pool {
             Pool::Postgres(pool) => sqlx::query_as(POSTGRES).bind(queues).fetch_all(pool).await?,
@@ -75,10 +75,10 @@ impl Store {
             .iter()
             .map(|count| ((count.job_type.as_str(), count.state.as_str()), count))
             .collect();
-        let level = |queue: Queue| {
+        let depth = |queue: Queue| {
             let count = |state| counts.get(&(queue.stored(), state));
             let jobs = |state| count(state).map_or(0, |count| count.jobs.unsigned_abs());
-            QueueLevel {
+            QueueDepth {
                 queue: queue.as_str(),
                 waiting: jobs("waiting"),
                 scheduled: jobs("scheduled"),
@@ -87,12 +87,12 @@ impl Store {
                 oldest_age: count("waiting").map_or(0.0, |count| count.age),
             }
         };
-        Ok(Queue::ALL.iter().map(|&queue| level(queue)).collect())
+        Ok(Queue::ALL.iter().map(|&queue| depth(queue)).collect())
     }
 
     #[must_use]
-    pub fn pool_levels(&self) -> Vec<PoolStats> {
-        fn level<DB: sqlx::Database>(name: &'static str, pool: &sqlx::Pool<DB>) -> PoolStats {
+    pub fn pool_stats(&self) -> Vec<PoolStats> {
+        fn stats<DB: sqlx::Database>(name: &'static str, pool: &sqlx::Pool<DB>) -> PoolStats {
             let (all, idle) = (pool.size() as usize, pool.num_idle());
             PoolStats {
                 pool: name,
@@ -101,10 +101,10 @@ impl Store {
             }
         }
         if let Pool::Sqlite { writer, reader } = &self.pool {
-            return vec![level("sqlite_writer", writer), level("sqlite_reader", reader)];
+            return vec![stats("sqlite_writer", writer), stats("sqlite_reader", reader)];
         }
         let of_pool = |name: PoolName| match self.pools.get(name) {
-            Pool::Postgres(pool) => Some(level(name.as_str(), pool)),
+            Pool::Postgres(pool) => Some(stats(name.as_str(), pool)),
             Pool::Sqlite { .. } => None,
         };
         PoolName::ALL.into_iter().filter_map(of_pool).collect()
