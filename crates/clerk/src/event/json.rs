@@ -1,38 +1,16 @@
 //! A payload's fields, read one by one with the path of each, and without recursion.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
+use std::collections::HashMap;
 use std::fmt;
 
 use chrono::{DateTime, Utc};
-use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::PayloadError;
 use crate::bounds::{self, MAX_ADDRESSES};
-
-/// The fields that usher reads of an envelope, a user, a session or an address. Everything else is skipped unread: people
-/// write their own `unsafe_metadata`, and must not be able to make an event about themselves unreadable.
-pub(super) const READ: &[&str] = &[
-    "data",
-    "user",
-    "id",
-    "status",
-    "user_id",
-    "actor",
-    "email_addresses",
-    "email_address",
-    "verification",
-    "primary_email_address_id",
-    "first_name",
-    "last_name",
-    "image_url",
-    "locale",
-    "banned",
-    "locked",
-    "created_at",
-    "updated_at",
-];
 
 /// Checks that it is JSON and where it ends. The reader below goes down by one level each time it is asked to, and skips
 /// what it is not asked for without recursion, so how deeply something is nested costs no stack.
@@ -43,64 +21,34 @@ pub(super) fn parse_json(text: &[u8]) -> Result<&RawValue, PayloadError> {
     })
 }
 
-/// The fields of an object that are in [`READ`], unread. Of two of one name the last counts.
-#[derive(Default)]
-pub(super) struct Fields<'a>(Vec<(&'static str, &'a RawValue)>);
+/// The fields of an object, unread: people write their own `unsafe_metadata`, and must not be able to make an event about
+/// themselves unreadable. Of two of one name the last counts.
+#[derive(Default, Deserialize)]
+pub(super) struct Fields<'a>(#[serde(borrow)] HashMap<Text<'a>, &'a RawValue>);
 
 impl<'a> Fields<'a> {
     /// The fields, or none if it is no object.
     pub(super) fn of(value: &'a RawValue) -> Option<Fields<'a>> {
-        // A map would also be read from an array.
-        value
-            .get()
-            .starts_with('{')
-            .then(|| serde_json::from_str(value.get()).ok())?
+        serde_json::from_str(value.get()).ok()
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&'a RawValue> {
-        self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
-    }
-
-    pub(super) fn set(&mut self, name: &'static str, value: &'a RawValue) {
-        match self.0.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, known)) => *known = value,
-            None => self.0.push((name, value)),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Fields<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visit;
-
-        impl<'de> Visitor<'de> for Visit {
-            type Value = Fields<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
-                let mut fields = Fields::default();
-                while let Some(Text(name)) = map.next_key()? {
-                    match READ.iter().find(|known| ***known == name) {
-                        Some(known) => fields.set(known, map.next_value()?),
-                        None => drop(map.next_value::<IgnoredAny>()?),
-                    }
-                }
-                Ok(fields)
-            }
-        }
-
-        deserializer.deserialize_map(Visit)
+        self.0.get(name).copied()
     }
 }
 
 /// Any string of JSON, also those that are none of Unicode: half of a surrogate pair, as JavaScript makes when it cuts an
 /// emoji in two. It is left out, and `\u{fffd}` stands in its place.
+#[derive(PartialEq, Eq, Hash)]
 pub(super) struct Text<'a>(Cow<'a, str>);
 
-impl<'de> Deserialize<'de> for Text<'de> {
+impl Borrow<str> for Text<'_> {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visit;
 
@@ -125,41 +73,11 @@ impl<'de> Deserialize<'de> for Text<'de> {
     }
 }
 
-/// A list of at most [`MAX_ADDRESSES`] items, unread.
-pub(super) struct Items<'a>(Option<Vec<&'a RawValue>>);
-
-impl<'de> Deserialize<'de> for Items<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visit;
-
-        impl<'de> Visitor<'de> for Visit {
-            type Value = Items<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Items<'de>, A::Error> {
-                let mut items = Vec::new();
-                while let Some(item) = list.next_element()? {
-                    if items.len() < MAX_ADDRESSES {
-                        items.push(item);
-                    } else {
-                        while list.next_element::<IgnoredAny>()?.is_some() {}
-                        return Ok(Items(None));
-                    }
-                }
-                Ok(Items(Some(items)))
-            }
-        }
-
-        deserializer.deserialize_seq(Visit)
-    }
-}
-
 /// A place in the payload with its path.
 ///
-/// Walked by hand rather than deserialised: serde's messages quote the values that they stumble over.
+/// Walked rather than deserialised into structs, with serde_path_to_error or without: serde's messages quote the values
+/// that they stumble over, name the parent of a missing field, take a list for a struct, and refuse a field that comes
+/// twice or has half a character in its name.
 pub(super) struct Node<'a> {
     pub(super) path: String,
     /// `None` where there is nothing or null, which Clerk doesn't tell apart.
@@ -226,8 +144,10 @@ impl<'a> Node<'a> {
 
     pub(super) fn items(&self) -> Result<Vec<Node<'a>>, PayloadError> {
         let text = self.present()?.get();
-        let Items(items) = serde_json::from_str(text).map_err(|_| self.error("not a list"))?;
-        let items = items.ok_or_else(|| self.error("a list of more than 1000"))?;
+        let items: Vec<&RawValue> = serde_json::from_str(text).map_err(|_| self.error("not a list"))?;
+        if items.len() > MAX_ADDRESSES {
+            return Err(self.error("a list of more than 1000"));
+        }
         let nodes = items
             .into_iter()
             .enumerate()
@@ -236,12 +156,8 @@ impl<'a> Node<'a> {
     }
 
     pub(super) fn string(&self, value: &'a RawValue) -> Result<Cow<'a, str>, PayloadError> {
-        // Bytes would also be read from an array.
-        let text = value.get().starts_with('"').then(|| serde_json::from_str(value.get()));
-        match text {
-            Some(Ok(Text(text))) => Ok(text),
-            _ => Err(self.error("not a string")),
-        }
+        let Text(text) = serde_json::from_str(value.get()).map_err(|_| self.error("not a string"))?;
+        Ok(text)
     }
 
     pub(super) fn text(&self) -> Result<String, PayloadError> {
