@@ -7,10 +7,9 @@ use std::fmt;
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::KeyPair as _;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse, ThumbprintHash};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use pem::{EncodeConfig, LineEnding, Pem};
 use serde::Serialize;
 
 /// Why a development key can't be made, read or used.
@@ -73,7 +72,7 @@ impl DevSigner {
     /// The public key as Clerk's dashboard shows it: what goes into `CLERK_JWT_KEY`.
     pub fn public_pem(&self) -> Result<String, SigningError> {
         let der = self.pair.public_key().as_der();
-        Ok(pem("PUBLIC KEY", der.map_err(|_| SigningError::Encode)?.as_ref()))
+        Ok(pem_of("PUBLIC KEY", der.map_err(|_| SigningError::Encode)?.as_ref()))
     }
 
     /// The `kid` of every token it signs: the key's RFC 7638 thumbprint, so it stays the same when the key is kept.
@@ -99,20 +98,12 @@ impl DevSigner {
 
 fn pkcs8_pem(pair: &KeyPair) -> Result<String, SigningError> {
     let der = pair.as_der().map_err(|_| SigningError::Encode)?;
-    Ok(pem("PRIVATE KEY", der.as_ref()))
+    Ok(pem_of("PRIVATE KEY", der.as_ref()))
 }
 
-/// RFC 7468: lines of 64 characters.
-fn pem(label: &str, der: &[u8]) -> String {
-    let mut text = format!("-----BEGIN {label}-----\n");
-    for (index, character) in STANDARD.encode(der).chars().enumerate() {
-        if index > 0 && index % 64 == 0 {
-            text.push('\n');
-        }
-        text.push(character);
-    }
-    text.push_str(&format!("\n-----END {label}-----\n"));
-    text
+fn pem_of(label: &str, der: &[u8]) -> String {
+    let unix = EncodeConfig::new().set_line_ending(LineEnding::LF);
+    pem::encode_config(&Pem::new(label, der), unix)
 }
 
 #[cfg(test)]
