@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 
+use hex::FromHex as _;
 use sha2::{Digest as _, Sha256};
 use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 use uuid::Uuid;
@@ -62,7 +63,7 @@ impl ApiKey {
     /// A new key. It is shown once and not stored.
     #[must_use]
     pub fn generate() -> Secret {
-        Secret::from(format!("usher_{}", hex(&rand::random::<[u8; 32]>())))
+        Secret::from(format!("usher_{}", hex::encode(rand::random::<[u8; 32]>())))
     }
 
     /// Reads a comma-separated list of entries: a key, `name:key` or `name:sha256:hash`, each optionally limited by
@@ -97,7 +98,7 @@ impl ApiKey {
             Some((SHA256, _)) => return Err(ApiKeyError::NoName),
             Some((name, rest)) => {
                 let hash = match rest.split_once(':') {
-                    Some((SHA256, hex)) => from_hex(hex).ok_or(ApiKeyError::Hash)?,
+                    Some((SHA256, digits)) => <[u8; 32]>::from_hex(digits).map_err(|_| ApiKeyError::Hash)?,
                     _ => hash_of(rest)?,
                 };
                 (checked_name(name)?.to_owned(), hash)
@@ -118,7 +119,7 @@ impl ApiKey {
     /// The key's entry for the configuration, with its hash.
     #[must_use]
     pub fn entry(&self) -> String {
-        format!("{}:{SHA256}:{}{}", self.name, hex(&self.hash), self.limit())
+        format!("{}:{SHA256}:{}{}", self.name, hex::encode(self.hash), self.limit())
     }
 
     /// Whether this key may see and change an organization and everything in it.
@@ -195,21 +196,6 @@ fn organizations(ids: &str) -> Result<HashSet<Uuid>, ApiKeyError> {
         .collect()
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn from_hex(text: &str) -> Option<[u8; 32]> {
-    if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return None;
-    }
-    let mut bytes = [0; 32];
-    for (i, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok()?;
-    }
-    Some(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,7 +211,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_a_key_a_named_key_or_a_named_hash_and_may_be_limited() {
-        let hash = hex(&ApiKey::new("app", KEY).hash);
+        let hash = hex::encode(ApiKey::new("app", KEY).hash);
         for (text, expected) in [
             (KEY.to_owned(), vec!["key-1".to_owned()]),
             (format!(" {KEY} , ,{OTHER},"), vec!["key-1".into(), "key-2".into()]),
@@ -248,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_wrong_entry_is_named_by_its_position_and_never_told() {
-        let hash = hex(&ApiKey::new("app", KEY).hash);
+        let hash = hex::encode(ApiKey::new("app", KEY).hash);
         for (text, expected) in [
             ("short".to_owned(), (1, ApiKeyError::ShortKey)),
             (format!("{KEY},app:short"), (2, ApiKeyError::ShortKey)),
@@ -276,7 +262,12 @@ mod tests {
         let keys = ApiKey::parse_list(&format!("a:{KEY},b:{OTHER}@{ACME}")).unwrap();
         let name = |presented| find(&keys, presented).map(|key| key.name.as_str());
         assert_eq!((name(KEY), name(OTHER)), (Some("a"), Some("b")));
-        for wrong in ["", &KEY[1..], &hex(&keys[0].hash), "0123456789abcdef0123456789abcdeg"] {
+        for wrong in [
+            "",
+            &KEY[1..],
+            &hex::encode(keys[0].hash),
+            "0123456789abcdef0123456789abcdeg",
+        ] {
             assert_eq!(name(wrong), None, "{wrong}");
         }
         let (acme, zeta) = (ACME.parse().unwrap(), ZETA.parse().unwrap());

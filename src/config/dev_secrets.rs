@@ -7,7 +7,6 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::error::{ConfigError, wrong};
-use crate::api_key::hex;
 use usher_base::private;
 use usher_clerk::DevSigner;
 
@@ -57,8 +56,8 @@ impl DevSecrets {
         let signer = DevSigner::generate()?;
         Ok(Self {
             signing_secret: format!("whsec_{}", STANDARD.encode(random_bytes())),
-            api_key: format!("dev_{}", hex(&random_bytes())),
-            token_key: hex(&random_bytes()),
+            api_key: format!("dev_{}", hex::encode(random_bytes())),
+            token_key: hex::encode(random_bytes()),
             session_key: signer.to_pkcs8_pem()?,
         })
     }
