@@ -1,6 +1,7 @@
 //! The banner of people whom no webhook has told of: Clerk's Backend API is asked, and may be slow or down.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{Path, State};
@@ -8,12 +9,16 @@ use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use chrono::TimeDelta;
+use futures::future::join_all;
 use serde_json::{Value, json};
+use usher::clock::Clock;
 use usher::secret::Secret;
-use usher_testkit::fake_clerk::FakeUser;
+use usher_testkit::fake_clerk::{FakeUser, event, session};
 
-use crate::support::TestApp;
 use crate::support::db::TestDatabase;
+use crate::support::process::{UsherProcess, eventually, person, told};
+use crate::support::smtp::SmtpServer;
+use crate::support::{TestApp, on_both_databases};
 
 const SECRET_KEY: &str = "sk_test_of_the_backend_api";
 
@@ -185,7 +190,61 @@ stories_with_clerk! {
         clerk.is(Mood::Hangs);
         let bob = app.clerk().old_user("bob@example.com");
         let me = app.signed_in(&bob);
-        let answer = tokio::time::timeout(std::time::Duration::from_secs(60), me.call(Method::GET, "/v1/me/invites"));
+        let answer = tokio::time::timeout(Duration::from_secs(60), me.call(Method::GET, "/v1/me/invites"));
         assert_eq!(answer.await.expect("an answer in time").expect(200), json!({ "items": [], "synced": false }));
     }
 }
+
+/// As many sign-ins of people whom usher does not know as it has workers for events, and some: Clerk is asked about each.
+async fn a_clerk_that_hangs_delays_neither_the_events_of_others_nor_the_banner(database: TestDatabase) {
+    let clerk = Clerk::start().await;
+    clerk.is(Mood::Hangs);
+    let smtp = SmtpServer::start().await;
+    let settings = [("CLERK_SECRET_KEY", SECRET_KEY), ("CLERK_API_URL", &clerk.url)];
+    let usher = UsherProcess::start_with(&database, &smtp.url(), &settings).await;
+    let acme = usher.organization("Acme").await;
+    for n in 0..10 {
+        usher.invite(acme, &person(n)).await;
+    }
+    let now = Clock::System.now();
+    let strangers: Vec<(String, Value)> = (0..600)
+        .map(|n| {
+            let data = session(&format!("sess_{n}"), &format!("user_stranger_{n}"), "active", None, now);
+            (format!("msg_stranger_{n}"), event("session.created", data, now))
+        })
+        .collect();
+    for some in strangers.chunks(100) {
+        let taken = join_all(some.iter().map(|(svix_id, event)| usher.deliver(svix_id, event))).await;
+        assert!(taken.iter().all(|taken| *taken));
+    }
+    eventually("Clerk is asked", async || clerk.asked() > 0).await;
+
+    let start = Instant::now();
+    for n in 0..10 {
+        assert!(usher.deliver(&format!("msg_{n}"), &told(n)).await);
+    }
+    let members = format!("/v1/organizations/{acme}/members");
+    eventually("those whom Clerk told of are members", async || {
+        let list = usher.call(Method::GET, &members, json!({})).await;
+        list["items"].as_array().unwrap().len() == 10
+    })
+    .await;
+    // All workers may wait for Clerk once, for two seconds; the rest is the machine's.
+    let taken = start.elapsed();
+    assert!(taken < Duration::from_secs(15), "{taken:?}");
+
+    let start = Instant::now();
+    for n in 0..10 {
+        let path = format!("/v1/users/user_reader_{n}/invites");
+        let banner = usher.call(Method::GET, &path, json!({})).await;
+        assert_eq!(banner, json!({ "items": [], "synced": false }));
+    }
+    let taken = start.elapsed();
+    assert!(
+        taken < Duration::from_secs(10),
+        "nobody waits for a Clerk that is known to hang: {taken:?}"
+    );
+    assert!(usher.terminate().await);
+}
+
+on_both_databases!(multi_thread a_clerk_that_hangs_delays_neither_the_events_of_others_nor_the_banner);
