@@ -178,12 +178,12 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
         .filter(|token| !token.is_empty())
 }
 
-/// The values of Clerk's session cookies, in order.
+/// The values of Clerk's session cookies, in order: all of one name, which axum-extra's `CookieJar` would make one of.
 fn session_cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     headers
         .get_all(header::COOKIE)
         .iter()
-        // The same header has other apps' cookies, which may contain any bytes.
+        // The same header has other apps' cookies, which may contain any bytes; the jar would drop the whole header.
         .flat_map(|cookies| cookies.as_bytes().split(|&byte| byte == b';'))
         .filter_map(|cookie| std::str::from_utf8(cookie).ok()?.trim().split_once('='))
         .filter(|(name, _)| is_session(name.trim_end()))
