@@ -2,7 +2,7 @@
 # make bench B='--database sqlite --only intake'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test fuzz lint fmt bench ci clean
+.PHONY: help setup run demo test fuzz mutants lint fmt bench ci clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,13 @@ test: ## Run all tests, on SQLite and on a throw-away Postgres (installed if mis
 F ?= 100000
 fuzz: ## Feed the readers of foreign input with nonsense, some minutes for each (F=… cases)
 	PROPTEST_CASES=$(F) cargo test --locked --workspace --lib --test it -- fuzz
+
+# Only the tests beside the code are run: they need no database. A change that survives lacks a test, or stands in
+# .cargo/mutants.toml with the reason why none can tell. M=… is what is changed.
+M ?= --file 'crates/clerk/src/**' --file crates/mail/src/classify.rs --file crates/mail/src/failure.rs --file 'src/invites/**'
+mutants: ## Change the code in small ways and list what no test notices, for hours (M='--file src/invites/roles.rs')
+	cargo mutants --version 2>/dev/null || cargo install --locked cargo-mutants@27.1.0
+	cargo mutants --package usher-clerk --package usher-mail --package usher $(M) --cargo-test-arg=--lib --output target
 
 lint: ## Check formatting, clippy and rustdoc: no warning is let through
 	cargo fmt --all --check
