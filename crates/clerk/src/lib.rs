@@ -90,7 +90,29 @@ pub fn is_https_or_loopback(url: &Url) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::test_server::{Answer, TestServer};
     use super::*;
+
+    #[test]
+    fn a_public_key_is_told_from_what_is_none() {
+        let signer = DevSigner::generate().unwrap();
+        assert!(check_public_key(&signer.public_pem().unwrap()).is_ok());
+        assert!(check_public_key("sk_test_secret").is_err());
+    }
+
+    #[tokio::test]
+    async fn of_an_answer_no_more_than_a_mebibyte_is_read() {
+        let most = 1024 * 1024;
+        for (size, expected) in [
+            (most, Ok(most)),
+            (most + 1, Err("the answer is larger than 1048576 bytes".to_owned())),
+        ] {
+            let server = TestServer::start(Answer::Body(200, "x".repeat(size))).await;
+            let http = http_client(Duration::from_secs(60)).unwrap();
+            let response = http.get(server.url.clone()).send().await.unwrap();
+            assert_eq!(read_body(response).await.map(|body| body.len()), expected);
+        }
+    }
 
     #[test]
     fn plain_http_is_for_this_machine_only() {

@@ -48,3 +48,31 @@ pub async fn probe(url: Url) -> Result<Probe, String> {
         keys: keys.and_then(|set| Some(set["keys"].as_array()?.len())),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_server::{Answer, TestServer};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_key_set_is_found_and_its_keys_are_counted() {
+        let server = TestServer::start(Answer::Body(200, r#"{"keys":[{},{}]}"#.to_owned())).await;
+        let found = probe(key_set_of(&server.url).unwrap()).await;
+        assert_eq!(
+            found,
+            Ok(Probe {
+                status: 200,
+                date: None,
+                keys: Some(2)
+            })
+        );
+        assert!(server.requests()[0].starts_with("GET /.well-known/jwks.json HTTP/1.1\r\n"));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_key_set_is_told_by_its_status() {
+        let server = TestServer::start(Answer::Body(404, "<html>".to_owned())).await;
+        let found = probe(server.url.clone()).await.unwrap();
+        assert_eq!((found.status, found.keys), (404, None));
+    }
+}

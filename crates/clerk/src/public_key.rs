@@ -124,6 +124,21 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_is_too_short_is_told_with_its_length() {
+        let short = "-----BEGIN PUBLIC KEY-----\n\
+            MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDH3kvIZdYAGcMg9Jq8wuNlwdtS\n\
+            oC4hMDU1kuU7/Cl4SHKe8GDUsnXeKK1gN8ZfC5UFSUtNFTnUeJYH8uEaeeWUw3QU\n\
+            J63mrNJk3e53KVsHfuFkglL6gK4apzncekj2cnPpKyu+jv3ZsKRPPhmfOawgc6Az\n\
+            mUQVst3mxw0HBluZHQIDAQAB\n\
+            -----END PUBLIC KEY-----\n";
+        let error = read(short).unwrap_err();
+        assert!(
+            matches!(error, SessionVerifierError::KeyTooShort { bits: 1024 }),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn what_is_no_public_key_is_told_without_being_repeated() {
         let signer = DevSigner::generate().unwrap();
         let private = signer.to_pkcs8_pem().unwrap();

@@ -190,8 +190,17 @@ async fn the_cache_stays_small() {
     assert!(cache.get("user_1").is_some() && cache.get("user_new").is_some());
 
     tokio::time::advance(USER_LIFETIME).await;
-    cache.put("user_later", Some(ada));
+    assert!(cache.get("user_new").is_none(), "it has expired to the millisecond");
+    cache.put("user_later", Some(ada.clone()));
     assert_eq!(cache.lock().len(), 1, "what has expired goes first");
+
+    for index in 1..CACHE_ENTRIES {
+        cache.put(&format!("user_{index}"), None);
+    }
+    tokio::time::advance(ABSENCE_LIFETIME).await;
+    cache.put("user_last", Some(ada));
+    assert_eq!(cache.lock().len(), 2, "what has expired makes room enough");
+    assert!(cache.get("user_later").is_some());
 }
 
 #[tokio::test]
@@ -236,7 +245,7 @@ async fn any_answer_ends_a_row_of_failures() {
 #[tokio::test(start_paused = true)]
 async fn only_one_probes_and_a_probe_given_up_is_replaced() {
     let breaker = Breaker::default();
-    let early = breaker.admit().unwrap();
+    let (early, late) = (breaker.admit().unwrap(), breaker.admit().unwrap());
     for _ in 0..BREAKER_FAILURES {
         breaker.admit().unwrap().settle(false);
     }
@@ -247,6 +256,8 @@ async fn only_one_probes_and_a_probe_given_up_is_replaced() {
     tokio::time::advance(BREAKER_PAUSE).await;
     let probe = breaker.admit().unwrap();
     assert!(breaker.admit().is_none());
+    late.settle(true);
+    assert!(breaker.admit().is_none(), "only the probe's answer counts");
     drop(probe);
     let probe = breaker.admit().unwrap();
     assert!(breaker.admit().is_none());
@@ -291,4 +302,5 @@ async fn debug_output_holds_neither_key_nor_user() {
         !debug.contains(SECRET) && !debug.contains("Lovelace") && !debug.contains("ada@"),
         "{debug}"
     );
+    assert!(debug.contains("cache: Cache { .. }"), "{debug}");
 }

@@ -107,6 +107,7 @@ fn session() -> Session {
 fn kinds_and_types_name_each_other() {
     for kind in EventKind::ALL {
         assert_eq!(EventKind::from_type(kind.as_str()), Some(kind));
+        assert_eq!(kind.to_string(), kind.as_str());
     }
     for unknown in ["session.pending", "email.created", "User.Created", "user.created ", ""] {
         assert_eq!(EventKind::from_type(unknown), None, "{unknown:?}");
@@ -601,4 +602,8 @@ fn debug_output_holds_no_address() {
     let event = parse(EventKind::SessionCreated, new_session("active", ada())).unwrap();
     let debug = format!("{event:?}").to_lowercase();
     assert!(debug.contains("user_ada") && !debug.contains("example.com"), "{debug}");
+    assert!(
+        debug.contains("address { verified: true, primary: true, .. }"),
+        "{debug}"
+    );
 }

@@ -269,6 +269,24 @@ async fn what_is_no_token_is_malformed() {
 }
 
 #[tokio::test]
+async fn a_token_may_have_sixteen_kibibytes() {
+    let most = 16 * 1024;
+    let padded = |padding: usize| sign(&with("padding", json!("x".repeat(padding))));
+    // Base64 makes four characters of three.
+    let padding = (most - padded(0).len()) / 4 * 3;
+    let tokens: Vec<String> = (padding - 3..padding + 6).map(padded).collect();
+    assert!(tokens.iter().any(|token| token.len() == most));
+    for token in tokens {
+        let expected = if token.len() <= most {
+            Ok(ada())
+        } else {
+            Err(TokenError::Malformed)
+        };
+        assert_eq!(verify(&token).await, expected, "{}", token.len());
+    }
+}
+
+#[tokio::test]
 async fn issuer_and_party_are_compared_only_when_configured() {
     let pem = || SessionKeys::Pem(CLERK.public_pem().unwrap());
     let open = SessionVerifier::new(pem(), None, vec![]).unwrap();
