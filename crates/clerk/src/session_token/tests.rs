@@ -1,4 +1,5 @@
-use std::sync::LazyLock;
+use std::io;
+use std::sync::{LazyLock, Mutex};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -286,6 +287,39 @@ async fn a_token_may_have_sixteen_kibibytes() {
     }
 }
 
+/// The lines that are logged on this thread from now on.
+fn log() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(text)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || Lines(writer.clone()));
+    (lines, tracing::subscriber::set_default(subscriber.finish()))
+}
+
+#[tokio::test]
+async fn an_issuer_that_is_not_the_configured_one_is_logged_once_a_minute() {
+    let (lines, _guard) = log();
+    let (verifier, token) = (verifier(), sign(&with("iss", json!("https://clerk.other.example"))));
+    for _ in 0..3 {
+        assert_eq!(verifier.verify(&token, now()).await, Err(TokenError::WrongIssuer));
+    }
+    let log = String::from_utf8(lines.lock().unwrap().clone()).unwrap();
+    assert_eq!(log.matches("WARN").count(), 1, "{log}");
+    let expected = format!("CLERK_ISSUER is {ISSUER}, the token's is \"https://clerk.other.example\"");
+    assert!(log.contains(&expected), "{log}");
+}
+
 #[tokio::test]
 async fn issuer_and_party_are_compared_only_when_configured() {
     let pem = || SessionKeys::Pem(CLERK.public_pem().unwrap());
@@ -474,6 +508,7 @@ async fn old_keys_serve_for_a_day_at_most() {
     let verifier = jwks_verifier(&server);
     assert_eq!(verifier.verify(&sign(&claims()), now()).await, Ok(ada()));
     server.now_answers(Answer::Body(500, "oops".into()));
+    let (lines, _guard) = log();
     for (after, expected) in [
         (KEYS_GRACE - TimeDelta::seconds(1), Ok(ada())),
         (KEYS_GRACE, Err(TokenError::KeysUnavailable)),
@@ -482,6 +517,9 @@ async fn old_keys_serve_for_a_day_at_most() {
         let (token, then) = later(after, &CLERK);
         assert_eq!(verifier.verify(&token, then).await, expected, "{after}");
     }
+    let log = String::from_utf8(lines.lock().unwrap().clone()).unwrap();
+    let told = "session tokens are answered with 503 until they can";
+    assert_eq!(log.matches(told).count(), 1, "{log}");
     server.now_answers(served(&CLERK));
     let (token, then) = later(KEYS_GRACE * 101, &CLERK);
     assert_eq!(verifier.verify(&token, then).await, Ok(ada()));
