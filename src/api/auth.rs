@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::Api;
-use super::limits::Told;
+use super::limits::StatusCell;
 use crate::api_key::{self, ApiKey};
 use crate::problem::{Code, Problem};
 use crate::store::Store;
@@ -23,7 +23,7 @@ const MAX_COOKIES: usize = 8;
 /// The app, authenticated by its key.
 pub(super) struct AppClient {
     key: ApiKey,
-    told: Told,
+    cell: StatusCell,
 }
 
 impl AppClient {
@@ -54,7 +54,7 @@ impl AppClient {
 
     /// Counts a batch against the rate limit.
     pub(super) fn pay_for(&self, api: &Api, items: usize) -> Result<(), Problem> {
-        api.limits.batch(self.name(), items, &self.told)
+        api.limits.batch(self.name(), items, &self.cell)
     }
 
     pub(super) fn name(&self) -> &str {
@@ -69,8 +69,8 @@ impl FromRequestParts<Api> for AppClient {
         match bearer(&parts.headers).and_then(|key| api_key::find(&api.app.config.api_keys, key)) {
             Some(key) => {
                 api.limits.key(parts, &key.name)?;
-                let told = parts.extensions.get().cloned().unwrap_or_default();
-                Ok(Self { key: key.clone(), told })
+                let cell = parts.extensions.get().cloned().unwrap_or_default();
+                Ok(Self { key: key.clone(), cell })
             }
             None => Err(api.stranger(parts, "Send one of USHER_API_KEYS as `Authorization: Bearer …`.")),
         }

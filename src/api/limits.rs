@@ -33,12 +33,12 @@ pub(super) const BATCH_SHARE: u32 = SHARE / 2;
 
 /// The extractor that authenticates the caller stores their rate limit status here, for the answer's headers.
 #[derive(Clone, Default)]
-pub(super) struct Told(Arc<Mutex<Option<(&'static str, RateLimitStatus)>>>);
+pub(super) struct StatusCell(Arc<Mutex<Option<(&'static str, RateLimitStatus)>>>);
 
-impl Told {
+impl StatusCell {
     /// The last word counts.
-    fn set(&self, policy: &'static str, standing: RateLimitStatus) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((policy, standing));
+    fn set(&self, policy: &'static str, status: RateLimitStatus) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((policy, status));
     }
 
     fn get(&self) -> Option<(&'static str, RateLimitStatus)> {
@@ -77,7 +77,7 @@ impl Limits {
 
     /// What a batch costs beside its one call: as many calls as it has items. One that no bucket could ever pay for is
     /// refused.
-    pub(super) fn batch(&self, name: &str, items: usize, told: &Told) -> Result<(), Problem> {
+    pub(super) fn batch(&self, name: &str, items: usize, cell: &StatusCell) -> Result<(), Problem> {
         let Some(limiter) = &self.keys else { return Ok(()) };
         let items = u32::try_from(items).unwrap_or(u32::MAX);
         let most = limiter.limit().calls();
@@ -89,7 +89,7 @@ impl Limits {
             return Err(Problem::invalid(vec![FieldError::new("invites", detail)]));
         }
         match NonZeroU32::new(items.saturating_sub(1)) {
-            Some(more) => answer("key", limiter.check_many(&name.to_owned(), more), told),
+            Some(more) => answer("key", limiter.check_many(&name.to_owned(), more), cell),
             None => Ok(()),
         }
     }
@@ -128,24 +128,28 @@ fn check<K: Hash + Eq + Clone>(
     extensions: &Extensions,
 ) -> Result<(), Problem> {
     let Some(limiter) = limiter else { return Ok(()) };
-    let standing = limiter.check(caller);
-    answer(policy, standing, &extensions.get::<Told>().cloned().unwrap_or_default())
+    let status = limiter.check(caller);
+    answer(
+        policy,
+        status,
+        &extensions.get::<StatusCell>().cloned().unwrap_or_default(),
+    )
 }
 
 /// Leaves it for the answer's headers where the caller stands, and refuses a call that was one too many.
-fn answer(policy: &'static str, standing: RateLimitStatus, told: &Told) -> Result<(), Problem> {
-    told.set(policy, standing);
-    let Some(seconds) = standing.retry_after else {
+fn answer(policy: &'static str, status: RateLimitStatus, cell: &StatusCell) -> Result<(), Problem> {
+    cell.set(policy, status);
+    let Some(seconds) = status.retry_after else {
         return Ok(());
     };
-    let detail = format!("At most {} per {policy}. Come again in {seconds} s.", standing.limit);
+    let detail = format!("At most {} per {policy}. Come again in {seconds} s.", status.limit);
     Err(Problem::new(Code::RateLimited).with_detail(detail).retry_after(seconds))
 }
 
 /// Limits what needs no credentials, and adds the rate limit headers to every answer.
 pub(super) async fn layer(State(api): State<Api>, mut request: Request, next: Next) -> Response {
-    let told = Told::default();
-    request.extensions_mut().insert(told.clone());
+    let cell = StatusCell::default();
+    request.extensions_mut().insert(cell.clone());
     let is_open = request.method() != Method::OPTIONS && request.uri().path().starts_with(OPEN);
     let admitted = if is_open {
         api.limits.address(request.headers(), request.extensions())
@@ -156,9 +160,9 @@ pub(super) async fn layer(State(api): State<Api>, mut request: Request, next: Ne
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     };
-    if let Some((policy, standing)) = told.get() {
-        let (calls, seconds) = (standing.limit.calls(), standing.limit.seconds());
-        let (remaining, reset) = (standing.remaining, standing.reset);
+    if let Some((policy, status)) = cell.get() {
+        let (calls, seconds) = (status.limit.calls(), status.limit.seconds());
+        let (remaining, reset) = (status.remaining, status.reset);
         for (name, value) in [
             (POLICY, format!("\"{policy}\";q={calls};w={seconds}")),
             (STANDING, format!("\"{policy}\";r={remaining};t={reset}")),

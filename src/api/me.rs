@@ -177,7 +177,7 @@ async fn shown_to_profile(
         .filter(|address| address.verified)
         .map(|address| &address.key)
         .collect();
-    let open = tx.waiting_at(&verified).await?;
+    let open = tx.pending_invites_at(&verified).await?;
     let dismissed = match admin_id {
         Some(admin_id) => tx.dismissed_by(admin_id).await?,
         None => Vec::new(),
@@ -372,7 +372,7 @@ struct Invitee {
 async fn authenticate(api: &Api, store: &Store, me: &SignedIn) -> Result<Invitee, Problem> {
     me.decides()?;
     let mut tx = store.begin().await?;
-    let known = tx.hold_people(&[&me.clerk_user_id]).await?.into_iter().next();
+    let known = tx.lock_people(&[&me.clerk_user_id]).await?.into_iter().next();
     if known.as_ref().is_some_and(|person| is_fresh(person, tx.now())) || api.app.clerk.is_none() {
         return invitee_of(tx, known);
     }
@@ -401,7 +401,7 @@ async fn authenticate_by_clerk(
         // Deleted in Clerk.
         Ok(None) => None,
         Err(_) => match known {
-            Some(_) => tx.hold_people(&[&me.clerk_user_id]).await?.into_iter().next(),
+            Some(_) => tx.lock_people(&[&me.clerk_user_id]).await?.into_iter().next(),
             None => None,
         },
     };

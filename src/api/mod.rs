@@ -62,7 +62,7 @@ pub fn router(app: &App) -> Router {
     Router::from(for_the_app())
         .layer(limits)
         .merge(pages)
-        .layer(from_fn(in_time))
+        .layer(from_fn(with_timeout))
         .layer(from_fn_with_state(api.clone(), request::layer))
         .with_state(api)
 }
@@ -98,13 +98,13 @@ fn for_pages() -> OpenApiRouter<Api> {
 /// The groups of the documentation.
 mod tag {
     pub(super) const INVITES: &str = "Invites";
-    pub(super) const PLACES: &str = "Organizations and projects";
+    pub(super) const ORGANIZATIONS: &str = "Organizations and projects";
     pub(super) const ME: &str = "The signed-in person";
     pub(super) const LINKS: &str = "Invite links";
 }
 
 /// Answers 503 after the time limit, so that a database that hangs does not hang the client.
-async fn in_time(request: Request, next: Next) -> Response {
+async fn with_timeout(request: Request, next: Next) -> Response {
     let client = request.extensions().get::<ClientTime>().cloned();
     match within(TIME_LIMIT, client, next.run(request)).await {
         Some(response) => response,
@@ -113,7 +113,7 @@ async fn in_time(request: Request, next: Next) -> Response {
 }
 
 /// The browser tells its own console only, and there the reader is not who could change the setting.
-fn tell_of_foreign_page(origin: &HeaderValue, ours: &[String]) {
+fn warn_of_foreign_page(origin: &HeaderValue, ours: &[String]) {
     static REFUSED: Throttle = Throttle::per_minute();
     if let Some(left_out) = REFUSED.admit() {
         let origin: String = String::from_utf8_lossy(origin.as_bytes())
@@ -138,7 +138,7 @@ fn cors(origins: &[String]) -> CorsLayer {
     let is_ours = move |origin: &HeaderValue, _: &Parts| {
         let is_ours = origins.iter().any(|ours| ours.as_bytes() == origin.as_bytes());
         if !is_ours {
-            tell_of_foreign_page(origin, &origins);
+            warn_of_foreign_page(origin, &origins);
         }
         is_ours
     };

@@ -134,7 +134,7 @@ impl From<Member> for MemberJson {
 ///
 /// For apps that don't share the database. The id is yours to choose. What was deleted stays deleted.
 #[utoipa::path(
-    put, path = "/v1/organizations/{id}", tag = tag::PLACES, operation_id = "putOrganization",
+    put, path = "/v1/organizations/{id}", tag = tag::ORGANIZATIONS, operation_id = "putOrganization",
     params(("id" = Uuid, Path, description = "The organization's id", example = example::organization_id)),
     request_body(content = PutOrganization, example = example::put_organization),
     responses(
@@ -172,7 +172,7 @@ pub(super) async fn put_organization(
 /// For apps that don't share the database. The id is yours to choose; its organization must be there. Moving it moves
 /// nobody: whoever is in the project stays in it, and in the organizations that they are in. What was deleted stays deleted.
 #[utoipa::path(
-    put, path = "/v1/projects/{id}", tag = tag::PLACES, operation_id = "putProject",
+    put, path = "/v1/projects/{id}", tag = tag::ORGANIZATIONS, operation_id = "putProject",
     params(("id" = Uuid, Path, description = "The project's id", example = example::project_id)),
     request_body(content = PutProject, example = example::put_project),
     responses(
@@ -227,7 +227,7 @@ fn answered(put: Put) -> Result<(StatusCode, TargetInfo), Problem> {
 ///
 /// In pages, which stay stable while people come and go: follow `next_cursor` until it is null.
 #[utoipa::path(
-    get, path = "/v1/organizations/{id}/members", tag = tag::PLACES, operation_id = "listOrganizationMembers",
+    get, path = "/v1/organizations/{id}/members", tag = tag::ORGANIZATIONS, operation_id = "listOrganizationMembers",
     params(
         ("id" = Uuid, Path, description = "The organization's id", example = example::organization_id),
         ("limit" = Option<u32>, Query, description = "Page size; 100 by default", minimum = 1, maximum = 500),
@@ -258,7 +258,7 @@ pub(super) async fn organization_members(
 /// Those with a role of the project itself. Admins and owners of its organization manage it, too. In pages, which stay
 /// stable while people come and go: follow `next_cursor` until it is null.
 #[utoipa::path(
-    get, path = "/v1/projects/{id}/members", tag = tag::PLACES, operation_id = "listProjectMembers",
+    get, path = "/v1/projects/{id}/members", tag = tag::ORGANIZATIONS, operation_id = "listProjectMembers",
     params(
         ("id" = Uuid, Path, description = "The project's id", example = example::project_id),
         ("limit" = Option<u32>, Query, description = "Page size; 100 by default", minimum = 1, maximum = 500),

@@ -33,7 +33,7 @@ pub async fn accept_candidates(
     roles: &Roles,
 ) -> Result<Accepted, StoreError> {
     // Locked, because a project may be moved while its invite is accepted.
-    let waiting = tx.hold_targets(waiting).await?;
+    let waiting = tx.lock_targets(waiting).await?;
     let waiting: Vec<&InviteCandidate> = waiting.iter().collect();
     let (waiting, refused) = refuse(tx, &waiting, roles).await?;
     let accepted = tx.accept_invites(&waiting).await?;

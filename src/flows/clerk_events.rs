@@ -166,7 +166,7 @@ async fn apply_round(
     let let_in: HashSet<Uuid> = accepted.iter().filter_map(|invite| invite.accepted_by).collect();
     for (svix_id, change) in round {
         let person = change.person().and_then(|id| people.get(id));
-        let was_let_in = person
+        let was_accepted = person
             .and_then(|person| person.admin_id)
             .is_some_and(|id| let_in.contains(&id));
         let is_locked = person
@@ -176,7 +176,7 @@ async fn apply_round(
             outcomes.insert(svix_id.clone(), Outcome::Locked);
             continue;
         }
-        outcomes.insert(svix_id.clone(), outcome(change, person, was_let_in, &active));
+        outcomes.insert(svix_id.clone(), outcome(change, person, was_accepted, &active));
     }
     Ok(())
 }
@@ -198,7 +198,7 @@ async fn learn_people(tx: &mut Tx, round: &[(String, Change)]) -> Result<HashMap
         }
     }
     let mut people = tx.save_people(&profiles).await?;
-    people.extend(tx.hold_people(&named).await?);
+    people.extend(tx.lock_people(&named).await?);
     Ok(people
         .into_iter()
         .map(|person| (person.clerk_user_id.clone(), person))
@@ -275,7 +275,7 @@ async fn delete_people(tx: &mut Tx, round: &[(String, Change)]) -> Result<(), St
     tx.delete_people(&deleted).await
 }
 
-fn outcome(change: &Change, person: Option<&Person>, was_let_in: bool, active: &HashSet<String>) -> Outcome {
+fn outcome(change: &Change, person: Option<&Person>, was_accepted: bool, active: &HashSet<String>) -> Outcome {
     match change {
         Change::SignedIn { session, profile: None } if person.is_none() => {
             Outcome::UserUnknown(session.clerk_user_id.clone())
@@ -286,7 +286,7 @@ fn outcome(change: &Change, person: Option<&Person>, was_let_in: bool, active: &
         Change::SignedIn { session, .. } if !active.contains(&session.clerk_session_id) => {
             Outcome::Done("session already over")
         }
-        Change::Seen(_) | Change::SignedIn { .. } if was_let_in => Outcome::Done("let in"),
+        Change::Seen(_) | Change::SignedIn { .. } if was_accepted => Outcome::Done("accepted"),
         Change::Seen(_) | Change::SignedIn { .. } => Outcome::Done("matched"),
         Change::SignedOut(_) => Outcome::Done("signed out"),
         Change::Deleted(_) => Outcome::Done("deleted"),

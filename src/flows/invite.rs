@@ -276,8 +276,8 @@ async fn carry_out(
             });
         }
     }
-    tx.unmake_invites(&unmade).await?;
-    tx.hold_mails(&held, MailHold::AddressCap).await?;
+    tx.delete_new_invites(&unmade).await?;
+    tx.record_held_mails(&held, MailHold::AddressCap).await?;
     let fresh = tx.refresh_invites(&refreshes).await?;
     let mut fresh: HashMap<Uuid, Invite> = fresh.into_iter().map(|invite| (invite.id, invite)).collect();
     tx.queue_deliveries(&mails).await?;
@@ -336,7 +336,7 @@ impl Surroundings {
         }
         if !projects.is_empty() {
             // Locked, so that they are not moved in the meantime.
-            tx.hold_projects(&projects).await?;
+            tx.lock_projects(&projects).await?;
             let found = tx.projects(&projects).await?;
             targets.extend(found.into_iter().map(|info| (Target::Project(info.id), info)));
         }

@@ -117,9 +117,9 @@ async fn failed<J: Job>(job: &J, context: &Context, at: &At<'_>, error: JobError
     }
 }
 
-/// Up to twice [`BUSY_WAIT`], so that not all jobs are retried at once. `luck` is from 0 to 1.
-fn busy_wait(luck: f64) -> Duration {
-    BUSY_WAIT + BUSY_WAIT.mul_f64(luck)
+/// Up to twice [`BUSY_WAIT`], so that not all jobs are retried at once. `random` is from 0 to 1.
+fn busy_wait(random: f64) -> Duration {
+    BUSY_WAIT + BUSY_WAIT.mul_f64(random)
 }
 
 fn count<J: Job>(ended: &Result<(), Failure>, started: Instant) {

@@ -124,7 +124,7 @@ async fn a_deletion_that_meets_an_accept_leaves_no_membership() {
     app.invite_to_organization(acme, "bob@example.com", "owner").await;
     app.run_jobs().await;
     let mut accepting = app.app.store.begin().await.unwrap();
-    let person = accepting.hold_people(&[&bob.id]).await.unwrap().remove(0);
+    let person = accepting.lock_people(&[&bob.id]).await.unwrap().remove(0);
     let waiting = accepting.invite_candidates(&[person.admin_id.unwrap()]).await.unwrap();
     app.clerk().user_deleted(&bob).await;
     let deleting = app.run_jobs();

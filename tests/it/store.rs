@@ -108,7 +108,7 @@ stories! {
         assert_eq!(found[0].created_at, app.now());
         let refused = tx.put_project(project, project, "Apollo", None).await.unwrap();
         assert_eq!(refused, Put::Refused(PutRefusal::UnknownOrganization));
-        assert_eq!(tx.hold_projects(&[organization, project]).await.unwrap(), [(project, organization)].into());
+        assert_eq!(tx.lock_projects(&[organization, project]).await.unwrap(), [(project, organization)].into());
         let renamed = tx.put_organization(organization, "Acme 2").await.unwrap();
         assert!(matches!(renamed, Put::Changed(place) if place.name == "Acme 2"));
     }
@@ -141,7 +141,7 @@ stories! {
         let (_, _, ada) = set_up(app, &mut tx).await;
         let known = tx.people_by_clerk_id(&["user_ada", "user_nobody"]).await.unwrap();
         assert_eq!(known.len(), 1);
-        assert_eq!(tx.hold_people(&["user_ada", "user_nobody"]).await.unwrap(), known);
+        assert_eq!(tx.lock_people(&["user_ada", "user_nobody"]).await.unwrap(), known);
         assert_eq!((known[0].admin_id, known[0].deleted_at), (Some(ada), None));
         assert_eq!(known[0].clerk_created_at, Some(app.now() - TimeDelta::days(1)));
         assert_eq!(tx.addresses_of_people(&[ada]).await.unwrap()[&ada], "ada@example.com");
@@ -242,7 +242,7 @@ stories! {
         assert_eq!(tx.list_invites(&filter, 10).await.unwrap(), [(invite.id, invite.created_at)]);
         assert_eq!(tx.renew_invite(invite.id, app.now()).await.unwrap(), None, "final");
         let unverified_key = address("ada@unverified.example", true, true).key;
-        assert_eq!(tx.waiting_at(&[&unverified_key]).await.unwrap().len(), 1);
+        assert_eq!(tx.pending_invites_at(&[&unverified_key]).await.unwrap().len(), 1);
         assert!(tx.dismissed_by(ada).await.unwrap().is_empty());
         let views = tx.invite_views(&[invite.id, to_project.id, project]).await.unwrap();
         assert_eq!(views.len(), 2);
@@ -256,8 +256,8 @@ stories! {
         let (organization, _, _) = set_up(app, &mut tx).await;
         let (kept, unmade) = (new_invite(&tx, organization, None, "a@example.com"), new_invite(&tx, organization, None, "b@example.com"));
         tx.save_invites(&[kept.clone(), unmade.clone()]).await.unwrap();
-        tx.unmake_invites(&[unmade.id]).await.unwrap();
-        tx.hold_mails(&[kept.id], MailHold::AddressCap).await.unwrap();
+        tx.delete_new_invites(&[unmade.id]).await.unwrap();
+        tx.record_held_mails(&[kept.id], MailHold::AddressCap).await.unwrap();
         tx.commit().await.unwrap();
         let mut tx = begin(app).await;
         assert_eq!(tx.invite(unmade.id).await.unwrap(), None);

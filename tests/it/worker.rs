@@ -216,7 +216,7 @@ stories! {
         eventually("it waits for its turn", async || running.jobs_are("status = 'Queued'", held).await).await;
         let ada = EmailAddress::parse("ada@example.com").unwrap();
         let mut tx = running.app.store.begin().await.unwrap();
-        let open = tx.waiting_at(&[ada.key()]).await.unwrap();
+        let open = tx.pending_invites_at(&[ada.key()]).await.unwrap();
         assert!(tx.revoke_invite(open[0].invite.id).await.unwrap());
         tx.commit().await.unwrap();
         eventually("it is given up", async || {

@@ -123,7 +123,7 @@ impl Tx {
     }
 
     /// Deletes invites that this transaction created.
-    pub async fn unmake_invites(&mut self, ids: &[Uuid]) -> Result<()> {
+    pub async fn delete_new_invites(&mut self, ids: &[Uuid]) -> Result<()> {
         if ids.is_empty() {
             return Ok(());
         }
@@ -188,7 +188,7 @@ impl Tx {
     }
 
     /// Stores on invites of this transaction why no mail is sent.
-    pub async fn hold_mails(&mut self, ids: &[Uuid], held: MailHold) -> Result<()> {
+    pub async fn record_held_mails(&mut self, ids: &[Uuid], held: MailHold) -> Result<()> {
         if ids.is_empty() {
             return Ok(());
         }

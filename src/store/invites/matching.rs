@@ -68,7 +68,7 @@ impl Tx {
     }
 
     /// The open invites of these addresses for existing targets, oldest first.
-    pub async fn waiting_at(&mut self, keys: &[&EmailKey]) -> Result<Vec<OpenInvite>> {
+    pub async fn pending_invites_at(&mut self, keys: &[&EmailKey]) -> Result<Vec<OpenInvite>> {
         self.open_invites_to(keys.iter().map(|key| key.as_str())).await
     }
 

@@ -38,7 +38,7 @@ impl Tx {
 
     /// Like [`Tx::people_by_clerk_id`], but locks the rows: until this transaction ends, they can't be changed, banned
     /// or deleted. So a decision based on them is still true at the commit.
-    pub async fn hold_people(&mut self, clerk_user_ids: &[&str]) -> Result<Vec<Person>> {
+    pub async fn lock_people(&mut self, clerk_user_ids: &[&str]) -> Result<Vec<Person>> {
         let lock = match self.dialect() {
             Dialect::Postgres => "order by clerk_user_id for update",
             // A writing transaction locks the whole database.

@@ -73,7 +73,7 @@ impl Tx {
             .filter(|id| !fresh.contains(id))
             .collect();
         self.save_addresses(profiles, &applied).await?;
-        let mut people = self.hold_people(&stale).await?;
+        let mut people = self.lock_people(&stale).await?;
         people.extend(applied);
         Ok(people)
     }

@@ -64,7 +64,7 @@ impl Tx {
 
     /// The organizations of these projects, except deleted projects. Locks the projects, so that they can't be moved or
     /// deleted before this transaction ends. In the order of their ids, as every transaction that locks several.
-    pub async fn hold_projects(&mut self, ids: &[Uuid]) -> Result<HashMap<Uuid, Uuid>> {
+    pub async fn lock_projects(&mut self, ids: &[Uuid]) -> Result<HashMap<Uuid, Uuid>> {
         if ids.is_empty() {
             return Ok(HashMap::new());
         }
@@ -84,9 +84,9 @@ impl Tx {
     /// These candidates with the current organization of each project, in which the project stays until this
     /// transaction ends: the membership is given in that one. Candidates for projects that were deleted in the meantime
     /// are left out.
-    pub async fn hold_targets(&mut self, waiting: &[&InviteCandidate]) -> Result<Vec<InviteCandidate>> {
+    pub async fn lock_targets(&mut self, waiting: &[&InviteCandidate]) -> Result<Vec<InviteCandidate>> {
         let projects: Vec<Uuid> = waiting.iter().filter_map(|waiting| waiting.invite.project_id).collect();
-        let organizations_of = self.hold_projects(&projects).await?;
+        let organizations_of = self.lock_projects(&projects).await?;
         let mut moved = Vec::new();
         let mut current = Vec::with_capacity(waiting.len());
         for &waiting in waiting {

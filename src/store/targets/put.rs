@@ -71,7 +71,7 @@ impl Tx {
         let now = self.clock.now();
         let is_ours = |organization: &Uuid| may_use.is_none_or(|may_use| may_use.contains(organization));
         let is_deleted = if is_ours(&organization_id) {
-            self.hold_organization(organization_id).await?
+            self.lock_organization(organization_id).await?
         } else {
             None
         };
@@ -99,7 +99,7 @@ impl Tx {
 
     /// Whether an organization is deleted, if it exists. Locks it, so that it can't be deleted before this transaction
     /// ends; SQLite has only one writer.
-    async fn hold_organization(&mut self, id: Uuid) -> Result<Option<bool>> {
+    async fn lock_organization(&mut self, id: Uuid) -> Result<Option<bool>> {
         let text = format!(
             "select deleted_at is not null from organizations where id = $1 {}",
             held(self.dialect())
