@@ -389,9 +389,10 @@ async fn an_address_outside_ascii_needs_a_server_that_knows_them() {
 async fn a_refusal_says_whether_to_try_again_to_give_up_or_to_call_ops() {
     use Behaviour::{Drop, Reply};
     use SendError::{Account, Bounced, Policy, Rejected, Sender, Temporary};
+    type Case = (Phase, Behaviour, fn(String) -> SendError, &'static str);
     let broken = "the connection ended without a proper reply";
     #[rustfmt::skip]
-    let cases: [(Phase, Behaviour, fn(String) -> SendError, &str); 26] = [
+    let cases: [Case; 26] = [
         (Phase::Greeting, Reply("421 4.3.2 not now"), Temporary, "connecting: 421 4.3.2 not now"),
         (Phase::Greeting, Reply("554 5.3.2 no service"), Account, "connecting: 554 5.3.2 no service"),
         (Phase::Greeting, Reply("HTTP/1.1 400 Bad Request"), Temporary, "connecting: {broken}"),
@@ -420,7 +421,7 @@ async fn a_refusal_says_whether_to_try_again_to_give_up_or_to_call_ops() {
         (Phase::EndOfData, Drop, Temporary, "end of data: {broken}"),
     ];
     // With the commands in one go, and one by one.
-    let both_ways = cases.into_iter().flat_map(|case| [(case.clone(), true), (case, false)]);
+    let both_ways = cases.into_iter().flat_map(|case| [(case, true), (case, false)]);
     for ((phase, behaviour, kind, words), is_pipelining) in both_ways {
         let server = SmtpServer::start_with_login("usher", "secret").await;
         if !is_pipelining {
