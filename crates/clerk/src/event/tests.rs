@@ -292,6 +292,13 @@ fn who_signed_up_by_phone_has_no_address() {
 }
 
 #[test]
+fn a_user_may_have_a_thousand_addresses() {
+    let addresses = vec![address("idn_1", "a@example.com", Value::Null); 1000];
+    let user = user(with(ada(), &[("email_addresses", Value::Array(addresses))]));
+    assert_eq!(user.addresses.len(), 1000);
+}
+
+#[test]
 fn optional_fields_may_be_null_or_missing() {
     let optional = [
         "primary_email_address_id",
