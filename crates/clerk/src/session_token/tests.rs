@@ -558,7 +558,10 @@ async fn a_silent_server_is_given_three_seconds() {
     let start = tokio::time::Instant::now();
     // The paused clock jumps to the time limit once nothing else can happen.
     tokio::time::pause();
-    assert_eq!(verifier.verify(&token, now()).await, Err(TokenError::KeysUnavailable));
+    assert_eq!(
+        tokio::time::timeout(FETCH_TIME_LIMIT * 2, verifier.verify(&token, now())).await,
+        Ok(Err(TokenError::KeysUnavailable))
+    );
     let taken = start.elapsed();
     assert!(taken >= FETCH_TIME_LIMIT && taken < FETCH_TIME_LIMIT * 2, "{taken:?}");
 }
