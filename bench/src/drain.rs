@@ -72,7 +72,7 @@ pub async fn measure(bench: &Bench, kind: Kind, events: usize) -> anyhow::Result
     for (what, rows) in [
         ("memberships", "organization_users where deleted_at is null".to_owned()),
         ("accepted invites", "invites where status = 'accepted'".to_owned()),
-        ("people let in", "usher_events where outcome = 'let in'".to_owned()),
+        ("accepted events", "usher_events where outcome = 'accepted'".to_owned()),
         (
             "jobs done",
             format!(

@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use usher_testkit::process;
 use usher_testkit::smtp::SmtpServer;
 
@@ -124,25 +124,28 @@ pub struct Bench {
     time: Duration,
 }
 
-/// One thread for the load: the other cores are the service's.
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
-    let options = Options::parse();
+/// One thread for the load, one for the mail server: the other cores are the service's.
+fn main() -> anyhow::Result<()> {
+    // Outside of what is awaited: a runtime that is dropped inside another panics, and an error would not be seen.
+    let mail_server = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let load = Builder::new_current_thread().enable_all().build()?;
+    load.block_on(run(&Options::parse(), &mail_server))
+}
+
+async fn run(options: &Options, mail_server: &Runtime) -> anyhow::Result<()> {
     let program = process::program()?;
     // Beside the programs: a folder for temporary files may be in memory, which would make every commit free.
     let folder = tempfile::Builder::new()
         .prefix("bench-")
         .tempdir_in(program.parent().unwrap_or(&program))?;
     let seconds = if options.quick { 0.3 } else { options.seconds };
-    // On a core of its own, as far as there is one.
-    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let bench = Bench {
         home: Home {
             folder: folder.path().to_owned(),
             postgres: options.postgres.clone(),
         },
         program,
-        smtp: runtime.spawn(SmtpServer::start()).await?,
+        smtp: mail_server.spawn(SmtpServer::start()).await?,
         warm_up: Duration::from_secs_f64((seconds / 5.0).min(2.0)),
         time: Duration::from_secs_f64(seconds),
     };
@@ -156,13 +159,12 @@ async fn main() -> anyhow::Result<()> {
         report.add(Measure::MailServer { latencies });
     }
     for database in options.databases() {
-        measure(&bench, &options, database, &mut report).await?;
+        measure(&bench, options, database, &mut report).await?;
     }
     if let Some(path) = &options.json {
         report.write(path)?;
     }
     folder.close()?;
-    runtime.shutdown_background();
     Ok(())
 }
 

@@ -72,6 +72,7 @@ pub async fn responder(bench: &Bench, connections: usize) -> anyhow::Result<Late
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
+    let webhooks = Rc::new(Webhooks::sign(2 * bench.webhooks(connections, None))?);
     let server = Runtime::new()?;
     server.spawn(async move {
         let listener = TcpListener::from_std(listener)?.tap_io(|stream| {
@@ -86,8 +87,7 @@ pub async fn responder(bench: &Bench, connections: usize) -> anyhow::Result<Late
         rate: None,
         status: 200,
     };
-    let webhooks = Rc::new(Webhooks::sign(2 * bench.webhooks(connections, None))?);
-    let seen = load::run(address, webhooks, plan).await?;
+    let seen = load::run(address, webhooks, plan).await;
     server.shutdown_background();
-    Ok(seen.latencies)
+    Ok(seen?.latencies)
 }
