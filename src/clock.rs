@@ -46,3 +46,19 @@ impl Clock {
         Uuid::new_v7(Timestamp::from_unix(NoContext, seconds, now.timestamp_subsec_nanos()))
     }
 }
+
+/// Reads `90m`, `36h` or `7d`: whole minutes, hours or days, at least one.
+#[must_use]
+pub fn parse_duration(text: &str) -> Option<TimeDelta> {
+    let unit = text.chars().last()?;
+    let digits = text
+        .strip_suffix(unit)
+        .filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))?;
+    let number: i64 = digits.parse().ok().filter(|&n| n > 0)?;
+    match unit {
+        'm' => TimeDelta::try_minutes(number),
+        'h' => TimeDelta::try_hours(number),
+        'd' => TimeDelta::try_days(number),
+        _ => None,
+    }
+}

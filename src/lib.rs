@@ -21,6 +21,7 @@ pub mod cli;
 
 pub mod clock;
 pub mod config;
+pub mod fields;
 pub mod flows;
 pub mod invites;
 pub mod jobs;

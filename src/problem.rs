@@ -10,6 +10,7 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
+use crate::fields::FieldError;
 use crate::server::BodyError;
 use crate::store::{self, Conflict, StoreError};
 use usher_base::Throttle;
@@ -88,6 +89,10 @@ codes! {
     NotFound = "not_found", NOT_FOUND, "Not found.";
     /// The path exists, but not with this method; `Allow` lists its methods. On every path.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "This path does not support that method.";
+    /// The person is the only one with the organization's highest role.
+    LastOwner = "last_owner", CONFLICT, "The organization would lose the last member with its highest role. Give that role to somebody else first.";
+    /// The person is banned, locked or deleted in Clerk, so they can't be a member.
+    PersonBlocked = "person_blocked", CONFLICT, "The person is banned, locked or deleted in Clerk.";
     /// The address's owner is already a member with this role or a higher one.
     AlreadyMember = "already_member", CONFLICT, "The address's owner is already a member with this role or a higher one.";
     /// The organization is deleted. Only the app can restore it, in its own tables.
@@ -189,24 +194,6 @@ pub struct Problem {
     /// Whether the transaction conflicted with another one and may succeed when retried.
     #[serde(skip)]
     is_conflict: bool,
-}
-
-/// What is wrong with one field.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct FieldError {
-    /// The field's name in the request; empty for the request as a whole.
-    pub field: String,
-    /// What is wrong with it.
-    pub detail: String,
-}
-
-impl FieldError {
-    pub fn new(field: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self {
-            field: field.into(),
-            detail: detail.into(),
-        }
-    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]

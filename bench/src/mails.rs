@@ -6,13 +6,13 @@ use std::time::Duration;
 use anyhow::ensure;
 use chrono::TimeDelta;
 use serde::Serialize;
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 use usher::clock::Clock;
-use usher::flows::{self, Invitation, Target};
-use usher::invites::Acceptance;
-use usher::invites::email::EmailAddress;
+use usher::flows::{self, InviteRules, ReadRequest};
+use usher::invites::InviteRequest;
 use usher::invites::limits::MailCaps;
 use usher::invites::roles::Roles;
 use usher::store::Store;
@@ -153,22 +153,21 @@ async fn invite(database: &Database, count: usize) -> anyhow::Result<()> {
     let mut tx = store.begin().await?;
     let organization = tx.new_id();
     tx.put_organization(organization, "Bench").await?;
-    let invitations = (0..count).map(|number| {
-        Ok(Invitation {
-            target: Target::Organization(organization),
-            email: EmailAddress::parse(&webhooks::email(number))?,
-            role: "member".to_owned(),
-            invited_by: None,
-            expires_in: TimeDelta::days(7),
-            acceptance: Acceptance::Default,
-            locale: None,
-            message: None,
+    let roles = Roles::default();
+    let rules = InviteRules {
+        roles: &roles,
+        caps: NO_CAPS,
+        ttl: TimeDelta::days(7),
+    };
+    let requests: Vec<ReadRequest> = (0..count)
+        .map(|number| {
+            let body = json!({ "organization_id": organization, "email": webhooks::email(number), "role": "member" });
+            InviteRequest::parse(body, &roles)
         })
-    });
-    let invitations = invitations.collect::<anyhow::Result<Vec<_>>>()?;
-    for some in invitations.chunks(500) {
-        let answers = flows::invite(&mut tx, some, &Roles::default(), NO_CAPS, None).await?;
-        ensure!(answers.iter().all(Result::is_ok), "an invitation was refused");
+        .collect();
+    for some in requests.chunks(500) {
+        let answers = flows::invite(&mut tx, some, &rules, None).await?;
+        ensure!(answers.iter().all(Result::is_ok), "an invite was refused");
     }
     tx.commit().await?;
     store.close().await;

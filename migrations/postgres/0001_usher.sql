@@ -765,6 +765,18 @@ end
 $$;
 comment on function usher_manages_organization is 'Whether an organization role counts as the highest role in the organization''s projects.';
 
+-- Read by Tx::live_people, too.
+create function usher_inviter(named_id uuid, clerk_user_id text) returns uuid language plpgsql stable as $$
+#variable_conflict use_variable
+begin
+    return coalesce(
+        (select a.id from admins a where a.id = named_id and a.deleted_at is null),
+        (select a.id from admins a where a.external_id = clerk_user_id and a.deleted_at is null
+            order by a.created_at, a.id limit 1));
+end
+$$;
+comment on function usher_inviter is 'Who an admin''s id or a Clerk user id means; of several members with one Clerk account the oldest.';
+
 -- As InviterFacts::obstacle in src/invites/accept.rs says it.
 create function usher_inviter_obstacle(inviter uuid, home uuid, project uuid, wanted text) returns text language plpgsql stable as $$
 #variable_conflict use_variable
@@ -885,7 +897,7 @@ begin
     if organization is null and project is null then
         perform usher_refuse_field('organization_id', 'is missing; give organization_id or project_id');
     elsif organization is not null and project is not null then
-        perform usher_refuse_field('project_id', 'must not stand beside organization_id');
+        perform usher_refuse_field('project_id', 'can''t be given together with organization_id');
     end if;
     asked_key := usher_email_key(asked);
     if wanted is null or wanted = '' then
@@ -922,21 +934,17 @@ begin
         where p.id = project and p.deleted_at is null;
     end if;
     if home is null then
-        perform usher_refuse_field(place, 'names nothing that is there');
+        perform usher_refuse_field(place, 'does not exist');
     end if;
     if array_position(ladder, wanted) is null then
         perform usher_refuse_field('role', 'must be one of ' || array_to_string(ladder, ', '));
     end if;
 
     if inviter_name is not null then
-        if inviter_name like 'user\_%' then
-            select a.id into inviter from admins a where a.external_id = inviter_name and a.deleted_at is null
-            order by a.created_at, a.id limit 1;
-        else
-            select a.id into inviter from admins a where a.id = inviter_name::uuid and a.deleted_at is null;
-        end if;
+        inviter := case when inviter_name like 'user\_%' then usher_inviter(null, inviter_name)
+            else usher_inviter(inviter_name::uuid, null) end;
         if inviter is null then
-            perform usher_refuse_field('invited_by', 'names no known person');
+            perform usher_refuse_field('invited_by', 'is not a known person');
         end if;
         if exists (select from usher_addresses a where a.verified and a.email_key = asked_key and a.admin_id = inviter) then
             perform usher_refuse_field('email', 'is the inviter''s own address');

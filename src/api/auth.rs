@@ -53,8 +53,8 @@ impl AppClient {
     }
 
     /// Counts a batch against the rate limit.
-    pub(super) fn pay_for(&self, api: &Api, items: usize) -> Result<(), Problem> {
-        api.limits.batch(self.name(), items, &self.cell)
+    pub(super) fn pay_for(&self, api: &Api, field: &str, items: usize) -> Result<(), Problem> {
+        api.limits.batch(self.name(), field, items, &self.cell)
     }
 
     pub(super) fn name(&self) -> &str {

@@ -55,6 +55,55 @@ pub(super) fn members() -> Value {
     }], "next_cursor": null })
 }
 
+pub(super) fn put_organization_member() -> Value {
+    json!({ "role": "admin" })
+}
+
+pub(super) fn organization_member() -> Value {
+    json!({
+        "admin_id": GRACE, "clerk_user_id": "user_2ada", "email": "ada@example.com", "name": "Ada Lovelace",
+        "role": "admin", "since": MADE,
+    })
+}
+
+pub(super) fn put_project_member() -> Value {
+    json!({ "role": "editor" })
+}
+
+pub(super) fn project_member() -> Value {
+    json!({
+        "admin_id": GRACE, "clerk_user_id": "user_2ada", "email": "ada@example.com", "name": "Ada Lovelace",
+        "role": "editor", "since": MADE,
+    })
+}
+
+pub(super) fn member_batch() -> Value {
+    json!({ "members": [
+        { "organization_id": ACME, "clerk_user_id": "user_2ada", "role": "admin" },
+        { "project_id": APOLLO, "clerk_user_id": "user_2ada", "role": "emperor" },
+    ] })
+}
+
+pub(super) fn member_batch_answer() -> Value {
+    json!({ "results": [
+        { "status": 201 },
+        { "status": 422, "problem": {
+            "status": 422, "code": "invalid_request", "title": "The request is not valid.",
+            "errors": [{ "pointer": "/role", "detail": "must be one of support, client, editor, admin" }],
+        } },
+    ] })
+}
+
+pub(super) fn memberships() -> Value {
+    json!({ "items": [
+        { "organization": { "id": ACME, "name": "Acme" }, "role": "admin", "since": MADE },
+        {
+            "organization": { "id": ACME, "name": "Acme" }, "project": { "id": APOLLO, "name": "Apollo" },
+            "role": "editor", "since": MADE,
+        },
+    ] })
+}
+
 pub(super) fn create_invite() -> Value {
     json!({ "organization_id": ACME, "email": "ada@example.com", "role": "member", "invited_by": "user_2grace" })
 }
@@ -127,7 +176,7 @@ pub(super) fn batch_answer() -> Value {
         { "status": 201, "invite": new_invite() },
         { "status": 422, "problem": {
             "status": 422, "code": "invalid_request", "title": "The request is not valid.",
-            "errors": [{ "field": "role", "detail": "must be one of member, admin, owner" }],
+            "errors": [{ "pointer": "/role", "detail": "must be one of member, admin, owner" }],
         }},
     ]})
 }

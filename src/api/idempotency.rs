@@ -130,9 +130,11 @@ impl Repeated {
             Some(outcomes) => outcomes.iter().filter_map(|outcome| outcome.invite).all(may_see),
             None => client.organizations().is_none(),
         };
-        let answer = self.answer.clone().filter(|_| sees_all)?;
-        let status = self.status;
-        Some(Kept { status, answer })
+        Some(Kept {
+            status: self.status,
+            answer: self.answer.clone().filter(|_| sees_all)?,
+            invite: self.outcomes().first().and_then(|outcome| outcome.invite),
+        })
     }
 }
 
@@ -140,12 +142,15 @@ impl Repeated {
 pub(super) struct Kept {
     pub status: i32,
     pub answer: String,
+    /// The first invite in it.
+    pub invite: Option<Uuid>,
 }
 
 impl Kept {
-    pub(super) fn json(status: u16, body: &impl Serialize) -> Result<Self, Problem> {
+    pub(super) fn json(status: u16, body: &impl Serialize, invite: Option<Uuid>) -> Result<Self, Problem> {
         Ok(Self {
             status: status.into(),
+            invite,
             answer: serde_json::to_string(body).map_err(|_| Problem::internal())?,
         })
     }

@@ -16,7 +16,8 @@ use tokio::sync::Semaphore;
 
 use super::Api;
 use crate::app::App;
-use crate::problem::{Code, FieldError, Problem};
+use crate::fields::FieldError;
+use crate::problem::{Code, Problem};
 use crate::rate_limit::{Limiter, RateLimit, RateLimitStatus};
 use crate::store::PoolName;
 
@@ -77,7 +78,7 @@ impl Limits {
 
     /// What a batch costs beside its one call: as many calls as it has items. One that no bucket could ever pay for is
     /// refused.
-    pub(super) fn batch(&self, name: &str, items: usize, cell: &StatusCell) -> Result<(), Problem> {
+    pub(super) fn batch(&self, name: &str, field: &str, items: usize, cell: &StatusCell) -> Result<(), Problem> {
         let Some(limiter) = &self.keys else { return Ok(()) };
         let items = u32::try_from(items).unwrap_or(u32::MAX);
         let most = limiter.limit().calls();
@@ -86,7 +87,7 @@ impl Limits {
                 "must have at most {most} items: each is a call, and the key has {}",
                 limiter.limit()
             );
-            return Err(Problem::invalid(vec![FieldError::new("invites", detail)]));
+            return Err(Problem::invalid(vec![FieldError::new(field, detail)]));
         }
         match NonZeroU32::new(items.saturating_sub(1)) {
             Some(more) => answer("key", limiter.check_many(&name.to_owned(), more), cell),

@@ -11,13 +11,15 @@ use uuid::Uuid;
 
 use super::Api;
 use super::auth::{AppClient, SignedIn};
-use super::body::{Fields, Id, Segment, is_clerk_user_id};
+use super::body::{Id, Segment};
 use super::invites::invite_json;
 use super::view::InviteJson;
 use super::{example, tag};
+use crate::fields::{Fields, body, text};
 use crate::flows::{Accepted, accept_candidates, profile_of};
 use crate::invites::accept::Obstacle;
 use crate::invites::email::EmailKey;
+use crate::invites::is_clerk_user_id;
 use crate::invites::matching;
 use crate::invites::roles::Roles;
 use crate::invites::token::LinkClaim;
@@ -216,13 +218,12 @@ async fn accept_one(api: &Api, store: Store, me: &SignedIn, id: Uuid) -> Result<
     accept_invite(api, invitee, &invite).await
 }
 
-/// The token of an invite link.
-#[derive(ToSchema)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "the schema of what `accept_by_token` reads field by field")]
-pub(super) struct AcceptByToken {
-    /// The token from the mail's link.
-    token: String,
+body! {
+    /// The token of an invite link.
+    pub(super) struct AcceptByToken {
+        /// The token from the mail's link.
+        token: String = required(text),
+    }
 }
 
 /// Accept by link
@@ -243,10 +244,8 @@ pub(super) async fn accept_by_token(
     me: SignedIn,
     mut fields: Fields,
 ) -> Result<Json<InviteJson>, Problem> {
-    let token = fields.required("token", |value| {
-        value.as_str().map(str::to_owned).ok_or("must be a string".to_owned())
-    });
-    let token = fields.finish(token)?;
+    let body = AcceptByToken::read(&mut fields);
+    let token = fields.finish(body).map_err(Problem::invalid)?.token;
     let claim = api.app.token_key.verify(&token).ok_or_else(Problem::not_found)?;
     let store = &api.app.store;
     store

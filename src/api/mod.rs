@@ -8,6 +8,7 @@ mod invites;
 mod limits;
 mod links;
 mod me;
+mod members;
 mod organizations;
 mod request;
 mod view;
@@ -76,10 +77,12 @@ pub fn openapi() -> OpenApi {
 /// Called by the app, with its API key.
 fn for_the_app() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
-        .routes(routes!(organizations::put_organization))
-        .routes(routes!(organizations::organization_members))
-        .routes(routes!(organizations::put_project))
-        .routes(routes!(organizations::project_members))
+        .routes(routes!(
+            organizations::put_organization,
+            organizations::delete_organization
+        ))
+        .routes(routes!(organizations::put_project, organizations::delete_project))
+        .merge(members::for_the_app())
         .merge(invites::routes())
         .routes(routes!(me::list_of))
 }
@@ -93,12 +96,14 @@ fn for_pages() -> OpenApiRouter<Api> {
         .routes(routes!(me::accept))
         .routes(routes!(me::decline))
         .routes(routes!(me::dismiss))
+        .merge(members::for_pages())
 }
 
 /// The groups of the documentation.
 mod tag {
     pub(super) const INVITES: &str = "Invites";
     pub(super) const ORGANIZATIONS: &str = "Organizations and projects";
+    pub(super) const MEMBERS: &str = "Members";
     pub(super) const ME: &str = "The signed-in person";
     pub(super) const LINKS: &str = "Invite links";
 }
@@ -145,7 +150,7 @@ fn cors(origins: &[String]) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(is_ours))
         .allow_credentials(true)
-        .allow_methods([Method::GET, Method::POST])
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
         .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE])
         .expose_headers([header::RETRY_AFTER, limits::POLICY, limits::STANDING])
         .max_age(PREFLIGHT_AGE)

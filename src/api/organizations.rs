@@ -1,30 +1,25 @@
-//! Organizations and projects, for apps that don't share the database, and who is in them.
+//! Organizations and projects, for apps that don't share the database.
 
 use axum::Json;
-use axum::extract::{RawQuery, State};
+use axum::extract::State;
 use axum::http::StatusCode;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::FutureExt as _;
 use serde::Serialize;
-use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Api;
 use super::auth::AppClient;
-use super::body::{Fields, Id, line, page_limit, uuid};
-use super::view::{Rfc3339, full_name};
+use super::body::Id;
+use super::view::Rfc3339;
 use super::{example, tag};
-use crate::problem::{Code, FieldError, Problem};
-use crate::store::{Member, Put, PutRefusal, TargetInfo};
+use crate::fields::{FieldError, Fields, body, line, uuid};
+use crate::invites::Target;
+use crate::problem::{Code, Problem};
+use crate::store::{Put, PutRefusal, TargetInfo};
 
 /// Characters.
 const MAX_NAME: usize = 200;
-/// Members on a page, unless the caller says otherwise.
-const PAGE: u32 = 100;
-/// At most.
-const MAX_PAGE: u32 = 500;
 
 /// An organization that was made or renamed.
 #[derive(Serialize, ToSchema)]
@@ -56,77 +51,31 @@ pub(super) struct ProjectJson {
     updated_at: Rfc3339,
 }
 
-/// Somebody who is in.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Member)]
-pub(super) struct MemberJson {
-    /// The id in `admins`.
-    admin_id: Uuid,
-    /// Clerk's id of the person.
-    #[schema(required)]
-    clerk_user_id: Option<String>,
-    /// Their primary address.
-    #[schema(required)]
-    email: Option<String>,
-    /// First and last name, as far as there are any.
-    #[schema(required)]
-    name: Option<String>,
-    /// Their role here.
-    role: String,
-    /// Since when they are in.
-    since: Rfc3339,
+body! {
+    /// What an organization shall be called.
+    pub(super) struct PutOrganization {
+        /// One line, of which something can be seen. usher answers it as it is: whoever shows it escapes it.
+        #[schema(
+            min_length = 1,
+            max_length = 200,
+            pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*[^\u0000-\u001f\u007f-\u009f\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffc][^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$"
+        )]
+        name: String = required(line(MAX_NAME)),
+    }
 }
 
-/// A page of those who are in, without those who were removed.
-#[derive(Serialize, ToSchema)]
-pub(super) struct Members {
-    /// The members, in the order of their `admin_id`.
-    items: Vec<MemberJson>,
-    /// The `cursor` of the next page; null on the last one.
-    #[schema(required)]
-    next_cursor: Option<String>,
-}
-
-/// What an organization shall be called.
-#[derive(ToSchema)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "the schema of what `put_organization` reads field by field")]
-pub(super) struct PutOrganization {
-    /// One line, of which something can be seen. usher answers it as it is: whoever shows it escapes it.
-    #[schema(
-        min_length = 1,
-        max_length = 200,
-        pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*[^\u0000-\u001f\u007f-\u009f\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffc][^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$"
-    )]
-    name: String,
-}
-
-/// What a project shall be called, and where it belongs.
-#[derive(ToSchema)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "the schema of what `put_project` reads field by field")]
-pub(super) struct PutProject {
-    /// The organization that it belongs to; another one moves it.
-    organization_id: Uuid,
-    /// One line, of which something can be seen. usher answers it as it is: whoever shows it escapes it.
-    #[schema(
-        min_length = 1,
-        max_length = 200,
-        pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*[^\u0000-\u001f\u007f-\u009f\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffc][^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$"
-    )]
-    name: String,
-}
-
-impl From<Member> for MemberJson {
-    fn from(member: Member) -> Self {
-        Self {
-            admin_id: member.admin_id,
-            clerk_user_id: member.clerk_user_id,
-            email: member.email,
-            name: full_name(member.first_name.as_deref(), member.last_name.as_deref()),
-            role: member.role,
-            since: Rfc3339(member.since),
-        }
+body! {
+    /// What a project shall be called, and where it belongs.
+    pub(super) struct PutProject {
+        /// The organization that it belongs to; another one moves it.
+        organization_id: Uuid = required(uuid),
+        /// One line, of which something can be seen. usher answers it as it is: whoever shows it escapes it.
+        #[schema(
+            min_length = 1,
+            max_length = 200,
+            pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*[^\u0000-\u001f\u007f-\u009f\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffc][^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$"
+        )]
+        name: String = required(line(MAX_NAME)),
     }
 }
 
@@ -151,8 +100,8 @@ pub(super) async fn put_organization(
     mut fields: Fields,
 ) -> Result<(StatusCode, Json<OrganizationJson>), Problem> {
     client.must_use(id)?;
-    let name = fields.required("name", line(MAX_NAME));
-    let name = fields.finish(name)?;
+    let body = PutOrganization::read(&mut fields);
+    let name = fields.finish(body).map_err(Problem::invalid)?.name;
     let store = client.store(&api, 1);
     let put = store
         .transaction(name, |tx, name| tx.put_organization(id, name).boxed())
@@ -188,9 +137,8 @@ pub(super) async fn put_project(
     Id(id): Id,
     mut fields: Fields,
 ) -> Result<(StatusCode, Json<ProjectJson>), Problem> {
-    let organization_id = fields.required("organization_id", uuid);
-    let name = fields.required("name", line(MAX_NAME));
-    let (organization_id, name) = fields.finish(organization_id.zip(name))?;
+    let body = PutProject::read(&mut fields);
+    let PutProject { organization_id, name } = fields.finish(body).map_err(Problem::invalid)?;
     let store = client.store(&api, 1);
     let put = store
         .transaction((&client, &name), |tx, (client, name)| {
@@ -223,96 +171,55 @@ fn answered(put: Put) -> Result<(StatusCode, TargetInfo), Problem> {
     }
 }
 
-/// Who is in an organization
+/// Delete an organization
 ///
-/// In pages, which stay stable while people come and go: follow `next_cursor` until it is null.
+/// Its memberships end, its open invites and those into its projects are revoked, and its projects are deleted with it.
+/// Deleting it again changes nothing.
 #[utoipa::path(
-    get, path = "/v1/organizations/{id}/members", tag = tag::ORGANIZATIONS, operation_id = "listOrganizationMembers",
-    params(
-        ("id" = Uuid, Path, description = "The organization's id", example = example::organization_id),
-        ("limit" = Option<u32>, Query, description = "Page size; 100 by default", minimum = 1, maximum = 500),
-        ("cursor" = Option<String>, Query, description = "The `next_cursor` of the previous page"),
-    ),
-    responses((status = 200, description = "A page of its members", body = Members, example = example::members)),
+    delete, path = "/v1/organizations/{id}", tag = tag::ORGANIZATIONS, operation_id = "deleteOrganization",
+    params(("id" = Uuid, Path, description = "The organization's id", example = example::organization_id)),
+    responses((status = 204, description = "It is deleted")),
     security(("api_key" = [])),
-    extensions(("x-problems" = json!([Code::NotFound, Code::InvalidRequest])))
+    extensions(("x-problems" = json!([Code::NotFound])))
 )]
-pub(super) async fn organization_members(
+pub(super) async fn delete_organization(
     State(api): State<Api>,
     client: AppClient,
     Id(id): Id,
-    RawQuery(query): RawQuery,
-) -> Result<Json<Members>, Problem> {
+) -> Result<StatusCode, Problem> {
     client.must_use(id)?;
-    let page = MemberPage::asked(query.as_deref())?;
-    let mut tx = api.app.store.read().await?;
-    if tx.organizations(&[id]).await?.is_empty() {
-        return Err(Problem::not_found());
-    }
-    let found = tx.organization_members(id, page.after, page.limit + 1).await?;
-    Ok(Json(page.of(found)))
+    delete(&api, &client, Target::Organization(id)).await
 }
 
-/// Who is in a project
+/// Delete a project
 ///
-/// Those with a role of the project itself. Admins and owners of its organization manage it, too. In pages, which stay
-/// stable while people come and go: follow `next_cursor` until it is null.
+/// Its memberships end, and its open invites are revoked. Deleting it again changes nothing.
 #[utoipa::path(
-    get, path = "/v1/projects/{id}/members", tag = tag::ORGANIZATIONS, operation_id = "listProjectMembers",
-    params(
-        ("id" = Uuid, Path, description = "The project's id", example = example::project_id),
-        ("limit" = Option<u32>, Query, description = "Page size; 100 by default", minimum = 1, maximum = 500),
-        ("cursor" = Option<String>, Query, description = "The `next_cursor` of the previous page"),
-    ),
-    responses((status = 200, description = "A page of its members", body = Members, example = example::members)),
+    delete, path = "/v1/projects/{id}", tag = tag::ORGANIZATIONS, operation_id = "deleteProject",
+    params(("id" = Uuid, Path, description = "The project's id", example = example::project_id)),
+    responses((status = 204, description = "It is deleted")),
     security(("api_key" = [])),
-    extensions(("x-problems" = json!([Code::NotFound, Code::InvalidRequest])))
+    extensions(("x-problems" = json!([Code::NotFound])))
 )]
-pub(super) async fn project_members(
+pub(super) async fn delete_project(
     State(api): State<Api>,
     client: AppClient,
     Id(id): Id,
-    RawQuery(query): RawQuery,
-) -> Result<Json<Members>, Problem> {
-    let mut tx = api.app.store.read().await?;
-    let project = tx.projects(&[id]).await?.into_iter().next();
-    client.must_use(project.ok_or_else(Problem::not_found)?.organization_id)?;
-    let page = MemberPage::asked(query.as_deref())?;
-    let found = tx.project_members(id, page.after, page.limit + 1).await?;
-    Ok(Json(page.of(found)))
+) -> Result<StatusCode, Problem> {
+    delete(&api, &client, Target::Project(id)).await
 }
 
-/// Which page of members is asked for.
-struct MemberPage {
-    after: Option<Uuid>,
-    limit: u32,
-}
-
-impl MemberPage {
-    fn asked(query: Option<&str>) -> Result<Self, Problem> {
-        let mut fields = Fields::of_query(query)?;
-        let limit = fields.optional("limit", page_limit(MAX_PAGE));
-        let after = fields.optional("cursor", read_cursor);
-        let limit = fields.finish(Some(limit))?.unwrap_or(PAGE);
-        Ok(Self { after, limit })
+async fn delete(api: &Api, client: &AppClient, target: Target) -> Result<StatusCode, Problem> {
+    let store = client.store(api, 1);
+    let within = client.organizations();
+    let is_known = store
+        .transaction((target, within), |tx, (target, within)| {
+            tx.end_target(*target, *within).boxed()
+        })
+        .await?;
+    if is_known {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(Problem::not_found())
     }
-
-    /// The page, out of the members that were found: one more than asked for tells that there is a next one.
-    fn of(&self, mut found: Vec<Member>) -> Members {
-        let has_more = found.len() > self.limit as usize;
-        found.truncate(self.limit as usize);
-        let last = found.last().filter(|_| has_more);
-        Members {
-            next_cursor: last.map(|member| URL_SAFE_NO_PAD.encode(member.admin_id)),
-            items: found.into_iter().map(MemberJson::from).collect(),
-        }
-    }
-}
-
-fn read_cursor(value: Value) -> Result<Uuid, String> {
-    value
-        .as_str()
-        .and_then(|text| URL_SAFE_NO_PAD.decode(text).ok())
-        .and_then(|bytes| Uuid::from_slice(&bytes).ok())
-        .ok_or_else(|| "must be the next_cursor of an earlier answer".to_owned())
 }

@@ -24,11 +24,11 @@ impl Serialize for Rfc3339 {
 /// An organization or a project.
 #[derive(Clone, Serialize, ToSchema)]
 #[schema(as = Place)]
-struct Named {
+pub(super) struct Named {
     /// The id.
-    id: Uuid,
+    pub id: Uuid,
     /// The name.
-    name: String,
+    pub name: String,
 }
 
 /// The inviter.

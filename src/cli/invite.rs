@@ -2,43 +2,40 @@
 
 use anstream::println;
 use anyhow::bail;
-use chrono::TimeDelta;
 use futures::FutureExt as _;
-use uuid::Uuid;
+use serde_json::json;
 
 use super::{existing_database, report};
 use crate::config::Config;
-use crate::flows::{self, Invitation, Invited, Refusal, Target};
-use crate::invites::Acceptance;
-use crate::invites::email::EmailAddress;
-use crate::invites::limits::{MAX_TTL, MailHold};
-use crate::store::{PersonRef, Tx};
+use crate::flows::{self, Invited, ReadRequest, Refusal};
+use crate::invites::InviteRequest;
+use crate::invites::limits::MailHold;
+use crate::problem::Code;
+use crate::store::Tx;
 
 /// Invite an address into an organization or a project, by the rules of the API. A running worker sends the mail.
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("target").required(true).args(["organization", "project"]))]
 pub struct InviteSomebody {
     /// Their address.
-    #[arg(value_parser = EmailAddress::parse)]
-    email: EmailAddress,
+    email: String,
     /// The organization to invite into.
     #[arg(long, value_name = "UUID")]
-    organization: Option<Uuid>,
+    organization: Option<String>,
     /// The project to invite into.
     #[arg(long, value_name = "UUID")]
-    project: Option<Uuid>,
+    project: Option<String>,
     /// The role that the invite gives.
     #[arg(long)]
-    role: String,
+    role: Option<String>,
     /// The inviter: an admin's id or a Clerk user id. Default: none, as for an invite by the app itself.
     #[arg(long, value_name = "ID")]
     invited_by: Option<String>,
     /// How long the invite is valid, such as 7d. Default: `INVITE_TTL`.
-    #[arg(long, value_name = "DURATION", value_parser = report::age)]
-    expires_in: Option<TimeDelta>,
+    #[arg(long, value_name = "DURATION")]
+    expires_in: Option<String>,
     /// Whether it is accepted automatically: auto does, ask shows the banner, default follows `AUTO_ACCEPT`.
-    #[arg(long, default_value = "default", value_parser = str::parse::<Acceptance>)]
-    acceptance: Acceptance,
+    #[arg(long, default_value = "default")]
+    acceptance: String,
     /// The language of the mail, such as pt-BR.
     #[arg(long)]
     locale: Option<String>,
@@ -49,35 +46,19 @@ pub struct InviteSomebody {
 
 impl InviteSomebody {
     pub(super) async fn run(self, config: Config) -> anyhow::Result<()> {
-        let target = match (self.organization, self.project) {
-            (Some(id), _) => Target::Organization(id),
-            (None, Some(id)) => Target::Project(id),
-            (None, None) => bail!("invite into what? Give --organization or --project"),
-        };
-        let expires_in = self.expires_in.unwrap_or(config.invite_ttl);
-        if expires_in > MAX_TTL {
-            bail!("--expires-in must be at most 30d");
-        }
-        let invitation = Invitation {
-            target,
-            email: self.email,
-            role: self.role,
-            invited_by: self.invited_by.map(|id| match id.parse() {
-                Ok(id) => PersonRef::Admin(id),
-                Err(_) => PersonRef::Clerk(id),
-            }),
-            expires_in,
-            acceptance: self.acceptance,
-            locale: self.locale,
-            message: self.message,
-        };
+        let body = json!({
+            "organization_id": self.organization, "project_id": self.project, "email": self.email, "role": self.role,
+            "invited_by": self.invited_by, "expires_in": self.expires_in, "acceptance": self.acceptance,
+            "locale": self.locale, "message": self.message,
+        });
+        let request = InviteRequest::parse(body, &config.roles);
         let store = existing_database(config.database_url.expose()).await?;
         if !store.is_migrated().await.unwrap_or(false) {
             bail!("the schema is not the one that this version works with, or there is none: run usher migrate");
         }
         let invited = store
-            .transaction((&invitation, &config), |tx, (invitation, config)| {
-                invite_in(tx, invitation, config).boxed()
+            .transaction((&request, &config), |tx, (request, config)| {
+                invite_in(tx, request, config).boxed()
             })
             .await?;
         store.close().await;
@@ -99,27 +80,25 @@ fn why_held(held: MailHold) -> &'static str {
     }
 }
 
-async fn invite_in(tx: &mut Tx, invitation: &Invitation, config: &Config) -> anyhow::Result<Invited> {
-    let (set, caps) = (std::slice::from_ref(invitation), config.mail_caps);
-    match flows::invite(tx, set, &config.roles, caps, None).await?.pop() {
+async fn invite_in(tx: &mut Tx, request: &ReadRequest, config: &Config) -> anyhow::Result<Invited> {
+    match flows::invite(tx, std::slice::from_ref(request), &config.into(), None)
+        .await?
+        .pop()
+    {
         Some(Ok(invited)) => Ok(invited),
-        Some(Err(refusal)) => bail!("{}", why(refusal)),
+        Some(Err(refusal)) => Err(why(refusal)),
         None => bail!("no invite was made"),
     }
 }
 
-fn why(refusal: Refusal) -> &'static str {
-    match refusal {
-        Refusal::UnknownTarget => "the organization or project does not exist",
-        Refusal::UnknownRole => "the role is on no order there: see ORGANIZATION_ROLES and PROJECT_ROLES",
-        Refusal::UnknownInviter => "--invited-by names no known person",
-        Refusal::RoleAboveInviter => "the inviter may not give this role there",
-        Refusal::InviterBlocked => "the inviter is banned or locked in Clerk",
-        Refusal::OwnAddress => "the address is the inviter's own",
-        Refusal::TooManyMails => {
-            "the inviter, or the organization, has no invite mails left today: see MAIL_CAP_INVITER and \
-             MAIL_CAP_ORGANIZATION, or come again after midnight UTC"
-        }
-        Refusal::AlreadyMember => "the address's owner is in already, with this role or a higher one",
-    }
+/// In the words of the API.
+fn why(refusal: Refusal) -> anyhow::Error {
+    let code = match refusal {
+        Refusal::Invalid(errors) => return report::field_errors(&errors, Some("email")),
+        Refusal::RoleAboveInviter => Code::RoleAboveInviter,
+        Refusal::InviterBlocked => Code::InviterBlocked,
+        Refusal::AlreadyMember => Code::AlreadyMember,
+        Refusal::TooManyMails => Code::DailyMailCap,
+    };
+    anyhow::anyhow!("{} ({})", code.title(), code.as_str())
 }

@@ -8,10 +8,10 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::report;
-use crate::invites::email::EmailAddress;
+use crate::fields::Fields;
 use crate::invites::roles::Roles;
-use crate::invites::{Invite, Status};
-use crate::store::{DeliveryStatus, DeliveryView, InviteFilter, InviteView, Store, StoreError, Tx};
+use crate::invites::{Invite, InviteFilter, Status};
+use crate::store::{DeliveryStatus, DeliveryView, InviteView, Store, StoreError, Tx};
 
 /// List invites, or show the history of one.
 #[derive(Debug, clap::Subcommand)]
@@ -40,17 +40,35 @@ pub enum Invites {
 #[derive(Debug, Clone, clap::Args)]
 pub struct Selection {
     /// Only invites to this address.
-    #[arg(long, value_name = "ADDRESS", value_parser = EmailAddress::parse)]
-    email: Option<EmailAddress>,
+    #[arg(long, value_name = "ADDRESS")]
+    email: Option<String>,
     /// Only invites with this status: pending, accepted, declined, revoked or expired.
-    #[arg(long, value_parser = str::parse::<Status>)]
-    status: Option<Status>,
+    #[arg(long)]
+    status: Option<String>,
     /// Only invites into this organization and its projects.
     #[arg(long, value_name = "UUID")]
-    organization: Option<Uuid>,
+    organization: Option<String>,
     /// Only invites into this project.
     #[arg(long, value_name = "UUID")]
-    project: Option<Uuid>,
+    project: Option<String>,
+    /// Only invites by this person: an admin's id or a Clerk user id.
+    #[arg(long, value_name = "ID")]
+    invited_by: Option<String>,
+}
+
+impl Selection {
+    /// Reads it as the API reads a query.
+    fn filter(self) -> anyhow::Result<InviteFilter> {
+        let given = json!({
+            "email": self.email, "status": self.status, "organization_id": self.organization,
+            "project_id": self.project, "invited_by": self.invited_by,
+        });
+        let mut fields = Fields::of(given).map_err(|errors| report::field_errors(&errors, None))?;
+        let filter = InviteFilter::read(&mut fields);
+        fields
+            .finish(Some(filter))
+            .map_err(|errors| report::field_errors(&errors, None))
+    }
 }
 
 impl Invites {
@@ -99,16 +117,10 @@ impl Line {
 }
 
 async fn list(store: &Store, selection: Selection, limit: u32, as_json: bool) -> anyhow::Result<()> {
-    let filter = InviteFilter {
-        organization_id: selection.organization,
-        project_id: selection.project,
-        email: selection.email.map(|email| email.key().clone()),
-        status: selection.status,
-        ..InviteFilter::default()
-    };
+    let filter = selection.filter()?;
     let now = store.now();
     let mut tx = store.read().await?;
-    let page = tx.list_invites(&filter, limit).await?;
+    let page = tx.list_invites(&filter, None, None, limit).await?;
     let ids: Vec<Uuid> = page.into_iter().map(|(id, _)| id).collect();
     let views = tx.invite_views(&ids).await?;
     let lines: Vec<Line> = views.iter().rev().map(|view| Line::of(view, now)).collect();

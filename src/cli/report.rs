@@ -8,7 +8,8 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::paint::{FAINT, STRONG, paint};
-use crate::config::parse_duration;
+use crate::clock::parse_duration;
+use crate::fields::FieldError;
 
 pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);
@@ -63,6 +64,20 @@ pub(super) fn distance(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
     } else {
         format!("{number} {unit} ago")
     }
+}
+
+/// All that is wrong with what was given, one line each, by the names of the options; `argument` has none.
+pub(super) fn field_errors(errors: &[FieldError], argument: Option<&str>) -> anyhow::Error {
+    let lines = errors.iter().map(|error| {
+        let option = match error.name() {
+            name if argument == Some(name) => format!("<{}>", name.to_uppercase()),
+            "organization_id" => "--organization".to_owned(),
+            "project_id" => "--project".to_owned(),
+            name => format!("--{}", name.replace('_', "-")),
+        };
+        format!("{option} {}", error.detail)
+    });
+    anyhow::anyhow!("{}", lines.collect::<Vec<_>>().join("\n"))
 }
 
 pub(super) fn age(text: &str) -> Result<TimeDelta, String> {

@@ -12,7 +12,8 @@ use url::Url;
 use super::fake_clerk::{Delivery, WRONG_SECRET, http_client, message_id, session_id, user_id};
 use super::paint::{FAINT, STRONG, paint, status};
 use crate::clock::Clock;
-use crate::config::{Config, DevSecrets, Environment, SessionKeySource, VAR, parse_duration};
+use crate::clock::parse_duration;
+use crate::config::{Config, DevSecrets, Environment, SessionKeySource, VAR};
 use usher_clerk::{DevSigner, EventKind};
 use usher_testkit::fake_clerk::{FakeUser, SignIn, deleted_user, event, session};
 

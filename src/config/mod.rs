@@ -32,7 +32,6 @@ pub use error::{ConfigError, ConfigErrors};
 pub use settings::Settings;
 pub use sources::{variable, without_environment};
 pub use unknown::warn_of_unknown_variables;
-pub use values::parse_duration;
 
 use crate::api_key::ApiKey;
 use crate::invites::limits::MailCaps;

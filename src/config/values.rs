@@ -1,5 +1,6 @@
 //! Parsing of single values: durations, limits, lists, addresses.
 
+use crate::clock::parse_duration;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::str::FromStr;
@@ -12,22 +13,6 @@ use super::Environment;
 use super::error::{ConfigError, wrong};
 use crate::rate_limit::RateLimit;
 use crate::secret::Secret;
-
-/// Reads `90m`, `36h` or `7d`: whole minutes, hours or days, at least one.
-#[must_use]
-pub fn parse_duration(text: &str) -> Option<TimeDelta> {
-    let unit = text.chars().last()?;
-    let digits = text
-        .strip_suffix(unit)
-        .filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))?;
-    let number: i64 = digits.parse().ok().filter(|&n| n > 0)?;
-    match unit {
-        'm' => TimeDelta::try_minutes(number),
-        'h' => TimeDelta::try_hours(number),
-        'd' => TimeDelta::try_days(number),
-        _ => None,
-    }
-}
 
 /// Ten years, so that a time that long ago is always in range.
 const MAX_AGE: TimeDelta = TimeDelta::days(3650);

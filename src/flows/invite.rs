@@ -6,47 +6,15 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::mail_caps::{Reservation, WantedMail, count_mails, room_for_mails};
+use super::members::load_targets;
+use crate::config::Config;
+use crate::fields::FieldError;
 use crate::invites::accept::{InviterFacts, Obstacle};
-use crate::invites::email::{EmailAddress, EmailKey};
+use crate::invites::email::EmailKey;
 use crate::invites::limits::{MailCaps, MailHold, REPETITION, RecentMails};
 use crate::invites::roles::{EffectiveRoles, Roles};
-use crate::invites::{Acceptance, Invite, TargetKind};
-use crate::store::{
-    DeliveryKind, InviterAt, Membership, NewDelivery, NewInvite, PersonRef, Refresh, StoreError, TargetInfo, Tx,
-};
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Target {
-    Organization(Uuid),
-    Project(Uuid),
-}
-
-impl Target {
-    #[must_use]
-    pub const fn kind(self) -> TargetKind {
-        match self {
-            Self::Organization(_) => TargetKind::Organization,
-            Self::Project(_) => TargetKind::Project,
-        }
-    }
-}
-
-/// The app's reference to the inviter.
-pub type Inviter = PersonRef;
-
-/// A request to invite one address.
-#[derive(Debug, Clone)]
-pub struct Invitation {
-    pub target: Target,
-    pub email: EmailAddress,
-    pub role: String,
-    /// `None` if the app invites in its own name.
-    pub invited_by: Option<Inviter>,
-    pub expires_in: TimeDelta,
-    pub acceptance: Acceptance,
-    pub locale: Option<String>,
-    pub message: Option<String>,
-}
+use crate::invites::{Acceptance, InvalidRequest, Invite, InviteRequest, PersonRef, Target};
+use crate::store::{DeliveryKind, InviterAt, Membership, NewDelivery, NewInvite, Refresh, StoreError, TargetInfo, Tx};
 
 #[derive(Debug, Clone)]
 pub struct Invited {
@@ -58,51 +26,63 @@ pub struct Invited {
 }
 
 /// Why an address is not invited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// The organization or project does not exist.
-    UnknownTarget,
-    /// The role is not in the target's role order.
-    UnknownRole,
-    /// The inviter does not exist, or the caller may not know of them.
-    UnknownInviter,
+    /// These fields are wrong.
+    Invalid(Vec<FieldError>),
     /// The inviter may not give this role.
     RoleAboveInviter,
     /// The inviter could give this role, but is banned or locked.
     InviterBlocked,
-    /// The address is the inviter's own.
-    OwnAddress,
     /// Its owner is a member with that role or a higher one.
     AlreadyMember,
     /// The daily cap of mails by the inviter, or for the organization, is reached.
     TooManyMails,
 }
 
-/// Invites addresses; the answers are in the order of the invitations. For a caller that is limited to some
+/// What inviting goes by.
+#[derive(Debug, Clone, Copy)]
+pub struct InviteRules<'a> {
+    pub roles: &'a Roles,
+    pub caps: MailCaps,
+    /// How long an invite is valid that does not say so.
+    pub ttl: TimeDelta,
+}
+
+impl<'a> From<&'a Config> for InviteRules<'a> {
+    fn from(config: &'a Config) -> Self {
+        Self {
+            roles: &config.roles,
+            caps: config.mail_caps,
+            ttl: config.invite_ttl,
+        }
+    }
+}
+
+/// A request as it was read.
+pub type ReadRequest = Result<InviteRequest, InvalidRequest>;
+
+/// Invites addresses; the answers are in the order of the requests. For a caller that is limited to some
 /// `organizations`, everything else does not exist.
 pub async fn invite(
     tx: &mut Tx,
-    invitations: &[Invitation],
-    roles: &Roles,
-    caps: MailCaps,
+    requests: &[ReadRequest],
+    rules: &InviteRules<'_>,
     organizations: Option<&HashSet<Uuid>>,
 ) -> Result<Vec<Result<Invited, Refusal>>, StoreError> {
-    let mut surroundings = Surroundings::load(tx, invitations).await?;
+    let caps = rules.caps;
+    let mut surroundings = Surroundings::load(tx, requests, organizations).await?;
     if let Some(organizations) = organizations {
-        surroundings.is_limited = true;
-        surroundings
-            .targets
-            .retain(|_, info| organizations.contains(&info.organization_id));
         // People without a membership in them don't exist for the caller either.
         let named: Vec<Uuid> = surroundings.inviters.values().copied().collect();
         let theirs = tx.people_within(&named, organizations).await?;
         surroundings.inviters.retain(|_, id| theirs.contains(id));
     }
-    let mut answers: Vec<Option<Result<Invited, Refusal>>> = vec![None; invitations.len()];
-    let mut open: Vec<usize> = Vec::new();
-    for (i, invitation) in invitations.iter().enumerate() {
-        match surroundings.check(invitation, roles) {
-            Ok(()) => open.push(i),
+    let mut answers: Vec<Option<Result<Invited, Refusal>>> = vec![None; requests.len()];
+    let mut open: Vec<(usize, &InviteRequest)> = Vec::new();
+    for (i, request) in requests.iter().enumerate() {
+        match surroundings.check(request, rules.roles) {
+            Ok(request) => open.push((i, request)),
             Err(refusal) => answers[i] = Some(Err(refusal)),
         }
     }
@@ -110,24 +90,26 @@ pub async fn invite(
     // A statement must not update a row twice: a repeated address waits for the next round, like a second invitation.
     while !open.is_empty() {
         let mut seen = HashSet::new();
-        let (round, later): (Vec<usize>, Vec<usize>) = open
-            .iter()
-            .partition(|&&i| seen.insert((invitations[i].target, invitations[i].email.key())));
+        let (round, later): (Vec<_>, Vec<_>) = open
+            .into_iter()
+            .partition(|(_, request)| seen.insert((request.target, request.body.email.key())));
         let new: Vec<NewInvite> = round
             .iter()
-            .filter_map(|&i| surroundings.new_invite(tx, &invitations[i]))
+            .filter_map(|(_, request)| surroundings.new_invite(tx, request, rules.ttl))
             .collect();
         let mut by_key = ask(tx, &new, &mut sent, caps).await?;
-        for i in round {
-            let key = (invitations[i].target, invitations[i].email.key().clone());
-            answers[i] = by_key.remove(&key);
+        for (i, request) in round {
+            answers[i] = by_key.remove(&(request.target, request.body.email.key().clone()));
         }
         open = later;
     }
     count_mails(tx, &sent, caps).await?;
+    let gone = |request: &ReadRequest| {
+        Refusal::Invalid(request.iter().map(|request| unknown_target(request.target)).collect())
+    };
+    let answers = answers.into_iter().zip(requests);
     Ok(answers
-        .into_iter()
-        .map(|answer| answer.unwrap_or(Err(Refusal::UnknownTarget)))
+        .map(|(answer, request)| answer.unwrap_or_else(|| Err(gone(request))))
         .collect())
 }
 
@@ -312,7 +294,7 @@ struct Surroundings {
     /// Whether the caller is limited to some organizations.
     is_limited: bool,
     targets: HashMap<Target, TargetInfo>,
-    inviters: HashMap<Inviter, Uuid>,
+    inviters: HashMap<PersonRef, Uuid>,
     inviter_facts: HashMap<InviterAt, InviterFacts>,
     owners: HashMap<EmailKey, Vec<Uuid>>,
     organization_roles: HashMap<(Uuid, Uuid), String>,
@@ -320,45 +302,24 @@ struct Surroundings {
 }
 
 impl Surroundings {
-    async fn load(tx: &mut Tx, invitations: &[Invitation]) -> Result<Self, StoreError> {
-        let mut organizations = Vec::new();
-        let mut projects = Vec::new();
-        for invitation in invitations {
-            match invitation.target {
-                Target::Organization(id) => organizations.push(id),
-                Target::Project(id) => projects.push(id),
-            }
-        }
-        let mut targets = HashMap::new();
-        if !organizations.is_empty() {
-            let found = tx.organizations(&organizations).await?;
-            targets.extend(found.into_iter().map(|info| (Target::Organization(info.id), info)));
-        }
-        if !projects.is_empty() {
-            // Locked, so that they are not moved in the meantime.
-            tx.lock_projects(&projects).await?;
-            let found = tx.projects(&projects).await?;
-            targets.extend(found.into_iter().map(|info| (Target::Project(info.id), info)));
-        }
-        let named: HashSet<Inviter> = invitations
-            .iter()
-            .filter_map(|invitation| invitation.invited_by.clone())
-            .collect();
+    async fn load(
+        tx: &mut Tx,
+        requests: &[ReadRequest],
+        organizations: Option<&HashSet<Uuid>>,
+    ) -> Result<Self, StoreError> {
+        let targets = load_targets(tx, requests.iter().filter_map(target_of_request), organizations).await?;
+        let named: HashSet<PersonRef> = requests.iter().filter_map(inviter_of_request).cloned().collect();
         let inviters = tx.live_people(&named.into_iter().collect::<Vec<_>>()).await?;
-        let keys: Vec<&EmailKey> = invitations.iter().map(|invitation| invitation.email.key()).collect();
+        let valid = || requests.iter().filter_map(|request| request.as_ref().ok());
+        let keys: Vec<&EmailKey> = valid().map(|request| request.body.email.key()).collect();
         let mut owners: HashMap<EmailKey, Vec<Uuid>> = HashMap::new();
         for (key, admin_id) in tx.owners_of(&keys).await? {
             owners.entry(key).or_default().push(admin_id);
         }
-        let asking: HashSet<InviterAt> = invitations
-            .iter()
-            .filter_map(|invitation| {
-                let admin_id = *inviters.get(invitation.invited_by.as_ref()?)?;
-                Some(inviter_at(
-                    admin_id,
-                    invitation.target,
-                    targets.get(&invitation.target)?,
-                ))
+        let asking: HashSet<InviterAt> = valid()
+            .filter_map(|request| {
+                let admin_id = *inviters.get(request.body.invited_by.as_ref()?)?;
+                Some(inviter_at(admin_id, request.target, targets.get(&request.target)?))
             })
             .collect();
         let inviter_facts = tx.inviters(&asking.into_iter().collect::<Vec<_>>()).await?;
@@ -379,7 +340,7 @@ impl Surroundings {
                 .collect()
         };
         Ok(Self {
-            is_limited: false,
+            is_limited: organizations.is_some(),
             targets,
             inviters,
             inviter_facts,
@@ -389,50 +350,76 @@ impl Surroundings {
         })
     }
 
-    /// Checks the rules, in the order that is most useful to the caller.
-    fn check(&self, invitation: &Invitation, roles: &Roles) -> Result<(), Refusal> {
-        let info = self.targets.get(&invitation.target).ok_or(Refusal::UnknownTarget)?;
-        let kind = invitation.target.kind();
-        if roles.order(kind).rank(&invitation.role).is_none() {
-            return Err(Refusal::UnknownRole);
+    /// Checks the rules. All wrong fields come first, then the rules in the order that is most useful to the caller.
+    fn check<'a>(&self, request: &'a ReadRequest, roles: &Roles) -> Result<&'a InviteRequest, Refusal> {
+        let mut errors = request
+            .as_ref()
+            .err()
+            .map(|invalid| invalid.errors.clone())
+            .unwrap_or_default();
+        let target = target_of_request(request).filter(|target| !self.targets.contains_key(target));
+        errors.splice(0..0, target.map(unknown_target));
+        if inviter_of_request(request).is_some_and(|inviter| !self.inviters.contains_key(inviter)) {
+            errors.push(FieldError::new("invited_by", "is not a known person"));
         }
-        let owners = self.owners.get(invitation.email.key()).map_or(&[][..], Vec::as_slice);
-        if let Some(inviter) = &invitation.invited_by {
-            let inviter = *self.inviters.get(inviter).ok_or(Refusal::UnknownInviter)?;
-            let is_own = owners.contains(&inviter);
-            // This answer reveals the owner of an address. A limited caller gets it only if the inviter may invite to
-            // this target, so it comes later.
-            if is_own && !self.is_limited {
-                return Err(Refusal::OwnAddress);
-            }
-            let facts = self.inviter_facts.get(&inviter_at(inviter, invitation.target, info));
-            let facts = facts.cloned().unwrap_or_default();
-            match facts.obstacle(kind, &invitation.role, roles) {
-                None => {}
-                Some(Obstacle::InviterBlocked) => return Err(Refusal::InviterBlocked),
-                Some(_) => return Err(Refusal::RoleAboveInviter),
-            }
-            if is_own {
-                return Err(Refusal::OwnAddress);
-            }
+        let Ok(request) = request else {
+            return Err(Refusal::Invalid(errors));
+        };
+        let Some(info) = self.targets.get(&request.target).filter(|_| errors.is_empty()) else {
+            return Err(Refusal::Invalid(errors));
+        };
+        self.check_inviter(request, info, roles)?;
+        self.check_membership(request, info, roles)?;
+        Ok(request)
+    }
+
+    fn check_inviter(&self, request: &InviteRequest, info: &TargetInfo, roles: &Roles) -> Result<(), Refusal> {
+        let Some(inviter) = self.inviter(request) else {
+            return Ok(());
+        };
+        let own_address = || {
+            Err(Refusal::Invalid(vec![FieldError::new(
+                "email",
+                "is the inviter's own address",
+            )]))
+        };
+        let is_own = self.owners(request).contains(&inviter);
+        // This answer reveals the owner of an address. A limited caller gets it only if the inviter may invite to
+        // this target, so it comes later.
+        if is_own && !self.is_limited {
+            return own_address();
         }
+        let facts = self.inviter_facts.get(&inviter_at(inviter, request.target, info));
+        let facts = facts.cloned().unwrap_or_default();
+        match facts.obstacle(request.target.kind(), &request.body.role, roles) {
+            None if is_own => own_address(),
+            None => Ok(()),
+            Some(Obstacle::InviterBlocked) => Err(Refusal::InviterBlocked),
+            Some(_) => Err(Refusal::RoleAboveInviter),
+        }
+    }
+
+    fn owners(&self, request: &InviteRequest) -> &[Uuid] {
+        self.owners.get(request.body.email.key()).map_or(&[], Vec::as_slice)
+    }
+
+    fn check_membership(&self, request: &InviteRequest, info: &TargetInfo, roles: &Roles) -> Result<(), Refusal> {
+        let wanted = &request.body.role;
         let is_in = |&owner: &Uuid| {
-            let held = self.held(owner, invitation.target, info);
-            match invitation.target {
+            let held = self.held(owner, request.target, info);
+            match request.target {
                 Target::Organization(_) => held
                     .organization
-                    .is_some_and(|role| roles.organization.at_least(&role, &invitation.role)),
+                    .is_some_and(|role| roles.organization.at_least(&role, wanted)),
                 Target::Project(_) => {
                     held.organization
                         .as_deref()
                         .is_some_and(|role| roles.manages_organization(role))
-                        || held
-                            .project
-                            .is_some_and(|role| roles.project.at_least(&role, &invitation.role))
+                        || held.project.is_some_and(|role| roles.project.at_least(&role, wanted))
                 }
             }
         };
-        if owners.iter().any(is_in) {
+        if self.owners(request).iter().any(is_in) {
             Err(Refusal::AlreadyMember)
         } else {
             Ok(())
@@ -449,28 +436,44 @@ impl Surroundings {
         }
     }
 
-    fn inviter(&self, invitation: &Invitation) -> Option<Uuid> {
-        self.inviters.get(invitation.invited_by.as_ref()?).copied()
+    fn inviter(&self, request: &InviteRequest) -> Option<Uuid> {
+        self.inviters.get(request.body.invited_by.as_ref()?).copied()
     }
 
-    fn new_invite(&self, tx: &Tx, invitation: &Invitation) -> Option<NewInvite> {
-        let info = self.targets.get(&invitation.target)?;
+    fn new_invite(&self, tx: &Tx, request: &InviteRequest, default_ttl: TimeDelta) -> Option<NewInvite> {
+        let body = &request.body;
         Some(NewInvite {
             id: tx.new_id(),
-            organization_id: info.organization_id,
-            project_id: match invitation.target {
-                Target::Organization(_) => None,
-                Target::Project(id) => Some(id),
-            },
-            email: invitation.email.clone(),
-            role: invitation.role.clone(),
-            acceptance: invitation.acceptance,
-            invited_by: self.inviter(invitation),
-            locale: invitation.locale.clone(),
-            message: invitation.message.clone(),
-            expires_at: tx.now() + invitation.expires_in,
+            organization_id: self.targets.get(&request.target)?.organization_id,
+            project_id: body.project_id,
+            email: body.email.clone(),
+            role: body.role.clone(),
+            acceptance: body.acceptance.unwrap_or(Acceptance::Default),
+            invited_by: self.inviter(request),
+            locale: body.locale.clone(),
+            message: body.message.clone(),
+            expires_at: tx.now() + body.expires_in.unwrap_or(default_ttl),
         })
     }
+}
+
+fn target_of_request(request: &ReadRequest) -> Option<Target> {
+    request
+        .as_ref()
+        .map_or_else(|invalid| invalid.target, |request| Some(request.target))
+}
+
+fn inviter_of_request(request: &ReadRequest) -> Option<&PersonRef> {
+    match request {
+        Ok(request) => request.body.invited_by.as_ref(),
+        Err(invalid) => invalid.invited_by.as_ref(),
+    }
+}
+
+/// The target does not exist, or the caller may not know of it.
+#[must_use]
+pub fn unknown_target(target: Target) -> FieldError {
+    FieldError::new(target.field(), "does not exist; PUT it first")
 }
 
 fn inviter_at(admin_id: Uuid, target: Target, info: &TargetInfo) -> InviterAt {

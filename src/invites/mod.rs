@@ -2,11 +2,16 @@
 
 pub mod accept;
 pub mod email;
+mod filter;
 mod invite;
 pub mod limits;
 pub mod matching;
+pub mod members;
 pub mod reminders;
+mod request;
 pub mod roles;
 pub mod token;
 
+pub use filter::InviteFilter;
 pub use invite::{Acceptance, Invite, Status, TargetKind};
+pub use request::{CreateInvite, InvalidRequest, InviteRequest, PersonRef, Target, is_clerk_user_id};

@@ -170,7 +170,7 @@ fn security_schemes() -> [(&'static str, SecurityScheme); 4] {
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
-    [&mut item.get, &mut item.put, &mut item.post]
+    [&mut item.get, &mut item.put, &mut item.post, &mut item.delete]
         .into_iter()
         .filter_map(Option::as_mut)
 }

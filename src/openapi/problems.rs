@@ -166,7 +166,7 @@ fn header_reference(component: &str) -> RefOr<utoipa::openapi::header::Header> {
 fn example(code: Code) -> Value {
     let mut example = json!({ "status": code.status().as_u16(), "code": code, "title": code.title() });
     if code == Code::InvalidRequest {
-        example["errors"] = json!([{ "field": "role", "detail": "is missing" }]);
+        example["errors"] = json!([{ "pointer": "/role", "detail": "is missing" }]);
     }
     example
 }

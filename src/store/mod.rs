@@ -55,13 +55,12 @@ pub use history::HistoryEntry;
 pub use idempotency::{IdempotencyState, KeptAnswer};
 pub use inbox::{Event, EventFilter, EventState, EventView, Finished, NewEvent};
 pub use invites::{
-    InviteCandidate, InviteFilter, InviteView, InviterAt, NewInvite, OpenInvite, Refresh, Remindable, ReminderPlan,
-    Unplanned,
+    InviteCandidate, InviteView, InviterAt, NewInvite, OpenInvite, Refresh, Remindable, ReminderPlan, Unplanned,
 };
 pub use jobs::{FailedAttempt, JobFilter, JobState, JobView, NewFailure};
 pub use mail_counts::{CountScope, MailCount, MailDemand};
 pub use migrate::{MigrationError, Validation};
-pub use people::{Address, Person, PersonRef, Profile};
+pub use people::{Address, Person, Profile};
 pub(crate) use pools::Pool;
 pub use pools::PoolName;
 use pools::{PendingWrite, Pools, Renewal, busy, is_busy};
@@ -71,7 +70,7 @@ pub use schedules::DueTick;
 pub use sessions::SessionStart;
 pub use settings::{Identities, Rules};
 pub use stats::PoolStats;
-pub use targets::{Grant, Member, Membership, Put, PutRefusal, TargetInfo};
+pub use targets::{Grant, Member, MemberPage, MemberPerson, Membership, MembershipView, Put, PutRefusal, TargetInfo};
 pub use tx::Tx;
 pub(crate) use tx::{Conn, on_conn};
 

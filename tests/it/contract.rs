@@ -7,12 +7,12 @@ use axum::http::{Method, Request};
 use chrono::TimeDelta;
 use serde_json::{Value, json};
 use usher::config::Settings;
-use usher::invites::Acceptance;
 use usher::invites::email::EmailAddress;
 use usher::invites::token::LinkClaim;
+use usher::invites::{Acceptance, PersonRef};
 use usher::problem::Code;
 use usher::secret::Secret;
-use usher::store::{DeliveryKind, Grant, NewDelivery, NewInvite, PersonRef, Tx};
+use usher::store::{DeliveryKind, Grant, NewDelivery, NewInvite, Tx};
 use usher_testkit::fake_clerk::FakeUser;
 use uuid::Uuid;
 
@@ -294,6 +294,7 @@ fn chapter_of(operation: &str, status: &str) -> Chapter {
         ("putProject", "201") => Chapter::Organization,
         ("putProject" | "createInvite" | "createInvites" | "receiveClerkEvent", _) => Chapter::Project,
         ("listMyInvites" | "listUserInvites", _) => Chapter::SignedIn,
+        (_, _) if operation.ends_with("Member") || operation.ends_with("Memberships") => Chapter::SignedIn,
         (_, _) if operation.ends_with("InviteByLink") => Chapter::SignedIn,
         ("acceptInvite" | "declineInvite" | "dismissInvite", _) => Chapter::SignedIn,
         _ => Chapter::Invited,
@@ -317,6 +318,10 @@ async fn every_example_is_answered_as_it_says(database: impl AsyncFn() -> TestDa
                 let mut request = call.request(app, body);
                 match what.as_str() {
                     "createInvite 200" => drop(app.send(call.request(app, body)).await),
+                    "putOrganizationMember 200"
+                    | "putProjectMember 200"
+                    | "listMyMemberships 200"
+                    | "listUserMemberships 200" => make_ada_a_member(app, "admin").await,
                     "resendInvite 202" => app.clock.advance(TimeDelta::minutes(5)),
                     "receiveClerkEvent 200" => {
                         let other = body.unwrap().replace("user.created", "organization.created");
@@ -356,6 +361,14 @@ async fn every_example_is_answered_as_it_says_on_sqlite() {
 #[tokio::test]
 async fn every_example_is_answered_as_it_says_on_postgres() {
     every_example_is_answered_as_it_says(TestDatabase::postgres).await;
+}
+
+async fn make_ada_a_member(app: &TestApp, role: &str) {
+    let member = |target: &str, kind: &str| format!("/v1/{kind}/{}/members/user_2ada", example_id(target));
+    app.put(&member("putOrganization", "organizations"), json!({ "role": role }))
+        .await;
+    app.put(&member("putProject", "projects"), json!({ "role": "editor" }))
+        .await;
 }
 
 /// A request that gets a code where nothing in the world has to change for it.
@@ -451,6 +464,8 @@ const WORLDS: &[(&[&str], &str)] = &[
     (&["project_deleted"], "project deleted"),
     (&["inviter_blocked"], "banned"),
     (&["unknown_role"], "other roles"),
+    (&["last_owner"], "last owner"),
+    (&["person_blocked"], "ada banned"),
     (&["target_deleted"], "deleted"),
     (&["rate_limited"], "limited"),
     (&["daily_mail_cap"], "capped"),
@@ -484,6 +499,11 @@ async fn change(stage: &Stage, world: &str) {
         "lost rights" => app.pool.execute("update organization_users set role = 'member'").await,
         "banned" => {
             let ban = "update usher_people set banned = true where clerk_user_id = 'user_2grace'";
+            app.pool.execute(ban).await;
+        }
+        "last owner" => make_ada_a_member(app, "owner").await,
+        "ada banned" => {
+            let ban = "update usher_people set banned = true where clerk_user_id = 'user_2ada'";
             app.pool.execute(ban).await;
         }
         "other roles" => app.pool.execute("update invites set role = 'emperor'").await,

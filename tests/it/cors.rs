@@ -28,7 +28,7 @@ stories! {
         preflight.expect(200);
         assert_eq!(preflight.headers["access-control-allow-origin"], ORIGIN);
         assert_eq!(preflight.headers["access-control-allow-credentials"], "true");
-        assert_eq!(preflight.headers["access-control-allow-methods"], "GET,POST");
+        assert_eq!(preflight.headers["access-control-allow-methods"], "GET,POST,DELETE");
         assert_eq!(preflight.headers["access-control-allow-headers"], "authorization,content-type");
         assert_eq!(app.pool.dump("invites").await, before, "a preflight changes nothing");
         let answer = call(app, Method::GET, "/v1/me/invites", None, ORIGIN).await;

@@ -71,7 +71,7 @@ stories! {
         let results = answer["results"].as_array().unwrap();
         let statuses: Vec<u64> = results.iter().map(|result| result["status"].as_u64().unwrap()).collect();
         assert_eq!(statuses, [201, 422, 403, 422, 200, 422, 422]);
-        assert_eq!(results[1]["problem"]["errors"][0]["field"], "email");
+        assert_eq!(results[1]["problem"]["errors"][0]["pointer"], "/email");
         assert_eq!(results[2]["problem"]["code"], "role_above_inviter");
         assert_eq!(results[0]["invite"]["id"], results[4]["invite"]["id"], "asked again within the batch");
         assert_eq!(app.show(results[0]["invite"]["id"].as_str().unwrap()).await["role"], "admin");

@@ -530,7 +530,7 @@ stories! {
         let list = running.usher.well(&["invites", "list", "--organization", &organization, "--status", "accepted"]).await;
         assert!(list.contains("ada@example.com") && list.contains("Acme"), "{list}");
         let (well, said) = running.usher.usher(&["invite", "ada@example.com", "--organization", &organization, "--role", "member"]).await;
-        assert!(!well && said.contains("is in already"), "{said}");
+        assert!(!well && said.contains("already_member"), "{said}");
     }
 
     async fn the_inbox_is_looked_at_and_failed_events_are_replayed(running) {

@@ -30,7 +30,7 @@ async fn start_with_caps(inviter: &str, organization: &str) -> TestApp {
 }
 
 /// `usher_invite` with the fields of a create request.
-async fn sql_invite(conn: &mut PgConnection, body: &Value) -> Result<(Uuid, bool), sqlx::Error> {
+pub async fn sql_invite(conn: &mut PgConnection, body: &Value) -> Result<(Uuid, bool), sqlx::Error> {
     let text = |name: &str| body[name].as_str().map(str::to_owned);
     let uuid = |name: &str| body[name].as_str().and_then(|id| id.parse::<Uuid>().ok());
     let expires_in = text("expires_in").map(|text| {
@@ -58,7 +58,7 @@ async fn sql_invite(conn: &mut PgConnection, body: &Value) -> Result<(Uuid, bool
 }
 
 /// A refusal by SQL in the terms of the API: status, code, field.
-fn refused(error: sqlx::Error) -> Value {
+pub fn refused(error: sqlx::Error) -> Value {
     let error = error.into_database_error().expect("a refusal");
     let error = error.downcast::<sqlx::postgres::PgDatabaseError>();
     let status: u16 = error
@@ -72,7 +72,10 @@ fn refused(error: sqlx::Error) -> Value {
 
 fn refused_by_api(answer: &crate::support::app::Answer) -> Value {
     let problem = answer.json();
-    json!({ "status": problem["status"], "code": problem["code"], "field": problem["errors"][0]["field"] })
+    let field = problem["errors"][0]["pointer"]
+        .as_str()
+        .map(|pointer| pointer.trim_start_matches('/'));
+    json!({ "status": problem["status"], "code": problem["code"], "field": field })
 }
 
 /// All that an invitation leaves behind at the invite, without what differs each time.

@@ -8,11 +8,11 @@ use usher::invites::accept::Obstacle;
 use usher::invites::email::EmailAddress;
 use usher::invites::limits::{MailHold, RecentMails};
 use usher::invites::roles::Roles;
-use usher::invites::{Acceptance, Invite, Status, TargetKind};
+use usher::invites::{Acceptance, Invite, InviteFilter, PersonRef, Status, Target, TargetKind};
 use usher::store::{
     Address, Conflict as _, CountScope, DeliveryKind, DeliveryNote, DeliveryStatus, DueTick, Finished, Grant,
-    IdempotencyState, InviteFilter, KeptAnswer, MailDemand, NewDelivery, NewEvent, NewInvite, PersonRef, Profile, Put,
-    PutRefusal, Queue, QueuedMail, Refresh, ReminderPlan, SessionStart, Tx,
+    IdempotencyState, KeptAnswer, MailDemand, MemberPage, NewDelivery, NewEvent, NewInvite, Profile, Put, PutRefusal,
+    Queue, QueuedMail, Refresh, ReminderPlan, SessionStart, Tx,
 };
 use uuid::Uuid;
 
@@ -120,11 +120,11 @@ stories! {
         let grant = |target_id, role: &str| vec![Grant { target_id, admin_id: ada, role: role.to_owned() }];
         for (given, held) in [("admin", "admin"), ("member", "admin"), ("owner", "owner")] {
             tx.grant_in_organizations(&grant(organization, given), &roles.organization).await.unwrap();
-            assert_eq!(tx.organization_members(organization, None, 9).await.unwrap()[0].role, held);
+            assert_eq!(tx.members(Target::Organization(organization), MemberPage::First, None, 9).await.unwrap()[0].role, held);
         }
         for (given, held) in [("client", "client"), ("support", "client"), ("admin", "admin")] {
             tx.grant_in_projects(&grant(project, given), &roles.project).await.unwrap();
-            let member = &tx.project_members(project, None, 9).await.unwrap()[0];
+            let member = &tx.members(Target::Project(project), MemberPage::First, None, 9).await.unwrap()[0];
             assert_eq!((member.role.as_str(), member.admin_id), (held, ada));
             assert_eq!(member.clerk_user_id.as_deref(), Some("user_ada"));
             assert_eq!((member.first_name.as_deref(), member.since), (Some("Ada"), app.now()));
@@ -132,7 +132,7 @@ stories! {
         assert_eq!(tx.organization_memberships(&[ada]).await.unwrap()[0].target_id, organization);
         assert_eq!(tx.project_memberships(&[ada]).await.unwrap()[0].role, "admin");
         tx.delete_people(&["user_ada"]).await.unwrap();
-        assert!(tx.organization_members(organization, None, 9).await.unwrap().is_empty());
+        assert!(tx.members(Target::Organization(organization), MemberPage::First, None, 9).await.unwrap().is_empty());
         assert!(tx.organization_memberships(&[ada]).await.unwrap().is_empty());
     }
 
@@ -239,7 +239,7 @@ stories! {
         }
         assert!(tx.decline_invite(to_project.id).await.unwrap());
         let filter = InviteFilter { status: Some(Status::Accepted), ..InviteFilter::default() };
-        assert_eq!(tx.list_invites(&filter, 10).await.unwrap(), [(invite.id, invite.created_at)]);
+        assert_eq!(tx.list_invites(&filter, None, None, 10).await.unwrap(), [(invite.id, invite.created_at)]);
         assert_eq!(tx.renew_invite(invite.id, app.now()).await.unwrap(), None, "final");
         let unverified_key = address("ada@unverified.example", true, true).key;
         assert_eq!(tx.pending_invites_at(&[&unverified_key]).await.unwrap().len(), 1);

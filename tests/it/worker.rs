@@ -10,6 +10,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use usher::app::App;
 use usher::clock::Clock;
+use usher::config::Config;
+use usher::flows;
+use usher::invites::InviteRequest;
 use usher::invites::email::EmailAddress;
 use usher::jobs::{Context, Job, JobError};
 use usher::store::{NewEvent, Queue, Store, StoreError};
@@ -265,29 +268,13 @@ async fn a_stop_does_not_begin_the_mails_that_wait_for_their_turn() {
 }
 
 async fn invite(running: &Running, email: &str) {
-    use usher::flows::{self, Invitation, Target};
+    let config: &Config = &running.app.config;
     let mut tx = running.app.store.begin().await.unwrap();
     let organization = tx.new_id();
     tx.put_organization(organization, "Acme").await.unwrap();
-    let invitation = Invitation {
-        target: Target::Organization(organization),
-        email: EmailAddress::parse(email).unwrap(),
-        role: "member".to_owned(),
-        invited_by: None,
-        expires_in: TimeDelta::days(7),
-        acceptance: usher::invites::Acceptance::Default,
-        locale: None,
-        message: None,
-    };
-    let answers = flows::invite(
-        &mut tx,
-        &[invitation],
-        &running.app.config.roles,
-        running.app.config.mail_caps,
-        None,
-    )
-    .await
-    .unwrap();
+    let body = json!({ "organization_id": organization, "email": email, "role": "member" });
+    let request = InviteRequest::parse(body, &config.roles);
+    let answers = flows::invite(&mut tx, &[request], &config.into(), None).await.unwrap();
     assert!(answers[0].is_ok());
     tx.commit().await.unwrap();
 }

@@ -6,20 +6,23 @@ use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use futures::FutureExt as _;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::request::{CreateInvite, MAX_INVITE, invitation, refused};
+use super::request::{MAX_INVITE, refused};
 use super::views_by_id;
 use crate::api::auth::AppClient;
-use crate::api::body::{Fields, JsonBody};
+use crate::api::body::JsonBody;
 use crate::api::idempotency::{IdempotencyKey, Kept, Outcome, Repeated};
 use crate::api::limits::BATCH_SHARE;
 use crate::api::view::InviteJson;
 use crate::api::{Api, example, tag};
-use crate::flows::{self, Invitation, Refusal};
+use crate::config::Config;
+use crate::fields::{Fields, body};
+use crate::flows::{self, ReadRequest};
+use crate::invites::{CreateInvite, InviteRequest};
 use crate::problem::{Code, Problem};
 use crate::store::Tx;
 
@@ -28,14 +31,13 @@ const MAX_BATCH: usize = 500;
 /// Bytes of a batch: every batch that the schema allows fits, however it is escaped.
 pub(super) const MAX_BATCH_BODY: usize = (MAX_BATCH + 1) * MAX_INVITE;
 
-/// Many invites at once.
-#[derive(ToSchema)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "the schema of what `batch` reads field by field")]
-pub(super) struct BatchRequest {
-    /// The invites. An invalid one gets its own error and does not affect the others.
-    #[schema(max_items = 500)]
-    invites: Vec<CreateInvite>,
+body! {
+    /// Many invites at once.
+    pub(super) struct BatchRequest {
+        /// The invites. An invalid one gets its own error and does not affect the others.
+        #[schema(value_type = Vec<CreateInvite>, max_items = 500)]
+        invites: Vec<Value> = required(items),
+    }
 }
 
 /// The answers of a batch.
@@ -117,16 +119,9 @@ pub(super) async fn create(
 
 /// The answer with the invite's path in `Location`, for a new invite and for a repeated request.
 fn with_location(kept: Kept) -> Response {
-    #[derive(Deserialize)]
-    struct Identified {
-        id: Uuid,
-    }
-    let id = serde_json::from_str(&kept.answer).map(|Identified { id }| id);
+    let location = kept.invite.map(|id| format!("/v1/invites/{id}"));
     let mut response = kept.into_response();
-    if let Some(location) = id
-        .ok()
-        .and_then(|id| HeaderValue::try_from(format!("/v1/invites/{id}")).ok())
-    {
+    if let Some(location) = location.and_then(|path| HeaderValue::try_from(path).ok()) {
         response.headers_mut().insert(header::LOCATION, location);
     }
     response
@@ -153,7 +148,7 @@ pub(super) async fn batch(
 ) -> Result<Response, Problem> {
     let items = body.value["invites"].as_array().map_or(0, Vec::len);
     if items <= MAX_BATCH {
-        client.pay_for(&api, items)?;
+        client.pay_for(&api, "invites", items)?;
     }
     let kind = Kind::Batch;
     let call = Call {
@@ -208,23 +203,18 @@ impl Call {
     }
 
     async fn invite(&self, tx: &mut Tx) -> Result<Vec<BatchResult>, Problem> {
-        let config = &self.api.app.config;
-        let read: Vec<Result<Invitation, Problem>> = self
+        let config: &Config = &self.api.app.config;
+        let requests: Vec<ReadRequest> = self
             .items()?
             .into_iter()
-            .map(|item| invitation(Fields::of(item)?, config))
+            .map(|item| InviteRequest::parse(item, &config.roles))
             .collect();
-        let valid: Vec<Invitation> = read.iter().filter_map(|item| item.as_ref().ok().cloned()).collect();
-        let organizations = self.client.organizations();
-        let answers = flows::invite(tx, &valid, &config.roles, config.mail_caps, organizations).await?;
+        let answers = flows::invite(tx, &requests, &config.into(), self.client.organizations()).await?;
         let now = tx.now();
         let ids: Vec<Uuid> = answers.iter().flatten().map(|invited| invited.invite.id).collect();
         let views = views_by_id(tx, &ids).await?;
-        let mut answers = answers.into_iter();
-        let results = read.into_iter().map(|item| {
-            let invitation = item?;
-            let answer = answers.next().ok_or_else(Problem::internal)?;
-            let invited = answer.map_err(|refusal| refused(refusal, &invitation, config, now))?;
+        let results = answers.into_iter().map(|answer| {
+            let invited = answer.map_err(|refusal| refused(refusal, now))?;
             let invite = views.get(&invited.invite.id).ok_or_else(Problem::internal)?;
             Ok(BatchResult::Invited {
                 status: if invited.is_new { 201 } else { 200 },
@@ -252,7 +242,7 @@ impl Call {
         }
         let results = items.into_iter().zip(repeated.outcomes());
         let results = results.map(|(item, outcome)| {
-            let result = self.result_again(item, outcome, &views, tx);
+            let result = self.result_again(item, outcome, &views);
             result.unwrap_or_else(BatchResult::of)
         });
         self.answer_of(results.collect())
@@ -263,7 +253,6 @@ impl Call {
         item: Value,
         outcome: &Outcome,
         views: &HashMap<Uuid, InviteJson>,
-        tx: &Tx,
     ) -> Result<BatchResult, Problem> {
         if let Some(code) = outcome.code {
             return Err(code.into());
@@ -274,9 +263,12 @@ impl Call {
                 invite: Box::new(invite.clone()),
             });
         }
-        let config = &self.api.app.config;
-        let invitation = invitation(Fields::of(item)?, config)?;
-        Err(refused(Refusal::UnknownTarget, &invitation, config, tx.now()))
+        // The key may not use the organization any more.
+        let request = InviteRequest::parse(item, &self.api.app.config.roles);
+        Err(Problem::invalid(match request {
+            Ok(request) => vec![flows::unknown_target(request.target)],
+            Err(invalid) => invalid.errors,
+        }))
     }
 
     fn items(&self) -> Result<Vec<Value>, Problem> {
@@ -284,19 +276,19 @@ impl Call {
         match self.kind {
             Kind::One => Ok(vec![value]),
             Kind::Batch => {
-                let mut fields = Fields::of(value)?;
-                let items = fields.required("invites", items);
-                fields.finish(items)
+                let mut fields = Fields::of(value).map_err(Problem::invalid)?;
+                let body = BatchRequest::read(&mut fields);
+                Ok(fields.finish(body).map_err(Problem::invalid)?.invites)
             }
         }
     }
 
     fn answer_of(&self, mut results: Vec<BatchResult>) -> Result<Kept, Problem> {
         if let Kind::Batch = self.kind {
-            return Kept::json(200, &BatchAnswer { results });
+            return Kept::json(200, &BatchAnswer { results }, None);
         }
         match results.pop().ok_or_else(Problem::internal)? {
-            BatchResult::Invited { status, invite } => Kept::json(status, &invite),
+            BatchResult::Invited { status, invite } => Kept::json(status, &invite, Some(invite.id())),
             BatchResult::Refused { problem, .. } => Err(problem),
         }
     }

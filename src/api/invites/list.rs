@@ -10,16 +10,13 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::request::{email, inviter};
 use super::views_by_id;
 use crate::api::auth::AppClient;
-use crate::api::body::{Fields, page_limit, uuid};
 use crate::api::view::InviteJson;
 use crate::api::{Api, example, tag};
-use crate::invites::Status;
-use crate::invites::email::EmailAddress;
+use crate::fields::{Fields, page_limit};
+use crate::invites::{InviteFilter, Status};
 use crate::problem::{Code, Problem};
-use crate::store::{InviteFilter, PersonRef, Tx};
 
 /// Invites on a page, by default.
 const PAGE: u32 = 50;
@@ -59,18 +56,12 @@ pub(super) async fn list(
     client: AppClient,
     RawQuery(query): RawQuery,
 ) -> Result<Json<InvitePage>, Problem> {
+    let asked = Asked::read(query.as_deref())?;
     let mut tx = api.app.store.read().await?;
-    let Some((mut filter, limit)) = filter(&mut tx, query.as_deref()).await? else {
-        return Ok(Json(InvitePage {
-            items: Vec::new(),
-            next_cursor: None,
-        }));
-    };
-    filter.within = client
-        .organizations()
-        .map(|organizations| organizations.iter().copied().collect());
+    let limit = asked.limit;
     // One more than the limit shows whether there is a next page.
-    let mut found = tx.list_invites(&filter, limit + 1).await?;
+    let within = client.organizations();
+    let mut found = tx.list_invites(&asked.filter, within, asked.before, limit + 1).await?;
     let has_more = found.len() > limit as usize;
     found.truncate(limit as usize);
     let next_cursor = found
@@ -79,50 +70,27 @@ pub(super) async fn list(
         .map(|&(id, created_at)| cursor(created_at, id));
     let ids: Vec<Uuid> = found.iter().map(|&(id, _)| id).collect();
     let mut views = views_by_id(&mut tx, &ids).await?;
-    // A project may have moved to an organization that the key may not see.
-    views.retain(|_, invite| client.may_use(invite.organization_id()));
     let items = ids.iter().filter_map(|id| views.remove(id)).collect();
     Ok(Json(InvitePage { items, next_cursor }))
 }
 
-/// Reads the query; `None` if nothing can match, because its inviter does not exist.
-async fn filter(tx: &mut Tx, query: Option<&str>) -> Result<Option<(InviteFilter, u32)>, Problem> {
-    let mut fields = Fields::of_query(query)?;
-    let organization_id = fields.optional("organization_id", uuid);
-    let project_id = fields.optional("project_id", uuid);
-    let email = fields.optional("email", email);
-    let status = fields.optional("status", status);
-    let invited_by = fields.optional("invited_by", inviter);
-    let limit = fields.optional("limit", page_limit(MAX_PAGE));
-    let before = fields.optional("cursor", read_cursor);
-    let invited_by = fields.finish(Some(invited_by))?;
-    let invited_by = match invited_by {
-        Some(PersonRef::Admin(id)) => Some(id),
-        Some(person) => match tx.live_people(std::slice::from_ref(&person)).await?.get(&person) {
-            Some(&id) => Some(id),
-            None => return Ok(None),
-        },
-        None => None,
-    };
-    let email = email.map(|email: EmailAddress| email.key().clone());
-    let filter = InviteFilter {
-        organization_id,
-        project_id,
-        invited_by,
-        email,
-        status,
-        before,
-        within: None,
-    };
-    Ok(Some((filter, limit.unwrap_or(PAGE))))
+/// Which page is asked for.
+struct Asked {
+    filter: InviteFilter,
+    before: Option<(DateTime<Utc>, Uuid)>,
+    limit: u32,
 }
 
-fn status(value: Value) -> Result<Status, String> {
-    let names: Vec<&str> = Status::ALL.iter().map(|status| status.as_str()).collect();
-    value
-        .as_str()
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(|| format!("must be one of {}", names.join(", ")))
+impl Asked {
+    fn read(query: Option<&str>) -> Result<Self, Problem> {
+        let mut fields = Fields::of_query(query);
+        let asked = Self {
+            filter: InviteFilter::read(&mut fields),
+            limit: fields.optional("limit", page_limit(MAX_PAGE)).unwrap_or(PAGE),
+            before: fields.optional("cursor", read_cursor),
+        };
+        fields.finish(Some(asked)).map_err(Problem::invalid)
+    }
 }
 
 /// Where a page ends: the creation time and the id of its last invite.

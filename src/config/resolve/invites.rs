@@ -2,8 +2,8 @@
 
 use chrono::TimeDelta;
 
+use crate::clock::parse_duration;
 use crate::config::error::{ConfigError, Problems, wrong};
-use crate::config::values::parse_duration;
 use crate::config::{Environment, InviteUrl, Settings};
 use crate::invites::limits::{DEFAULT_TTL, MAX_TTL};
 use crate::invites::reminders::Reminders;

@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{INVITE_ITSELF, InviteCandidate};
+use super::{INVITE_ID, INVITE_ITSELF, InviteCandidate, invite_ids};
 use crate::invites::accept::Obstacle;
 use crate::invites::{Acceptance, Invite};
 use crate::metrics::InviteEvent;
-use crate::store::rows::{Type, and_among, checked, sql, to_json, unfold};
+use crate::store::rows::{Type, among, and_among, checked, in_order_of_id, sql, to_json, unfold};
 use crate::store::{Result, Tx, on_conn};
 
 #[derive(Serialize)]
@@ -158,14 +158,36 @@ impl Tx {
 
     /// Revokes an invite, also an expired one; `false` if its status was final.
     pub async fn revoke_invite(&mut self, id: Uuid) -> Result<bool> {
-        self.close_invite(
-            InviteEvent::Revoked,
+        Ok(self.revoke_invites(&[id]).await? == 1)
+    }
+
+    /// Revokes invites, also expired ones, and says how many; those whose status is final stay as they are.
+    pub async fn revoke_invites(&mut self, ids: &[Uuid]) -> Result<usize> {
+        if ids.is_empty() {
+            return Ok(0);
+        }
+        let rows = unfold(self.dialect(), INVITE_ID);
+        let open = format!(
+            "select id from invites where status in ('pending', 'expired') and id in (select r.invite_id from {rows}) {}",
+            in_order_of_id(self.dialect())
+        );
+        let text = format!(
             "update invites set status = 'revoked', revoked_at = $2, flagged_at = null, flagged_for = null,
                  dismissed_at = null, updated_at = $2
-             where id = $1 and status in ('pending', 'expired')",
-            id,
-        )
-        .await
+             where {} returning id",
+            among(self.dialect(), "id", &open)
+        );
+        let now = self.clock.now();
+        let ids = invite_ids(ids)?;
+        let revoked: Vec<Uuid> = on_conn!(self, |conn| sqlx::query_scalar(sql(text))
+            .bind(ids)
+            .bind(now)
+            .fetch_all(conn)
+            .await)?;
+        for &id in &revoked {
+            self.record_event(InviteEvent::Revoked, id, None);
+        }
+        Ok(revoked.len())
     }
 
     async fn close_invite(&mut self, event: InviteEvent, text: &'static str, id: Uuid) -> Result<bool> {

@@ -1,15 +1,17 @@
 //! Lists of invites, and the data of each that people want to see.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{INVITE_ID, INVITE_OF_I, accept_facts, invite_ids};
 use crate::invites::accept::AcceptFacts;
-use crate::invites::email::EmailKey;
 use crate::invites::limits::MailHold;
-use crate::invites::{Invite, Status};
+use crate::invites::{Invite, InviteFilter, PersonRef, Status};
+use crate::store::people::inviter;
 use crate::store::rows::{sql, unfold};
-use crate::store::{DeliveryKind, DeliveryStatus, Result, Tx, on_conn};
+use crate::store::{DeliveryKind, DeliveryStatus, Dialect, Result, Tx, on_conn};
 
 /// An invite with the data that people want to see.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -57,70 +59,59 @@ impl InviteView {
     }
 }
 
-#[derive(Debug, Clone, Default)]
-pub struct InviteFilter {
-    /// For this organization or one of its projects.
-    pub organization_id: Option<Uuid>,
-    pub project_id: Option<Uuid>,
-    /// By this inviter, an `admins.id`.
-    pub invited_by: Option<Uuid>,
-    pub email: Option<EmailKey>,
-    /// In this status at the present time, even if the sweep has not stored it yet.
-    pub status: Option<Status>,
-    /// Only for these organizations, in addition to the other filters.
-    pub within: Option<Vec<Uuid>>,
-    /// Created before this invite: the end of the last page.
-    pub before: Option<(DateTime<Utc>, Uuid)>,
-}
-
-impl InviteFilter {
-    /// Builds the statement for the filters that are set, so that each combination gets a plan that fits. Parameters
-    /// are numbered in the order in which [`Tx::list_invites`] binds them.
-    fn statement(&self) -> String {
-        let mut last = 1;
-        let mut next = || {
-            last += 1;
-            last
-        };
-        let mut conditions = Vec::new();
-        for (column, id) in [
-            ("organization_id", self.organization_id),
-            ("project_id", self.project_id),
-            ("invited_by", self.invited_by),
-        ] {
-            if id.is_some() {
-                conditions.push(format!("{column} = ${}", next()));
-            }
+/// The statement for what is filtered by, so that each combination gets a plan that fits. Parameters are numbered in the
+/// order in which [`Tx::list_invites`] binds them.
+fn statement(dialect: Dialect, filter: &InviteFilter, within: Option<usize>, has_before: bool) -> String {
+    let mut last = 1;
+    let mut next = || {
+        last += 1;
+        last
+    };
+    let mut conditions = Vec::new();
+    for (column, id) in [
+        ("organization_id", filter.organization_id),
+        ("project_id", filter.project_id),
+    ] {
+        if id.is_some() {
+            conditions.push(format!("{column} = ${}", next()));
         }
-        if self.email.is_some() {
-            conditions.push(format!("email_key = ${}", next()));
-        }
-        if let Some(status) = self.status {
-            conditions.push(match status {
-                Status::Pending => format!("status = 'pending' and expires_at > ${}", next()),
-                Status::Expired => {
-                    format!(
-                        "(status = 'expired' or (status = 'pending' and expires_at <= ${}))",
-                        next()
-                    )
-                }
-                status => format!("status = '{status}'"),
-            });
-        }
-        if let Some(organizations) = &self.within {
-            let places: Vec<String> = organizations.iter().map(|_| format!("${}", next())).collect();
-            conditions.push(format!("organization_id in ({})", places.join(", ")));
-        }
-        if self.before.is_some() {
-            conditions.push(format!("(created_at, id) < (${}, ${})", next(), next()));
-        }
-        let conditions = if conditions.is_empty() {
-            "true".to_owned()
-        } else {
-            conditions.join(" and ")
-        };
-        format!("select id, created_at from invites where {conditions} order by created_at desc, id desc limit $1")
     }
+    match filter.invited_by {
+        Some(PersonRef::Admin(_)) => conditions.push(format!("invited_by = ${}", next())),
+        Some(PersonRef::Clerk(_)) => {
+            conditions.push(format!(
+                "invited_by = {}",
+                inviter(dialect, "null", &format!("${}", next()))
+            ));
+        }
+        None => {}
+    }
+    if filter.email.is_some() {
+        conditions.push(format!("email_key = ${}", next()));
+    }
+    if let Some(status) = filter.status {
+        conditions.push(match status {
+            Status::Pending => format!("status = 'pending' and expires_at > ${}", next()),
+            Status::Expired => format!(
+                "(status = 'expired' or (status = 'pending' and expires_at <= ${}))",
+                next()
+            ),
+            status => format!("status = '{status}'"),
+        });
+    }
+    if let Some(organizations) = within {
+        let numbers: Vec<String> = (0..organizations).map(|_| format!("${}", next())).collect();
+        conditions.push(format!("organization_id in ({})", numbers.join(", ")));
+    }
+    if has_before {
+        conditions.push(format!("(created_at, id) < (${}, ${})", next(), next()));
+    }
+    let conditions = if conditions.is_empty() {
+        "true".to_owned()
+    } else {
+        conditions.join(" and ")
+    };
+    format!("select id, created_at from invites where {conditions} order by created_at desc, id desc limit $1")
 }
 
 fn is_about_time(status: Status) -> bool {
@@ -128,17 +119,26 @@ fn is_about_time(status: Status) -> bool {
 }
 
 impl Tx {
-    /// A page of invites: ids, newest first. The order is by creation, so new invites don't shift a page.
-    pub async fn list_invites(&mut self, filter: &InviteFilter, limit: u32) -> Result<Vec<(Uuid, DateTime<Utc>)>> {
-        let text = filter.statement();
+    /// A page of invites: ids, newest first, for the organizations `within` only, and only those that were created before
+    /// the last one of the page before. The order is by creation, so new invites don't shift a page.
+    pub async fn list_invites(
+        &mut self,
+        filter: &InviteFilter,
+        within: Option<&HashSet<Uuid>>,
+        before: Option<(DateTime<Utc>, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<(Uuid, DateTime<Utc>)>> {
+        let text = statement(self.dialect(), filter, within.map(HashSet::len), before.is_some());
         let now = self.clock.now();
         Ok(on_conn!(self, |conn| {
             let mut query = sqlx::query_as(sql(text)).bind(i64::from(limit));
-            for id in [filter.organization_id, filter.project_id, filter.invited_by]
-                .into_iter()
-                .flatten()
-            {
+            for id in [filter.organization_id, filter.project_id].into_iter().flatten() {
                 query = query.bind(id);
+            }
+            match &filter.invited_by {
+                Some(PersonRef::Admin(id)) => query = query.bind(*id),
+                Some(PersonRef::Clerk(id)) => query = query.bind(id.clone()),
+                None => {}
             }
             if let Some(email) = &filter.email {
                 query = query.bind(email.as_str().to_owned());
@@ -146,10 +146,10 @@ impl Tx {
             if filter.status.is_some_and(is_about_time) {
                 query = query.bind(now);
             }
-            for &id in filter.within.iter().flatten() {
+            for &id in within.into_iter().flatten() {
                 query = query.bind(id);
             }
-            if let Some((created_at, id)) = filter.before {
+            if let Some((created_at, id)) = before {
                 query = query.bind(created_at).bind(id);
             }
             query.fetch_all(conn).await

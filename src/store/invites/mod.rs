@@ -17,7 +17,7 @@ use crate::invites::Invite;
 pub use create::{NewInvite, Refresh};
 pub use facts::InviterAt;
 pub(super) use facts::accept_facts;
-pub use list::{InviteFilter, InviteView};
+pub use list::InviteView;
 pub use matching::{InviteCandidate, OpenInvite};
 pub use remind::{Remindable, ReminderPlan, Unplanned};
 

@@ -3,6 +3,7 @@
 mod addresses;
 mod delete;
 mod find;
+pub(in crate::store) use find::inviter;
 mod save;
 
 use chrono::{DateTime, Utc};
@@ -43,15 +44,6 @@ pub struct Address {
     pub verified: bool,
     /// The primary address.
     pub primary: bool,
-}
-
-/// How the app refers to a person.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum PersonRef {
-    /// By `admins.id`.
-    Admin(Uuid),
-    /// By Clerk user id.
-    Clerk(String),
 }
 
 /// A person that usher knows.

@@ -118,7 +118,8 @@ impl Tx {
                  admin_id = coalesce(usher_people.admin_id, excluded.admin_id),
                  clerk_created_at = excluded.clerk_created_at, clerk_updated_at = excluded.clerk_updated_at,
                  banned = excluded.banned, locked = excluded.locked, locale = excluded.locale, seen_at = excluded.seen_at
-             where usher_people.deleted_at is null and usher_people.clerk_updated_at <= excluded.clerk_updated_at
+             where usher_people.deleted_at is null
+                 and coalesce(usher_people.clerk_updated_at <= excluded.clerk_updated_at, true)
              returning {PERSON}"
         );
         let now = self.clock.now();

@@ -7,6 +7,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{TARGET_ID, target_ids};
+use crate::invites::Target;
 use crate::invites::roles::RoleOrder;
 use crate::store::people::admin_ids;
 use crate::store::rows::{Type, app_time, sql, to_json, unfold};
@@ -35,6 +36,28 @@ pub struct Member {
     pub since: DateTime<Utc>,
 }
 
+/// Which members of a target.
+#[derive(Debug, Clone, Copy)]
+pub enum MemberPage {
+    First,
+    /// Those after this `admins.id`.
+    After(Uuid),
+    /// This one.
+    Only(Uuid),
+}
+
+/// A membership with the names of its target.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+pub struct MembershipView {
+    /// The organization, or the project's.
+    pub organization_id: Uuid,
+    pub organization_name: String,
+    pub project_id: Option<Uuid>,
+    pub project_name: Option<String>,
+    pub role: String,
+    pub since: DateTime<Utc>,
+}
+
 /// A live membership.
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
 pub struct Membership {
@@ -53,19 +76,26 @@ struct GrantRow<'a> {
 }
 
 /// The two membership tables differ only in their names.
-struct Memberships {
-    table: &'static str,
-    target: &'static str,
+pub(super) struct Memberships {
+    pub table: &'static str,
+    pub target: &'static str,
 }
 
-const ORGANIZATION_USERS: Memberships = Memberships {
+pub(super) const ORGANIZATION_USERS: Memberships = Memberships {
     table: "organization_users",
     target: "organization_id",
 };
-const PROJECT_ADMINS: Memberships = Memberships {
+pub(super) const PROJECT_ADMINS: Memberships = Memberships {
     table: "project_admins",
     target: "project_id",
 };
+
+pub(super) const fn memberships(target: Target) -> (&'static Memberships, Uuid) {
+    match target {
+        Target::Organization(id) => (&ORGANIZATION_USERS, id),
+        Target::Project(id) => (&PROJECT_ADMINS, id),
+    }
+}
 
 impl Tx {
     /// The people among these who are members of one of these organizations, or of a project of one.
@@ -107,6 +137,19 @@ impl Tx {
 
     /// Adds, restores or raises memberships; never lowers one.
     async fn grant(&mut self, kind: &Memberships, grants: &[Grant], order: &RoleOrder) -> Result<()> {
+        let held = rank(order, &format!("{}.role", kind.table));
+        let given = rank(order, "excluded.role");
+        self.upsert_memberships(kind, grants, &format!("{given} > {held}"))
+            .await
+    }
+
+    /// Adds and restores memberships, and changes the role of those where `changes` is true.
+    pub(super) async fn upsert_memberships(
+        &mut self,
+        kind: &Memberships,
+        grants: &[Grant],
+        changes: &str,
+    ) -> Result<()> {
         if grants.is_empty() {
             return Ok(());
         }
@@ -131,8 +174,6 @@ impl Tx {
             ],
         );
         let Memberships { table, target } = kind;
-        let held = rank(order, &format!("{table}.role"));
-        let given = rank(order, "excluded.role");
         // On Postgres an app's table may have ids of another type, or none: the column's default fills them.
         let (id, new_id) = match self.dialect() {
             Dialect::Postgres => ("", ""),
@@ -143,7 +184,7 @@ impl Tx {
              select {new_id}r.target_id, r.admin_id, r.role, $2, $2 from {source} where true
              on conflict ({target}, admin_id) do update
                  set role = excluded.role, updated_at = excluded.updated_at, deleted_at = null
-             where {table}.deleted_at is not null or {given} > {held}"
+             where {table}.deleted_at is not null or {changes}"
         );
         let rows = to_json(&rows)?;
         let now = self.clock.now();
@@ -156,36 +197,58 @@ impl Tx {
         Ok(())
     }
 
-    /// The members of an organization in the order of their ids: at most `limit` after `after`.
-    pub async fn organization_members(&mut self, id: Uuid, after: Option<Uuid>, limit: u32) -> Result<Vec<Member>> {
-        self.members(&ORGANIZATION_USERS, id, after, limit).await
-    }
-
-    /// The members of a project in the order of their ids: at most `limit` after `after`.
-    pub async fn project_members(&mut self, id: Uuid, after: Option<Uuid>, limit: u32) -> Result<Vec<Member>> {
-        self.members(&PROJECT_ADMINS, id, after, limit).await
-    }
-
-    /// In the order of the unique key of memberships, which every such table has, the app's too: the cost of a page
-    /// does not depend on the number of members.
-    async fn members(&mut self, kind: &Memberships, id: Uuid, after: Option<Uuid>, limit: u32) -> Result<Vec<Member>> {
-        let Memberships { table, target } = kind;
+    /// Members, at most `limit`, in the order of the unique key of memberships, which every such table has, the app's
+    /// too: the cost of a page does not depend on the number of members.
+    pub async fn members(
+        &mut self,
+        target: Target,
+        page: MemberPage,
+        role: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<Member>> {
+        let (Memberships { table, target }, id) = memberships(target);
         let since = app_time(self.dialect(), "m.created_at");
-        let beyond = match after {
-            Some(_) => "and m.admin_id > $3",
-            None => "and $3 = $3",
+        let (page, person) = match page {
+            MemberPage::First => ("$3 = $3", Uuid::nil()),
+            MemberPage::After(id) => ("m.admin_id > $3", id),
+            MemberPage::Only(id) => ("m.admin_id = $3", id),
         };
+        let with_role = role.map_or("$4 = $4", |_| "m.role = $4");
         let text = format!(
             "select a.id as admin_id, a.external_id as clerk_user_id, a.email, a.first_name, a.last_name,
                  coalesce(m.role, '') as role, {since} as since
              from {table} m join admins a on a.id = m.admin_id and a.deleted_at is null
-             where m.{target} = $1 and m.deleted_at is null {beyond}
+             where m.{target} = $1 and m.deleted_at is null and {page} and {with_role}
              order by m.{target}, m.admin_id limit $2"
         );
+        let role = role.unwrap_or_default().to_owned();
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(id)
             .bind(i64::from(limit))
-            .bind(after.unwrap_or_default())
+            .bind(person)
+            .bind(role)
+            .fetch_all(conn)
+            .await)?)
+    }
+
+    /// What somebody is a member of: organizations and projects that exist, 1,000 at most.
+    pub async fn memberships_of(&mut self, admin_id: Uuid) -> Result<Vec<MembershipView>> {
+        let since = app_time(self.dialect(), "m.created_at");
+        let text = format!(
+            "select * from (
+                 select o.id as organization_id, coalesce(o.name, '') as organization_name, null as project_id,
+                     null as project_name, coalesce(m.role, '') as role, {since} as since
+                 from organization_users m join organizations o on o.id = m.organization_id and o.deleted_at is null
+                 where m.admin_id = $1 and m.deleted_at is null
+                 union all
+                 select o.id, coalesce(o.name, ''), p.id, coalesce(p.name, ''), coalesce(m.role, ''), {since}
+                 from project_admins m join projects p on p.id = m.project_id and p.deleted_at is null
+                 join organizations o on o.id = p.organization_id and o.deleted_at is null
+                 where m.admin_id = $1 and m.deleted_at is null
+             ) memberships order by organization_id, project_id is not null, project_id limit 1000"
+        );
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(admin_id)
             .fetch_all(conn)
             .await)?)
     }

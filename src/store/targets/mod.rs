@@ -1,5 +1,6 @@
 //! The organizations, projects and memberships that the app may own.
 
+mod change;
 mod members;
 mod put;
 
@@ -11,7 +12,8 @@ use uuid::Uuid;
 
 use super::rows::{Type, app_time, sql, to_json, unfold};
 use super::{Dialect, InviteCandidate, Result, Tx, on_conn};
-pub use members::{Grant, Member, Membership};
+pub use change::MemberPerson;
+pub use members::{Grant, Member, MemberPage, Membership, MembershipView};
 pub use put::{Put, PutRefusal};
 
 /// An organization or a project that exists.

@@ -95,7 +95,10 @@ impl Answer {
         let errors = self.json()["errors"].as_array().expect("errors").clone();
         errors
             .iter()
-            .map(|error| error["field"].as_str().expect("a field").to_owned())
+            .map(|error| {
+                let field = error["pointer"].as_str().or(error["parameter"].as_str());
+                field.expect("a field").trim_start_matches('/').to_owned()
+            })
             .collect()
     }
 }

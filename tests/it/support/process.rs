@@ -267,6 +267,22 @@ pub fn environment(database_url: &str, smtp_url: &str) -> Vec<(String, String)> 
     settings
 }
 
+/// Runs a command that only needs the database; whether it ended well, and what it said.
+pub async fn command(database_url: &str, arguments: &[&str]) -> (bool, String) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = Command::new(env!("CARGO_BIN_EXE_usher"))
+        .args(arguments)
+        .env_clear()
+        .envs(environment(database_url, "smtp://127.0.0.1:1"))
+        .current_dir(folder.path())
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .expect("usher runs");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(said).expect("text"))
+}
+
 /// Asks again and again until it is so. Only for what other processes and the worker's own runtime do.
 pub async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);

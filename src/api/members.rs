@@ -1,0 +1,628 @@
+//! Who is in an organization or a project: listed, set, removed by the app; and people who leave.
+
+use axum::Json;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::StatusCode;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures::FutureExt as _;
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use super::auth::{AppClient, SignedIn};
+use super::body::{Id, MaxBody, Segment};
+use super::limits::BATCH_SHARE;
+use super::view::{Named, Rfc3339, full_name};
+use super::{Api, example, tag};
+use crate::fields::{Fields, body, line, page_limit};
+use crate::flows::{MemberRefusal, Removal, remove_member, set_members};
+use crate::invites::members::{BatchMember, LastOwner, MemberRequest, Membership, PutMember};
+use crate::invites::{PersonRef, Target, is_clerk_user_id};
+use crate::problem::{Code, Problem};
+use crate::store::{Member, MemberPage, MembershipView, Store, StoreError, Tx};
+
+/// Members on a page, by default.
+const PAGE: u32 = 100;
+const MAX_PAGE: u32 = 500;
+/// Members in one request.
+const MAX_BATCH: usize = 500;
+/// Bytes of a batch: every batch that the schema allows fits, however it is escaped.
+const MAX_BATCH_BODY: usize = (MAX_BATCH + 1) * 4_000;
+
+/// Called by the app, with its API key.
+pub(super) fn for_the_app() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(organization_members))
+        .routes(routes!(project_members))
+        .routes(routes!(put_organization_member, remove_organization_member))
+        .routes(routes!(put_project_member, remove_project_member))
+        .routes(routes!(batch).layer(axum::Extension(MaxBody(MAX_BATCH_BODY))))
+        .routes(routes!(memberships_of))
+}
+
+/// Called by the app's pages, from the browser.
+pub(super) fn for_pages() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(my_memberships))
+        .routes(routes!(leave_organization))
+        .routes(routes!(leave_project))
+}
+
+/// A member.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Member)]
+pub(super) struct MemberJson {
+    /// The id in `admins`.
+    admin_id: Uuid,
+    /// Clerk's id of the person.
+    #[schema(required)]
+    clerk_user_id: Option<String>,
+    /// Their primary address; null until Clerk has told of them.
+    #[schema(required)]
+    email: Option<String>,
+    /// First and last name, as far as there are any.
+    #[schema(required)]
+    name: Option<String>,
+    /// Their role here.
+    role: String,
+    /// Since when they are a member.
+    since: Rfc3339,
+}
+
+/// A page of members, without those who were removed.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Members {
+    /// The members, in the order of their `admin_id`.
+    items: Vec<MemberJson>,
+    /// The `cursor` of the next page; null on the last one.
+    #[schema(required)]
+    next_cursor: Option<String>,
+}
+
+/// What somebody is a member of.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Memberships {
+    /// Organizations and projects, 1,000 at most. Roles in an organization that also count in its projects are not
+    /// repeated.
+    items: Vec<MembershipJson>,
+}
+
+/// One membership.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Membership)]
+struct MembershipJson {
+    /// The organization, or the project's.
+    organization: Named,
+    /// The project, if it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    project: Option<Named>,
+    /// The role.
+    role: String,
+    /// Since when.
+    since: Rfc3339,
+}
+
+body! {
+    /// Many memberships at once.
+    pub(super) struct MemberBatch {
+        /// The memberships. An invalid one gets its own error and does not affect the others.
+        #[schema(value_type = Vec<BatchMember>, max_items = 500)]
+        members: Vec<Value> = required(items),
+    }
+}
+
+/// The answers of a batch.
+#[derive(Serialize, ToSchema)]
+pub(super) struct MemberBatchAnswer {
+    /// One for each item, in order.
+    results: Vec<MemberResult>,
+}
+
+/// The result of one item.
+#[derive(Serialize, ToSchema)]
+struct MemberResult {
+    /// 201 for a new member, 200 for one whose role was changed or is the same, else the problem's status.
+    #[schema(minimum = 200, maximum = 599)]
+    status: u16,
+    /// Why it was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    problem: Option<Problem>,
+}
+
+impl From<Member> for MemberJson {
+    fn from(member: Member) -> Self {
+        Self {
+            admin_id: member.admin_id,
+            clerk_user_id: member.clerk_user_id,
+            email: member.email,
+            name: full_name(member.first_name.as_deref(), member.last_name.as_deref()),
+            role: member.role,
+            since: Rfc3339(member.since),
+        }
+    }
+}
+
+impl From<MembershipView> for MembershipJson {
+    fn from(view: MembershipView) -> Self {
+        let project = view.project_id.map(|id| Named {
+            id,
+            name: view.project_name.unwrap_or_default(),
+        });
+        Self {
+            organization: Named {
+                id: view.organization_id,
+                name: view.organization_name,
+            },
+            project,
+            role: view.role,
+            since: Rfc3339(view.since),
+        }
+    }
+}
+
+fn items(value: Value) -> Result<Vec<Value>, String> {
+    match value {
+        Value::Array(items) if items.len() <= MAX_BATCH => Ok(items),
+        Value::Array(_) => Err(format!("must have at most {MAX_BATCH} items")),
+        _ => Err("must be a list of memberships".to_owned()),
+    }
+}
+
+/// List organization members
+///
+/// In pages, which stay stable while people come and go: follow `next_cursor` until it is null.
+#[utoipa::path(
+    get, path = "/v1/organizations/{id}/members", tag = tag::MEMBERS, operation_id = "listOrganizationMembers",
+    params(
+        ("id" = Uuid, Path, description = "The organization's id", example = example::organization_id),
+        ("role" = Option<String>, Query, description = "Only members with this role"),
+        ("limit" = Option<u32>, Query, description = "Page size; 100 by default", minimum = 1, maximum = 500),
+        ("cursor" = Option<String>, Query, description = "The `next_cursor` of the previous page"),
+    ),
+    responses((status = 200, description = "A page of its members", body = Members, example = example::members)),
+    security(("api_key" = [])),
+    extensions(("x-problems" = json!([Code::NotFound, Code::InvalidRequest])))
+)]
+pub(super) async fn organization_members(
+    State(api): State<Api>,
+    client: AppClient,
+    Id(id): Id,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Members>, Problem> {
+    list(&api, &client, Target::Organization(id), query.as_deref()).await
+}
+
+/// List project members
+///
+/// Those with a role of the project itself. Admins and owners of its organization manage it, too. In pages, which stay stable while people come and go: follow `next_cursor` until it is null.
+#[utoipa::path(
+    get, path = "/v1/projects/{id}/members", tag = tag::MEMBERS, operation_id = "listProjectMembers",
+    params(
+        ("id" = Uuid, Path, description = "The project's id", example = example::project_id),
+        ("role" = Option<String>, Query, description = "Only members with this role"),
+        ("limit" = Option<u32>, Query, description = "Page size; 100 by default", minimum = 1, maximum = 500),
+        ("cursor" = Option<String>, Query, description = "The `next_cursor` of the previous page"),
+    ),
+    responses((status = 200, description = "A page of its members", body = Members, example = example::members)),
+    security(("api_key" = [])),
+    extensions(("x-problems" = json!([Code::NotFound, Code::InvalidRequest])))
+)]
+pub(super) async fn project_members(
+    State(api): State<Api>,
+    client: AppClient,
+    Id(id): Id,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Members>, Problem> {
+    list(&api, &client, Target::Project(id), query.as_deref()).await
+}
+
+async fn list(api: &Api, client: &AppClient, target: Target, query: Option<&str>) -> Result<Json<Members>, Problem> {
+    let mut fields = Fields::of_query(query);
+    let limit = fields.optional("limit", page_limit(MAX_PAGE)).unwrap_or(PAGE);
+    let role = fields.optional("role", line(64));
+    let after = fields.optional("cursor", read_cursor);
+    fields.finish(Some(())).map_err(Problem::invalid)?;
+    let mut tx = api.app.store.read().await?;
+    must_use(&mut tx, client, target).await?;
+    let page = after.map_or(MemberPage::First, MemberPage::After);
+    // One more than the limit shows whether there is a next page.
+    let mut found = tx.members(target, page, role.as_deref(), limit + 1).await?;
+    let has_more = found.len() > limit as usize;
+    found.truncate(limit as usize);
+    let last = found.last().filter(|_| has_more);
+    Ok(Json(Members {
+        next_cursor: last.map(|member| URL_SAFE_NO_PAD.encode(member.admin_id)),
+        items: found.into_iter().map(MemberJson::from).collect(),
+    }))
+}
+
+fn read_cursor(value: Value) -> Result<Uuid, String> {
+    value
+        .as_str()
+        .and_then(|text| URL_SAFE_NO_PAD.decode(text).ok())
+        .and_then(|bytes| Uuid::from_slice(&bytes).ok())
+        .ok_or_else(|| "must be the next_cursor of an earlier answer".to_owned())
+}
+
+/// 404 unless the target exists and the key may use it.
+async fn must_use(tx: &mut Tx, client: &AppClient, target: Target) -> Result<(), Problem> {
+    let info = match target {
+        Target::Organization(id) => tx.organizations(&[id]).await?,
+        Target::Project(id) => tx.projects(&[id]).await?,
+    };
+    let info = info.first().ok_or_else(Problem::not_found)?;
+    client.must_use(info.organization_id)
+}
+
+/// Set organization member
+///
+/// Also for somebody whom Clerk has not told of yet. Their open invites to the same organization are revoked. An equal request changes nothing.
+#[utoipa::path(
+    put, path = "/v1/organizations/{id}/members/{clerk_user_id}", tag = tag::MEMBERS, operation_id = "putOrganizationMember",
+    params(
+        ("id" = Uuid, Path, description = "The organization's id", example = example::organization_id),
+        ("clerk_user_id" = String, Path, description = "Clerk's id of the person",
+            pattern = "^user_[A-Za-z0-9_]{1,59}$", example = example::clerk_user_id),
+    ),
+    request_body(content = PutMember, example = example::put_organization_member),
+    responses(
+        (status = 201, description = "A new member", body = MemberJson, example = example::organization_member),
+        (status = 200, description = "They were a member, and have this role", body = MemberJson, example = example::organization_member),
+    ),
+    security(("api_key" = [])),
+    extensions(("x-problems" = json!([Code::NotFound, Code::PersonBlocked, Code::LastOwner])))
+)]
+pub(super) async fn put_organization_member(
+    State(api): State<Api>,
+    client: AppClient,
+    Path((id, clerk_user_id)): Path<(String, String)>,
+    fields: Fields,
+) -> Result<(StatusCode, Json<MemberJson>), Problem> {
+    put(
+        &api,
+        &client,
+        Target::Organization(read_id(&id)?),
+        &clerk_user_id,
+        fields,
+    )
+    .await
+}
+
+/// Remove organization member
+///
+/// Leaving an organization also leaves its projects. Whoever is not a member stays none. They can be invited again.
+#[utoipa::path(
+    delete, path = "/v1/organizations/{id}/members/{clerk_user_id}", tag = tag::MEMBERS, operation_id = "removeOrganizationMember",
+    params(
+        ("id" = Uuid, Path, description = "The organization's id", example = example::organization_id),
+        ("clerk_user_id" = String, Path, description = "Clerk's id of the person",
+            pattern = "^user_[A-Za-z0-9_]{1,59}$", example = example::clerk_user_id),
+        ("force" = Option<bool>, Query, description = "Also remove the last holder of the highest role"),
+    ),
+    responses((status = 204, description = "They are no member")),
+    security(("api_key" = [])),
+    extensions(("x-problems" = json!([Code::NotFound, Code::LastOwner, Code::InvalidRequest])))
+)]
+pub(super) async fn remove_organization_member(
+    State(api): State<Api>,
+    client: AppClient,
+    Path((id, clerk_user_id)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+) -> Result<StatusCode, Problem> {
+    let force = read_force(query.as_deref())?;
+    remove(
+        &api,
+        &client,
+        Target::Organization(read_id(&id)?),
+        &clerk_user_id,
+        force,
+    )
+    .await
+}
+
+/// Set project member
+///
+/// Whoever is not in its organization becomes a member of it with the lowest role. Their open invites to the same project are revoked. An equal request changes nothing.
+#[utoipa::path(
+    put, path = "/v1/projects/{id}/members/{clerk_user_id}", tag = tag::MEMBERS, operation_id = "putProjectMember",
+    params(
+        ("id" = Uuid, Path, description = "The project's id", example = example::project_id),
+        ("clerk_user_id" = String, Path, description = "Clerk's id of the person",
+            pattern = "^user_[A-Za-z0-9_]{1,59}$", example = example::clerk_user_id),
+    ),
+    request_body(content = PutMember, example = example::put_project_member),
+    responses(
+        (status = 201, description = "A new member", body = MemberJson, example = example::project_member),
+        (status = 200, description = "They were a member, and have this role", body = MemberJson, example = example::project_member),
+    ),
+    security(("api_key" = [])),
+    extensions(("x-problems" = json!([Code::NotFound, Code::PersonBlocked])))
+)]
+pub(super) async fn put_project_member(
+    State(api): State<Api>,
+    client: AppClient,
+    Path((id, clerk_user_id)): Path<(String, String)>,
+    fields: Fields,
+) -> Result<(StatusCode, Json<MemberJson>), Problem> {
+    put(&api, &client, Target::Project(read_id(&id)?), &clerk_user_id, fields).await
+}
+
+/// Remove project member
+///
+/// Whoever is not a member stays none. They can be invited again.
+#[utoipa::path(
+    delete, path = "/v1/projects/{id}/members/{clerk_user_id}", tag = tag::MEMBERS, operation_id = "removeProjectMember",
+    params(
+        ("id" = Uuid, Path, description = "The project's id", example = example::project_id),
+        ("clerk_user_id" = String, Path, description = "Clerk's id of the person",
+            pattern = "^user_[A-Za-z0-9_]{1,59}$", example = example::clerk_user_id),
+    ),
+    responses((status = 204, description = "They are no member")),
+    security(("api_key" = [])),
+    extensions(("x-problems" = json!([Code::NotFound])))
+)]
+pub(super) async fn remove_project_member(
+    State(api): State<Api>,
+    client: AppClient,
+    Path((id, clerk_user_id)): Path<(String, String)>,
+) -> Result<StatusCode, Problem> {
+    let force = false;
+    remove(&api, &client, Target::Project(read_id(&id)?), &clerk_user_id, force).await
+}
+
+fn read_id(text: &str) -> Result<Uuid, Problem> {
+    text.parse().map_err(|_| Code::InvalidId.into())
+}
+
+fn read_force(query: Option<&str>) -> Result<bool, Problem> {
+    let mut fields = Fields::of_query(query);
+    let force = fields.optional("force", |value| match value.as_str() {
+        Some("true") => Ok(true),
+        Some("false") => Ok(false),
+        _ => Err("must be true or false".to_owned()),
+    });
+    fields.finish(Some(force.unwrap_or(false))).map_err(Problem::invalid)
+}
+
+async fn put(
+    api: &Api,
+    client: &AppClient,
+    target: Target,
+    clerk_user_id: &str,
+    mut fields: Fields,
+) -> Result<(StatusCode, Json<MemberJson>), Problem> {
+    if !is_clerk_user_id(clerk_user_id) {
+        return Err(Code::InvalidId.into());
+    }
+    let order = api.app.config.roles.order(target.kind());
+    let body = PutMember::read(&mut fields, &[order]);
+    let request = MemberRequest {
+        target,
+        clerk_user_id: clerk_user_id.to_owned(),
+        role: fields.finish(body).map_err(Problem::invalid)?.role,
+    };
+    let store = client.store(api, 1);
+    store
+        .transaction((api, client, &request), |tx, (api, client, request)| {
+            put_in(tx, api, client, request).boxed()
+        })
+        .await
+}
+
+async fn put_in(
+    tx: &mut Tx,
+    api: &Api,
+    client: &AppClient,
+    request: &MemberRequest,
+) -> Result<(StatusCode, Json<MemberJson>), Problem> {
+    let set = set_members(
+        tx,
+        std::slice::from_ref(request),
+        &api.app.config.roles,
+        client.organizations(),
+    )
+    .await?;
+    let set = set.into_iter().next().ok_or_else(Problem::internal)?;
+    let status = match set.map_err(refused)? {
+        Membership::Added => StatusCode::CREATED,
+        Membership::Changed | Membership::Unchanged => StatusCode::OK,
+    };
+    let person = PersonRef::Clerk(request.clerk_user_id.clone());
+    let admin_id = tx.live_people(std::slice::from_ref(&person)).await?.remove(&person);
+    let page = MemberPage::Only(admin_id.ok_or_else(Problem::internal)?);
+    let member = tx.members(request.target, page, None, 1).await?.pop();
+    Ok((status, Json(member.ok_or_else(Problem::internal)?.into())))
+}
+
+fn refused(refusal: MemberRefusal) -> Problem {
+    match refusal {
+        MemberRefusal::UnknownTarget => Problem::not_found(),
+        MemberRefusal::PersonBlocked => Code::PersonBlocked.into(),
+        MemberRefusal::LastOwner => Code::LastOwner.into(),
+    }
+}
+
+async fn remove(
+    api: &Api,
+    client: &AppClient,
+    target: Target,
+    clerk_user_id: &str,
+    force: bool,
+) -> Result<StatusCode, Problem> {
+    if !is_clerk_user_id(clerk_user_id) {
+        return Err(Code::InvalidId.into());
+    }
+    let removal = Removal {
+        target,
+        clerk_user_id,
+        organizations: client.organizations(),
+        force,
+        roles: &api.app.config.roles,
+    };
+    end(&client.store(api, 1), removal).await
+}
+
+/// 404 for targets that the caller may not use.
+async fn end(store: &Store, removal: Removal<'_>) -> Result<StatusCode, Problem> {
+    let removed: Option<Result<(), LastOwner>> = store
+        .transaction(removal, |tx, removal| remove_member(tx, *removal).boxed())
+        .await?;
+    match removed {
+        None => Err(Problem::not_found()),
+        Some(Err(LastOwner)) => Err(Code::LastOwner.into()),
+        Some(Ok(())) => Ok(StatusCode::NO_CONTENT),
+    }
+}
+
+/// Set many members
+///
+/// Up to 500, in few round trips and one transaction; each counts as a call against the key's rate limit. Each item gets the
+/// answer of a request of its own, in order; an invalid item does not affect the others.
+#[utoipa::path(
+    post, path = "/v1/members/batch", tag = tag::MEMBERS, operation_id = "putMembers",
+    request_body(content = MemberBatch, example = example::member_batch),
+    responses((status = 200, description = "One result for each member", body = MemberBatchAnswer,
+        example = example::member_batch_answer)),
+    security(("api_key" = [])),
+)]
+pub(super) async fn batch(
+    State(api): State<Api>,
+    client: AppClient,
+    mut fields: Fields,
+) -> Result<Json<MemberBatchAnswer>, Problem> {
+    let body = MemberBatch::read(&mut fields);
+    let items = fields.finish(body).map_err(Problem::invalid)?.members;
+    client.pay_for(&api, "members", items.len())?;
+    let roles = &api.app.config.roles;
+    let read: Vec<_> = items
+        .into_iter()
+        .map(|item| MemberRequest::parse(item, roles))
+        .collect();
+    let valid: Vec<MemberRequest> = read.iter().filter_map(|item| item.as_ref().ok().cloned()).collect();
+    let store = client.store(&api, BATCH_SHARE);
+    let set: Vec<Result<Membership, MemberRefusal>> = store
+        .transaction((&valid, &client), |tx, (valid, client)| {
+            async move { set_members(tx, valid, roles, client.organizations()).await }.boxed()
+        })
+        .await?;
+    let mut set = set.into_iter();
+    let results = read.into_iter().map(|item| {
+        let answer = match item {
+            Err(errors) => Err(Problem::invalid(errors)),
+            Ok(_) => set
+                .next()
+                .ok_or_else(Problem::internal)
+                .and_then(|set| set.map_err(refused)),
+        };
+        MemberResult::of(answer)
+    });
+    Ok(Json(MemberBatchAnswer {
+        results: results.collect(),
+    }))
+}
+
+impl MemberResult {
+    fn of(answer: Result<Membership, Problem>) -> Self {
+        let (status, problem) = match answer {
+            Ok(Membership::Added) => (201, None),
+            Ok(_) => (200, None),
+            Err(problem) => (problem.status.as_u16(), Some(problem)),
+        };
+        Self { status, problem }
+    }
+}
+
+/// List a person's memberships
+///
+/// For a key that is limited to organizations, only those in them.
+#[utoipa::path(
+    get, path = "/v1/users/{clerk_user_id}/memberships", tag = tag::MEMBERS, operation_id = "listUserMemberships",
+    params(("clerk_user_id" = String, Path, description = "Clerk's id of the person",
+        pattern = "^user_[A-Za-z0-9_]{1,59}$", example = example::clerk_user_id)),
+    responses((status = 200, description = "What they are a member of", body = Memberships, example = example::memberships)),
+    security(("api_key" = [])),
+)]
+pub(super) async fn memberships_of(
+    State(api): State<Api>,
+    client: AppClient,
+    Segment(clerk_user_id): Segment,
+) -> Result<Json<Memberships>, Problem> {
+    if !is_clerk_user_id(&clerk_user_id) {
+        return Err(Code::InvalidId.into());
+    }
+    let mut all = memberships(&api, clerk_user_id).await?;
+    all.retain(|membership| client.may_use(membership.organization_id));
+    let items = all.into_iter().map(MembershipJson::from).collect();
+    Ok(Json(Memberships { items }))
+}
+
+/// List the signed-in person's memberships
+#[utoipa::path(
+    get, path = "/v1/me/memberships", tag = tag::ME, operation_id = "listMyMemberships",
+    responses((status = 200, description = "What they are a member of", body = Memberships, example = example::memberships)),
+    security(("session" = []), ("session_cookie" = [])),
+)]
+pub(super) async fn my_memberships(State(api): State<Api>, me: SignedIn) -> Result<Json<Memberships>, Problem> {
+    let all = memberships(&api, me.clerk_user_id).await?;
+    let items = all.into_iter().map(MembershipJson::from).collect();
+    Ok(Json(Memberships { items }))
+}
+
+async fn memberships(api: &Api, clerk_user_id: String) -> Result<Vec<MembershipView>, StoreError> {
+    let person = PersonRef::Clerk(clerk_user_id);
+    let mut tx = api.app.store.read().await?;
+    match tx.live_people(std::slice::from_ref(&person)).await?.get(&person) {
+        Some(&admin_id) => tx.memberships_of(admin_id).await,
+        None => Ok(Vec::new()),
+    }
+}
+
+/// Leave an organization
+///
+/// Leaves its projects, too. The last holder of the highest role can't leave.
+#[utoipa::path(
+    delete, path = "/v1/me/memberships/organizations/{id}", tag = tag::ME, operation_id = "leaveOrganization",
+    params(("id" = Uuid, Path, description = "The organization's id", example = example::organization_id)),
+    responses((status = 204, description = "They are no member")),
+    security(("session" = []), ("session_cookie" = [])),
+    extensions(("x-problems" = json!([Code::NotFound, Code::LastOwner])))
+)]
+pub(super) async fn leave_organization(
+    State(api): State<Api>,
+    me: SignedIn,
+    Id(id): Id,
+) -> Result<StatusCode, Problem> {
+    leave(&api, Target::Organization(id), &me).await
+}
+
+/// Leave a project
+///
+/// Whoever manages its organization still manages it.
+#[utoipa::path(
+    delete, path = "/v1/me/memberships/projects/{id}", tag = tag::ME, operation_id = "leaveProject",
+    params(("id" = Uuid, Path, description = "The project's id", example = example::project_id)),
+    responses((status = 204, description = "They are no member")),
+    security(("session" = []), ("session_cookie" = [])),
+    extensions(("x-problems" = json!([Code::NotFound])))
+)]
+pub(super) async fn leave_project(State(api): State<Api>, me: SignedIn, Id(id): Id) -> Result<StatusCode, Problem> {
+    leave(&api, Target::Project(id), &me).await
+}
+
+async fn leave(api: &Api, target: Target, me: &SignedIn) -> Result<StatusCode, Problem> {
+    me.decides()?;
+    let removal = Removal {
+        target,
+        clerk_user_id: &me.clerk_user_id,
+        organizations: None,
+        force: false,
+        roles: &api.app.config.roles,
+    };
+    end(&api.app.store, removal).await
+}

@@ -1,0 +1,284 @@
+//! Memberships that the app or the person sets and ends, and organizations and projects that end.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::members::{Memberships, ORGANIZATION_USERS, PROJECT_ADMINS, memberships};
+use super::{Grant, TARGET_ID, target_ids};
+use crate::invites::{PersonRef, Target};
+use crate::store::rows::{Type, sql, to_json, unfold};
+use crate::store::{Dialect, Result, Tx, on_conn};
+
+/// Somebody who is to be a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberPerson {
+    /// The `admins.id`.
+    Known(Uuid),
+    /// Banned, locked or deleted in Clerk, or the app has cut the link to this Clerk account.
+    Blocked,
+}
+
+#[derive(Serialize)]
+struct NewPerson<'a> {
+    user_id: &'a str,
+    new_admin_id: Uuid,
+}
+
+#[derive(Serialize)]
+struct Pair {
+    target_id: Uuid,
+    admin_id: Uuid,
+}
+
+const PAIR: &[(&str, Type)] = &[("target_id", Type::Uuid), ("admin_id", Type::Uuid)];
+
+fn pairs(pairs: impl Iterator<Item = (Uuid, Uuid)>) -> Result<String> {
+    let mut rows: Vec<_> = pairs
+        .map(|(target_id, admin_id)| Pair { target_id, admin_id })
+        .collect();
+    // Always in this order, so that processes can't deadlock.
+    rows.sort_by_key(|row| (row.target_id, row.admin_id));
+    to_json(&rows)
+}
+
+impl Tx {
+    /// Locks organizations until this transaction ends, for decisions about their members. Who is accepted meanwhile
+    /// does not wait: it takes nobody's role away.
+    pub async fn lock_members_of(&mut self, organizations: &[Uuid]) -> Result<()> {
+        if organizations.is_empty() || self.dialect() == Dialect::Sqlite {
+            return Ok(());
+        }
+        let rows = unfold(self.dialect(), TARGET_ID);
+        let text = format!(
+            "select id from organizations where id in (select r.target_id from {rows}) order by id for no key update"
+        );
+        let ids = target_ids(organizations)?;
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(ids)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        Ok(())
+    }
+
+    /// The live holders of a role in each of these organizations.
+    pub async fn holders(&mut self, organizations: &[Uuid], role: &str) -> Result<HashMap<Uuid, HashSet<Uuid>>> {
+        let rows = unfold(self.dialect(), TARGET_ID);
+        let text = format!(
+            "select m.organization_id, m.admin_id from organization_users m
+             join admins a on a.id = m.admin_id and a.deleted_at is null
+             where m.deleted_at is null and m.role = $2 and m.organization_id in (select r.target_id from {rows})"
+        );
+        let ids = target_ids(organizations)?;
+        let role = role.to_owned();
+        let found: Vec<(Uuid, Uuid)> = on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(ids)
+            .bind(role)
+            .fetch_all(conn)
+            .await)?;
+        let mut holders: HashMap<Uuid, HashSet<Uuid>> = HashMap::new();
+        for (organization_id, admin_id) in found {
+            holders.entry(organization_id).or_default().insert(admin_id);
+        }
+        Ok(holders)
+    }
+
+    /// The people with these Clerk user ids. Whoever Clerk has not told of yet gets a row, to be filled when it does.
+    pub async fn people_to_be_members(&mut self, clerk_user_ids: &[&str]) -> Result<HashMap<String, MemberPerson>> {
+        if clerk_user_ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        self.make_people_known(clerk_user_ids).await?;
+        let rows = unfold(self.dialect(), &[("user_id", Type::Text), ("new_admin_id", Type::Uuid)]);
+        let blocked = format!(
+            "select p.clerk_user_id from usher_people p join {rows} on r.user_id = p.clerk_user_id
+             where p.banned or p.locked or p.deleted_at is not null"
+        );
+        let ids = self.new_people(clerk_user_ids)?;
+        let blocked: Vec<String> = on_conn!(self, |conn| sqlx::query_scalar(sql(blocked))
+            .bind(ids)
+            .fetch_all(conn)
+            .await)?;
+        let blocked: HashSet<String> = blocked.into_iter().collect();
+        let named: Vec<PersonRef> = clerk_user_ids
+            .iter()
+            .map(|&id| PersonRef::Clerk(id.to_owned()))
+            .collect();
+        let linked = self.live_people(&named).await?;
+        let person = |named: PersonRef| {
+            let PersonRef::Clerk(id) = &named else { return None };
+            let known = linked.get(&named).filter(|_| !blocked.contains(id));
+            let person = known.map_or(MemberPerson::Blocked, |&admin_id| MemberPerson::Known(admin_id));
+            Some((id.clone(), person))
+        };
+        Ok(named.into_iter().filter_map(person).collect())
+    }
+
+    fn new_people(&self, clerk_user_ids: &[&str]) -> Result<String> {
+        let mut rows: Vec<_> = clerk_user_ids
+            .iter()
+            .map(|user_id| NewPerson {
+                user_id,
+                new_admin_id: self.clock.new_id(),
+            })
+            .collect();
+        rows.sort_by_key(|row| row.user_id);
+        rows.dedup_by_key(|row| row.user_id);
+        to_json(&rows)
+    }
+
+    /// The row in `usher_people` decides which of two transactions makes the one in `admins`, and keeps its id.
+    async fn make_people_known(&mut self, clerk_user_ids: &[&str]) -> Result<()> {
+        let rows = unfold(self.dialect(), &[("user_id", Type::Text), ("new_admin_id", Type::Uuid)]);
+        let ids = self.new_people(clerk_user_ids)?;
+        let now = self.clock.now();
+        let claim = format!(
+            "insert into usher_people (clerk_user_id, admin_id)
+             select r.user_id,
+                 coalesce(
+                     (select id from admins where external_id = r.user_id and deleted_at is null
+                      order by created_at, id limit 1),
+                     r.new_admin_id)
+             from {rows} where $2 = $2
+             on conflict (clerk_user_id) do update set admin_id = usher_people.admin_id"
+        );
+        let make = format!(
+            "insert into admins (id, external_id, created_at, updated_at)
+             select p.admin_id, p.clerk_user_id, $2, $2 from {rows} join usher_people p on p.clerk_user_id = r.user_id
+             where p.deleted_at is null and p.admin_id is not null
+             on conflict (id) do nothing"
+        );
+        for text in [claim, make] {
+            on_conn!(self, |conn| sqlx::query(sql(text))
+                .bind(&ids)
+                .bind(now)
+                .execute(conn)
+                .await
+                .map(drop))?;
+        }
+        Ok(())
+    }
+
+    /// Gives these roles, also lower ones, at most one per person and target.
+    pub async fn set_memberships(&mut self, organizations: &[Grant], projects: &[Grant]) -> Result<()> {
+        for (kind, grants) in [(&ORGANIZATION_USERS, organizations), (&PROJECT_ADMINS, projects)] {
+            self.upsert_memberships(kind, grants, "true").await?;
+        }
+        Ok(())
+    }
+
+    /// Ends somebody's membership; whether there was one.
+    pub async fn end_membership(&mut self, target: Target, admin_id: Uuid) -> Result<bool> {
+        let (Memberships { table, target }, id) = memberships(target);
+        let text = format!(
+            "update {table} set deleted_at = $3, updated_at = $3
+             where {target} = $1 and admin_id = $2 and deleted_at is null"
+        );
+        let now = self.clock.now();
+        let ended = on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(id)
+            .bind(admin_id)
+            .bind(now)
+            .execute(conn)
+            .await?
+            .rows_affected());
+        Ok(ended > 0)
+    }
+
+    /// The projects of an organization in which somebody has a role.
+    pub async fn projects_within(&mut self, organization_id: Uuid, admin_id: Uuid) -> Result<Vec<Uuid>> {
+        let text = "select m.project_id from project_admins m join projects p on p.id = m.project_id
+                    where m.admin_id = $2 and m.deleted_at is null and p.organization_id = $1 order by m.project_id";
+        Ok(on_conn!(self, |conn| sqlx::query_scalar(text)
+            .bind(organization_id)
+            .bind(admin_id)
+            .fetch_all(conn)
+            .await)?)
+    }
+
+    /// The open invites to verified addresses of people, each to one target.
+    pub async fn open_invites_of(&mut self, members: &[(Target, Uuid)]) -> Result<Vec<Uuid>> {
+        let mut by_kind: BTreeMap<&str, Vec<(Uuid, Uuid)>> = BTreeMap::new();
+        for &(target, admin_id) in members {
+            let (_, id) = memberships(target);
+            by_kind.entry(target.kind().as_str()).or_default().push((id, admin_id));
+        }
+        let mut open = Vec::new();
+        for (kind, theirs) in by_kind {
+            let rows = unfold(self.dialect(), PAIR);
+            let text = format!(
+                "select i.id from {rows} join usher_addresses a on a.admin_id = r.admin_id and a.verified
+                 join invites i on i.target_id = r.target_id and i.kind = '{kind}' and i.email_key = a.email_key
+                     and i.status in ('pending', 'expired')"
+            );
+            let theirs = pairs(theirs.into_iter())?;
+            let found: Vec<Uuid> = on_conn!(self, |conn| sqlx::query_scalar(sql(text))
+                .bind(theirs)
+                .fetch_all(conn)
+                .await)?;
+            open.extend(found);
+        }
+        Ok(open)
+    }
+
+    /// Ends an organization or a project: its open invites, its memberships and, of an organization, its projects.
+    /// `false` if it never was there, or not in an organization that the caller may use. What is deleted stays so.
+    pub async fn end_target(&mut self, target: Target, may_use: Option<&HashSet<Uuid>>) -> Result<bool> {
+        let (Memberships { target: column, .. }, id) = memberships(target);
+        // In the order of locks: targets, invites, memberships.
+        let (own, projects) = match target {
+            Target::Organization(_) => ("organizations", "organization_id = $1"),
+            Target::Project(_) => ("projects", "id = $1"),
+        };
+        if !self.is_usable(own, id, may_use).await? {
+            return Ok(false);
+        }
+        if !self.end(own, "id = $1", id).await? {
+            return Ok(true);
+        }
+        self.end("projects", projects, id).await?;
+        let its_projects = format!("project_id in (select id from projects where {projects})");
+        let open = format!(
+            "select id from invites where status in ('pending', 'expired') and ({column} = $1 or {its_projects})"
+        );
+        let open: Vec<Uuid> = on_conn!(self, |conn| sqlx::query_scalar(sql(open))
+            .bind(id)
+            .fetch_all(conn)
+            .await)?;
+        self.revoke_invites(&open).await?;
+        self.end("project_admins", &its_projects, id).await?;
+        if let Target::Organization(_) = target {
+            self.end("organization_users", "organization_id = $1", id).await?;
+        }
+        Ok(true)
+    }
+
+    async fn is_usable(&mut self, table: &str, id: Uuid, may_use: Option<&HashSet<Uuid>>) -> Result<bool> {
+        let (organization_id, lock) = match (table, self.dialect()) {
+            ("organizations", Dialect::Postgres) => ("id", "for no key update"),
+            ("organizations", Dialect::Sqlite) => ("id", ""),
+            (_, Dialect::Postgres) => ("organization_id", "for no key update"),
+            (_, Dialect::Sqlite) => ("organization_id", ""),
+        };
+        let text = format!("select {organization_id} from {table} where id = $1 {lock}");
+        let found: Option<Uuid> = on_conn!(self, |conn| sqlx::query_scalar(sql(text))
+            .bind(id)
+            .fetch_optional(conn)
+            .await)?;
+        Ok(found.is_some_and(|organization| may_use.is_none_or(|may_use| may_use.contains(&organization))))
+    }
+
+    async fn end(&mut self, table: &str, which: &str, id: Uuid) -> Result<bool> {
+        let text = format!("update {table} set deleted_at = $2, updated_at = $2 where deleted_at is null and {which}");
+        let now = self.clock.now();
+        let ended = on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(id)
+            .bind(now)
+            .execute(conn)
+            .await?
+            .rows_affected());
+        Ok(ended > 0)
+    }
+}
