@@ -8,6 +8,7 @@ mod fake_clerk;
 mod invite;
 mod invites;
 mod jobs;
+mod members;
 mod migrate;
 mod openapi;
 mod paint;
@@ -67,6 +68,8 @@ enum Command {
     #[command(subcommand)]
     Invites(invites::Invites),
     #[command(subcommand)]
+    Members(members::Members),
+    #[command(subcommand)]
     Webhooks(webhooks::Webhooks),
     #[command(subcommand)]
     Jobs(jobs::Jobs),
@@ -90,7 +93,7 @@ impl Command {
     fn needs_all(&self) -> bool {
         !matches!(
             self,
-            Self::Templates(_) | Self::Invites(_) | Self::Jobs(_) | Self::Webhooks(_)
+            Self::Templates(_) | Self::Invites(_) | Self::Members(_) | Self::Jobs(_) | Self::Webhooks(_)
         ) && self.has_settings()
     }
 }
@@ -157,6 +160,11 @@ impl Command {
                 let roles = settings.role_rules()?;
                 let store = existing_database(settings.database()?.expose()).await?;
                 invites.run(store, &roles).await
+            }
+            Self::Members(members) => {
+                let roles = settings.role_rules()?;
+                let store = existing_database(settings.database()?.expose()).await?;
+                members.run(store, &roles).await
             }
             Self::Jobs(jobs) => jobs.run(existing_database(settings.database()?.expose()).await?).await,
             Self::Webhooks(webhooks) => {

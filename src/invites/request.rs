@@ -37,6 +37,19 @@ impl Target {
         }
     }
 
+    /// Reads a JSON object that names one and has no other fields.
+    ///
+    /// # Errors
+    ///
+    /// All that is wrong with it.
+    pub fn parse(value: Value) -> Result<Self, Vec<FieldError>> {
+        let mut fields = Fields::of(value)?;
+        target_orders(&mut fields, &Roles::default());
+        let organization = fields.optional("organization_id", uuid);
+        let target = Self::of(organization, fields.optional("project_id", uuid));
+        fields.finish(target)
+    }
+
     /// `None` unless exactly one is given.
     pub(super) const fn of(organization: Option<Uuid>, project: Option<Uuid>) -> Option<Self> {
         match (organization, project) {

@@ -7,6 +7,7 @@ use usher::secret::Secret;
 use uuid::Uuid;
 
 use crate::support::app::{API_KEY, Answer, request};
+use crate::support::process::command;
 use crate::support::{TestApp, TestDatabase, stories};
 
 const ACME: Uuid = Uuid::from_u128(0xACE);
@@ -212,5 +213,48 @@ stories! {
         assert!(roles(app, &ada.id).await.is_empty());
         assert_eq!(app.show(&invites[0]).await["status"], "revoked");
         assert_eq!(put(app, &organization(&ada.id), "member").await.problem(404), "not_found");
+    }
+
+    async fn members_are_imported_from_a_file_and_again_after_an_interruption(app) {
+        let usher = async |arguments: &[&str]| command(app.app.config.database_url.expose(), arguments).await;
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, lines: &[String]| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, lines.join("\n")).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let mut csv = vec!["clerk_user_id,organization_id,project_id,role".to_owned()];
+        csv.extend((0..600).map(|n| format!("user_{n},{ACME},,member")));
+        csv.push(format!("user_1,,{APOLLO},editor"));
+        csv.push(format!("user_1,{},,owner", Uuid::nil()));
+        csv.push(format!("nobody,{ACME},,emperor"));
+        let csv = file("members.csv", &csv);
+        let (well, said) = usher(&["members", "import", "--dry-run", &csv]).await;
+        assert!(!well && said.contains("601 added, 0 changed, 0 as they were, 2 refused"), "{said}");
+        assert!(said.contains("line 603: the organization or project does not exist"), "{said}");
+        assert!(said.contains("line 604: --clerk-user-id must be a Clerk user id, --role must be one of member"), "{said}");
+        assert!(app.members(ACME).await.is_empty(), "a dry run");
+        let (_, said) = usher(&["members", "import", &csv]).await;
+        assert!(said.contains("601 added"), "{said}");
+        let (_, said) = usher(&["members", "import", &csv]).await;
+        assert!(said.contains("0 added, 0 changed, 601 as they were, 2 refused"), "{said}");
+        assert_eq!(roles(app, "user_1").await, ["Acme member", "Acme/Apollo editor"]);
+        let json = file("members.jsonl", &[
+            json!({ "organization_id": ACME, "clerk_user_id": "user_1", "role": "owner" }).to_string(),
+            String::new(),
+            json!({ "organization_id": ACME, "clerk_user_id": "user_2", "role": "member", "colour": 1 }).to_string(),
+        ]);
+        let (well, said) = usher(&["members", "import", &json]).await;
+        assert!(!well && said.contains("0 added, 1 changed, 0 as they were, 1 refused"), "{said}");
+        assert!(said.contains("line 3: --colour is not a field of this request"), "{said}");
+        let acme = format!("--organization={ACME}");
+        let (well, said) = usher(&["members", "set", "user_7", &acme, "--role=admin"]).await;
+        assert!(well && said.contains("has the role admin"), "{said}");
+        let (well, said) = usher(&["members", "remove", "user_1", &acme]).await;
+        assert!(!well && said.contains("--force"), "{said}");
+        let (well, said) = usher(&["members", "list", &acme, "--role=admin"]).await;
+        assert!(well && said.contains("user_7") && !said.contains("user_8"), "{said}");
+        let (well, said) = usher(&["members", "import", &file("empty.csv", &["a,b".to_owned()])]).await;
+        assert!(!well && said.contains("must name the columns"), "{said}");
     }
 }
