@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 use uuid::Uuid;
 
+use crate::app_id::AppId;
 use crate::secret::Secret;
 
 /// In characters. A random key of this length can't be guessed, so a fast hash is enough.
@@ -26,6 +27,8 @@ pub struct ApiKey {
     pub hash: [u8; 32],
     /// The organizations that it may see and change. `None` means all.
     pub organizations: Option<HashSet<Uuid>>,
+    /// The same as the app spells them, in order.
+    spelt: Vec<String>,
 }
 
 /// What is wrong with an entry. Never contains the entry, which may be a key.
@@ -57,6 +60,20 @@ impl ApiKey {
             name: name.to_owned(),
             hash: Sha256::digest(key).into(),
             organizations: None,
+            spelt: Vec::new(),
+        }
+    }
+
+    /// The same key, for these organizations only.
+    #[must_use]
+    pub fn limited_to(self, organizations: &[AppId]) -> Self {
+        let mut spelt: Vec<String> = organizations.iter().map(AppId::to_string).collect();
+        spelt.sort();
+        spelt.dedup();
+        Self {
+            organizations: Some(organizations.iter().map(AppId::key).collect()),
+            spelt,
+            ..self
         }
     }
 
@@ -104,10 +121,15 @@ impl ApiKey {
                 (checked_name(name)?.to_owned(), hash)
             }
         };
-        Ok(Self {
+        let key = Self {
             name,
             hash,
-            organizations,
+            organizations: None,
+            spelt: Vec::new(),
+        };
+        Ok(match organizations {
+            Some(organizations) => key.limited_to(&organizations),
+            None => key,
         })
     }
 
@@ -131,12 +153,10 @@ impl ApiKey {
     }
 
     fn limit(&self) -> String {
-        let Some(organizations) = &self.organizations else {
-            return String::new();
-        };
-        let mut ids: Vec<String> = organizations.iter().map(Uuid::to_string).collect();
-        ids.sort();
-        format!("@{}", ids.join("+"))
+        match &self.organizations {
+            Some(_) => format!("@{}", self.spelt.join("+")),
+            None => String::new(),
+        }
     }
 }
 
@@ -190,9 +210,9 @@ fn checked_name(name: &str) -> Result<&str, ApiKeyError> {
     }
 }
 
-fn organizations(ids: &str) -> Result<HashSet<Uuid>, ApiKeyError> {
+fn organizations(ids: &str) -> Result<Vec<AppId>, ApiKeyError> {
     ids.split('+')
-        .map(|id| id.parse().map_err(|_| ApiKeyError::Organizations))
+        .map(|id| AppId::parse(id).ok_or(ApiKeyError::Organizations))
         .collect()
 }
 
@@ -247,7 +267,7 @@ mod tests {
             (format!("app:sha256:{hash}0"), (1, ApiKeyError::Hash)),
             (format!("app:sha256:{}é", &hash[..62]), (1, ApiKeyError::Hash)),
             (format!("{KEY}@"), (1, ApiKeyError::Organizations)),
-            (format!("{KEY}@acme"), (1, ApiKeyError::Organizations)),
+            (format!("{KEY}@ac me"), (1, ApiKeyError::Organizations)),
             (format!("{KEY}@{ACME}@{ZETA}"), (1, ApiKeyError::Organizations)),
             (format!("app:{KEY},app:{OTHER}"), (2, ApiKeyError::SameName)),
             (format!("key-2:{KEY},{OTHER}"), (2, ApiKeyError::SameName)),

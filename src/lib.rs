@@ -16,6 +16,7 @@
 pub mod api;
 pub mod api_key;
 pub mod app;
+pub mod app_id;
 pub mod batch;
 pub mod cli;
 

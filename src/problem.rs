@@ -65,7 +65,7 @@ codes! {
     NoType = "no_type", BAD_REQUEST, "The event has no `type`.";
     /// The connection closed before the whole body arrived.
     UnreadableBody = "unreadable_body", BAD_REQUEST, "The body could not be read.";
-    /// The id in the path is neither a UUID nor, for a person, Clerk's `user_…`.
+    /// The id in the path can't be one; the path's parameters say what it may be.
     InvalidId = "invalid_id", BAD_REQUEST, "The id in the path is not valid.";
     /// The `Idempotency-Key` is empty, too long or not visible ASCII.
     InvalidIdempotencyKey = "invalid_idempotency_key", BAD_REQUEST, "The Idempotency-Key must have 1 to 255 visible ASCII characters.";

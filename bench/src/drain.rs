@@ -115,7 +115,7 @@ pub async fn invite(database: &Database, people: Range<usize>) -> anyhow::Result
     let store = Store::open(&database.url, Clock::System).await?;
     let mut tx = store.begin().await?;
     let organization = tx.new_id();
-    tx.put_organization(organization, "Bench").await?;
+    tx.put_organization(&organization.into(), "Bench").await?;
     let invites = people.map(|number| {
         Ok(NewInvite {
             id: tx.new_id(),

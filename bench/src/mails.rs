@@ -152,7 +152,7 @@ async fn invite(database: &Database, count: usize) -> anyhow::Result<()> {
     let store = Store::open(&database.url, Clock::System).await?;
     let mut tx = store.begin().await?;
     let organization = tx.new_id();
-    tx.put_organization(organization, "Bench").await?;
+    tx.put_organization(&organization.into(), "Bench").await?;
     let roles = Roles::default();
     let rules = InviteRules {
         roles: &roles,

@@ -426,6 +426,14 @@ comment on column usher_invite_history.reason is 'Of a refusal: target_deleted, 
 -- What functions and triggers in the database need to know of the configuration, and what keeps an app's own tables and
 -- usher's in step.
 
+create table usher_app_ids (
+    key uuid primary key,
+    app_id text not null
+);
+comment on table usher_app_ids is 'How the app spells those of its ids that are no UUIDs; elsewhere they are what is computed from them.';
+comment on column usher_app_ids.key is 'What the organization or project has as its id.';
+comment on column usher_app_ids.app_id is 'As the app spells it.';
+
 create table usher_settings (
     only_row boolean primary key default true check (only_row),
     organization_roles text[] not null,
@@ -765,6 +773,23 @@ end
 $$;
 comment on function usher_manages_organization is 'Whether an organization role counts as the highest role in the organization''s projects.';
 
+-- As AppId::key in src/app_id.rs says it.
+create function usher_app_id_key(app_id text) returns uuid language plpgsql immutable parallel safe as $$
+#variable_conflict use_variable
+declare
+    hash bytea := substr(sha256(convert_to('usher app id', 'UTF8') || '\x00'::bytea || convert_to(app_id, 'UTF8')), 1, 16);
+begin
+    if app_id ~* '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$' then
+        return app_id::uuid;
+    end if;
+    -- Version 8 and the variant of RFC 9562.
+    hash := set_byte(hash, 6, (get_byte(hash, 6) & 15) | 128);
+    hash := set_byte(hash, 8, (get_byte(hash, 8) & 63) | 128);
+    return encode(hash, 'hex')::uuid;
+end
+$$;
+comment on function usher_app_id_key is 'What an id of the app''s is inside: itself if it is a UUID, else computed from it.';
+
 -- Read by Tx::live_people, too.
 create function usher_inviter(named_id uuid, clerk_user_id text) returns uuid language plpgsql stable as $$
 #variable_conflict use_variable
@@ -1092,11 +1117,45 @@ begin
             'usher_mirror_organization', 'usher_mirror_identity', 'usher_note_identity', 'usher_refuse',
             'usher_refuse_field', 'usher_trimmed', 'usher_email_key', 'usher_new_id', 'usher_queue_invite_email',
             'usher_count_asked_mails', 'usher_reserve_mail', 'usher_manages_organization', 'usher_inviter_obstacle',
-            'usher_invite_obstacle', 'usher_invite', 'usher_enqueue_invite_email')
+            'usher_invite_obstacle', 'usher_invite', 'usher_enqueue_invite_email', 'usher_inviter', 'usher_app_id_key')
     loop
         execute format('alter function %s set search_path = pg_catalog, %I, pg_temp', mine, current_schema());
         execute format('alter function %s set timezone = ''UTC''', mine);
         execute format('revoke all on function %s from public', mine);
+    end loop;
+end
+$$;
+
+-- In a schema of its own, what the app calls needs no prefix, and takes ids of any type.
+do $$
+declare
+    id_type text;
+begin
+    if current_schema() <> 'usher' then
+        return;
+    end if;
+    alter function usher_invite rename to invite;
+    alter function usher_enqueue_invite_email rename to resend;
+    foreach id_type in array array['text', 'bigint'] loop
+        execute format($text$
+            create function invite(
+                email text,
+                role text,
+                organization_id %1$s default null,
+                project_id %1$s default null,
+                invited_by text default null,
+                expires_in interval default null,
+                acceptance text default 'default',
+                locale text default null,
+                message text default null
+            ) returns table (invite_id uuid, is_new boolean, expires_at timestamptz) language sql security definer
+            set search_path = pg_catalog, usher, pg_temp set timezone = 'UTC' as $body$
+                select * from invite($1, $2, usher_app_id_key($3::text), usher_app_id_key($4::text), $5, $6, $7, $8, $9)
+            $body$
+        $text$, id_type);
+        execute format('revoke all on function invite(text, text, %1$s, %1$s, text, interval, text, text, text) from public', id_type);
+        execute format('comment on function invite(text, text, %1$s, %1$s, text, interval, text, text, text) is %2$L', id_type,
+            'Invites an address in the caller''s transaction, and queues the mail.');
     end loop;
 end
 $$;

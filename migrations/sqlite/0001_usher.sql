@@ -388,6 +388,14 @@ create table usher_invite_history (
 ) strict;
 create index usher_invite_history_invite on usher_invite_history (invite_id, id);
 
+-- How the app spells those of its ids that are no UUIDs; elsewhere they are what is computed from them.
+create table usher_app_ids (
+    -- What the organization or project has as its id.
+    key blob primary key,
+    -- As the app spells it.
+    app_id text not null
+) strict, without rowid;
+
 -- What statements need to know of the configuration: one row, written when usher starts.
 create table usher_settings (
     -- There is no second one.

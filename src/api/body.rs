@@ -9,6 +9,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::invites::MAX_INVITE;
+use crate::app_id::AppId;
 use crate::fields::Fields;
 use crate::problem::{Code, Problem};
 use crate::server::read_body;
@@ -97,5 +98,17 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let Segment(text) = Segment::from_request_parts(parts, state).await?;
         text.parse().map(Self).map_err(|_| Code::InvalidId.into())
+    }
+}
+
+/// An organization's or a project's id in the path.
+pub(super) struct TargetPath(pub AppId);
+
+impl<S: Send + Sync> FromRequestParts<S> for TargetPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Segment(text) = Segment::from_request_parts(parts, state).await?;
+        AppId::parse(&text).map(Self).ok_or_else(|| Code::InvalidId.into())
     }
 }

@@ -14,10 +14,11 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::auth::{AppClient, SignedIn};
-use super::body::{Id, MaxBody, Segment};
+use super::body::{MaxBody, Segment, TargetPath};
 use super::limits::BATCH_SHARE;
 use super::view::{Named, Rfc3339, full_name};
 use super::{Api, example, tag};
+use crate::app_id::AppId;
 use crate::fields::{Fields, body, line, page_limit};
 use crate::flows::{MemberRefusal, Removal, remove_member, set_members};
 use crate::invites::members::{BatchMember, LastOwner, MemberRequest, Membership, PutMember};
@@ -150,13 +151,13 @@ impl From<Member> for MemberJson {
 
 impl From<MembershipView> for MembershipJson {
     fn from(view: MembershipView) -> Self {
-        let project = view.project_id.map(|id| Named {
-            id,
+        let project = view.project_id.map(|key| Named {
+            id: AppId::shown(key, view.project_spelling),
             name: view.project_name.unwrap_or_default(),
         });
         Self {
             organization: Named {
-                id: view.organization_id,
+                id: AppId::shown(view.organization_id, view.organization_spelling),
                 name: view.organization_name,
             },
             project,
@@ -180,7 +181,7 @@ fn items(value: Value) -> Result<Vec<Value>, String> {
 #[utoipa::path(
     get, path = "/v1/organizations/{id}/members", tag = tag::MEMBERS, operation_id = "listOrganizationMembers",
     params(
-        ("id" = Uuid, Path, description = "The organization's id", example = example::organization_id),
+        ("id" = AppId, Path, description = "The organization's id", example = example::organization_id),
         ("role" = Option<String>, Query, description = "Only members with this role"),
         ("limit" = Option<u32>, Query, description = "Page size; 100 by default", minimum = 1, maximum = 500),
         ("cursor" = Option<String>, Query, description = "The `next_cursor` of the previous page"),
@@ -192,10 +193,10 @@ fn items(value: Value) -> Result<Vec<Value>, String> {
 pub(super) async fn organization_members(
     State(api): State<Api>,
     client: AppClient,
-    Id(id): Id,
+    TargetPath(id): TargetPath,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Members>, Problem> {
-    list(&api, &client, Target::Organization(id), query.as_deref()).await
+    list(&api, &client, Target::Organization(id.key()), query.as_deref()).await
 }
 
 /// List project members
@@ -204,7 +205,7 @@ pub(super) async fn organization_members(
 #[utoipa::path(
     get, path = "/v1/projects/{id}/members", tag = tag::MEMBERS, operation_id = "listProjectMembers",
     params(
-        ("id" = Uuid, Path, description = "The project's id", example = example::project_id),
+        ("id" = AppId, Path, description = "The project's id", example = example::project_id),
         ("role" = Option<String>, Query, description = "Only members with this role"),
         ("limit" = Option<u32>, Query, description = "Page size; 100 by default", minimum = 1, maximum = 500),
         ("cursor" = Option<String>, Query, description = "The `next_cursor` of the previous page"),
@@ -216,10 +217,10 @@ pub(super) async fn organization_members(
 pub(super) async fn project_members(
     State(api): State<Api>,
     client: AppClient,
-    Id(id): Id,
+    TargetPath(id): TargetPath,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Members>, Problem> {
-    list(&api, &client, Target::Project(id), query.as_deref()).await
+    list(&api, &client, Target::Project(id.key()), query.as_deref()).await
 }
 
 async fn list(api: &Api, client: &AppClient, target: Target, query: Option<&str>) -> Result<Json<Members>, Problem> {
@@ -266,7 +267,7 @@ async fn must_use(tx: &mut Tx, client: &AppClient, target: Target) -> Result<(),
 #[utoipa::path(
     put, path = "/v1/organizations/{id}/members/{clerk_user_id}", tag = tag::MEMBERS, operation_id = "putOrganizationMember",
     params(
-        ("id" = Uuid, Path, description = "The organization's id", example = example::organization_id),
+        ("id" = AppId, Path, description = "The organization's id", example = example::organization_id),
         ("clerk_user_id" = String, Path, description = "Clerk's id of the person",
             pattern = "^user_[A-Za-z0-9_]{1,59}$", example = example::clerk_user_id),
     ),
@@ -300,7 +301,7 @@ pub(super) async fn put_organization_member(
 #[utoipa::path(
     delete, path = "/v1/organizations/{id}/members/{clerk_user_id}", tag = tag::MEMBERS, operation_id = "removeOrganizationMember",
     params(
-        ("id" = Uuid, Path, description = "The organization's id", example = example::organization_id),
+        ("id" = AppId, Path, description = "The organization's id", example = example::organization_id),
         ("clerk_user_id" = String, Path, description = "Clerk's id of the person",
             pattern = "^user_[A-Za-z0-9_]{1,59}$", example = example::clerk_user_id),
         ("force" = Option<bool>, Query, description = "Also remove the last holder of the highest role"),
@@ -332,7 +333,7 @@ pub(super) async fn remove_organization_member(
 #[utoipa::path(
     put, path = "/v1/projects/{id}/members/{clerk_user_id}", tag = tag::MEMBERS, operation_id = "putProjectMember",
     params(
-        ("id" = Uuid, Path, description = "The project's id", example = example::project_id),
+        ("id" = AppId, Path, description = "The project's id", example = example::project_id),
         ("clerk_user_id" = String, Path, description = "Clerk's id of the person",
             pattern = "^user_[A-Za-z0-9_]{1,59}$", example = example::clerk_user_id),
     ),
@@ -359,7 +360,7 @@ pub(super) async fn put_project_member(
 #[utoipa::path(
     delete, path = "/v1/projects/{id}/members/{clerk_user_id}", tag = tag::MEMBERS, operation_id = "removeProjectMember",
     params(
-        ("id" = Uuid, Path, description = "The project's id", example = example::project_id),
+        ("id" = AppId, Path, description = "The project's id", example = example::project_id),
         ("clerk_user_id" = String, Path, description = "Clerk's id of the person",
             pattern = "^user_[A-Za-z0-9_]{1,59}$", example = example::clerk_user_id),
     ),
@@ -377,7 +378,8 @@ pub(super) async fn remove_project_member(
 }
 
 fn read_id(text: &str) -> Result<Uuid, Problem> {
-    text.parse().map_err(|_| Code::InvalidId.into())
+    let id = AppId::parse(text).ok_or(Code::InvalidId)?;
+    Ok(id.key())
 }
 
 fn read_force(query: Option<&str>) -> Result<bool, Problem> {
@@ -588,7 +590,7 @@ async fn memberships(api: &Api, clerk_user_id: String) -> Result<Vec<MembershipV
 /// Leaves its projects, too. The last holder of the highest role can't leave.
 #[utoipa::path(
     delete, path = "/v1/me/memberships/organizations/{id}", tag = tag::ME, operation_id = "leaveOrganization",
-    params(("id" = Uuid, Path, description = "The organization's id", example = example::organization_id)),
+    params(("id" = AppId, Path, description = "The organization's id", example = example::organization_id)),
     responses((status = 204, description = "They are no member")),
     security(("session" = []), ("session_cookie" = [])),
     extensions(("x-problems" = json!([Code::NotFound, Code::LastOwner])))
@@ -596,9 +598,9 @@ async fn memberships(api: &Api, clerk_user_id: String) -> Result<Vec<MembershipV
 pub(super) async fn leave_organization(
     State(api): State<Api>,
     me: SignedIn,
-    Id(id): Id,
+    TargetPath(id): TargetPath,
 ) -> Result<StatusCode, Problem> {
-    leave(&api, Target::Organization(id), &me).await
+    leave(&api, Target::Organization(id.key()), &me).await
 }
 
 /// Leave a project
@@ -606,13 +608,17 @@ pub(super) async fn leave_organization(
 /// Whoever manages its organization still manages it.
 #[utoipa::path(
     delete, path = "/v1/me/memberships/projects/{id}", tag = tag::ME, operation_id = "leaveProject",
-    params(("id" = Uuid, Path, description = "The project's id", example = example::project_id)),
+    params(("id" = AppId, Path, description = "The project's id", example = example::project_id)),
     responses((status = 204, description = "They are no member")),
     security(("session" = []), ("session_cookie" = [])),
     extensions(("x-problems" = json!([Code::NotFound])))
 )]
-pub(super) async fn leave_project(State(api): State<Api>, me: SignedIn, Id(id): Id) -> Result<StatusCode, Problem> {
-    leave(&api, Target::Project(id), &me).await
+pub(super) async fn leave_project(
+    State(api): State<Api>,
+    me: SignedIn,
+    TargetPath(id): TargetPath,
+) -> Result<StatusCode, Problem> {
+    leave(&api, Target::Project(id.key()), &me).await
 }
 
 async fn leave(api: &Api, target: Target, me: &SignedIn) -> Result<StatusCode, Problem> {

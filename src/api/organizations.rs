@@ -6,17 +6,17 @@ use axum::http::StatusCode;
 use futures::FutureExt as _;
 use serde::Serialize;
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use super::Api;
 use super::auth::AppClient;
-use super::body::Id;
+use super::body::TargetPath;
 use super::view::Rfc3339;
 use super::{example, tag};
-use crate::fields::{FieldError, Fields, body, line, uuid};
+use crate::app_id::AppId;
+use crate::fields::{FieldError, Fields, body, line};
 use crate::invites::Target;
 use crate::problem::{Code, Problem};
-use crate::store::{Put, PutRefusal, TargetInfo};
+use crate::store::{Put, PutRefusal, Tables, TargetInfo};
 
 /// Characters.
 const MAX_NAME: usize = 200;
@@ -26,7 +26,7 @@ const MAX_NAME: usize = 200;
 #[schema(as = Organization)]
 pub(super) struct OrganizationJson {
     /// Its id.
-    id: Uuid,
+    id: String,
     /// Its name.
     name: String,
     /// When it was made.
@@ -40,9 +40,9 @@ pub(super) struct OrganizationJson {
 #[schema(as = Project)]
 pub(super) struct ProjectJson {
     /// Its id.
-    id: Uuid,
+    id: String,
     /// The organization that it belongs to.
-    organization_id: Uuid,
+    organization_id: String,
     /// Its name.
     name: String,
     /// When it was made.
@@ -68,7 +68,7 @@ body! {
     /// What a project shall be called, and where it belongs.
     pub(super) struct PutProject {
         /// The organization that it belongs to; another one moves it.
-        organization_id: Uuid = required(uuid),
+        organization_id: AppId = required(AppId::read),
         /// One line, of which something can be seen. usher answers it as it is: whoever shows it escapes it.
         #[schema(
             min_length = 1,
@@ -84,7 +84,7 @@ body! {
 /// For apps that don't share the database. The id is yours to choose. What was deleted stays deleted.
 #[utoipa::path(
     put, path = "/v1/organizations/{id}", tag = tag::ORGANIZATIONS, operation_id = "putOrganization",
-    params(("id" = Uuid, Path, description = "The organization's id", example = example::organization_id)),
+    params(("id" = AppId, Path, description = "The organization's id", example = example::organization_id)),
     request_body(content = PutOrganization, example = example::put_organization),
     responses(
         (status = 201, description = "Created", body = OrganizationJson, example = example::organization),
@@ -96,19 +96,20 @@ body! {
 pub(super) async fn put_organization(
     State(api): State<Api>,
     client: AppClient,
-    Id(id): Id,
+    TargetPath(id): TargetPath,
     mut fields: Fields,
 ) -> Result<(StatusCode, Json<OrganizationJson>), Problem> {
-    client.must_use(id)?;
+    client.must_use(id.key())?;
+    must_be_spelt(&api, &id)?;
     let body = PutOrganization::read(&mut fields);
     let name = fields.finish(body).map_err(Problem::invalid)?.name;
     let store = client.store(&api, 1);
     let put = store
-        .transaction(name, |tx, name| tx.put_organization(id, name).boxed())
+        .transaction((id, name), |tx, (id, name)| tx.put_organization(id, name).boxed())
         .await?;
     let (status, target) = answered(put)?;
     let body = OrganizationJson {
-        id: target.id,
+        id: target.shown(),
         name: target.name,
         created_at: Rfc3339(target.created_at),
         updated_at: Rfc3339(target.updated_at),
@@ -122,7 +123,7 @@ pub(super) async fn put_organization(
 /// nobody: whoever is in the project stays in it, and in the organizations that they are in. What was deleted stays deleted.
 #[utoipa::path(
     put, path = "/v1/projects/{id}", tag = tag::ORGANIZATIONS, operation_id = "putProject",
-    params(("id" = Uuid, Path, description = "The project's id", example = example::project_id)),
+    params(("id" = AppId, Path, description = "The project's id", example = example::project_id)),
     request_body(content = PutProject, example = example::put_project),
     responses(
         (status = 201, description = "Created", body = ProjectJson, example = example::project),
@@ -134,27 +135,37 @@ pub(super) async fn put_organization(
 pub(super) async fn put_project(
     State(api): State<Api>,
     client: AppClient,
-    Id(id): Id,
+    TargetPath(id): TargetPath,
     mut fields: Fields,
 ) -> Result<(StatusCode, Json<ProjectJson>), Problem> {
     let body = PutProject::read(&mut fields);
+    must_be_spelt(&api, &id)?;
     let PutProject { organization_id, name } = fields.finish(body).map_err(Problem::invalid)?;
+    let organization_id = organization_id.key();
     let store = client.store(&api, 1);
     let put = store
-        .transaction((&client, &name), |tx, (client, name)| {
+        .transaction((&client, &id, &name), |tx, (client, id, name)| {
             tx.put_project(id, organization_id, name, client.organizations())
                 .boxed()
         })
         .await?;
     let (status, target) = answered(put)?;
     let body = ProjectJson {
-        id: target.id,
-        organization_id: target.organization_id,
+        id: target.shown(),
+        organization_id: target.organization_shown(),
         name: target.name,
         created_at: Rfc3339(target.created_at),
         updated_at: Rfc3339(target.updated_at),
     };
     Ok((status, Json(body)))
+}
+
+/// An app's own tables have UUIDs.
+fn must_be_spelt(api: &Api, id: &AppId) -> Result<(), Problem> {
+    if api.app.config.tables == Tables::Shared && id.spelling().is_some() {
+        return Err(Problem::new(Code::InvalidId).with_detail("With USHER_TABLES=shared, ids are UUIDs."));
+    }
+    Ok(())
 }
 
 fn answered(put: Put) -> Result<(StatusCode, TargetInfo), Problem> {
@@ -177,7 +188,7 @@ fn answered(put: Put) -> Result<(StatusCode, TargetInfo), Problem> {
 /// Deleting it again changes nothing.
 #[utoipa::path(
     delete, path = "/v1/organizations/{id}", tag = tag::ORGANIZATIONS, operation_id = "deleteOrganization",
-    params(("id" = Uuid, Path, description = "The organization's id", example = example::organization_id)),
+    params(("id" = AppId, Path, description = "The organization's id", example = example::organization_id)),
     responses((status = 204, description = "It is deleted")),
     security(("api_key" = [])),
     extensions(("x-problems" = json!([Code::NotFound])))
@@ -185,10 +196,10 @@ fn answered(put: Put) -> Result<(StatusCode, TargetInfo), Problem> {
 pub(super) async fn delete_organization(
     State(api): State<Api>,
     client: AppClient,
-    Id(id): Id,
+    TargetPath(id): TargetPath,
 ) -> Result<StatusCode, Problem> {
-    client.must_use(id)?;
-    delete(&api, &client, Target::Organization(id)).await
+    client.must_use(id.key())?;
+    delete(&api, &client, Target::Organization(id.key())).await
 }
 
 /// Delete a project
@@ -196,7 +207,7 @@ pub(super) async fn delete_organization(
 /// Its memberships end, and its open invites are revoked. Deleting it again changes nothing.
 #[utoipa::path(
     delete, path = "/v1/projects/{id}", tag = tag::ORGANIZATIONS, operation_id = "deleteProject",
-    params(("id" = Uuid, Path, description = "The project's id", example = example::project_id)),
+    params(("id" = AppId, Path, description = "The project's id", example = example::project_id)),
     responses((status = 204, description = "It is deleted")),
     security(("api_key" = [])),
     extensions(("x-problems" = json!([Code::NotFound])))
@@ -204,9 +215,9 @@ pub(super) async fn delete_organization(
 pub(super) async fn delete_project(
     State(api): State<Api>,
     client: AppClient,
-    Id(id): Id,
+    TargetPath(id): TargetPath,
 ) -> Result<StatusCode, Problem> {
-    delete(&api, &client, Target::Project(id)).await
+    delete(&api, &client, Target::Project(id.key())).await
 }
 
 async fn delete(api: &Api, client: &AppClient, target: Target) -> Result<StatusCode, Problem> {

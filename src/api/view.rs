@@ -5,6 +5,7 @@ use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::app_id::AppId;
 use crate::invites::limits::MailHold;
 use crate::invites::{Acceptance, Status, TargetKind};
 use crate::store::{DeliveryKind, DeliveryStatus, InviteView};
@@ -25,8 +26,8 @@ impl Serialize for Rfc3339 {
 #[derive(Clone, Serialize, ToSchema)]
 #[schema(as = Place)]
 pub(super) struct Named {
-    /// The id.
-    pub id: Uuid,
+    /// The id, as the app spells it.
+    pub id: String,
     /// The name.
     pub name: String,
 }
@@ -81,6 +82,9 @@ struct DeliveryJson {
 #[derive(Clone, Serialize, ToSchema)]
 #[schema(as = Invite)]
 pub(super) struct InviteJson {
+    /// The organization's key.
+    #[serde(skip)]
+    organization_key: Uuid,
     /// The id.
     id: Uuid,
     /// What it leads into.
@@ -154,9 +158,9 @@ impl InviteJson {
         self.id
     }
 
-    /// The organization that the invite is to, or that of its project.
+    /// The key of the organization that the invite is to, or that of its project.
     pub(super) fn organization_id(&self) -> Uuid {
-        self.organization.id
+        self.organization_key
     }
 
     /// The invite as it is at `now`.
@@ -179,16 +183,17 @@ impl InviteJson {
         let status = view.invite.status_at(now);
         let invite = view.invite;
         Self {
+            organization_key: view.target_organization_id,
             id: invite.id,
             kind: invite.kind,
             organization: Named {
-                id: view.target_organization_id,
+                id: AppId::shown(view.target_organization_id, view.organization_spelling),
                 name: view.organization_name,
             },
-            project: invite
-                .project_id
-                .zip(view.project_name)
-                .map(|(id, name)| Named { id, name }),
+            project: invite.project_id.zip(view.project_name).map(|(key, name)| Named {
+                id: AppId::shown(key, view.project_spelling),
+                name,
+            }),
             email: invite.email,
             role: invite.role,
             status,

@@ -19,10 +19,10 @@ pub struct InviteSomebody {
     /// Their address.
     email: String,
     /// The organization to invite into.
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "ID")]
     organization: Option<String>,
     /// The project to invite into.
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "ID")]
     project: Option<String>,
     /// The role that the invite gives.
     #[arg(long)]
@@ -52,7 +52,7 @@ impl InviteSomebody {
             "locale": self.locale, "message": self.message,
         });
         let request = InviteRequest::parse(body, &config.roles);
-        let store = existing_database(config.database_url.expose()).await?;
+        let store = existing_database(&config.database_url, config.tables).await?;
         if !store.is_migrated().await.unwrap_or(false) {
             bail!("the schema is not the one that this version works with, or there is none: run usher migrate");
         }

@@ -46,10 +46,10 @@ pub struct Selection {
     #[arg(long)]
     status: Option<String>,
     /// Only invites into this organization and its projects.
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "ID")]
     organization: Option<String>,
     /// Only invites into this project.
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "ID")]
     project: Option<String>,
     /// Only invites by this person: an admin's id or a Clerk user id.
     #[arg(long, value_name = "ID")]

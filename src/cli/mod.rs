@@ -26,7 +26,8 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::clock::Clock;
 use crate::config::{self as settings, DotEnv, Settings, without_environment};
-use crate::store::Store;
+use crate::secret::Secret;
+use crate::store::{Store, Tables};
 
 /// Adds invited people to the organizations and projects that they were invited to.
 #[derive(Debug, Parser)]
@@ -158,28 +159,31 @@ impl Command {
             Self::Invite(invite) => invite.run(settings.resolve()?).await,
             Self::Invites(invites) => {
                 let roles = settings.role_rules()?;
-                let store = existing_database(settings.database()?.expose()).await?;
+                let store = open_database(&settings).await?;
                 invites.run(store, &roles).await
             }
             Self::Members(members) => {
                 let roles = settings.role_rules()?;
-                let store = existing_database(settings.database()?.expose()).await?;
+                let store = open_database(&settings).await?;
                 members.run(store, &roles).await
             }
-            Self::Jobs(jobs) => jobs.run(existing_database(settings.database()?.expose()).await?).await,
-            Self::Webhooks(webhooks) => {
-                webhooks
-                    .run(existing_database(settings.database()?.expose()).await?)
-                    .await
-            }
+            Self::Jobs(jobs) => jobs.run(open_database(&settings).await?).await,
+            Self::Webhooks(webhooks) => webhooks.run(open_database(&settings).await?).await,
         }
     }
 }
 
+/// Opens the database for a command that needs nothing else.
+async fn open_database(settings: &Settings) -> anyhow::Result<Store> {
+    let (url, tables) = settings.database()?;
+    existing_database(&url, tables).await
+}
+
 /// Opens the database for a command that does not create one.
-async fn existing_database(url: &str) -> anyhow::Result<Store> {
+async fn existing_database(url: &Secret, tables: Tables) -> anyhow::Result<Store> {
+    let url = url.expose();
     if !Store::file_exists(url)? {
         bail!("USHER_DATABASE_URL names a file that is not there yet: usher serve makes it, or usher migrate");
     }
-    Ok(Store::open(url, Clock::System).await?)
+    Ok(Store::open_with(url, tables, Clock::System).await?)
 }

@@ -40,7 +40,7 @@ use crate::invites::reminders::Reminders;
 use crate::invites::roles::Roles;
 use crate::rate_limit::RateLimit;
 use crate::secret::Secret;
-use crate::store::{Identities, Rules};
+use crate::store::{Identities, Rules, Tables};
 use crate::telemetry::{LogFilter, LogFormat};
 use usher_mail::{MailConfig, TransportConfig};
 
@@ -94,6 +94,7 @@ pub struct Config {
     pub invite_reminders: Reminders,
     pub mail_caps: MailCaps,
     pub roles: Roles,
+    pub tables: Tables,
     pub identities: Identities,
     pub templates_dir: Option<PathBuf>,
     pub retention: Retention,

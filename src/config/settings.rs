@@ -182,6 +182,10 @@ pub struct Settings {
     /// `editor`, or the highest role if there is no `editor`.
     #[arg(long, env = "PROJECT_INVITE_ROLE", global = true, value_name = "ROLE")]
     pub project_invite_role: Option<String>,
+    /// Whose tables organizations, projects and members are in: `own` are usher's, on Postgres in the schema `usher`; `shared` are
+    /// those of an app on the same Postgres. It is chosen once, at the first migration. Default: `own`.
+    #[arg(long, env = "USHER_TABLES", global = true, value_name = "KIND")]
+    pub usher_tables: Option<String>,
     /// Where an app on the same Postgres stores Clerk's user ids: in `admins.external_id`, or in the table `admin_identities`.
     /// Default: `admins.external_id`.
     #[arg(long, env = "USHER_IDENTITIES", global = true, value_name = "PLACE")]

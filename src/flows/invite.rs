@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::mail_caps::{Reservation, WantedMail, count_mails, room_for_mails};
 use super::members::load_targets;
+use crate::app_id::AppId;
 use crate::config::Config;
 use crate::fields::FieldError;
 use crate::invites::accept::{InviterFacts, Obstacle};
@@ -445,7 +446,7 @@ impl Surroundings {
         Some(NewInvite {
             id: tx.new_id(),
             organization_id: self.targets.get(&request.target)?.organization_id,
-            project_id: body.project_id,
+            project_id: body.project_id.as_ref().map(AppId::key),
             email: body.email.clone(),
             role: body.role.clone(),
             acceptance: body.acceptance.unwrap_or(Acceptance::Default),

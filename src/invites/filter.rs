@@ -6,7 +6,8 @@ use uuid::Uuid;
 use super::Status;
 use super::email::EmailKey;
 use super::request::{PersonRef, email, person};
-use crate::fields::{Fields, uuid};
+use crate::app_id::AppId;
+use crate::fields::Fields;
 
 /// An invite must match all that is given.
 #[derive(Debug, Clone, Default)]
@@ -24,13 +25,17 @@ impl InviteFilter {
     /// Reads its fields; what is wrong with them is known to `fields`.
     pub fn read(fields: &mut Fields) -> Self {
         Self {
-            organization_id: fields.optional("organization_id", uuid),
-            project_id: fields.optional("project_id", uuid),
+            organization_id: fields.optional("organization_id", key),
+            project_id: fields.optional("project_id", key),
             email: fields.optional("email", |value| email(value).map(|email| email.key().clone())),
             status: fields.optional("status", status),
             invited_by: fields.optional("invited_by", person),
         }
     }
+}
+
+fn key(value: Value) -> Result<Uuid, String> {
+    AppId::read(value).map(|id| id.key())
 }
 
 fn status(value: Value) -> Result<Status, String> {

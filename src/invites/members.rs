@@ -8,7 +8,8 @@ use uuid::Uuid;
 use super::Target;
 use super::request::{is_clerk_user_id, role, target_orders};
 use super::roles::{RoleOrder, Roles};
-use crate::fields::{FieldError, Fields, body, text, uuid};
+use crate::app_id::AppId;
+use crate::fields::{FieldError, Fields, body, text};
 
 body! {
     /// A role for somebody.
@@ -23,9 +24,9 @@ body! {
     /// A role for somebody in an organization or a project.
     pub struct BatchMember(orders: &[&RoleOrder]) {
         /// The organization. Give either this or `project_id`.
-        organization_id: Option<Uuid> = optional(uuid),
+        organization_id: Option<AppId> = optional(AppId::read),
         /// The project.
-        project_id: Option<Uuid> = optional(uuid),
+        project_id: Option<AppId> = optional(AppId::read),
         /// Clerk's id of the person.
         #[schema(pattern = "^user_[A-Za-z0-9_]{1,59}$")]
         clerk_user_id: String = required(clerk_user_id),
@@ -54,7 +55,7 @@ impl MemberRequest {
         let orders = target_orders(&mut fields, roles);
         let request = BatchMember::read(&mut fields, &orders).and_then(|body| {
             Some(Self {
-                target: Target::of(body.organization_id, body.project_id)?,
+                target: Target::of(body.organization_id.as_ref(), body.project_id.as_ref())?,
                 clerk_user_id: body.clerk_user_id,
                 role: body.role,
             })

@@ -9,10 +9,11 @@ use super::email::EmailAddress;
 use super::limits::{MAX_MESSAGE, MAX_TTL};
 use super::roles::{RoleOrder, Roles};
 use super::{Acceptance, TargetKind};
+use crate::app_id::AppId;
 use crate::clock::parse_duration;
-use crate::fields::{FieldError, Fields, body, line, text, uuid};
+use crate::fields::{FieldError, Fields, body, line, text};
 
-/// What somebody is invited into.
+/// What somebody is invited into, by its key ([`AppId::key`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Target {
     Organization(Uuid),
@@ -45,16 +46,19 @@ impl Target {
     pub fn parse(value: Value) -> Result<Self, Vec<FieldError>> {
         let mut fields = Fields::of(value)?;
         target_orders(&mut fields, &Roles::default());
-        let organization = fields.optional("organization_id", uuid);
-        let target = Self::of(organization, fields.optional("project_id", uuid));
+        let organization = fields.optional("organization_id", AppId::read);
+        let target = Self::of(
+            organization.as_ref(),
+            fields.optional("project_id", AppId::read).as_ref(),
+        );
         fields.finish(target)
     }
 
     /// `None` unless exactly one is given.
-    pub(super) const fn of(organization: Option<Uuid>, project: Option<Uuid>) -> Option<Self> {
+    pub(super) fn of(organization: Option<&AppId>, project: Option<&AppId>) -> Option<Self> {
         match (organization, project) {
-            (Some(id), None) => Some(Self::Organization(id)),
-            (None, Some(id)) => Some(Self::Project(id)),
+            (Some(id), None) => Some(Self::Organization(id.key())),
+            (None, Some(id)) => Some(Self::Project(id.key())),
             _ => None,
         }
     }
@@ -89,9 +93,9 @@ body! {
     /// The address to invite, into which organization or project, with which role.
     pub struct CreateInvite(orders: &[&RoleOrder]) {
         /// The organization to invite into. Give either this or `project_id`.
-        organization_id: Option<Uuid> = optional(uuid),
+        organization_id: Option<AppId> = optional(AppId::read),
         /// The project to invite into. Accepting also gives the lowest role in its organization.
-        project_id: Option<Uuid> = optional(uuid),
+        project_id: Option<AppId> = optional(AppId::read),
         /// The address to invite.
         #[schema(value_type = String, format = Email, max_length = 254)]
         email: EmailAddress = required(email),
@@ -147,8 +151,8 @@ impl InviteRequest {
     ///
     /// All that is wrong with it.
     pub fn parse(value: Value, roles: &Roles) -> Result<Self, InvalidRequest> {
-        let id = |name: &str| value.get(name)?.as_str()?.parse().ok();
-        let target = Target::of(id("organization_id"), id("project_id"));
+        let id = |name: &str| AppId::parse(value.get(name)?.as_str()?);
+        let target = Target::of(id("organization_id").as_ref(), id("project_id").as_ref());
         let invited_by = value
             .get("invited_by")
             .and_then(Value::as_str)
@@ -165,7 +169,7 @@ impl InviteRequest {
         let orders = target_orders(&mut fields, roles);
         let body = CreateInvite::read(&mut fields, &orders);
         let request = body.and_then(|body| {
-            let target = Target::of(body.organization_id, body.project_id)?;
+            let target = Target::of(body.organization_id.as_ref(), body.project_id.as_ref())?;
             Some(Self { target, body })
         });
         fields.finish(request)

@@ -43,6 +43,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::clock::Clock;
+use crate::names::named;
 use crate::telemetry;
 pub use address::check_address;
 pub use circuit_breaker::OpenCircuit;
@@ -84,6 +85,22 @@ const WRITER_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) type Result<T, E = StoreError> = std::result::Result<T, E>;
 
+named! {
+    /// Whose tables organizations, projects and members are in. On SQLite they are always usher's.
+    Tables("kind of tables") {
+        /// usher's own, on Postgres in the schema `usher`.
+        Own = "own",
+        /// The app's, in the schema that the connection finds first.
+        Shared = "shared",
+    }
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        Self::Own
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Store {
     /// The pool of `pool_name`.
@@ -102,6 +119,7 @@ pub struct Store {
     migrations: Arc<Migrator>,
     lost: watch::Sender<()>,
     renew: watch::Sender<Renewal>,
+    tables: Tables,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,17 +136,26 @@ impl Store {
     /// When the address can't be parsed or a SQLite file can't be opened. An unavailable Postgres is no error here:
     /// connections are opened when needed.
     pub async fn open(url: &str, clock: Clock) -> Result<Self> {
+        Self::open_with(url, Tables::Own, clock).await
+    }
+
+    /// As [`Store::open`], for tables that may be shared with the app.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn open_with(url: &str, tables: Tables, clock: Clock) -> Result<Self> {
         let (lost, renew) = (watch::Sender::new(()), watch::Sender::new(Renewal::default()));
         let unusable =
             |problem: String| StoreError(sqlx::Error::Configuration(format!("its address {problem}").into()));
         check_address(url).map_err(unusable)?;
         let dialect = Dialect::of(url).ok_or_else(|| unusable("is of no database".to_owned()))?;
-        let pools = Pools::open(dialect, url, &lost, &renew).await?;
+        let pools = Pools::open(dialect, url, tables, &lost, &renew).await?;
         Ok(Self {
             pool: pools.get(PoolName::Requests).clone(),
             wake: Wake::default(),
             clock,
             pools,
+            tables,
             pool_name: PoolName::Requests,
             lock_wait: None,
             long_waits: Arc::new(Semaphore::new(retry::MAX_LONG_WAITS)),

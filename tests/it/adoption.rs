@@ -180,7 +180,7 @@ async fn app_database() -> TestDatabase {
 
 async fn adopted() -> TestDatabase {
     let database = app_database().await;
-    database.migrate(&Rules::default()).await.unwrap();
+    database.migrate_shared(&Rules::default()).await.unwrap();
     database
 }
 
@@ -201,6 +201,7 @@ fn usher(database: &TestDatabase, arguments: &[&str]) -> std::process::Output {
         .current_dir(database.folder.path())
         .env_clear()
         .env("USHER_ENV", "development")
+        .env("USHER_TABLES", "shared")
         .env("USHER_DATABASE_URL", &database.url)
         .output()
         .unwrap()
@@ -211,7 +212,7 @@ async fn an_app_s_database_is_taken_over_and_everything_of_the_app_s_stays() {
     let database = app_database().await;
     let pool = &database.pool;
     let before = pool.text(WHAT_IS_THE_APP_S).await;
-    database.migrate(&Rules::default()).await.unwrap();
+    database.migrate_shared(&Rules::default()).await.unwrap();
     assert_eq!(pool.text(WHAT_IS_THE_APP_S).await, before);
 
     assert_eq!(
@@ -247,7 +248,7 @@ async fn an_app_s_database_is_taken_over_and_everything_of_the_app_s_stays() {
     );
 
     let catalog = pool.text(CATALOG).await;
-    database.migrate(&Rules::default()).await.unwrap();
+    database.migrate_shared(&Rules::default()).await.unwrap();
     assert_eq!(pool.text(CATALOG).await, catalog, "a second run changes nothing");
 }
 
@@ -256,12 +257,12 @@ async fn an_app_that_knows_clerk_s_ids_and_its_old_code_go_on_as_before() {
     let database = TestDatabase::empty_postgres().await;
     database.pool.execute(APP_ON_CLERK).await;
     let before = outcome_of_old_code(&database).await;
-    database.migrate(&Rules::default()).await.unwrap();
+    database.migrate_shared(&Rules::default()).await.unwrap();
     assert_eq!(outcome_of_old_code(&database).await, before);
     assert_eq!(memberships(&database).await, ["a 1 owner", "b 2 member", "d 3 member"]);
 
     // Two people with one address in different case are known by their ids.
-    let app = TestApp::start(database).await;
+    let app = TestApp::start_shared(database).await;
     for (id, email) in [("user_ada", "ada@example.com"), ("user_ada2", "ADA@example.com")] {
         let mut ada = app.clerk().old_user(email);
         ada.id = id.to_owned();
@@ -367,7 +368,7 @@ async fn code_that_still_writes_organization_id_sees_the_membership_follow() {
 
 #[tokio::test]
 async fn usher_works_on_the_app_s_tables_and_old_and_new_ways_in_do_not_fight() {
-    let app = TestApp::start(adopted().await).await;
+    let app = TestApp::start_shared(adopted().await).await;
     // Ada was the app's before Clerk: her verified address is enough, whatever its case.
     let ada = app.clerk().user_created("ada@example.com").await;
     app.run_jobs().await;
@@ -413,7 +414,7 @@ async fn times_without_a_zone_are_written_and_read_as_utc() {
         .pool
         .execute(&format!("alter database {name} set timezone = 'Asia/Tokyo'"))
         .await;
-    let app = TestApp::start(database).await;
+    let app = TestApp::start_shared(database).await;
     let id = app.clock.new_id();
     let made = app
         .put(&format!("/v1/organizations/{id}"), json!({ "name": "Zeit" }))
@@ -439,7 +440,7 @@ async fn times_without_a_zone_are_written_and_read_as_utc() {
 
 #[tokio::test]
 async fn an_address_links_nobody_who_might_be_somebody_else() {
-    let app = TestApp::start(adopted().await).await;
+    let app = TestApp::start_shared(adopted().await).await;
     // Two people have Bob's address, in two cases, in two organizations.
     app.clerk().user_created("bob@example.com").await;
     // Ada's address, but nobody has verified it.
@@ -479,9 +480,9 @@ async fn identities_in_a_table_of_the_app_s_are_followed_and_kept() {
         },
         ..Rules::default()
     };
-    database.migrate(&rules).await.unwrap();
-    database.migrate(&rules).await.unwrap();
-    let app = TestApp::start(database).await;
+    database.migrate_shared(&rules).await.unwrap();
+    database.migrate_shared(&rules).await.unwrap();
+    let app = TestApp::start_shared(database).await;
     let ids = "select string_agg(external_id, ' ') from admins where external_id is not null";
     assert_eq!(
         app.pool.text(ids).await.as_deref(),
@@ -520,8 +521,8 @@ async fn an_address_that_may_be_there_once_only_is_left_to_whoever_has_it() {
                  create unique index admins_email on admins {unique}"
             ))
             .await;
-        database.migrate(&Rules::default()).await.unwrap();
-        let app = TestApp::start(database).await;
+        database.migrate_shared(&Rules::default()).await.unwrap();
+        let app = TestApp::start_shared(database).await;
         let mut ada = app.clerk().user("Ada@Example.com");
         ada.emails[0].1 = false;
         app.clerk().tell("user.created", ada.to_json()).await;
@@ -565,7 +566,7 @@ async fn two_hundred_thousand_people_are_taken_over_while_the_app_goes_on() {
     let database = app_database_of(MANY).await;
     let done = std::sync::atomic::AtomicBool::new(false);
     let migrate = async {
-        let outcome = database.migrate(&Rules::default()).await;
+        let outcome = database.migrate_shared(&Rules::default()).await;
         done.store(true, std::sync::atomic::Ordering::SeqCst);
         outcome
     };
@@ -634,7 +635,7 @@ async fn whoever_queues_behind_usher_s_locks_is_soon_let_pass() {
         }
         long.commit().await.unwrap();
     };
-    let (outcome, ()) = tokio::join!(database.migrate(&rules), app);
+    let (outcome, ()) = tokio::join!(database.migrate_shared(&rules), app);
     outcome.unwrap();
     assert_eq!(memberships(&database).await.len(), 3);
 }
@@ -644,7 +645,7 @@ async fn usher_can_be_taken_out_again_as_the_docs_say() {
     let database = app_database().await;
     let pool = &database.pool;
     let before = pool.text(WHAT_IS_THE_APP_S).await;
-    database.migrate(&Rules::default()).await.unwrap();
+    database.migrate_shared(&Rules::default()).await.unwrap();
     pool.execute(&crate::support::docs_sql("### Removing usher")).await;
     assert_eq!(pool.text(WHAT_IS_THE_APP_S).await, before);
     for things in [
@@ -657,7 +658,7 @@ async fn usher_can_be_taken_out_again_as_the_docs_say() {
     assert_eq!(memberships(&database).await.len(), 3, "who is where stays");
     pool.execute("update admins set role = 'member', organization_id = 'b0000000-0000-4000-8000-000000000000'")
         .await;
-    database.migrate(&Rules::default()).await.unwrap();
+    database.migrate_shared(&Rules::default()).await.unwrap();
 }
 
 #[tokio::test]
@@ -686,7 +687,7 @@ async fn a_run_that_is_cut_off_anywhere_is_completed_by_the_next() {
             .unwrap();
         };
         let rules = Rules::default();
-        let mut migration = pin!(database.migrate(&rules));
+        let mut migration = pin!(database.migrate_shared(&rules));
         let outcome = tokio::select! {
             outcome = &mut migration => outcome,
             () = cut => migration.await,
@@ -694,7 +695,7 @@ async fn a_run_that_is_cut_off_anywhere_is_completed_by_the_next() {
         cut_off += u32::from(outcome.is_err());
     }
     assert!(cut_off > 0, "some were");
-    database.migrate(&Rules::default()).await.unwrap();
+    database.migrate_shared(&Rules::default()).await.unwrap();
     let missing = "admins a where deleted_at is null and not exists (
         select from organization_users m where m.admin_id = a.id and m.organization_id = a.organization_id and m.role = a.role)";
     assert_eq!(database.pool.count(missing).await, 0);
@@ -709,7 +710,7 @@ async fn a_run_that_is_cut_off_anywhere_is_completed_by_the_next() {
 async fn several_processes_may_migrate_at_once() {
     let database = app_database().await;
     let rules = Rules::default();
-    let all = futures::future::join_all((0..4).map(|_| database.migrate(&rules))).await;
+    let all = futures::future::join_all((0..4).map(|_| database.migrate_shared(&rules))).await;
     for outcome in all {
         outcome.unwrap();
     }
@@ -727,7 +728,7 @@ async fn the_configured_ladder_gives_those_without_a_role_its_lowest() {
         roles: Roles::new("guest,host".parse().unwrap(), "viewer,maker".parse().unwrap()),
         ..Rules::default()
     };
-    database.migrate(&rules).await.unwrap();
+    database.migrate_shared(&rules).await.unwrap();
     assert_eq!(memberships(&database).await, ["a 1 guest", "a 2 guest", "b 3 guest"]);
     assert_eq!(
         database.pool.text("select role from project_admins").await.as_deref(),

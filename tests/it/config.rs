@@ -98,7 +98,7 @@ fn a_wrong_or_missing_setting_stops_the_start_with_its_name() {
         ("USHER_API_KEYS", |s| s.usher_api_keys = secret("short")),
         ("USHER_API_KEYS", |s| s.usher_api_keys = secret("app:sha256:0f")),
         ("USHER_API_KEYS", |s| {
-            s.usher_api_keys = secret("a-key-of-at-least-32-characters-in-all@acme")
+            s.usher_api_keys = secret("a-key-of-at-least-32-characters-in-all@a/b")
         }),
         ("USHER_API_KEYS", |s| {
             s.usher_api_keys = secret("app:a-key-of-at-least-32-characters,app:another-key-of-32-characters-and-more")

@@ -202,11 +202,11 @@ async fn a_request_that_meets_a_lock_is_told_to_come_again() {
 
 /// Moves names in two orders at once: the first time both have taken one row before they ask for the other.
 async fn rename_both(tx: &mut Tx, ids: &[Uuid; 2], meeting: &Barrier, met: &AtomicBool) -> Result<(), StoreError> {
-    tx.put_organization(ids[0], "Mine").await?;
+    tx.put_organization(&ids[0].into(), "Mine").await?;
     if !met.swap(true, Ordering::Relaxed) {
         meeting.wait().await;
     }
-    tx.put_organization(ids[1], "Mine, too").await?;
+    tx.put_organization(&ids[1].into(), "Mine, too").await?;
     Ok(())
 }
 
@@ -231,8 +231,8 @@ async fn two_transactions_that_meet_are_both_done() {
         store
             .transaction(ids, |tx, ids| {
                 async move {
-                    tx.put_organization(ids[0], "One").await?;
-                    tx.put_organization(ids[1], "Two").await.map(drop)
+                    tx.put_organization(&ids[0].into(), "One").await?;
+                    tx.put_organization(&ids[1].into(), "Two").await.map(drop)
                 }
                 .boxed()
             })
@@ -329,7 +329,7 @@ async fn doors_that_meet_over_the_same_invites_are_all_served() {
         for seed in 0..3 {
             for n in order(seed) {
                 // The app's own transaction: where it meets another one, it is the app's to do it again.
-                let called = sqlx::query("select usher_invite($1, 'member', organization_id => $2)")
+                let called = sqlx::query("select usher.invite($1, 'member', organization_id => $2)")
                     .bind(person(n))
                     .bind(acme)
                     .execute(database.pool.pg())
@@ -363,7 +363,7 @@ async fn an_invite_by_sql_that_is_not_committed_keeps_nobody_from_inviting() {
     let app = TestApp::start(TestDatabase::postgres().await).await;
     let acme = app.organization("Acme").await;
     let mut open = app.pool.pg().begin().await.unwrap();
-    sqlx::query("select usher_invite('ada@example.com', 'member', organization_id => $1)")
+    sqlx::query("select usher.invite('ada@example.com', 'member', organization_id => $1)")
         .bind(acme)
         .execute(&mut *open)
         .await

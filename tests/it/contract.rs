@@ -133,10 +133,10 @@ impl Stage {
         let (acme, apollo) = (id("putOrganization"), id("putProject"));
         let mut tx = app.app.store.begin().await.unwrap();
         if chapter >= Chapter::Organization {
-            tx.put_organization(acme, "Acme").await.unwrap();
+            tx.put_organization(&acme.into(), "Acme").await.unwrap();
         }
         if chapter >= Chapter::Project {
-            tx.put_project(apollo, acme, "Apollo", None).await.unwrap();
+            tx.put_project(&apollo.into(), acme, "Apollo", None).await.unwrap();
         }
         tx.commit().await.unwrap();
         if chapter >= Chapter::Project {
@@ -421,7 +421,7 @@ fn faulty(stage: &Stage, call: &Call, code: &str) -> Option<Request<Body>> {
             request = body(json!({}))?;
             request.headers_mut().insert("idempotency-key", "used".parse().unwrap());
         }
-        "invalid_id" => return at(call.path.replace(id, "x")),
+        "invalid_id" => return at(call.path.replace(id, "a%20b")),
         "not_found" if call.path.contains("/invite-links/") => return at("/v1/invite-links/x".to_owned()),
         "not_found" if call.operation.method == "put" => return Some(bearer(Some(LIMITED_KEY.to_owned()))),
         "not_found" if call.operation.id() == "acceptInviteByLink" => return body(json!({ "token": "x" })),

@@ -39,6 +39,7 @@ mod members;
 mod neighbours;
 mod operations;
 mod ops_files;
+mod own_tables;
 mod places;
 mod private;
 mod quiet;

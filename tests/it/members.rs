@@ -257,4 +257,44 @@ stories! {
         let (well, said) = usher(&["members", "import", &file("empty.csv", &["a,b".to_owned()])]).await;
         assert!(!well && said.contains("must name the columns"), "{said}");
     }
+
+    async fn an_app_may_have_any_ids(app) {
+        let [organization, project] = ["org_2aB|c=1", "42:~.x"];
+        app.put(&format!("/v1/organizations/{organization}"), json!({ "name": "Any" })).await.expect(201);
+        let body = json!({ "name": "Id", "organization_id": organization });
+        let made = app.put(&format!("/v1/projects/{project}"), body).await.expect(201);
+        assert_eq!((&made["id"], &made["organization_id"]), (&json!(project), &json!(organization)));
+        let invite = app.invite(json!({ "project_id": project, "email": "ada@example.com", "role": "editor" })).await;
+        let shown = app.show(&invite).await;
+        assert_eq!((&shown["organization"]["id"], &shown["project"]["id"]), (&json!(organization), &json!(project)));
+        app.run_jobs().await;
+        let ada = app.person("ada@example.com", None).await;
+        let member_of = app.get(&format!("/v1/users/{}/memberships", ada.id)).await.expect(200);
+        assert_eq!(member_of["items"][0]["organization"]["id"], organization);
+        assert_eq!(member_of["items"][1]["project"]["id"], project);
+        let list = app.get(&format!("/v1/invites?organization_id={organization}")).await.expect(200);
+        assert_eq!(list["items"][0]["id"], invite);
+        put(app, &format!("/v1/organizations/{organization}/members/user_1"), "owner").await.expect(201);
+        // Other case, other form: another id.
+        for other in ["org_2ab|c=1", "ORG_2aB|c=1"] {
+            assert_eq!(app.get(&format!("/v1/organizations/{other}/members")).await.problem(404), "not_found");
+        }
+        let upper = ACME.to_string().to_uppercase();
+        app.get(&format!("/v1/organizations/{upper}/members")).await.expect(200);
+        for wrong in ["a%2Fb", "%2E%2E", "a%00b", "a%20b", "o%CC%88", &"x".repeat(256)] {
+            assert_eq!(put(app, &format!("/v1/organizations/{wrong}/members/user_1"), "owner").await.problem(400), "invalid_id");
+            assert_eq!(app.put(&format!("/v1/organizations/{wrong}"), json!({ "name": "x" })).await.problem(400), "invalid_id");
+        }
+        for wrong in [json!("a/b"), json!(".."), json!(""), json!(7), json!("x".repeat(256))] {
+            let body = json!({ "organization_id": wrong, "email": "ada@example.com", "role": "member" });
+            assert_eq!(app.post("/v1/invites", body).await.wrong_fields(), ["organization_id"]);
+        }
+        let url = app.app.config.database_url.expose();
+        let option = format!("--organization={organization}");
+        let (well, said) = command(url, &["invite", "bob@example.com", &option, "--role=member"]).await;
+        assert!(well, "{said}");
+        let (well, said) = command(url, &["api-key", &option]).await;
+        assert!(well && said.contains(&format!("@{organization}")), "{said}");
+        app.run_jobs().await;
+    }
 }

@@ -74,7 +74,7 @@ stories! {
 async fn migrated(script: &str) -> TestDatabase {
     let database = TestDatabase::empty_postgres().await;
     database.pool.execute(script).await;
-    database.migrate(&Rules::default()).await.expect("a schema");
+    database.migrate_shared(&Rules::default()).await.expect("a schema");
     database
 }
 
@@ -95,7 +95,7 @@ async fn extensions_of_the_apps_are_used_where_they_are() {
     let database = migrated("create schema extensions; create extension hstore schema extensions").await;
     let schema = "select extnamespace::regnamespace::text from pg_extension where extname = 'hstore'";
     assert_eq!(database.pool.text(schema).await.as_deref(), Some("extensions"));
-    let app = TestApp::start(database).await;
+    let app = TestApp::start_shared(database).await;
     let acme = app.organization("Acme").await;
     app.invite_to_organization(acme, "ada@example.com", "member").await;
     app.run_jobs().await;
@@ -114,7 +114,7 @@ async fn an_app_that_creates_its_extensions_later_finds_them() {
         )
         .await;
     // Wherever it moves to: usher does not name it.
-    let app = TestApp::start(database).await;
+    let app = TestApp::start_shared(database).await;
     let acme = app.organization("Acme").await;
     app.invite_to_organization(acme, "ada@example.com", "member").await;
     app.run_jobs().await;

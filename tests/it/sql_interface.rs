@@ -41,7 +41,7 @@ pub async fn sql_invite(conn: &mut PgConnection, body: &Value) -> Result<(Uuid, 
         format!("{number} {}", unit.expect("a unit").1)
     });
     sqlx::query_as(
-        "select invite_id, is_new from usher_invite($1, $2, organization_id => $3, project_id => $4, invited_by => $5,
+        "select invite_id, is_new from usher.invite($1, $2, organization_id => $3, project_id => $4, invited_by => $5,
              expires_in => $6::text::interval, acceptance => coalesce($7, 'default'), locale => $8, message => $9)",
     )
     .bind(text("email"))
@@ -651,10 +651,7 @@ async fn sql_and_api_agree_on_inviters_roles_and_places_that_are_not_what_they_w
             let mut tx = app.pool.pg().begin().await.unwrap();
             let now = database_time(&mut tx).await;
             carry_times(&mut tx, app.now(), now).await;
-            let sent = sqlx::query("select usher_enqueue_invite_email($1)")
-                .bind(id)
-                .execute(&mut *tx)
-                .await;
+            let sent = sqlx::query("select usher.resend($1)").bind(id).execute(&mut *tx).await;
             tx.rollback().await.unwrap();
             let answer = app.call(Method::POST, &format!("/v1/invites/{id}/resend"), None).await;
             let by_sql = refused(sent.unwrap_err());
@@ -856,7 +853,7 @@ async fn sql_and_api_agree_on_sending_again() {
         let now = database_time(&mut tx).await;
         past.set_up(&mut tx, now).await;
         let mut attempt = tx.begin().await.unwrap();
-        let sent = sqlx::query("select usher_enqueue_invite_email($1)")
+        let sent = sqlx::query("select usher.resend($1)")
             .bind(id)
             .execute(&mut *attempt)
             .await;
@@ -894,7 +891,7 @@ async fn sql_and_api_agree_on_sending_again() {
             "whoever resends vouches for the address"
         );
     }
-    let unknown = sqlx::query("select usher_enqueue_invite_email(gen_random_uuid())")
+    let unknown = sqlx::query("select usher.resend(gen_random_uuid())")
         .execute(pool)
         .await;
     assert_eq!(refused(unknown.unwrap_err())["code"], "not_found");
@@ -959,8 +956,8 @@ async fn what_sql_commits_is_picked_up_within_moments() {
     let url = url.split('?').next().unwrap();
     for number in 1..=3 {
         let script = format!(
-            "begin; select usher_invite('nobody@example.com', 'member', organization_id => '{acme}'); rollback;
-             begin; select usher_invite('person{number}@example.com', 'member', organization_id => '{acme}'); commit;"
+            "begin; select usher.invite('nobody@example.com', 'member', organization_id => '{acme}'); rollback;
+             begin; select usher.invite('person{number}@example.com', 'member', organization_id => '{acme}'); commit;"
         );
         let ran = tokio::process::Command::new("psql")
             .args([
@@ -1006,23 +1003,20 @@ async fn a_role_that_may_only_call_the_two_functions_can_invite_and_nothing_else
     .await
     .unwrap();
     let (id,): (Uuid,) =
-        sqlx::query_as("select invite_id from public.usher_invite('ada@example.com', 'member', organization_id => $1)")
+        sqlx::query_as("select invite_id from usher.invite('ada@example.com', 'member', organization_id => $1)")
             .bind(acme)
             .fetch_one(&mut conn)
             .await
             .unwrap();
-    let again = sqlx::query("select public.usher_enqueue_invite_email($1)")
-        .bind(id)
-        .execute(&mut conn)
-        .await;
+    let again = sqlx::query("select usher.resend($1)").bind(id).execute(&mut conn).await;
     assert_eq!(refused(again.unwrap_err())["code"], "resend_too_soon");
     for forbidden in [
-        "select 1 from public.invites",
-        "select 1 from public.usher_settings",
-        "select 1 from public.usher_addresses",
+        "select 1 from usher.invites",
+        "select 1 from usher.usher_settings",
+        "select 1 from usher.usher_addresses",
         "select 1 from apalis.jobs",
-        "select public.usher_queue_invite_email(null, null)",
-        "insert into public.organization_users (organization_id) values (null)",
+        "select usher.usher_queue_invite_email(null, null)",
+        "insert into usher.organization_users (organization_id) values (null)",
     ] {
         let error = sqlx::query(forbidden).execute(&mut conn).await.unwrap_err();
         assert_eq!(

@@ -65,8 +65,11 @@ fn new_invite(tx: &Tx, organization_id: Uuid, project_id: Option<Uuid>, email: &
 /// An organization, a project in it, and a person with one verified and one unverified address.
 async fn set_up(app: &TestApp, tx: &mut Tx) -> (Uuid, Uuid, Uuid) {
     let (organization, project) = (tx.new_id(), tx.new_id());
-    tx.put_organization(organization, "Acme").await.unwrap();
-    let put = tx.put_project(project, organization, "Apollo", None).await.unwrap();
+    tx.put_organization(&organization.into(), "Acme").await.unwrap();
+    let put = tx
+        .put_project(&project.into(), organization, "Apollo", None)
+        .await
+        .unwrap();
     assert!(matches!(put, Put::Made(_)));
     let ada = profile(
         app,
@@ -94,7 +97,7 @@ stories! {
     async fn a_read_only_transaction_writes_nothing(app) {
         let mut tx = app.app.store.read().await.unwrap();
         let id = tx.new_id();
-        assert!(tx.put_organization(id, "Acme").await.is_err());
+        assert!(tx.put_organization(&id.into(), "Acme").await.is_err());
     }
 
     async fn places(app) {
@@ -106,10 +109,10 @@ stories! {
         let found = tx.projects(&[organization, project]).await.unwrap();
         assert_eq!((found[0].id, found[0].organization_id, found[0].name.as_str()), (project, organization, "Apollo"));
         assert_eq!(found[0].created_at, app.now());
-        let refused = tx.put_project(project, project, "Apollo", None).await.unwrap();
+        let refused = tx.put_project(&project.into(), project, "Apollo", None).await.unwrap();
         assert_eq!(refused, Put::Refused(PutRefusal::UnknownOrganization));
         assert_eq!(tx.lock_projects(&[organization, project]).await.unwrap(), [(project, organization)].into());
-        let renamed = tx.put_organization(organization, "Acme 2").await.unwrap();
+        let renamed = tx.put_organization(&organization.into(), "Acme 2").await.unwrap();
         assert!(matches!(renamed, Put::Changed(place) if place.name == "Acme 2"));
     }
 

@@ -8,12 +8,17 @@ use crate::support::TestDatabase;
 
 /// What `usher migrate` complains of; it must fail, and so must a dry run, with the same words.
 fn complaint(database: &TestDatabase, url: &str) -> String {
+    complaint_about("shared", database, url)
+}
+
+fn complaint_about(tables: &str, database: &TestDatabase, url: &str) -> String {
     let run = |arguments: &[&str]| {
         let ran = Command::new(env!("CARGO_BIN_EXE_usher"))
             .args(arguments)
             .current_dir(database.folder.path())
             .env_clear()
             .env("USHER_ENV", "development")
+            .env("USHER_TABLES", tables)
             .env("USHER_DATABASE_URL", url)
             .output()
             .unwrap();
@@ -151,6 +156,7 @@ async fn a_role_without_rights() {
         .current_dir(database.folder.path())
         .env_clear()
         .env("USHER_ENV", "development")
+        .env("USHER_TABLES", "shared")
         .env("USHER_DATABASE_URL", &url)
         .output()
         .unwrap();
@@ -204,7 +210,7 @@ async fn schemas_that_are_newer_half_applied_or_somebody_else_s() {
         ] {
             database.pool.execute(statement).await;
             let before = database.pool.dump("usher_migrations").await;
-            assert_says(&complaint(&database, &database.url), &[words]);
+            assert_says(&complaint_about("own", &database, &database.url), &[words]);
             assert_eq!(database.pool.dump("usher_migrations").await, before);
             database.pool.execute(undo).await;
         }
@@ -246,6 +252,7 @@ async fn files_that_are_not_usher_s() {
         .current_dir(database.folder.path())
         .env_clear()
         .env("USHER_ENV", "development")
+        .env("USHER_TABLES", "shared")
         .env("USHER_DATABASE_URL", url("new.db"))
         .output()
         .unwrap();
@@ -275,9 +282,42 @@ async fn a_server_that_is_no_postgres() {
             .current_dir(database.folder.path())
             .env_clear()
             .env("USHER_ENV", "development")
+            .env("USHER_TABLES", "shared")
             .env("USHER_DATABASE_URL", &url)
             .output()
             .unwrap();
         assert_eq!(ran.status.code(), Some(1), "nor is it waited for: {ran:?}");
     }
+}
+
+#[tokio::test]
+async fn tables_of_the_other_kind_and_a_schema_that_is_somebody_else_s() {
+    let database = TestDatabase::postgres().await;
+    let before = catalog(&database).await;
+    assert_says(
+        &complaint(&database, &database.url),
+        &["set up with USHER_TABLES=own", "can't be changed"],
+    );
+    assert_eq!(catalog(&database).await, before);
+
+    let database = TestDatabase::empty_postgres().await;
+    database.migrate_shared(&usher::store::Rules::default()).await.unwrap();
+    let before = catalog(&database).await;
+    assert_says(
+        &complaint_about("own", &database, &database.url),
+        &["set up with USHER_TABLES=shared"],
+    );
+    assert_eq!(catalog(&database).await, before);
+
+    let database = TestDatabase::empty_postgres().await;
+    database
+        .pool
+        .execute("create schema usher; create table usher.seats (id integer)")
+        .await;
+    let before = catalog(&database).await;
+    assert_says(
+        &complaint_about("own", &database, &database.url),
+        &["schema usher holds something that is not usher's"],
+    );
+    assert_eq!(catalog(&database).await, before);
 }

@@ -271,7 +271,7 @@ async fn invite(running: &Running, email: &str) {
     let config: &Config = &running.app.config;
     let mut tx = running.app.store.begin().await.unwrap();
     let organization = tx.new_id();
-    tx.put_organization(organization, "Acme").await.unwrap();
+    tx.put_organization(&organization.into(), "Acme").await.unwrap();
     let body = json!({ "organization_id": organization, "email": email, "role": "member" });
     let request = InviteRequest::parse(body, &config.roles);
     let answers = flows::invite(&mut tx, &[request], &config.into(), None).await.unwrap();
@@ -629,7 +629,9 @@ async fn trap_11_sqlite_is_durable_and_both_migrations_run_again() {
         end";
     database.pool.execute(watch).await;
     let mut tx = store.begin().await.unwrap();
-    tx.put_organization(Clock::System.new_id(), "Acme").await.unwrap();
+    tx.put_organization(&Clock::System.new_id().into(), "Acme")
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     let seen = database.pool.text("select settings from seen").await;
     assert_eq!(seen.as_deref(), Some("2 wal 1"), "2 is full");

@@ -134,6 +134,12 @@ async fn execute_on_server(server: &str, statement: String) -> anyhow::Result<()
     Ok(admin.close().await?)
 }
 
+/// usher's own tables are found without their schema, where there is one; else the app's are.
+async fn find_tables(conn: &mut PgConnection) -> sqlx::Result<()> {
+    let path = "select set_config('search_path', 'usher, public', false) where to_regnamespace('usher') is not null";
+    sqlx::query(path).execute(conn).await.map(drop)
+}
+
 /// Connections to either.
 #[derive(Debug, Clone)]
 pub enum Pool {
@@ -167,7 +173,16 @@ impl Pool {
             let pool = SqlitePoolOptions::new().test_before_acquire(false);
             Ok(Self::Sqlite(pool.connect_with(options).await?))
         } else {
-            let pool = PgPoolOptions::new().test_before_acquire(false);
+            // Each time: usher may have been set up since the last.
+            let pool = PgPoolOptions::new()
+                .test_before_acquire(false)
+                .after_connect(|conn, _| Box::pin(find_tables(conn)))
+                .before_acquire(|conn, _| {
+                    Box::pin(async move {
+                        find_tables(conn).await?;
+                        Ok(true)
+                    })
+                });
             Ok(Self::Postgres(pool.connect(url).await?))
         }
     }

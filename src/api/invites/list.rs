@@ -14,6 +14,7 @@ use super::views_by_id;
 use crate::api::auth::AppClient;
 use crate::api::view::InviteJson;
 use crate::api::{Api, example, tag};
+use crate::app_id::AppId;
 use crate::fields::{Fields, page_limit};
 use crate::invites::{InviteFilter, Status};
 use crate::problem::{Code, Problem};
@@ -39,8 +40,8 @@ pub(super) struct InvitePage {
 #[utoipa::path(
     get, path = "/v1/invites", tag = tag::INVITES, operation_id = "listInvites",
     params(
-        ("organization_id" = Option<Uuid>, Query, description = "Only invites into this organization and its projects"),
-        ("project_id" = Option<Uuid>, Query, description = "Only invites into this project"),
+        ("organization_id" = Option<AppId>, Query, description = "Only invites into this organization and its projects"),
+        ("project_id" = Option<AppId>, Query, description = "Only invites into this project"),
         ("email" = Option<String>, Query, description = "Only invites to this address; case does not matter", format = Email),
         ("status" = Option<Status>, Query, description = "Only invites with this status now"),
         ("invited_by" = Option<String>, Query, description = "Only invites by this person: an admin's id or a Clerk user id"),

@@ -8,7 +8,7 @@ use crate::config::error::{ConfigError, Problems, wrong};
 use crate::config::values::{list, non_empty};
 use crate::config::{DevSecrets, SessionKeySource, Settings};
 use crate::secret::Secret;
-use crate::store::Identities;
+use crate::store::{Identities, Tables};
 use usher_clerk::{DevSigner, check_public_key};
 
 impl Settings {
@@ -102,6 +102,13 @@ impl Settings {
             return Err(wrong(VARIABLE, "holds characters that no key has"));
         }
         Ok(key)
+    }
+
+    pub(in crate::config) fn tables(&self) -> Result<Tables, ConfigError> {
+        let given = self.usher_tables.as_deref().map(str::parse);
+        given
+            .unwrap_or(Ok(Tables::Own))
+            .map_err(|_| wrong("USHER_TABLES", "must be own or shared"))
     }
 
     pub(super) fn identities(&self) -> Result<Identities, ConfigError> {

@@ -16,7 +16,7 @@ use super::{Config, DevSecrets, Environment, MailRoute, Retention, Settings, Tel
 use crate::api_key::ApiKey;
 use crate::invites::roles::Roles;
 use crate::secret::Secret;
-use crate::store::check_address;
+use crate::store::{Tables, check_address};
 use crate::telemetry::{LogFilter, LogFormat};
 
 /// In characters, for every secret.
@@ -57,8 +57,8 @@ impl Settings {
     }
 
     /// Where the data lives: all that commands need which look at it and change nothing else.
-    pub fn database(&self) -> Result<Secret, ConfigErrors> {
-        Ok(self.database_in(Path::new(VAR))?)
+    pub fn database(&self) -> Result<(Secret, Tables), ConfigErrors> {
+        Ok((self.database_in(Path::new(VAR))?, self.tables()?))
     }
 
     /// Both orders of roles, and who invites: what tells whether an invite lets somebody in.
@@ -149,6 +149,7 @@ impl Settings {
             invite_reminders: all.or_default(self.invite_reminders()),
             mail_caps: self.mail_caps(&mut all),
             roles: self.roles(&mut all),
+            tables: all.or_default(self.tables()),
             identities: all.or_default(self.identities()),
             templates_dir: self.templates_dir.clone(),
             retention: self.retention(&mut all),

@@ -11,6 +11,7 @@ use crate::invites::limits::MailHold;
 use crate::invites::{Invite, InviteFilter, PersonRef, Status};
 use crate::store::people::inviter;
 use crate::store::rows::{sql, unfold};
+use crate::store::targets::spelling;
 use crate::store::{DeliveryKind, DeliveryStatus, Dialect, Result, Tx, on_conn};
 
 /// An invite with the data that people want to see.
@@ -21,7 +22,10 @@ pub struct InviteView {
     /// The organization's id: for a project, the one that it belongs to today.
     pub target_organization_id: Uuid,
     pub organization_name: String,
+    /// How the app spells the organization's id, if it is no UUID.
+    pub organization_spelling: Option<String>,
     pub project_name: Option<String>,
+    pub project_spelling: Option<String>,
     pub inviter_first_name: Option<String>,
     pub inviter_last_name: Option<String>,
     pub inviter_email: Option<String>,
@@ -164,6 +168,7 @@ impl Tx {
         let rows = unfold(self.dialect(), INVITE_ID);
         let text = format!(
             "select {INVITE_OF_I}, o.id as target_organization_id, coalesce(o.name, '') as organization_name, p.name as project_name,
+                 {} as organization_spelling, {} as project_spelling,
                  a.first_name as inviter_first_name, a.last_name as inviter_last_name, a.email as inviter_email,
                  d.kind as delivery_kind, d.message_id as delivery_message_id, d.queued_at as delivery_queued_at,
                  d.status as delivery_status, d.attempts as delivery_attempts, d.last_error as delivery_error,
@@ -179,6 +184,8 @@ impl Tx {
                  order by newest.queued_at desc, newest.generation desc limit 1)
              where i.id in (select r.invite_id from {rows})
              order by i.created_at, i.id",
+            spelling("o.id"),
+            spelling("p.id"),
             accept_facts()
         );
         let ids = invite_ids(ids)?;

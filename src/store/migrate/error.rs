@@ -24,6 +24,10 @@ pub enum MigrationError {
 /// Why a database can't be used, in a sentence that says what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Validation {
+    #[error("it was set up with USHER_TABLES={0}, which can't be changed; set that")]
+    OtherTables(&'static str),
+    #[error("its schema usher holds something that is not usher's; rename that schema, or use another database")]
+    SchemaInUse,
     #[error("what answers at its address is no Postgres server ({0}); see that host and port are the right ones")]
     NoPostgres(String),
     #[error("it is Postgres {0}, and usher needs Postgres 13 or newer; upgrade the server")]

@@ -34,7 +34,7 @@ impl Store {
             Pool::Postgres(pool) => {
                 // A connection of its own: its settings and locks end with it.
                 let mut conn = postgres::connect(pool).await?;
-                let outcome = postgres::migrate(pool, &mut conn, &self.migrations, rules).await;
+                let outcome = postgres::migrate(pool, &mut conn, &self.migrations, self.tables, rules).await;
                 let _ = conn.close().await;
                 outcome
             }
@@ -83,7 +83,7 @@ impl Store {
         match &self.pool {
             Pool::Postgres(pool) => {
                 let mut conn = postgres::connect(pool).await?;
-                let outcome = postgres::plan(&mut conn, &self.migrations, rules).await;
+                let outcome = postgres::plan(&mut conn, &self.migrations, self.tables, rules).await;
                 let _ = conn.close().await;
                 outcome
             }

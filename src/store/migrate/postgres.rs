@@ -7,10 +7,10 @@ use sqlx::migrate::{Migration, Migrator};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, SqlSafeStr as _};
 
 use super::{Applied, MigrationError, TABLE, Validation, named};
-use crate::store::ACQUIRE_TIMEOUT;
 use crate::store::adopt::{self, Schema, Step};
-use crate::store::pools::ISOLATION;
+use crate::store::pools::{ISOLATION, OWN_PATH};
 use crate::store::settings::{Rules, UniqueEmails};
+use crate::store::{ACQUIRE_TIMEOUT, Tables};
 
 const APALIS_TABLE: &str = "apalis._sqlx_migrations";
 /// The oldest Postgres with everything that usher and apalis use (`gen_random_uuid`, trusted extensions).
@@ -39,16 +39,17 @@ pub(super) async fn migrate(
     pool: &PgPool,
     conn: &mut PgConnection,
     migrator: &Migrator,
+    tables: Tables,
     rules: &Rules,
 ) -> Result<(), MigrationError> {
-    check_postgres(conn, migrator).await?;
+    check_postgres(conn, migrator, tables).await?;
     advisory_lock(conn).await?;
     // Read after the lock: another process may have migrated in the meantime.
     let Prepared {
         applied,
         steps,
         unique_emails,
-    } = prepare(conn, migrator, rules).await?;
+    } = prepare(conn, migrator, tables, rules).await?;
     let queue = queue_migrations();
     if !Applied::on_postgres(conn, APALIS_TABLE).await?.is_complete(&queue) {
         let mut own = connect(pool).await?;
@@ -64,8 +65,11 @@ pub(super) async fn migrate(
     let run = async |conn: &mut PgConnection| apply(conn, migrator, &applied).await;
     adopt::retry_on_lock_timeout(conn, run, |error| error.sql().is_some_and(adopt::gave_way)).await?;
     rules.publish_on_postgres(conn, unique_emails).await?;
-    adopt::mirror_identities(conn, rules).await?;
-    Ok(adopt::fill(conn, rules).await?)
+    if tables == Tables::Shared {
+        adopt::mirror_identities(conn, rules).await?;
+        adopt::fill(conn, rules).await?;
+    }
+    Ok(())
 }
 
 /// apalis's migrations use some names without a schema. So they run on a connection whose search path contains the
@@ -113,10 +117,11 @@ fn queue_migrations() -> Migrator {
 pub(super) async fn plan(
     conn: &mut PgConnection,
     migrator: &Migrator,
+    tables: Tables,
     rules: &Rules,
 ) -> Result<Vec<String>, MigrationError> {
-    check_postgres(conn, migrator).await?;
-    let Prepared { applied, steps, .. } = prepare(conn, migrator, rules).await?;
+    check_postgres(conn, migrator, tables).await?;
+    let Prepared { applied, steps, .. } = prepare(conn, migrator, tables, rules).await?;
     let mut outlook = Vec::new();
     let queue = Applied::on_postgres(conn, APALIS_TABLE).await?;
     if !queue.is_complete(&queue_migrations()) {
@@ -151,12 +156,29 @@ struct Prepared {
     unique_emails: UniqueEmails,
 }
 
-async fn prepare(conn: &mut PgConnection, migrator: &Migrator, rules: &Rules) -> Result<Prepared, MigrationError> {
+async fn prepare(
+    conn: &mut PgConnection,
+    migrator: &Migrator,
+    tables: Tables,
+    rules: &Rules,
+) -> Result<Prepared, MigrationError> {
     let applied = Applied::on_postgres(conn, TABLE).await?;
+    if tables == Tables::Own {
+        let mut steps = Vec::new();
+        if !applied.is_complete(migrator) {
+            steps = own_schema(conn).await?;
+            check_rights(conn, tables).await?;
+        }
+        return Ok(Prepared {
+            applied,
+            steps,
+            unique_emails: UniqueEmails::No,
+        });
+    }
     let schema = Schema::read(conn, applied.has(SCHEMA)).await?;
     let mut steps = Vec::new();
     if !applied.is_complete(migrator) || !schema.fits(rules) {
-        check_rights(conn).await?;
+        check_rights(conn, tables).await?;
         steps = adopt::plan(&schema, rules).map_err(Validation::App)?;
     }
     Ok(Prepared {
@@ -196,15 +218,51 @@ async fn advisory_lock(conn: &mut PgConnection) -> sqlx::Result<()> {
     }
 }
 
-/// Whether this usher can use the server and its schema.
-async fn check_postgres(conn: &mut PgConnection, migrator: &Migrator) -> Result<(), MigrationError> {
+/// Makes the schema of usher's own tables, if it is not there yet. One that holds something else is not touched.
+async fn own_schema(conn: &mut PgConnection) -> Result<Vec<Step>, MigrationError> {
+    let (exists, in_use): (bool, bool) = sqlx::query_as(
+        "select to_regnamespace('usher') is not null,
+             exists (select from pg_class c where c.relnamespace = to_regnamespace('usher'))
+                 and to_regclass('usher.usher_migrations') is null",
+    )
+    .fetch_one(conn)
+    .await?;
+    if in_use {
+        return Err(Validation::SchemaInUse.into());
+    }
+    Ok(if exists {
+        Vec::new()
+    } else {
+        vec![Step {
+            says: "make the schema usher, for usher's own tables".to_owned(),
+            statements: vec!["create schema if not exists usher".to_owned()],
+        }]
+    })
+}
+
+/// Whether this usher can use the server and its schema, and the tables are of the kind that they were set up with.
+/// From here on, usher's own tables are found by their names.
+async fn check_postgres(conn: &mut PgConnection, migrator: &Migrator, tables: Tables) -> Result<(), MigrationError> {
+    // By the role's own search path, before it is changed.
+    let (is_own, is_shared): (bool, bool) = sqlx::query_as(
+        "select to_regclass('usher.usher_migrations') is not null,
+             to_regclass('usher_migrations') is distinct from to_regclass('usher.usher_migrations')",
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    match tables {
+        Tables::Own if is_shared => return Err(Validation::OtherTables("shared").into()),
+        Tables::Shared if is_own => return Err(Validation::OtherTables("own").into()),
+        Tables::Own => sqlx::raw_sql(OWN_PATH).execute(&mut *conn).await.map(drop)?,
+        Tables::Shared => {}
+    }
     let (version, encoding, schema): (i32, String, Option<String>) = sqlx::query_as(
         "select current_setting('server_version_num')::integer / 10000, current_setting('server_encoding'),
              current_schema()::text",
     )
     .fetch_one(&mut *conn)
     .await?;
-    check_server(version, &encoding, schema.is_some())?;
+    check_server(version, &encoding, schema.is_some() || tables == Tables::Own)?;
     Ok(Applied::on_postgres(conn, TABLE).await?.check(migrator)?)
 }
 
@@ -230,10 +288,11 @@ struct Rights {
 }
 
 /// Whether tables and extensions can be created; checked only when something must be done.
-async fn check_rights(conn: &mut PgConnection) -> Result<(), MigrationError> {
+async fn check_rights(conn: &mut PgConnection, tables: Tables) -> Result<(), MigrationError> {
     let rights: Rights = sqlx::query_as(
-        "select current_user::text as role, current_database()::text as database, current_schema()::text as schema,
-             has_schema_privilege(current_schema(), 'CREATE') as may_create,
+        "select current_user::text as role, current_database()::text as database, coalesce(current_schema()::text, 'usher') as schema,
+             coalesce(has_schema_privilege(current_schema(), 'CREATE'),
+                 has_database_privilege(current_database(), 'CREATE')) as may_create,
              has_database_privilege(current_database(), 'CREATE')
                  or (exists (select from pg_extension where extname = 'hstore')
                      and exists (select from pg_namespace where nspname = 'apalis' and pg_has_role(nspowner, 'USAGE')))
@@ -244,6 +303,12 @@ async fn check_rights(conn: &mut PgConnection) -> Result<(), MigrationError> {
     let Rights {
         role, database, schema, ..
     } = rights;
+    if !rights.may_create && tables == Tables::Own {
+        let sentence = format!(
+            "the role {role} may not make the schema usher; let an owner run: grant create on database {database} to {role}"
+        );
+        return Err(Validation::Rights(sentence).into());
+    }
     if !rights.may_create {
         let sentence = format!(
             "the role {role} may not create tables in the schema {schema}; \

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{TARGET_ID, target_ids};
+use super::{TARGET_ID, spelling, target_ids};
 use crate::invites::Target;
 use crate::invites::roles::RoleOrder;
 use crate::store::people::admin_ids;
@@ -52,8 +52,11 @@ pub struct MembershipView {
     /// The organization, or the project's.
     pub organization_id: Uuid,
     pub organization_name: String,
+    /// How the app spells the organization's id, if it is no UUID.
+    pub organization_spelling: Option<String>,
     pub project_id: Option<Uuid>,
     pub project_name: Option<String>,
+    pub project_spelling: Option<String>,
     pub role: String,
     pub since: DateTime<Utc>,
 }
@@ -234,14 +237,15 @@ impl Tx {
     /// What somebody is a member of: organizations and projects that exist, 1,000 at most.
     pub async fn memberships_of(&mut self, admin_id: Uuid) -> Result<Vec<MembershipView>> {
         let since = app_time(self.dialect(), "m.created_at");
+        let (organization, project) = (spelling("o.id"), spelling("p.id"));
         let text = format!(
             "select * from (
-                 select o.id as organization_id, coalesce(o.name, '') as organization_name, null as project_id,
+                 select {organization} as organization_spelling, null as project_spelling, o.id as organization_id, coalesce(o.name, '') as organization_name, null as project_id,
                      null as project_name, coalesce(m.role, '') as role, {since} as since
                  from organization_users m join organizations o on o.id = m.organization_id and o.deleted_at is null
                  where m.admin_id = $1 and m.deleted_at is null
                  union all
-                 select o.id, coalesce(o.name, ''), p.id, coalesce(p.name, ''), coalesce(m.role, ''), {since}
+                 select {organization}, {project}, o.id, coalesce(o.name, ''), p.id, coalesce(p.name, ''), coalesce(m.role, ''), {since}
                  from project_admins m join projects p on p.id = m.project_id and p.deleted_at is null
                  join organizations o on o.id = p.organization_id and o.deleted_at is null
                  where m.admin_id = $1 and m.deleted_at is null

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::rows::{Type, app_time, sql, to_json, unfold};
 use super::{Dialect, InviteCandidate, Result, Tx, on_conn};
+use crate::app_id::AppId;
 pub use change::MemberPerson;
 pub use members::{Grant, Member, MemberPage, Membership, MembershipView};
 pub use put::{Put, PutRefusal};
@@ -25,6 +26,29 @@ pub struct TargetInfo {
     pub name: String,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
+    /// How the app spells the id, if it is no UUID.
+    pub spelling: Option<String>,
+    /// The same for the organization.
+    pub organization_spelling: Option<String>,
+}
+
+impl TargetInfo {
+    /// The id, as the app spells it.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        AppId::shown(self.id, self.spelling.clone())
+    }
+
+    /// The organization's id, as the app spells it.
+    #[must_use]
+    pub fn organization_shown(&self) -> String {
+        AppId::shown(self.organization_id, self.organization_spelling.clone())
+    }
+}
+
+/// How the app spells an id, if it is no UUID.
+pub(super) fn spelling(key: &str) -> String {
+    format!("(select s.app_id from usher_app_ids s where s.key = {key})")
 }
 
 #[derive(Serialize)]
@@ -163,8 +187,10 @@ fn target_ids(ids: &[Uuid]) -> Result<String> {
 /// The columns of a [`TargetInfo`] that is an organization.
 fn organization(dialect: Dialect) -> String {
     let (created_at, updated_at) = (app_time(dialect, "created_at"), app_time(dialect, "updated_at"));
+    let spelling = spelling("id");
     format!(
-        "id, id as organization_id, coalesce(name, '') as name, {created_at} as created_at, {updated_at} as updated_at"
+        "id, id as organization_id, coalesce(name, '') as name, {created_at} as created_at, {updated_at} as updated_at,
+         {spelling} as spelling, {spelling} as organization_spelling"
     )
 }
 
@@ -174,6 +200,8 @@ fn project(dialect: Dialect, p: &str) -> String {
     let updated_at = app_time(dialect, &format!("{p}.updated_at"));
     format!(
         "{p}.id, {p}.organization_id, coalesce({p}.name, '') as name, {created_at} as created_at,
-         {updated_at} as updated_at"
+         {updated_at} as updated_at, {} as spelling, {} as organization_spelling",
+        spelling(&format!("{p}.id")),
+        spelling(&format!("{p}.organization_id"))
     )
 }

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{TARGET_ID, TargetInfo, held, organization, project, target_ids};
+use crate::app_id::AppId;
 use crate::store::rows::{sql, unfold};
 use crate::store::{Result, Tx, on_conn};
 
@@ -34,7 +35,9 @@ pub enum PutRefusal {
 
 impl Tx {
     /// Creates or renames an organization. A deleted one is not changed.
-    pub async fn put_organization(&mut self, id: Uuid, name: &str) -> Result<Put> {
+    pub async fn put_organization(&mut self, id: &AppId, name: &str) -> Result<Put> {
+        self.keep_spelling(id).await?;
+        let id = id.key();
         let now = self.clock.now();
         let columns = organization(self.dialect());
         let insert = format!(
@@ -63,11 +66,13 @@ impl Tx {
     /// old one, so a project that was moved away in the meantime can't be taken back. A deleted project is not changed.
     pub async fn put_project(
         &mut self,
-        id: Uuid,
+        id: &AppId,
         organization_id: Uuid,
         name: &str,
         may_use: Option<&HashSet<Uuid>>,
     ) -> Result<Put> {
+        self.keep_spelling(id).await?;
+        let id = id.key();
         let now = self.clock.now();
         let is_ours = |organization: &Uuid| may_use.is_none_or(|may_use| may_use.contains(organization));
         let is_deleted = if is_ours(&organization_id) {
@@ -95,6 +100,20 @@ impl Tx {
             // caller may use. A repeated request will succeed.
             (_, Some(false)) => PutRefusal::Foreign,
         }))
+    }
+
+    /// Keeps how the app spells an id that is no UUID.
+    async fn keep_spelling(&mut self, id: &AppId) -> Result<()> {
+        let Some(spelling) = id.spelling() else { return Ok(()) };
+        let text = "insert into usher_app_ids (key, app_id) values ($1, $2) on conflict (key) do nothing";
+        let (key, spelling) = (id.key(), spelling.to_owned());
+        on_conn!(self, |conn| sqlx::query(text)
+            .bind(key)
+            .bind(spelling)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        Ok(())
     }
 
     /// Whether an organization is deleted, if it exists. Locks it, so that it can't be deleted before this transaction

@@ -128,6 +128,11 @@ impl TestApp {
         Self::start_with(database, |_| {}).await
     }
 
+    /// usher on the app's own tables.
+    pub async fn start_shared(database: TestDatabase) -> Self {
+        Self::start_with(database, |settings| settings.usher_tables = Some("shared".to_owned())).await
+    }
+
     pub async fn start_with(database: TestDatabase, change: impl FnOnce(&mut Settings)) -> Self {
         let smtp = SmtpServer::start().await;
         let mut settings = settings(&database.url, &smtp.url());

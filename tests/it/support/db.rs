@@ -5,7 +5,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, PgPool, SqlitePool};
 use tempfile::TempDir;
 use usher::clock::Clock;
-use usher::store::{MigrationError, Rules, Store};
+use usher::store::{MigrationError, Rules, Store, Tables};
 use usher_testkit::database::{Database, Pool};
 use uuid::Uuid;
 
@@ -25,12 +25,14 @@ impl TestDatabase {
     pub async fn sqlite() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let database = Database::sqlite(folder.path());
-        migrate(&database.url, &Rules::default()).await.expect("the schema");
+        migrate(&database.url, Tables::Own, &Rules::default())
+            .await
+            .expect("the schema");
         Self::of(database, folder).await
     }
 
     pub async fn postgres() -> Self {
-        let fill = async |url: &str| migrate(url, &Rules::default()).await.expect("the schema");
+        let fill = async |url: &str| migrate(url, Tables::Own, &Rules::default()).await.expect("the schema");
         let copy = Database::postgres_copy(&server(), "usher_template", fill).await;
         Self::of(copy.expect("a copy"), tempfile::tempdir().expect("a temporary folder")).await
     }
@@ -56,12 +58,17 @@ impl TestDatabase {
 
     /// Brings the schema up to date, as `usher migrate` does.
     pub async fn migrate(&self, rules: &Rules) -> Result<(), MigrationError> {
-        migrate(&self.url, rules).await
+        migrate(&self.url, Tables::Own, rules).await
+    }
+
+    /// Sets it up beside the app's tables, as `usher migrate` does with `USHER_TABLES=shared`.
+    pub async fn migrate_shared(&self, rules: &Rules) -> Result<(), MigrationError> {
+        migrate(&self.url, Tables::Shared, rules).await
     }
 }
 
-async fn migrate(url: &str, rules: &Rules) -> Result<(), MigrationError> {
-    let store = Store::open(url, Clock::System).await.expect("a store");
+async fn migrate(url: &str, tables: Tables, rules: &Rules) -> Result<(), MigrationError> {
+    let store = Store::open_with(url, tables, Clock::System).await.expect("a store");
     let outcome = store.migrate(rules).await;
     store.close().await;
     outcome
