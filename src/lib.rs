@@ -21,6 +21,7 @@ pub mod cli;
 
 pub mod clock;
 pub mod config;
+pub mod events;
 pub mod flows;
 pub mod invites;
 pub mod jobs;
@@ -36,5 +37,6 @@ pub mod service;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;
+pub mod view;
 pub mod webhooks;
 pub mod worker;

@@ -136,6 +136,22 @@ pub(super) fn invite_page() -> Value {
     json!({ "items": [invite()], "next_cursor": null })
 }
 
+pub(super) fn event_id() -> Value {
+    "evt_0199d3a87c0070008000000000000005".into()
+}
+
+pub(super) fn event_page() -> Value {
+    json!({ "items": [event()], "next_cursor": event_id() })
+}
+
+/// An event as it is sent and listed.
+fn event() -> Value {
+    json!({
+        "id": event_id(), "type": "invite.accepted", "timestamp": LATER, "data": accepted_invite(),
+        "changes": { "status": "accepted" },
+    })
+}
+
 pub(super) fn banner() -> Value {
     json!({ "items": [with(invite(), json!({ "flagged": true, "flagged_at": LATER }))], "synced": true })
 }

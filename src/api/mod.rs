@@ -2,6 +2,7 @@
 
 mod auth;
 mod body;
+mod events;
 mod example;
 mod idempotency;
 mod invites;
@@ -10,7 +11,6 @@ mod links;
 mod me;
 mod organizations;
 mod request;
-mod view;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,6 +82,7 @@ fn for_the_app() -> OpenApiRouter<Api> {
         .routes(routes!(organizations::project_members))
         .merge(invites::routes())
         .routes(routes!(me::list_of))
+        .routes(routes!(events::list))
 }
 
 /// Called by the app's pages, from the browser.
@@ -101,12 +102,18 @@ mod tag {
     pub(super) const ORGANIZATIONS: &str = "Organizations and projects";
     pub(super) const ME: &str = "The signed-in person";
     pub(super) const LINKS: &str = "Invite links";
+    pub(super) const EVENTS: &str = "Events";
 }
 
 /// Answers 503 after the time limit, so that a database that hangs does not hang the client.
 async fn with_timeout(request: Request, next: Next) -> Response {
     let client = request.extensions().get::<ClientTime>().cloned();
-    match within(TIME_LIMIT, client, next.run(request)).await {
+    let waits = if request.uri().path() == events::PATH {
+        events::MAX_WAIT
+    } else {
+        Duration::ZERO
+    };
+    match within(TIME_LIMIT + waits, client, next.run(request)).await {
         Some(response) => response,
         None => Problem::new(Code::StoreUnavailable).into_response(),
     }

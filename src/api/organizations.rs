@@ -14,10 +14,10 @@ use uuid::Uuid;
 use super::Api;
 use super::auth::AppClient;
 use super::body::{Fields, Id, line, page_limit, uuid};
-use super::view::{Rfc3339, full_name};
 use super::{example, tag};
 use crate::problem::{Code, FieldError, Problem};
 use crate::store::{Member, Put, PutRefusal, TargetInfo};
+use crate::view::{Rfc3339, full_name};
 
 /// Characters.
 const MAX_NAME: usize = 200;

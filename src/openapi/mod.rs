@@ -43,6 +43,7 @@ Calls are limited per API key, per person and, for links and wrong credentials, 
         (name = "Organizations and projects", description = "For apps that don't share the database; their members"),
         (name = "The signed-in person", description = "The banner and its answers, called by the app's pages"),
         (name = "Invite links", description = "What a landing page shows"),
+        (name = "Events", description = "What happened, for the app"),
         (name = "Webhooks", description = "What Clerk calls"),
         (name = "Contract", description = "This document"),
     )

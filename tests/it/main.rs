@@ -29,6 +29,7 @@ mod deploy;
 mod docs;
 mod dot_env;
 mod follow_up;
+mod events;
 mod fuzz;
 mod keys;
 mod limits;

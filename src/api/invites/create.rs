@@ -17,11 +17,11 @@ use crate::api::auth::AppClient;
 use crate::api::body::{Fields, JsonBody};
 use crate::api::idempotency::{IdempotencyKey, Kept, Outcome, Repeated};
 use crate::api::limits::BATCH_SHARE;
-use crate::api::view::InviteJson;
 use crate::api::{Api, example, tag};
 use crate::flows::{self, Invitation, Refusal};
 use crate::problem::{Code, Problem};
 use crate::store::Tx;
+use crate::view::InviteJson;
 
 /// Invites in one request.
 const MAX_BATCH: usize = 500;

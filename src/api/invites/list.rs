@@ -14,12 +14,12 @@ use super::request::{email, inviter};
 use super::views_by_id;
 use crate::api::auth::AppClient;
 use crate::api::body::{Fields, page_limit, uuid};
-use crate::api::view::InviteJson;
 use crate::api::{Api, example, tag};
 use crate::invites::Status;
 use crate::invites::email::EmailAddress;
 use crate::problem::{Code, Problem};
 use crate::store::{InviteFilter, PersonRef, Tx};
+use crate::view::InviteJson;
 
 /// Invites on a page, by default.
 const PAGE: u32 = 50;

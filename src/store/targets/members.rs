@@ -10,7 +10,7 @@ use super::{TARGET_ID, target_ids};
 use crate::invites::roles::RoleOrder;
 use crate::store::people::admin_ids;
 use crate::store::rows::{Type, app_time, sql, to_json, unfold};
-use crate::store::{Dialect, Result, Tx, on_conn};
+use crate::store::{Dialect, EventType, Result, Tx, on_conn};
 
 /// A membership to give: a role for a person in an organization or a project.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,15 +56,18 @@ struct GrantRow<'a> {
 struct Memberships {
     table: &'static str,
     target: &'static str,
+    is_project: bool,
 }
 
 const ORGANIZATION_USERS: Memberships = Memberships {
     table: "organization_users",
     target: "organization_id",
+    is_project: false,
 };
 const PROJECT_ADMINS: Memberships = Memberships {
     table: "project_admins",
     target: "project_id",
+    is_project: true,
 };
 
 impl Tx {
@@ -130,7 +133,7 @@ impl Tx {
                 ("role", Type::Text),
             ],
         );
-        let Memberships { table, target } = kind;
+        let Memberships { table, target, .. } = kind;
         let held = rank(order, &format!("{table}.role"));
         let given = rank(order, "excluded.role");
         // On Postgres an app's table may have ids of another type, or none: the column's default fills them.
@@ -143,16 +146,63 @@ impl Tx {
              select {new_id}r.target_id, r.admin_id, r.role, $2, $2 from {source} where true
              on conflict ({target}, admin_id) do update
                  set role = excluded.role, updated_at = excluded.updated_at, deleted_at = null
-             where {table}.deleted_at is not null or {given} > {held}"
+             where {table}.deleted_at is not null or {given} > {held}
+             returning {target} as target_id, admin_id, role"
         );
+        let before: HashSet<(Uuid, Uuid)> = self.live(kind, &rows).await?.into_iter().collect();
         let rows = to_json(&rows)?;
         let now = self.clock.now();
-        on_conn!(self, |conn| sqlx::query(sql(text))
+        let granted: Vec<Membership> = on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(rows)
             .bind(now)
-            .execute(conn)
-            .await
-            .map(drop))?;
+            .fetch_all(conn)
+            .await)?;
+        for membership in &granted {
+            let event_type = if before.contains(&(membership.target_id, membership.admin_id)) {
+                EventType::MembershipUpdated
+            } else {
+                EventType::MembershipCreated
+            };
+            self.tell_of_membership(event_type, kind.is_project, membership);
+        }
+        Ok(())
+    }
+
+    /// The target and the person of those among these memberships that are live.
+    async fn live(&mut self, kind: &Memberships, rows: &[GrantRow<'_>]) -> Result<Vec<(Uuid, Uuid)>> {
+        let Memberships { table, target, .. } = kind;
+        let source = unfold(self.dialect(), &[("target_id", Type::Uuid), ("admin_id", Type::Uuid)]);
+        let text = format!(
+            "select m.{target}, m.admin_id from {source}
+             join {table} m on m.{target} = r.target_id and m.admin_id = r.admin_id where m.deleted_at is null"
+        );
+        let rows = to_json(rows)?;
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(rows)
+            .fetch_all(conn)
+            .await)?)
+    }
+
+    /// Ends all memberships of people, given as the rows of [`admin_ids`].
+    pub(in crate::store) async fn end_memberships(&mut self, admins: &str) -> Result<()> {
+        let now = self.clock.now();
+        for kind in [&ORGANIZATION_USERS, &PROJECT_ADMINS] {
+            let Memberships { table, target, .. } = kind;
+            let text = format!(
+                "update {table} set deleted_at = $2, updated_at = $2
+                 where deleted_at is null and admin_id in (select r.admin_id from {})
+                 returning {target} as target_id, admin_id, coalesce(role, '') as role",
+                unfold(self.dialect(), &[("admin_id", Type::Uuid)])
+            );
+            let ended: Vec<Membership> = on_conn!(self, |conn| sqlx::query_as(sql(text))
+                .bind(admins)
+                .bind(now)
+                .fetch_all(conn)
+                .await)?;
+            for membership in &ended {
+                self.tell_of_membership(EventType::MembershipRemoved, kind.is_project, membership);
+            }
+        }
         Ok(())
     }
 
@@ -169,7 +219,7 @@ impl Tx {
     /// In the order of the unique key of memberships, which every such table has, the app's too: the cost of a page
     /// does not depend on the number of members.
     async fn members(&mut self, kind: &Memberships, id: Uuid, after: Option<Uuid>, limit: u32) -> Result<Vec<Member>> {
-        let Memberships { table, target } = kind;
+        let Memberships { table, target, .. } = kind;
         let since = app_time(self.dialect(), "m.created_at");
         let beyond = match after {
             Some(_) => "and m.admin_id > $3",
@@ -201,7 +251,7 @@ impl Tx {
     }
 
     async fn memberships(&mut self, kind: &Memberships, admins: &[Uuid]) -> Result<Vec<Membership>> {
-        let Memberships { table, target } = kind;
+        let Memberships { table, target, .. } = kind;
         let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
         let text = format!(
             "select m.{target} as target_id, m.admin_id, coalesce(m.role, '') as role from {table} m
