@@ -96,6 +96,8 @@ fn for_pages() -> OpenApiRouter<Api> {
         .routes(routes!(me::dismiss))
 }
 
+pub use example::event_of as event_example;
+
 /// The groups of the documentation.
 mod tag {
     pub(super) const INVITES: &str = "Invites";

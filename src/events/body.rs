@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::openapi::schema::AnyOfBuilder;
+use utoipa::openapi::{Ref, RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
 use crate::store::{EventType, InviteView, Unnumbered};
@@ -43,7 +45,7 @@ pub struct EventJson {
     changes: serde_json::Value,
 }
 
-#[derive(Serialize, ToSchema)]
+#[derive(Serialize)]
 #[serde(untagged)]
 enum EventData {
     /// Of `invite.…`: the invite, as `GET /v1/invites/{id}` shows it.
@@ -52,6 +54,28 @@ enum EventData {
     Gone(GoneInvite),
     /// Of `membership.…`, `organization.…` and `project.…`.
     Target(TargetData),
+}
+
+/// Any of them, not one of them: what is required of one may be found in another.
+impl PartialSchema for EventData {
+    fn schema() -> RefOr<Schema> {
+        AnyOfBuilder::new()
+            .item(Ref::from_schema_name(InviteJson::name()))
+            .item(Ref::from_schema_name(GoneInvite::name()))
+            .item(Ref::from_schema_name(TargetData::name()))
+            .into()
+    }
+}
+
+impl ToSchema for EventData {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((InviteJson::name().into(), InviteJson::schema()));
+        schemas.push((GoneInvite::name().into(), GoneInvite::schema()));
+        schemas.push((TargetData::name().into(), TargetData::schema()));
+        InviteJson::schemas(schemas);
+        GoneInvite::schemas(schemas);
+        TargetData::schemas(schemas);
+    }
 }
 
 /// An invite that is no longer there.

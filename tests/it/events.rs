@@ -33,7 +33,10 @@ async fn feed(app: &TestApp, query: &str) -> Value {
 
 fn types(page: &Value) -> Vec<&str> {
     let items = page["items"].as_array().expect("items");
-    items.iter().map(|item| item["type"].as_str().expect("a type")).collect()
+    items
+        .iter()
+        .map(|item| item["type"].as_str().expect("a type"))
+        .collect()
 }
 
 async fn what_happens_is_sent_signed_and_listed(database: TestDatabase) {
@@ -51,7 +54,13 @@ async fn what_happens_is_sent_signed_and_listed(database: TestDatabase) {
     let page = feed(&app, "").await;
     assert_eq!(
         types(&page),
-        ["invite.created", "invite.sent", "invite.accepted", "membership.created", "membership.created"]
+        [
+            "invite.created",
+            "invite.sent",
+            "invite.accepted",
+            "membership.created",
+            "membership.created"
+        ]
     );
     let items = page["items"].as_array().unwrap();
     assert_eq!(items[2]["data"], app.show(&invite).await);
@@ -111,8 +120,15 @@ async fn an_endpoint_that_fails_hears_again_by_schedule(database: TestDatabase) 
     assert_eq!(app.pool.count(&told("delivered")).await, 1);
     let heard = receiver.heard();
     assert!(heard.iter().all(|one| one.body == heard[0].body));
-    assert!(heard.iter().all(|one| one.header("webhook-id") == heard[0].header("webhook-id")));
-    assert_ne!(heard[0].header("webhook-timestamp"), heard[4].header("webhook-timestamp"));
+    assert!(
+        heard
+            .iter()
+            .all(|one| one.header("webhook-id") == heard[0].header("webhook-id"))
+    );
+    assert_ne!(
+        heard[0].header("webhook-timestamp"),
+        heard[4].header("webhook-timestamp")
+    );
     app.finish().await;
 }
 on_both_databases!(an_endpoint_that_fails_hears_again_by_schedule);
@@ -141,7 +157,8 @@ async fn an_endpoint_that_is_gone_is_disabled_until_somebody_enables_it(database
     let acme = app.organization("Acme").await;
     gone.next([Behave::Answer(410, "")]);
     for name in ["ada", "bob"] {
-        app.invite_to_organization(acme, &format!("{name}@example.com"), "member").await;
+        app.invite_to_organization(acme, &format!("{name}@example.com"), "member")
+            .await;
         app.run_jobs().await;
     }
     assert_eq!((gone.heard().len(), other.heard().len()), (1, 2));
@@ -173,8 +190,17 @@ async fn what_waits_for_an_endpoint_that_is_no_longer_configured_is_cancelled(da
     receiver.always(None);
     app.clock.advance(TimeDelta::seconds(10));
     app.run_jobs().await;
-    assert_eq!(receiver.heard().len(), 6, "two events, two tries, and one endpoint's second");
-    assert_eq!(app.pool.count("usher_event_deliveries where status = 'cancelled'").await, 2);
+    assert_eq!(
+        receiver.heard().len(),
+        6,
+        "two events, two tries, and one endpoint's second"
+    );
+    assert_eq!(
+        app.pool
+            .count("usher_event_deliveries where status = 'cancelled'")
+            .await,
+        2
+    );
     app.finish().await;
 }
 on_both_databases!(what_waits_for_an_endpoint_that_is_no_longer_configured_is_cancelled);
@@ -204,7 +230,7 @@ stories! {
         assert_eq!(app.get("/v1/events?after=evt_1").await.wrong_fields(), ["after"]);
         let unknown = format!("/v1/events?after={}", events::event_id(app.clock.new_id()));
         assert_eq!(app.get(&unknown).await.wrong_fields(), ["after"]);
-        assert_eq!(app.get("/v1/events?type=x&limit=501&wait=61").await.wrong_fields(), ["limit", "type", "wait"]);
+        assert_eq!(app.get("/v1/events?type=x&limit=501&wait=61").await.wrong_fields(), ["type", "limit", "wait"]);
     }
 
     async fn a_cursor_that_retention_has_passed_is_expired(app) {
@@ -218,7 +244,7 @@ stories! {
         let answer = app.get(&format!("/v1/events?after={cursor}")).await;
         assert_eq!(answer.problem(410), "cursor_expired");
         assert_eq!(types(&feed(app, "?type=invite.created").await), ["invite.created"]);
-        assert_eq!(app.pool.count("usher_event_feed where last_number = 4").await, 1, "numbers go on");
+        assert_eq!(app.pool.count("usher_event_feed where last_number = 5").await, 1, "numbers go on");
     }
 
     async fn a_poll_waits_for_the_next_event_and_ten_wait_at_most(app) {
@@ -295,14 +321,225 @@ async fn a_limited_key_sees_its_organizations_only(database: TestDatabase) {
         .expect(201);
     let other = app.organization("Other").await;
     app.invite_to_organization(other, "ada@example.com", "member").await;
-    app.invite_to_organization(ACME.parse().unwrap(), "bob@example.com", "member").await;
+    app.invite_to_organization(ACME.parse().unwrap(), "bob@example.com", "member")
+        .await;
     app.run_jobs().await;
     let call = |path: String| app.send(request(axum::http::Method::GET, &path, Some(LIMITED), None));
     let page = call("/v1/events".to_owned()).await.expect(200);
     assert_eq!(types(&page), ["invite.created", "invite.sent"]);
-    assert!(page["items"].as_array().unwrap().iter().all(|item| item["data"]["organization"]["id"] == ACME));
+    assert!(
+        page["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|item| item["data"]["organization"]["id"] == ACME)
+    );
     let foreign = feed(&app, "?limit=1").await["next_cursor"].as_str().unwrap().to_owned();
-    assert_eq!(call(format!("/v1/events?after={foreign}")).await.wrong_fields(), ["after"]);
+    assert_eq!(
+        call(format!("/v1/events?after={foreign}")).await.wrong_fields(),
+        ["after"]
+    );
     app.finish().await;
 }
 on_both_databases!(a_limited_key_sees_its_organizations_only);
+
+#[test]
+fn each_type_of_events_is_documented_with_an_example_that_fits() {
+    use crate::support::contract;
+    let webhooks = contract::DOCUMENT["webhooks"].as_object().expect("webhooks");
+    assert_eq!(webhooks.len(), usher::store::EventType::ALL.len());
+    for (name, item) in webhooks {
+        let content = &item["post"]["requestBody"]["content"]["application/json"];
+        assert_eq!(content["example"]["type"], *name);
+        assert_eq!(
+            contract::errors(&content["schema"], &content["example"]),
+            [""; 0],
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_wrong_endpoint_or_secret_stops_the_start_with_a_sentence() {
+    let refused = |endpoints: &str, secret: Option<&str>| {
+        let mut settings = crate::support::app::settings("sqlite://x.db", "smtp://127.0.0.1:1");
+        settings.usher_events = Some(Secret::from(endpoints.to_owned()));
+        settings.usher_events_secret = secret.map(|secret| Secret::from(secret.to_owned()));
+        let folder = tempfile::tempdir().unwrap();
+        let errors = settings
+            .resolve_in(folder.path())
+            .err()
+            .map(|errors| errors.to_string());
+        errors.unwrap_or_default()
+    };
+    for (endpoints, said) in [
+        ("app", "entry 1 must be name=https://…"),
+        ("app=somewhere", "entry 1 has an address that is no URL"),
+        (
+            "app=ftp://app.example.com",
+            "entry 1 must have an http:// or https:// address",
+        ),
+        ("app=http://app.example.com/h", "entry 1 must have an https:// address"),
+        (
+            "app=https://a.example, app=https://b.example",
+            "entry 2 has the name of an earlier entry",
+        ),
+        ("my app=https://a.example", "entry 1 has a name that is not"),
+        ("app=http://127.0.0.1:8080/v1", "entry 1 leads to usher itself"),
+        ("app=http://localhost:9090", "entry 1 leads to usher itself"),
+        (
+            "app:invite.sung=https://a.example",
+            "entry 1 names a type of events that does not exist",
+        ),
+    ] {
+        let error = refused(endpoints, Some(SECRET));
+        assert!(
+            error.starts_with(&format!("USHER_EVENTS {said}")),
+            "{endpoints}: {error}"
+        );
+    }
+    let nine: Vec<_> = (0..9).map(|i| format!("e{i}=https://a.example")).collect();
+    assert_eq!(
+        refused(&nine.join(","), Some(SECRET)),
+        "USHER_EVENTS names more than 8 endpoints"
+    );
+    assert!(refused("app=https://a.example", None).starts_with("USHER_EVENTS_SECRET is missing"));
+    for secret in [
+        "whsec_",
+        "whsec_?",
+        "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "whsec_c2hvcnQ=",
+    ] {
+        let error = refused("app=https://a.example", Some(secret));
+        assert!(
+            error.starts_with("USHER_EVENTS_SECRET must be whsec_"),
+            "{secret}: {error}"
+        );
+    }
+    for near in [
+        "http://127.0.0.1:3000/h",
+        "http://localhost:3000",
+        "http://app:3000/h",
+        "http://10.1.2.3",
+        "http://[fd00::1]/h",
+        "https://app.example.com/h?key=1",
+    ] {
+        assert_eq!(
+            refused(&format!("app:invite.*+membership.removed={near}"), Some(SECRET)),
+            ""
+        );
+    }
+}
+
+/// What the SQL door does is told of like what the API does.
+#[tokio::test]
+async fn inviting_by_sql_is_told_of_as_inviting_by_http() {
+    let app = TestApp::start(TestDatabase::postgres().await).await;
+    let acme = app.organization("Acme").await;
+    app.invite_to_organization(acme, "ada@example.com", "member").await;
+    app.post(
+        "/v1/invites",
+        json!({ "organization_id": acme, "email": "ada@example.com", "role": "admin" }),
+    )
+    .await
+    .expect(200);
+    app.run_jobs().await;
+    for role in ["member", "admin"] {
+        app.pool
+            .execute(&format!(
+                "select * from usher_invite('ada2@example.com', '{role}', '{acme}')"
+            ))
+            .await;
+    }
+    app.clock.advance(TimeDelta::seconds(5));
+    app.run_jobs().await;
+    let page = feed(&app, "").await;
+    let shape = |item: &Value| {
+        let mut item = item.clone();
+        for field in ["id", "timestamp"] {
+            item[field] = Value::Null;
+        }
+        for field in ["id", "email", "created_at", "updated_at", "expires_at", "delivery"] {
+            item["data"][field] = Value::Null;
+        }
+        item.to_string()
+    };
+    let items = page["items"].as_array().unwrap();
+    let of = |address: &str| -> Vec<String> {
+        let about = items.iter().filter(|item| item["data"]["email"] == address);
+        about.map(shape).collect()
+    };
+    assert_eq!(of("ada@example.com").len(), 3, "created, refreshed, sent");
+    assert_eq!(of("ada@example.com"), of("ada2@example.com"));
+    app.finish().await;
+}
+
+/// A transaction of the app's that stays open delays its own events only, and nothing that came later appears before.
+#[tokio::test]
+async fn an_open_transaction_delays_its_own_events_only() {
+    let app = TestApp::start(TestDatabase::postgres().await).await;
+    let acme = app.organization("Acme").await;
+    let mut open = app.pool.pg().begin().await.unwrap();
+    sqlx::query("select * from usher_invite('slow@example.com', 'member', $1)")
+        .bind(acme)
+        .execute(&mut *open)
+        .await
+        .unwrap();
+    app.invite_to_organization(acme, "ada@example.com", "member").await;
+    app.run_jobs().await;
+    let first = feed(&app, "").await;
+    assert_eq!(types(&first), ["invite.created", "invite.sent"]);
+    open.commit().await.unwrap();
+    app.run_jobs().await;
+    let after = first["next_cursor"].as_str().unwrap();
+    let rest = feed(&app, &format!("?after={after}")).await;
+    assert_eq!(types(&rest), ["invite.created", "invite.sent"]);
+    assert_eq!(rest["items"][0]["data"]["email"], "slow@example.com");
+    let gaps: Vec<(i64,)> = app
+        .pool
+        .rows("select number from usher_outgoing_events order by number")
+        .await;
+    assert_eq!(gaps, [(1,), (2,), (3,), (4,)]);
+    app.finish().await;
+}
+
+/// Run by the real workers: an endpoint that hangs holds up neither another one nor the mails.
+async fn an_endpoint_that_hangs_holds_nothing_else_up(database: TestDatabase) {
+    use usher::worker::{Concurrency, Workers};
+    let (hanging, other) = (Receiver::start().await, Receiver::start().await);
+    hanging.always(Some(Behave::Hang));
+    let smtp = crate::support::smtp::SmtpServer::start().await;
+    let mut settings = crate::support::app::settings(&database.url, &smtp.url());
+    let endpoints = format!("hanging={},other:invite.sent={}", hanging.url, other.url);
+    tell(&mut settings, &endpoints);
+    let config = settings.resolve_in(database.folder.path()).unwrap();
+    let app = usher::app::App::new(config, usher::clock::Clock::System).await.unwrap();
+    let workers = Workers::start(&app, Concurrency::default());
+    let mut tx = app.store.begin().await.unwrap();
+    let acme = tx.new_id();
+    tx.put_organization(acme, "Acme").await.unwrap();
+    tx.commit().await.unwrap();
+    let router = usher::service::public_router(&app).unwrap();
+    for i in 0..200 {
+        let body = json!({ "organization_id": acme, "email": format!("p{i}@example.com"), "role": "member" });
+        let request = request(
+            axum::http::Method::POST,
+            "/v1/invites",
+            Some(crate::support::app::API_KEY),
+            Some(body),
+        );
+        let answer = tower::ServiceExt::oneshot(router.clone(), request).await.unwrap();
+        assert_eq!(answer.status(), 201);
+    }
+    let told = tokio::time::timeout(Duration::from_secs(12), async {
+        while other.heard().len() < 200 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    told.await.expect("the other endpoint hears while the first one hangs");
+    assert_eq!(smtp.mails().len(), 200);
+    assert!(!hanging.heard().is_empty());
+    workers.stop().await;
+    app.store.close().await;
+}
+on_both_databases!(multi_thread an_endpoint_that_hangs_holds_nothing_else_up);

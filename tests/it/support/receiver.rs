@@ -38,10 +38,6 @@ impl Heard {
         serde_json::from_str(&self.body).expect("JSON")
     }
 
-    pub fn event_type(&self) -> String {
-        self.json()["type"].as_str().expect("a type").to_owned()
-    }
-
     /// Whether one of its signatures is of this secret.
     pub fn is_signed_with(&self, secret: &str) -> bool {
         let id = self.header("webhook-id");
@@ -96,13 +92,6 @@ impl Receiver {
         self.state.lock().expect("no panic before").heard.clone()
     }
 
-    /// The types of the events that came, sorted.
-    pub fn types(&self) -> Vec<String> {
-        let mut types: Vec<String> = self.heard().iter().map(Heard::event_type).collect();
-        types.sort();
-        types
-    }
-
     pub fn connections(&self) -> usize {
         self.state.lock().expect("no panic before").connections
     }
@@ -135,7 +124,10 @@ async fn read(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Heard> {
     loop {
         if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
             let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
-            let heard = Heard { head, body: String::new() };
+            let heard = Heard {
+                head,
+                body: String::new(),
+            };
             let length: usize = heard.header("content-length").parse().unwrap_or(0);
             if buffer.len() >= end + 4 + length {
                 let body = String::from_utf8(buffer[end + 4..end + 4 + length].to_vec()).expect("UTF-8");
