@@ -143,7 +143,7 @@ pub(super) fn event_id() -> Value {
 }
 
 pub(super) fn event_page() -> Value {
-    json!({ "items": [event_of(EventType::InviteAccepted)], "next_cursor": event_id() })
+    json!({ "items": [event_of(EventType::InviteSent)], "next_cursor": event_id() })
 }
 
 /// An event of each type, as it is sent and listed.

@@ -4,6 +4,7 @@ mod api_key;
 mod check;
 mod config;
 mod demo;
+mod events;
 mod fake_clerk;
 mod invite;
 mod invites;
@@ -70,6 +71,8 @@ enum Command {
     Webhooks(webhooks::Webhooks),
     #[command(subcommand)]
     Jobs(jobs::Jobs),
+    #[command(subcommand)]
+    Events(events::Events),
 }
 
 impl Command {
@@ -90,7 +93,16 @@ impl Command {
     fn needs_all(&self) -> bool {
         !matches!(
             self,
-            Self::Templates(_) | Self::Invites(_) | Self::Jobs(_) | Self::Webhooks(_)
+            Self::Templates(_)
+                | Self::Invites(_)
+                | Self::Jobs(_)
+                | Self::Webhooks(_)
+                | Self::Events(
+                    events::Events::List { .. }
+                        | events::Events::Show { .. }
+                        | events::Events::Replay(_)
+                        | events::Events::Enable { .. }
+                )
         ) && self.has_settings()
     }
 }
@@ -159,6 +171,12 @@ impl Command {
                 invites.run(store, &roles).await
             }
             Self::Jobs(jobs) => jobs.run(existing_database(settings.database()?.expose()).await?).await,
+            Self::Events(events::Events::Sending(sending)) => sending.run(&settings.resolve()?).await,
+            Self::Events(events) => {
+                events
+                    .run(existing_database(settings.database()?.expose()).await?)
+                    .await
+            }
             Self::Webhooks(webhooks) => {
                 webhooks
                     .run(existing_database(settings.database()?.expose()).await?)

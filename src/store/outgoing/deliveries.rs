@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::EventType;
-use crate::names::named;
+use crate::names::{UnknownName, named};
 use crate::store::rows::{Type, checked, sql, to_json, unfold};
 use crate::store::{EndpointRow, Queue, Result, Tx, on_conn};
 
@@ -56,6 +56,19 @@ pub struct EventDeliveryNote {
     pub error: Option<String>,
 }
 
+/// A status that may be null.
+#[derive(sqlx::Type)]
+#[sqlx(transparent)]
+struct StatusColumn(Option<String>);
+
+impl TryFrom<StatusColumn> for Option<EventDeliveryStatus> {
+    type Error = UnknownName;
+
+    fn try_from(StatusColumn(name): StatusColumn) -> Result<Self, UnknownName> {
+        name.map(EventDeliveryStatus::try_from).transpose()
+    }
+}
+
 /// A delivery as operators see it.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
 pub struct EventDeliveryView {
@@ -63,10 +76,11 @@ pub struct EventDeliveryView {
     #[sqlx(try_from = "String")]
     pub event_type: EventType,
     pub at: DateTime<Utc>,
-    pub endpoint: String,
-    #[sqlx(try_from = "String")]
-    pub status: EventDeliveryStatus,
-    pub attempts: i32,
+    /// None, like the rest, if no endpoint wanted the event.
+    pub endpoint: Option<String>,
+    #[sqlx(try_from = "StatusColumn")]
+    pub status: Option<EventDeliveryStatus>,
+    pub attempts: Option<i32>,
     pub tried_at: Option<DateTime<Utc>>,
     pub last_error: Option<String>,
 }
@@ -209,7 +223,7 @@ impl Tx {
         let mut conditions = String::from("true");
         let mut next = 1;
         for (is_set, condition) in [
-            (filter.event_id.is_some(), "d.event_id ="),
+            (filter.event_id.is_some(), "e.id ="),
             (filter.endpoint.is_some(), "d.endpoint ="),
             (filter.event_type.is_some(), "e.type ="),
             (filter.status.is_some(), "d.status ="),
@@ -222,9 +236,9 @@ impl Tx {
             }
         }
         let text = format!(
-            "select d.event_id, e.type as event_type, e.at, d.endpoint, d.status, d.attempts, d.tried_at, d.last_error
-             from usher_event_deliveries d join usher_outgoing_events e on e.id = d.event_id
-             where {conditions} order by e.number desc, d.endpoint limit $1"
+            "select e.id as event_id, e.type as event_type, e.at, d.endpoint, d.status, d.attempts, d.tried_at, d.last_error
+             from usher_outgoing_events e left join usher_event_deliveries d on d.event_id = e.id
+             where e.number is not null and {conditions} order by e.number desc, d.endpoint limit $1"
         );
         Ok(on_conn!(self, |conn| {
             let mut query = sqlx::query_as(sql(text)).bind(i64::from(limit));

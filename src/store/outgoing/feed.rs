@@ -72,6 +72,16 @@ impl Tx {
         .await)?)
     }
 
+    /// What is sent of an event, once it has a number.
+    pub async fn event_body(&mut self, id: Uuid) -> Result<Option<String>> {
+        Ok(on_conn!(self, |conn| sqlx::query_scalar(
+            "select body from usher_outgoing_events where id = $1 and body is not null"
+        )
+        .bind(id)
+        .fetch_optional(conn)
+        .await)?)
+    }
+
     /// The last number of the feed.
     pub async fn last_number(&mut self) -> Result<i64> {
         Ok(on_conn!(self, |conn| sqlx::query_scalar(
