@@ -18,7 +18,7 @@ UUID = re.compile(r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")
 RULES = re.compile(
     r"does not exist|must have a character that can be seen|must be one of|is not a known person|can't be given together"
     r"|give organization_id or project_id|is the inviter's own address|must be at most 30d|must be a duration"
-    r"|must be the next_cursor|must be an admin's id or a Clerk user id"
+    r"|must be the next_cursor|names no event|must be an admin's id or a Clerk user id"
 )
 
 

@@ -22,6 +22,7 @@ pub mod cli;
 
 pub mod clock;
 pub mod config;
+pub mod events;
 pub mod fields;
 pub mod flows;
 pub mod invites;
@@ -38,5 +39,6 @@ pub mod service;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;
+pub mod view;
 pub mod webhooks;
 pub mod worker;

@@ -31,6 +31,12 @@ const WORKERS_ALIVE: &str = "usher_workers_alive";
 const DATABASE_UP: &str = "usher_database_up";
 const DATABASE_CONNECTIONS: &str = "usher_database_connections";
 const MAILS_WAIT: &str = "usher_mail_account_refused";
+const EVENTS_SENT: &str = "usher_event_deliveries_total";
+const EVENTS_WAITING: &str = "usher_events_unnumbered";
+const EVENTS_OLDEST: &str = "usher_events_oldest_unnumbered_age_seconds";
+const EVENT_LAG: &str = "usher_event_numbering_lag_seconds";
+const EVENTS_DEAD: &str = "usher_event_deliveries_dead";
+const ENDPOINTS_DISABLED: &str = "usher_event_endpoints_disabled";
 const BUILD_INFO: &str = "usher_build_info";
 
 /// From half a millisecond to ten seconds, close to Svix's timeout of a webhook.
@@ -94,6 +100,20 @@ named! {
         Rejected = "rejected",
         /// No longer wanted when it was about to be sent.
         Suppressed = "suppressed",
+    }
+}
+
+named! {
+    /// The result of a try to send an event to an endpoint.
+    EventOutcome("event outcome") {
+        /// The endpoint answered 2xx.
+        Delivered = "delivered",
+        /// It will be tried again.
+        Retried = "retried",
+        /// No tries are left.
+        Dead = "dead",
+        /// The endpoint answered 410 and is disabled.
+        Gone = "gone",
     }
 }
 
@@ -170,6 +190,35 @@ pub fn invites(event: InviteEvent, count: u64) {
     counter!(INVITES, "event" => event.as_str()).increment(count);
 }
 
+/// Counts a try to send an event to an endpoint of the app.
+pub fn event_sent(outcome: EventOutcome) {
+    counter!(EVENTS_SENT, "outcome" => outcome.as_str()).increment(1);
+}
+
+/// Records how long an event for the app waited for its number.
+pub fn event_numbered(lag: Duration) {
+    histogram!(EVENT_LAG).record(lag);
+}
+
+/// Events for the app that need attention.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EventsState {
+    /// Without a number.
+    pub unnumbered: u64,
+    /// Seconds since the oldest of them happened; 0 without one.
+    pub oldest_age: f64,
+    /// Deliveries without tries left.
+    pub dead: u64,
+    pub disabled_endpoints: u64,
+}
+
+pub fn events_state(state: &EventsState) {
+    gauge!(EVENTS_WAITING).set(state.unnumbered as f64);
+    gauge!(EVENTS_OLDEST).set(state.oldest_age);
+    gauge!(EVENTS_DEAD).set(state.dead as f64);
+    gauge!(ENDPOINTS_DISABLED).set(state.disabled_endpoints as f64);
+}
+
 /// Starts every counter at zero, so that its first event shows as an increase.
 pub fn begin_at_zero(event_types: &[&'static str], queues: &[&'static str], templates: &[&'static str]) {
     for &event_type in event_types {
@@ -190,6 +239,9 @@ pub fn begin_at_zero(event_types: &[&'static str], queues: &[&'static str], temp
     }
     for &event in InviteEvent::ALL {
         invites(event, 0);
+    }
+    for outcome in EventOutcome::ALL {
+        counter!(EVENTS_SENT, "outcome" => outcome.as_str()).increment(0);
     }
 }
 
@@ -286,6 +338,7 @@ fn install() -> Result<PrometheusHandle, BuildError> {
         (WEBHOOK_LAG, WAIT_BUCKETS),
         (JOB_DURATION, DURATION_BUCKETS),
         (JOB_WAIT, WAIT_BUCKETS),
+        (EVENT_LAG, WAIT_BUCKETS),
     ] {
         builder = builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets)?;
     }
@@ -342,6 +395,29 @@ fn describe() {
     describe_gauge!(
         MAILS_WAIT,
         "Whether the mail server refuses the account, so that all mails wait."
+    );
+    describe_counter!(
+        EVENTS_SENT,
+        "Tries to send an event to an endpoint of the app, by how they ended."
+    );
+    describe_gauge!(EVENTS_WAITING, "Events for the app that wait for their number.");
+    describe_gauge!(
+        EVENTS_OLDEST,
+        seconds,
+        "For how long the oldest event for the app has waited for its number; 0 if none waits."
+    );
+    describe_histogram!(
+        EVENT_LAG,
+        seconds,
+        "How long an event for the app waited for its number, since it happened."
+    );
+    describe_gauge!(
+        EVENTS_DEAD,
+        "Events that an endpoint of the app did not take within three days."
+    );
+    describe_gauge!(
+        ENDPOINTS_DISABLED,
+        "Endpoints of the app that answered 410 and get no events."
     );
     describe_gauge!(BUILD_INFO, "The version that runs; always 1.");
 }

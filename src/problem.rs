@@ -113,6 +113,8 @@ codes! {
     InviteExpired = "invite_expired", CONFLICT, "The invite has expired. Ask for a new one.";
     /// The link is valid, but its invite has expired.
     LinkExpired = "link_expired", GONE, "The invite has expired. Ask for a new one.";
+    /// The event that `after` names is older than events are kept. Begin again without `after`.
+    CursorExpired = "cursor_expired", GONE, "The cursor has expired.";
     /// The body did not arrive in time.
     RequestTimeout = "request_timeout", REQUEST_TIMEOUT, "The body did not arrive in time.";
     /// The body is larger than this path accepts.

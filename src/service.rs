@@ -14,9 +14,10 @@ use tower_http::set_header::SetResponseHeaderLayer;
 
 use crate::app::App;
 use crate::names::named;
-use crate::ops::{Scrape, Stopping};
+use crate::ops::Scrape;
 use crate::problem::Problem;
 use crate::server::{Limits, Server, connections_within_open_files};
+use crate::shutdown::Stopping;
 use crate::worker::{Concurrency, Workers};
 use crate::{api, openapi, ops, webhooks};
 
@@ -152,11 +153,16 @@ pub fn guard(routes: Router) -> Router {
 /// While the process is about to end, an answer is the last on its connection: what comes next comes by another, which the
 /// load balancer leads elsewhere. Only what never speaks during the drain time is cut off in its silence.
 fn parting(routes: Router, stopping: CancellationToken) -> Router {
-    routes.layer(ServiceBuilder::new().map_response(move |mut answer: Response| {
-        if stopping.is_cancelled() {
-            let close = HeaderValue::from_static("close");
-            answer.headers_mut().insert(header::CONNECTION, close);
-        }
-        answer
-    }))
+    let told = Extension(Stopping(stopping.clone()));
+    routes.layer(
+        ServiceBuilder::new()
+            .layer(told)
+            .map_response(move |mut answer: Response| {
+                if stopping.is_cancelled() {
+                    let close = HeaderValue::from_static("close");
+                    answer.headers_mut().insert(header::CONNECTION, close);
+                }
+                answer
+            }),
+    )
 }

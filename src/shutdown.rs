@@ -3,6 +3,10 @@
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+/// Cancelled once the process is asked to stop. An extension of the routes.
+#[derive(Debug, Clone)]
+pub struct Stopping(pub CancellationToken);
+
 /// A token that the first SIGTERM or SIGINT cancels. A second one ends the process at once; its running jobs are run again.
 pub fn on_signal() -> std::io::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate())?;

@@ -423,6 +423,90 @@ comment on column usher_invite_history.at is 'When.';
 comment on column usher_invite_history.cause is 'The id of Clerk''s event or of the request that caused it.';
 comment on column usher_invite_history.reason is 'Of a refusal: target_deleted, unknown_role, inviter_blocked or inviter_lost_rights.';
 
+-- What the app is told: one row in the transaction that makes it true, and its deliveries once it has a number.
+
+create table usher_outgoing_events (
+    seq bigint generated always as identity primary key,
+    id uuid not null unique,
+    number bigint unique,
+    type text not null,
+    at timestamptz not null,
+    invite_id uuid,
+    organization_id uuid,
+    project_id uuid,
+    admin_id uuid,
+    changes text not null,
+    body text,
+    check ((number is null) = (body is null))
+);
+create index usher_outgoing_events_unnumbered on usher_outgoing_events (seq) where number is null;
+comment on table usher_outgoing_events is 'What the app is told, one row for each event.';
+comment on column usher_outgoing_events.seq is 'The order of writing; what follows from an event is written after it.';
+comment on column usher_outgoing_events.id is 'UUIDv7; evt_ and its digits are what receivers see.';
+comment on column usher_outgoing_events.number is 'The place in the feed, without gaps; null until the numberer has seen the commit.';
+comment on column usher_outgoing_events.type is 'invite.created and so on.';
+comment on column usher_outgoing_events.at is 'When it happened.';
+comment on column usher_outgoing_events.invite_id is 'The invite, if it is about one.';
+comment on column usher_outgoing_events.organization_id is 'The organization; of an invite or a project, the one at numbering.';
+comment on column usher_outgoing_events.project_id is 'The project, if it is about one or a membership in one.';
+comment on column usher_outgoing_events.admin_id is 'The person of a membership, an admins.id.';
+comment on column usher_outgoing_events.changes is 'What happened, as a JSON object.';
+comment on column usher_outgoing_events.body is 'The JSON that is sent, written once when it gets its number.';
+
+create table usher_event_feed (
+    only_row integer primary key check (only_row = 1),
+    last_number bigint not null
+);
+insert into usher_event_feed (only_row, last_number) values (1, 0);
+comment on table usher_event_feed is 'The last number of the feed: one row, which the numberer holds locked.';
+comment on column usher_event_feed.only_row is 'Always 1.';
+comment on column usher_event_feed.last_number is 'The number of the newest event.';
+
+create table usher_event_endpoints (
+    name text primary key,
+    slot integer not null unique,
+    disabled_at timestamptz,
+    disabled_reason text
+);
+comment on table usher_event_endpoints is 'The endpoints of USHER_EVENTS, as of the last start.';
+comment on column usher_event_endpoints.name is 'The name in USHER_EVENTS.';
+comment on column usher_event_endpoints.slot is 'Which of the queues deliver-event-1 and so on is its own.';
+comment on column usher_event_endpoints.disabled_at is 'Since when nothing is sent to it; null while it is enabled.';
+comment on column usher_event_endpoints.disabled_reason is 'What disabled it.';
+
+create table usher_event_deliveries (
+    event_id uuid not null references usher_outgoing_events (id) on delete cascade,
+    endpoint text not null,
+    status text not null check (status in ('queued', 'delivered', 'dead', 'cancelled')),
+    attempts integer not null default 0,
+    queued_at timestamptz not null,
+    first_tried_at timestamptz,
+    tried_at timestamptz,
+    last_error text,
+    primary key (event_id, endpoint)
+);
+create index usher_event_deliveries_open on usher_event_deliveries (endpoint, event_id) where status in ('queued', 'dead');
+comment on table usher_event_deliveries is 'An event on its way to an endpoint.';
+comment on column usher_event_deliveries.event_id is 'The event, by its id.';
+comment on column usher_event_deliveries.endpoint is 'The endpoint, by its name.';
+comment on column usher_event_deliveries.status is 'queued, delivered, dead (no tries are left) or cancelled (the endpoint is disabled or no longer configured).';
+comment on column usher_event_deliveries.attempts is 'How often it was tried since it was queued.';
+comment on column usher_event_deliveries.queued_at is 'When it was queued, or last queued again.';
+comment on column usher_event_deliveries.first_tried_at is 'When it was first tried since then.';
+comment on column usher_event_deliveries.tried_at is 'When it was last tried.';
+comment on column usher_event_deliveries.last_error is 'What the receiver answered, or why there was no answer.';
+
+-- One notification for each statement; sent at the commit.
+create function usher_tell_of_events() returns trigger language plpgsql security definer as $$
+begin
+    perform pg_notify('usher_outgoing_events', '');
+    return null;
+end
+$$;
+comment on function usher_tell_of_events is 'Wakes the numberer.';
+create trigger usher_tell_of_events after insert on usher_outgoing_events
+    for each statement execute function usher_tell_of_events();
+
 -- What functions and triggers in the database need to know of the configuration, and what keeps an app's own tables and
 -- usher's in step.
 
@@ -665,6 +749,17 @@ create function usher_new_id() returns uuid language sql volatile as $$
 $$;
 comment on function usher_new_id is 'A fresh UUIDv7: sorted by time.';
 
+-- As Tx::record_event in src/store/history.rs: the history, and what the app is told.
+create function usher_record_event(invite invites, event text) returns void language plpgsql as $$
+begin
+    insert into usher_invite_history (id, invite_id, event, at)
+    values (usher_new_id(), invite.id, event, clock_timestamp());
+    insert into usher_outgoing_events (id, type, at, invite_id, changes)
+    values (usher_new_id(), 'invite.' || event, clock_timestamp(), invite.id, '{"status":"pending"}');
+end
+$$;
+comment on function usher_record_event is 'Records what happened to an invite.';
+
 -- The delivery and its job, picked up after the commit, and what they are for.
 create function usher_queue_invite_email(invite invites, event text) returns uuid language plpgsql as $$
 declare
@@ -678,8 +773,7 @@ begin
     insert into apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority)
     values (apalis.generate_ulid(), 'usher:send-mail',
         convert_to(json_build_object('delivery_id', delivery)::text, 'UTF8'), 'Pending', 0, 2147483647, now(), 0);
-    insert into usher_invite_history (id, invite_id, event, at)
-    values (usher_new_id(), invite.id, event, clock_timestamp());
+    perform usher_record_event(invite, event);
     return delivery;
 end
 $$;
@@ -1043,8 +1137,7 @@ begin
     if held is null then
         perform usher_queue_invite_email(saved, case when saved.id = new_id then 'created' else 'refreshed' end);
     else
-        insert into usher_invite_history (id, invite_id, event, at)
-        values (usher_new_id(), saved.id, case when saved.id = new_id then 'created' else 'refreshed' end, clock_timestamp());
+        perform usher_record_event(saved, case when saved.id = new_id then 'created' else 'refreshed' end);
     end if;
     return query select saved.id, saved.id = new_id, saved.expires_at;
 end
@@ -1115,6 +1208,7 @@ begin
         select p.oid::regprocedure from pg_proc p
         where p.pronamespace = (select oid from pg_namespace where nspname = current_schema()) and p.proname in (
             'usher_mirror_organization', 'usher_mirror_identity', 'usher_note_identity', 'usher_refuse',
+            'usher_tell_of_events', 'usher_record_event',
             'usher_refuse_field', 'usher_trimmed', 'usher_email_key', 'usher_new_id', 'usher_queue_invite_email',
             'usher_count_asked_mails', 'usher_reserve_mail', 'usher_manages_organization', 'usher_inviter_obstacle',
             'usher_invite_obstacle', 'usher_invite', 'usher_enqueue_invite_email', 'usher_inviter', 'usher_app_id_key')

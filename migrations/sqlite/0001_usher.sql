@@ -396,6 +396,77 @@ create table usher_app_ids (
     app_id text not null
 ) strict, without rowid;
 
+-- What the app is told, one row for each event, written in the transaction that makes it true.
+create table usher_outgoing_events (
+    -- The order of writing; what follows from an event is written after it.
+    seq integer primary key autoincrement,
+    -- UUIDv7; evt_ and its digits are what receivers see.
+    id blob not null unique,
+    -- The place in the feed, without gaps; null until the numberer has seen the commit.
+    number integer unique,
+    -- invite.created and so on.
+    type text not null,
+    -- When it happened.
+    at text not null,
+    -- The invite, if it is about one.
+    invite_id blob,
+    -- The organization; of an invite or a project, the one at numbering.
+    organization_id blob,
+    -- The project, if it is about one or a membership in one.
+    project_id blob,
+    -- The person of a membership, an admins.id.
+    admin_id blob,
+    -- What happened, as a JSON object.
+    changes text not null,
+    -- The JSON that is sent, written once when it gets its number.
+    body text,
+    check ((number is null) = (body is null))
+) strict;
+create index usher_outgoing_events_unnumbered on usher_outgoing_events (seq) where number is null;
+
+-- The last number of the feed: one row, which the numberer holds locked.
+create table usher_event_feed (
+    -- Always 1.
+    only_row integer primary key check (only_row = 1),
+    -- The number of the newest event.
+    last_number integer not null
+) strict;
+insert into usher_event_feed (only_row, last_number) values (1, 0);
+
+-- The endpoints of USHER_EVENTS, as of the last start.
+create table usher_event_endpoints (
+    -- The name in USHER_EVENTS.
+    name text primary key,
+    -- Which of the queues deliver-event-1 and so on is its own.
+    slot integer not null unique,
+    -- Since when nothing is sent to it; null while it is enabled.
+    disabled_at text,
+    -- What disabled it.
+    disabled_reason text
+) strict;
+
+-- An event on its way to an endpoint.
+create table usher_event_deliveries (
+    -- The event, by its id.
+    event_id blob not null references usher_outgoing_events (id) on delete cascade,
+    -- The endpoint, by its name.
+    endpoint text not null,
+    -- queued, delivered, dead (no tries are left) or cancelled (the endpoint is disabled or no longer configured).
+    status text not null check (status in ('queued', 'delivered', 'dead', 'cancelled')),
+    -- How often it was tried since it was queued.
+    attempts integer not null default 0,
+    -- When it was queued, or last queued again.
+    queued_at text not null,
+    -- When it was first tried since then.
+    first_tried_at text,
+    -- When it was last tried.
+    tried_at text,
+    -- What the receiver answered, or why there was no answer.
+    last_error text,
+    primary key (event_id, endpoint)
+) strict;
+create index usher_event_deliveries_open on usher_event_deliveries (endpoint, event_id) where status in ('queued', 'dead');
+
 -- What statements need to know of the configuration: one row, written when usher starts.
 create table usher_settings (
     -- There is no second one.

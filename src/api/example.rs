@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::store::EventType;
+
 const ACME: &str = "11111111-1111-4111-8111-111111111111";
 const APOLLO: &str = "22222222-2222-4222-8222-222222222222";
 const GRACE: &str = "0199d3a8-7c00-7000-8000-000000000001";
@@ -183,6 +185,52 @@ pub(super) fn batch_answer() -> Value {
 
 pub(super) fn invite_page() -> Value {
     json!({ "items": [invite()], "next_cursor": null })
+}
+
+pub(super) fn event_id() -> Value {
+    "evt_0199d3a87c0070008000000000000005".into()
+}
+
+pub(super) fn event_page() -> Value {
+    json!({ "items": [event_of(EventType::InviteSent)], "next_cursor": event_id() })
+}
+
+/// An event of each type, as it is sent and listed.
+#[must_use]
+pub fn event_of(event_type: EventType) -> Value {
+    let changed = |changes: Value| with(invite(), changes);
+    let pending = json!({ "status": "pending" });
+    let (data, changes) = match event_type {
+        EventType::InviteCreated => (new_invite(), pending),
+        EventType::InviteRefreshed | EventType::InviteResent => (changed(json!({ "updated_at": LATER })), pending),
+        EventType::InviteSent => (invite(), json!({ "delivery": "sent" })),
+        EventType::InviteFailed => (invite(), json!({ "delivery": "failed" })),
+        EventType::InviteAccepted => (accepted_invite(), json!({ "status": "accepted" })),
+        EventType::InviteDeclined => (declined_invite(), json!({ "status": "declined" })),
+        EventType::InviteRevoked => (revoked_invite(), json!({ "status": "revoked" })),
+        EventType::InviteExpired => (
+            changed(json!({ "status": "expired", "expired_at": EXPIRY, "updated_at": EXPIRY })),
+            json!({ "status": "expired" }),
+        ),
+        EventType::MembershipCreated | EventType::MembershipUpdated => {
+            (membership(json!({ "role": "member" })), json!({ "role": "member" }))
+        }
+        EventType::MembershipRemoved => (membership(json!({})), json!({ "role": "member" })),
+        EventType::OrganizationDeleted => (json!({ "organization": { "id": ACME, "name": "Acme" } }), json!({})),
+        EventType::ProjectDeleted => (
+            json!({ "organization": { "id": ACME, "name": "Acme" }, "project": { "id": APOLLO, "name": "Apollo" } }),
+            json!({}),
+        ),
+    };
+    json!({ "id": event_id(), "type": event_type, "timestamp": LATER, "data": data, "changes": changes })
+}
+
+fn membership(changes: Value) -> Value {
+    let member = json!({
+        "organization": { "id": ACME, "name": "Acme" }, "admin_id": GRACE, "clerk_user_id": "user_2grace",
+        "email": "grace@example.com",
+    });
+    with(member, changes)
 }
 
 pub(super) fn banner() -> Value {

@@ -12,7 +12,7 @@ use axum::http::request::Parts;
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Api;
 use crate::app::App;
@@ -29,6 +29,8 @@ pub(super) const STANDING: HeaderName = HeaderName::from_static("ratelimit");
 /// How many requests of one key use the database at once; the others wait in order. One less than the connections, so that
 /// one key can't take them all.
 const SHARE: u32 = PoolName::Requests.connections() - 1;
+/// Long polls of one key at once.
+const POLLS: usize = 10;
 /// A batch counts as this many of them.
 pub(super) const BATCH_SHARE: u32 = SHARE / 2;
 
@@ -55,6 +57,8 @@ pub(super) struct Limits {
     proxies: usize,
     /// Per key: the requests that may use the database at once.
     shares: Mutex<HashMap<String, Arc<Semaphore>>>,
+    /// Per key: the long polls that may wait at once.
+    polls: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
 impl Limits {
@@ -68,6 +72,7 @@ impl Limits {
             addresses: limiter(app.config.rate_limit_address, app),
             proxies: app.config.trusted_proxies,
             shares: Mutex::default(),
+            polls: Mutex::default(),
         }
     }
 
@@ -102,6 +107,19 @@ impl Limits {
             .entry(name.to_owned())
             .or_insert_with(|| Arc::new(Semaphore::new(SHARE as usize)));
         Arc::clone(share)
+    }
+
+    /// One long poll with an API key, until the permit is dropped.
+    pub(super) fn poll(&self, name: &str) -> Result<OwnedSemaphorePermit, Problem> {
+        let mut polls = self.polls.lock().unwrap_or_else(PoisonError::into_inner);
+        let poll = polls
+            .entry(name.to_owned())
+            .or_insert_with(|| Arc::new(Semaphore::new(POLLS)));
+        Arc::clone(poll).try_acquire_owned().map_err(|_| {
+            Problem::new(Code::RateLimited)
+                .with_detail(format!("At most {POLLS} calls per key may wait at once."))
+                .retry_after(1)
+        })
     }
 
     /// One call by a signed-in person.

@@ -7,10 +7,10 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::body::Segment;
-use super::view::{Rfc3339, full_name};
 use super::{example, tag};
 use crate::invites::{Status, TargetKind};
 use crate::problem::{Code, Problem};
+use crate::view::{Rfc3339, full_name};
 use usher_base::mask::mask;
 
 /// What the holder of a link may see of its invite.

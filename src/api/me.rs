@@ -13,7 +13,6 @@ use super::Api;
 use super::auth::{AppClient, SignedIn};
 use super::body::{Id, Segment};
 use super::invites::invite_json;
-use super::view::InviteJson;
 use super::{example, tag};
 use crate::fields::{Fields, body, text};
 use crate::flows::{Accepted, accept_candidates, profile_of};
@@ -26,6 +25,7 @@ use crate::invites::token::LinkClaim;
 use crate::invites::{Invite, Status};
 use crate::problem::{Code, Problem};
 use crate::store::{Person, Profile, Store, StoreError, Tx};
+use crate::view::InviteJson;
 use usher_base::mask::mask;
 use usher_clerk::BackendError;
 

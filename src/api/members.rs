@@ -16,7 +16,6 @@ use uuid::Uuid;
 use super::auth::{AppClient, SignedIn};
 use super::body::{MaxBody, Segment, TargetPath};
 use super::limits::BATCH_SHARE;
-use super::view::{Named, Rfc3339, full_name};
 use super::{Api, example, tag};
 use crate::app_id::AppId;
 use crate::fields::{Fields, body, line, page_limit};
@@ -25,6 +24,7 @@ use crate::invites::members::{BatchMember, LastOwner, MemberRequest, Membership,
 use crate::invites::{PersonRef, Target, is_clerk_user_id};
 use crate::problem::{Code, Problem};
 use crate::store::{Member, MemberPage, MembershipView, Store, StoreError, Tx};
+use crate::view::{Named, Rfc3339, full_name};
 
 /// Members on a page, by default.
 const PAGE: u32 = 100;

@@ -2,6 +2,7 @@
 
 mod auth;
 mod body;
+mod events;
 mod example;
 mod idempotency;
 mod invites;
@@ -11,7 +12,6 @@ mod me;
 mod members;
 mod organizations;
 mod request;
-mod view;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,6 +85,7 @@ fn for_the_app() -> OpenApiRouter<Api> {
         .merge(members::for_the_app())
         .merge(invites::routes())
         .routes(routes!(me::list_of))
+        .routes(routes!(events::list))
 }
 
 /// Called by the app's pages, from the browser.
@@ -99,6 +100,8 @@ fn for_pages() -> OpenApiRouter<Api> {
         .merge(members::for_pages())
 }
 
+pub use example::event_of as event_example;
+
 /// The groups of the documentation.
 mod tag {
     pub(super) const INVITES: &str = "Invites";
@@ -106,12 +109,18 @@ mod tag {
     pub(super) const MEMBERS: &str = "Members";
     pub(super) const ME: &str = "The signed-in person";
     pub(super) const LINKS: &str = "Invite links";
+    pub(super) const EVENTS: &str = "Events";
 }
 
 /// Answers 503 after the time limit, so that a database that hangs does not hang the client.
 async fn with_timeout(request: Request, next: Next) -> Response {
     let client = request.extensions().get::<ClientTime>().cloned();
-    match within(TIME_LIMIT, client, next.run(request)).await {
+    let waits = if request.uri().path() == events::PATH {
+        events::MAX_WAIT
+    } else {
+        Duration::ZERO
+    };
+    match within(TIME_LIMIT + waits, client, next.run(request)).await {
         Some(response) => response,
         None => Problem::new(Code::StoreUnavailable).into_response(),
     }

@@ -10,13 +10,13 @@ use utoipa::ToSchema;
 use super::Api;
 use super::auth::AppClient;
 use super::body::TargetPath;
-use super::view::Rfc3339;
 use super::{example, tag};
 use crate::app_id::AppId;
 use crate::fields::{FieldError, Fields, body, line};
 use crate::invites::Target;
 use crate::problem::{Code, Problem};
 use crate::store::{Put, PutRefusal, Tables, TargetInfo};
+use crate::view::Rfc3339;
 
 /// Characters.
 const MAX_NAME: usize = 200;

@@ -4,6 +4,7 @@ mod api_key;
 mod check;
 mod config;
 mod demo;
+mod events;
 mod fake_clerk;
 mod invite;
 mod invites;
@@ -74,6 +75,8 @@ enum Command {
     Webhooks(webhooks::Webhooks),
     #[command(subcommand)]
     Jobs(jobs::Jobs),
+    #[command(subcommand)]
+    Events(events::Events),
 }
 
 impl Command {
@@ -94,7 +97,17 @@ impl Command {
     fn needs_all(&self) -> bool {
         !matches!(
             self,
-            Self::Templates(_) | Self::Invites(_) | Self::Members(_) | Self::Jobs(_) | Self::Webhooks(_)
+            Self::Templates(_)
+                | Self::Invites(_)
+                | Self::Members(_)
+                | Self::Jobs(_)
+                | Self::Webhooks(_)
+                | Self::Events(
+                    events::Events::List { .. }
+                        | events::Events::Show { .. }
+                        | events::Events::Replay(_)
+                        | events::Events::Enable { .. }
+                )
         ) && self.has_settings()
     }
 }
@@ -168,6 +181,8 @@ impl Command {
                 members.run(store, &roles).await
             }
             Self::Jobs(jobs) => jobs.run(open_database(&settings).await?).await,
+            Self::Events(events::Events::Sending(sending)) => sending.run(&settings.resolve()?).await,
+            Self::Events(events) => events.run(open_database(&settings).await?).await,
             Self::Webhooks(webhooks) => webhooks.run(open_database(&settings).await?).await,
         }
     }

@@ -18,6 +18,9 @@ pub struct DevSecrets {
     pub token_key: String,
     /// The private key that signs development's session tokens instead of Clerk.
     pub session_key: String,
+    /// What events are signed with. Missing in the files of earlier versions.
+    #[serde(default)]
+    pub events_secret: Option<String>,
 }
 
 impl DevSecrets {
@@ -59,6 +62,7 @@ impl DevSecrets {
             api_key: format!("dev_{}", hex::encode(random_bytes())),
             token_key: hex::encode(random_bytes()),
             session_key: signer.to_pkcs8_pem()?,
+            events_secret: Some(format!("whsec_{}", STANDARD.encode(random_bytes()))),
         })
     }
 

@@ -40,7 +40,7 @@ use crate::invites::reminders::Reminders;
 use crate::invites::roles::Roles;
 use crate::rate_limit::RateLimit;
 use crate::secret::Secret;
-use crate::store::{Identities, Rules, Tables};
+use crate::store::{EventType, Identities, Rules, Tables};
 use crate::telemetry::{LogFilter, LogFormat};
 use usher_mail::{MailConfig, TransportConfig};
 
@@ -97,8 +97,30 @@ pub struct Config {
     pub tables: Tables,
     pub identities: Identities,
     pub templates_dir: Option<PathBuf>,
+    /// Where events are sent.
+    pub event_endpoints: Vec<EventEndpoint>,
+    /// What they are signed with; at least one if there are endpoints.
+    pub event_secrets: Vec<Secret>,
     pub retention: Retention,
     pub telemetry: Telemetry,
+}
+
+/// Where the app is told what happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventEndpoint {
+    /// Its identity.
+    pub name: String,
+    pub url: Url,
+    /// The types of events that it gets; all, if empty.
+    pub types: Vec<EventType>,
+}
+
+impl EventEndpoint {
+    /// Whether it gets events of this type.
+    #[must_use]
+    pub fn wants(&self, event_type: EventType) -> bool {
+        self.types.is_empty() || self.types.contains(&event_type)
+    }
 }
 
 /// How logs and traces are written.
@@ -121,6 +143,8 @@ pub struct Retention {
     pub jobs: TimeDelta,
     pub dead_jobs: TimeDelta,
     pub deliveries: TimeDelta,
+    /// Events for the app.
+    pub outgoing: TimeDelta,
     pub idempotency_keys: TimeDelta,
 }
 

@@ -196,6 +196,25 @@ pub struct Settings {
     /// The value of `admin_identities.issuer` for Clerk users. Default: `CLERK_ISSUER`.
     #[arg(long, env = "USHER_IDENTITY_ISSUER", global = true, value_name = "ISSUER")]
     pub usher_identity_issuer: Option<String>,
+    /// Where the app is told what happened: `name=https://…`, comma-separated, at most eight. `name:type+type=https://…` sends
+    /// these types of events only, such as `invite.accepted` or `membership.*`. Default: none.
+    #[arg(
+        long,
+        env = "USHER_EVENTS",
+        global = true,
+        hide_env_values = true,
+        value_name = "ENDPOINTS"
+    )]
+    pub usher_events: Option<Secret>,
+    /// The secrets that events are signed with (`whsec_…`), comma-separated: two during a rotation.
+    #[arg(
+        long,
+        env = "USHER_EVENTS_SECRET",
+        global = true,
+        hide_env_values = true,
+        value_name = "SECRETS"
+    )]
+    pub usher_events_secret: Option<Secret>,
     /// A folder with mail templates. They replace built-in ones of the same name, or add languages.
     #[arg(long, env = "TEMPLATES_DIR", global = true, value_name = "FOLDER")]
     pub templates_dir: Option<PathBuf>,
@@ -214,6 +233,9 @@ pub struct Settings {
     /// How long the records of mails are kept. Default: `365d`.
     #[arg(long, env = "USHER_KEEP_DELIVERIES", global = true, value_name = "AGE")]
     pub usher_keep_deliveries: Option<String>,
+    /// How long events for the app are kept, for `GET /v1/events` and to be sent again. Default: `30d`.
+    #[arg(long, env = "USHER_KEEP_OUTGOING", global = true, value_name = "AGE")]
+    pub usher_keep_outgoing: Option<String>,
     /// How long answers are kept for their `Idempotency-Key`; at least `1d`, because they are repeated for a day. Default: `2d`.
     #[arg(long, env = "USHER_KEEP_IDEMPOTENCY_KEYS", global = true, value_name = "AGE")]
     pub usher_keep_idempotency_keys: Option<String>,

@@ -2,7 +2,7 @@
 
 use super::masked::{addresses, text_or_address};
 use super::values::{shown_age, shown_drain_time, shown_limit, shown_number};
-use super::{Config, Environment, MailRoute, SessionKeySource};
+use super::{Config, Environment, EventEndpoint, MailRoute, SessionKeySource};
 use crate::api_key::ApiKey;
 
 impl Config {
@@ -84,11 +84,21 @@ impl Config {
                 "TEMPLATES_DIR",
                 or_none(self.templates_dir.as_ref().map(|folder| folder.display().to_string())),
             ),
+            (
+                "USHER_EVENTS",
+                self.event_endpoints
+                    .iter()
+                    .map(shown_endpoint)
+                    .collect::<Vec<_>>()
+                    .join(","),
+            ),
+            ("USHER_EVENTS_SECRET", masked(self.event_secrets.len())),
             ("USHER_KEEP_PAYLOADS", shown_age(self.retention.payloads)),
             ("USHER_KEEP_EVENTS", shown_age(self.retention.events)),
             ("USHER_KEEP_JOBS", shown_age(self.retention.jobs)),
             ("USHER_KEEP_DEAD_JOBS", shown_age(self.retention.dead_jobs)),
             ("USHER_KEEP_DELIVERIES", shown_age(self.retention.deliveries)),
+            ("USHER_KEEP_OUTGOING", shown_age(self.retention.outgoing)),
             (
                 "USHER_KEEP_IDEMPOTENCY_KEYS",
                 shown_age(self.retention.idempotency_keys),
@@ -104,4 +114,15 @@ impl Config {
             ),
         ]
     }
+}
+
+fn shown_endpoint(endpoint: &EventEndpoint) -> String {
+    let types: Vec<&str> = endpoint.types.iter().map(|event_type| event_type.as_str()).collect();
+    let colon = if types.is_empty() { "" } else { ":" };
+    format!(
+        "{}{colon}{}={}",
+        endpoint.name,
+        types.join("+"),
+        addresses(endpoint.url.as_str())
+    )
 }

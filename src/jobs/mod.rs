@@ -3,6 +3,7 @@
 
 mod back_off;
 mod circuit_breaker;
+mod deliver_event;
 mod periodic;
 mod process_clerk_event;
 mod retention;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use back_off::wait_after;
 pub use circuit_breaker::{CircuitBreaker, look_after_mail, run_circuit_breaker};
+pub use deliver_event::DeliverEvent;
 pub use periodic::{Periodic, SCHEDULES, Schedule};
 pub use process_clerk_event::ProcessClerkEvent;
 pub use send_mail::SendMail;
@@ -28,6 +30,7 @@ use crate::store::{self, Queue, StoreError};
 
 /// A job: the struct is its payload, the `impl` its behaviour.
 pub trait Job: DeserializeOwned + Send + Sync + 'static {
+    /// Its queue; of several with the same jobs, the first.
     const QUEUE: Queue;
     /// The timeout of one attempt. Twice this must be less than the time after which orphaned jobs are recovered
     /// (APALIS trap 3), or it must be safe to run two attempts at once.
@@ -57,6 +60,7 @@ pub struct Context {
     pub stopping: CancellationToken,
     events: Arc<process_clerk_event::Events>,
     mails: Arc<send_mail::Mails>,
+    deliveries: Arc<deliver_event::Deliveries>,
 }
 
 impl Context {
@@ -67,6 +71,7 @@ impl Context {
             stopping: CancellationToken::new(),
             events: Arc::new(process_clerk_event::Events::start(app.clone())),
             mails: Arc::new(send_mail::Mails::start(&app)),
+            deliveries: Arc::new(deliver_event::Deliveries::start(&app)),
             app,
         }
     }

@@ -42,17 +42,22 @@ async fn all(app: &App) -> Result<(), StoreError> {
         tx.drop_deliveries(at, most).boxed()
     })
     .await?;
+    let outgoing = repeat(app, now - keep.outgoing, |tx, at, most| {
+        tx.drop_outgoing(at, most).boxed()
+    })
+    .await?;
     let keys = repeat(app, now - keep.idempotency_keys, |tx, at, most| {
         tx.drop_idempotency_keys(at, most).boxed()
     })
     .await?;
-    if jobs + dead + payloads + events + deliveries + keys > 0 {
+    if jobs + dead + payloads + events + deliveries + outgoing + keys > 0 {
         tracing::info!(
             jobs,
             dead_jobs = dead,
             payloads,
             events,
             deliveries,
+            outgoing_events = outgoing,
             idempotency_keys = keys,
             "let go what was old"
         );

@@ -1,6 +1,7 @@
 //! The contract: the OpenAPI document, generated from the code, and the page that shows it.
 
 mod problems;
+mod webhooks;
 
 use std::sync::LazyLock;
 
@@ -16,7 +17,7 @@ use utoipa::openapi::{OpenApi, PathItem, RefOr};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::{api, webhooks};
+use crate::{api, webhooks as clerk};
 
 /// The page runs its own script with its own style, asks this host for the document, and nothing else.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
@@ -43,6 +44,7 @@ Calls are limited per API key, per person and, for links and wrong credentials, 
         (name = "Organizations and projects", description = "For apps that don't share the database; their members"),
         (name = "The signed-in person", description = "The banner and its answers, called by the app's pages"),
         (name = "Invite links", description = "What a landing page shows"),
+        (name = "Events", description = "What happened, for the app"),
         (name = "Webhooks", description = "What Clerk calls"),
         (name = "Contract", description = "This document"),
     )
@@ -54,13 +56,14 @@ struct Overview;
 pub fn document() -> OpenApi {
     let mut document = Overview::openapi()
         .merge_from(api::openapi())
-        .merge_from(webhooks::openapi())
+        .merge_from(clerk::openapi())
         .merge_from(routes_of_the_contract().into_openapi());
     let components = document.components.get_or_insert_default();
     for (name, scheme) in security_schemes() {
         components.security_schemes.insert(name.to_owned(), scheme.into());
     }
     problems::register(components);
+    document.webhooks = Some(webhooks::describe());
     for operation in document.paths.paths.values_mut().flat_map(operations) {
         leave_out_rather_than_null(operation);
         problems::describe(operation);

@@ -12,9 +12,9 @@ use axum::routing::get;
 use axum::{Extension, Json, Router};
 use chrono::SecondsFormat;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 use crate::problem::Problem;
+use crate::shutdown::Stopping;
 use crate::store::{OpenCircuit, PoolName, Store, StoreError};
 use crate::worker::Alive;
 pub use scrape::Scrape;
@@ -28,10 +28,6 @@ struct Ops {
     workers: Option<Alive>,
     scrape: Arc<Scrape>,
 }
-
-/// Cancelled once the process is asked to stop. An extension of the routes.
-#[derive(Debug, Clone)]
-pub struct Stopping(pub CancellationToken);
 
 /// Routes for the private address. `workers` if this process runs any.
 pub fn router(store: Store, workers: Option<Alive>, scrape: Arc<Scrape>) -> Router {

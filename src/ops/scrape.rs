@@ -57,9 +57,8 @@ impl Scrape {
             metrics::database_connections(stats.pool, stats.in_use, stats.idle);
         }
         if let Some(workers) = workers {
-            let missing = workers.missing();
-            for queue in Queue::ALL {
-                metrics::worker_alive(queue.as_str(), !missing.contains(queue));
+            for (queue, alive) in workers.all_queues() {
+                metrics::worker_alive(queue.as_str(), alive);
             }
         }
         self.recorder.render()
@@ -74,12 +73,13 @@ impl Scrape {
             let depths = store.queue_depths().await?;
             let mut tx = store.read().await?;
             let (mail_trouble, failed_events) = (tx.circuit_opened().await?, tx.count_failed_events().await?);
-            Ok::<_, StoreError>((depths, mail_trouble, failed_events))
+            Ok::<_, StoreError>((depths, mail_trouble, failed_events, tx.events_state().await?))
         };
         let answer = tokio::time::timeout(MAX_WAIT, look).await;
         *asked = Some(Instant::now());
         let answered = match answer {
-            Ok(Ok((depths, mail_trouble, failed_events))) => {
+            Ok(Ok((depths, mail_trouble, failed_events, events))) => {
+                metrics::events_state(&events);
                 metrics::failed_events(failed_events);
                 metrics::mails_wait(mail_trouble.is_some());
                 depths.iter().for_each(metrics::queue_depth);

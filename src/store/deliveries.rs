@@ -154,6 +154,15 @@ struct NoteRow<'a> {
     reply: Option<&'a str>,
 }
 
+#[derive(sqlx::FromRow)]
+struct Noted {
+    invite_id: Uuid,
+    #[sqlx(try_from = "String")]
+    kind: DeliveryKind,
+    #[sqlx(try_from = "String")]
+    status: DeliveryStatus,
+}
+
 impl Tx {
     /// Queues mails: the rows and the jobs that send them, in this transaction.
     pub async fn queue_deliveries(&mut self, deliveries: &[NewDelivery]) -> Result<()> {
@@ -316,7 +325,8 @@ impl Tx {
                  sent_at = case r.status when 'sent' then $2 end,
                  attempted_at = case r.status when 'suppressed' then attempted_at else $2 end
              from {source}
-             where usher_deliveries.id = r.delivery_id and {} {and_these}",
+             where usher_deliveries.id = r.delivery_id and {} {and_these}
+             returning usher_deliveries.invite_id, usher_deliveries.kind, usher_deliveries.status",
             checked("usher_deliveries.status = 'queued'")
         );
         let mut rows: Vec<_> = notes
@@ -333,12 +343,14 @@ impl Tx {
         rows.sort_by_key(|row| row.delivery_id);
         let rows = to_json(&rows)?;
         let now = self.clock.now();
-        on_conn!(self, |conn| sqlx::query(sql(text))
+        let noted: Vec<Noted> = on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(rows)
             .bind(now)
-            .execute(conn)
-            .await
-            .map(drop))?;
+            .fetch_all(conn)
+            .await)?;
+        for noted in noted.iter().filter(|noted| noted.kind == DeliveryKind::Invite) {
+            self.tell_of_mail(noted.status, noted.invite_id);
+        }
         Ok(())
     }
 }

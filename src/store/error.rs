@@ -11,6 +11,11 @@ use usher_base::Throttle;
 pub struct StoreError(#[from] pub(super) sqlx::Error);
 
 impl StoreError {
+    /// A value that can't be written as JSON.
+    pub(crate) fn unwritable(error: serde_json::Error) -> Self {
+        Self(sqlx::Error::Encode(error.into()))
+    }
+
     pub(crate) fn busy() -> Self {
         busy().into()
     }

@@ -79,6 +79,7 @@ impl Tx {
     /// Records an event of an invite, caused by `person` if one is named.
     pub(super) fn record_event(&mut self, event: InviteEvent, invite_id: Uuid, person: Option<Uuid>) {
         self.record(event, invite_id, person, None);
+        self.tell_of_invite(event, invite_id);
     }
 
     /// Records that an invite can't be accepted by this person.
@@ -89,6 +90,7 @@ impl Tx {
     /// Removes the events of invites that this transaction created and removed again.
     pub(super) fn forget_events(&mut self, invites: &[Uuid]) {
         self.history.rows.retain(|row| !invites.contains(&row.for_invite));
+        self.forget_outgoing(invites);
     }
 
     fn record(&mut self, event: InviteEvent, invite_id: Uuid, person: Option<Uuid>, reason: Option<Obstacle>) {

@@ -16,6 +16,7 @@ mod invites;
 mod jobs;
 mod mail_counts;
 mod migrate;
+mod outgoing;
 mod people;
 mod pools;
 pub mod queue;
@@ -61,6 +62,10 @@ pub use invites::{
 pub use jobs::{FailedAttempt, JobFilter, JobState, JobView, NewFailure};
 pub use mail_counts::{CountScope, MailCount, MailDemand};
 pub use migrate::{MigrationError, Validation};
+pub use outgoing::{
+    EndpointRow, EventDeliveryFilter, EventDeliveryKey, EventDeliveryNote, EventDeliveryStatus, EventDeliveryView,
+    EventType, FeedFilter, FeedRow, Numbered, QueuedEvent, Subject, Unnumbered,
+};
 pub use people::{Address, Person, Profile};
 pub(crate) use pools::Pool;
 pub use pools::PoolName;
@@ -297,6 +302,8 @@ impl Store {
             clock: self.clock.clone(),
             enqueued: Vec::new(),
             history: History::with_correlation_id(telemetry::correlation_id()),
+            outgoing: Vec::new(),
+            numbered: false,
         }
     }
 

@@ -27,10 +27,38 @@ named! {
         SendMail = "send-mail",
         /// Runs periodic work.
         Periodic = "periodic",
+        /// Sends events to the first endpoint of the app.
+        DeliverEvent1 = "deliver-event-1",
+        /// To the second.
+        DeliverEvent2 = "deliver-event-2",
+        /// To the third.
+        DeliverEvent3 = "deliver-event-3",
+        /// To the fourth.
+        DeliverEvent4 = "deliver-event-4",
+        /// To the fifth.
+        DeliverEvent5 = "deliver-event-5",
+        /// To the sixth.
+        DeliverEvent6 = "deliver-event-6",
+        /// To the seventh.
+        DeliverEvent7 = "deliver-event-7",
+        /// To the eighth.
+        DeliverEvent8 = "deliver-event-8",
     }
 }
 
 impl Queue {
+    /// One for each endpoint of `USHER_EVENTS`, so that an endpoint that hangs delays its own events only.
+    pub const DELIVERIES: [Self; 8] = [
+        Self::DeliverEvent1,
+        Self::DeliverEvent2,
+        Self::DeliverEvent3,
+        Self::DeliverEvent4,
+        Self::DeliverEvent5,
+        Self::DeliverEvent6,
+        Self::DeliverEvent7,
+        Self::DeliverEvent8,
+    ];
+
     /// After this many attempts a job is dead. With the back-off's cap of an hour this is more than two days of outage.
     pub const MAX_ATTEMPTS: i32 = 60;
 
@@ -42,6 +70,14 @@ impl Queue {
             Self::ProcessClerkEvent => "usher:process-clerk-event",
             Self::SendMail => "usher:send-mail",
             Self::Periodic => "usher:periodic",
+            Self::DeliverEvent1 => "usher:deliver-event-1",
+            Self::DeliverEvent2 => "usher:deliver-event-2",
+            Self::DeliverEvent3 => "usher:deliver-event-3",
+            Self::DeliverEvent4 => "usher:deliver-event-4",
+            Self::DeliverEvent5 => "usher:deliver-event-5",
+            Self::DeliverEvent6 => "usher:deliver-event-6",
+            Self::DeliverEvent7 => "usher:deliver-event-7",
+            Self::DeliverEvent8 => "usher:deliver-event-8",
         }
     }
 
@@ -61,24 +97,37 @@ impl Queue {
 /// stored first; if that failed, apalis's limit would leave the job neither runnable nor dead.
 pub(super) const UNCOUNTED: i32 = i32::MAX;
 
+/// What the trigger on `usher_outgoing_events` notifies.
+const OUTGOING: &str = "usher_outgoing_events";
+
 /// How long to wait before listening again.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
-/// Wakes the workers of this process when a job was enqueued.
+/// Wakes the workers of this process when a job was enqueued, and those who wait for outgoing events.
 #[derive(Debug, Clone)]
-pub struct Wake(Arc<HashMap<Queue, watch::Sender<()>>>);
+pub struct Wake {
+    queues: Arc<HashMap<Queue, watch::Sender<()>>>,
+    /// An event was recorded.
+    pub outgoing: watch::Sender<()>,
+    /// An event got its number.
+    pub numbered: watch::Sender<()>,
+}
 
 impl Default for Wake {
     fn default() -> Self {
         let signals = Queue::ALL.iter().map(|&queue| (queue, watch::Sender::new(())));
-        Self(Arc::new(signals.collect()))
+        Self {
+            queues: Arc::new(signals.collect()),
+            outgoing: watch::Sender::default(),
+            numbered: watch::Sender::default(),
+        }
     }
 }
 
 impl Wake {
     /// Wakes the workers of this queue.
     pub fn signal(&self, queue: Queue) {
-        if let Some(signal) = self.0.get(&queue) {
+        if let Some(signal) = self.queues.get(&queue) {
             signal.send_replace(());
         }
     }
@@ -86,7 +135,7 @@ impl Wake {
     /// Receives all signals from now on.
     #[must_use]
     pub fn subscribe(&self, queue: Queue) -> Option<watch::Receiver<()>> {
-        self.0.get(&queue).map(watch::Sender::subscribe)
+        self.queues.get(&queue).map(watch::Sender::subscribe)
     }
 }
 
@@ -205,17 +254,23 @@ impl Store {
             .acquire_timeout(super::ACQUIRE_TIMEOUT)
             .connect_lazy_with(pool.connect_options().as_ref().clone());
         let mut listener = PgListener::connect_with(&alone).await?;
-        listener.listen("apalis::job::insert").await?;
+        listener.listen_all(["apalis::job::insert", OUTGOING]).await?;
         loop {
             // Notifications that were sent while the connection was lost are not repeated.
             match listener.try_recv().await? {
+                Some(notification) if notification.channel() == OUTGOING => {
+                    self.wake.outgoing.send_replace(());
+                }
                 Some(notification) => {
                     let told = serde_json::from_str::<Inserted>(notification.payload()).ok();
                     if let Some(queue) = told.and_then(|told| Queue::of_stored(&told.job_type)) {
                         self.wake.signal(queue);
                     }
                 }
-                None => Queue::ALL.iter().for_each(|&queue| self.wake.signal(queue)),
+                None => {
+                    Queue::ALL.iter().for_each(|&queue| self.wake.signal(queue));
+                    self.wake.outgoing.send_replace(());
+                }
             }
         }
     }

@@ -18,6 +18,7 @@ pub(super) enum Type {
     Time,
     Bool,
     Int,
+    Long,
 }
 
 /// A time in the text form in which sqlx stores it in SQLite, so that comparing the texts compares the times. Postgres
@@ -52,6 +53,7 @@ pub(super) fn unfold(dialect: Dialect, columns: &[(&str, Type)]) -> String {
                     Type::Time => "timestamptz",
                     Type::Bool => "boolean",
                     Type::Int => "integer",
+                    Type::Long => "bigint",
                 };
                 write!(sql, "{comma}{name} {name_of_type}")
             }

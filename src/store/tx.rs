@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::history::History;
+use super::outgoing;
 use super::{Dialect, Queue, Result, Wake};
 use crate::clock::Clock;
 
@@ -14,6 +15,10 @@ pub struct Tx {
     pub(super) clock: Clock,
     pub(super) enqueued: Vec<Queue>,
     pub(super) history: History,
+    /// What the app is to be told of.
+    pub(super) outgoing: Vec<outgoing::NewRow>,
+    /// Whether events got numbers.
+    pub(super) numbered: bool,
 }
 
 pub(crate) enum Conn {
@@ -39,18 +44,25 @@ macro_rules! on_conn {
 pub(crate) use on_conn;
 
 impl Tx {
-    /// Commits, writes and counts the invite events, and wakes the workers of the enqueued jobs.
+    /// Commits, writes and counts the invite events, and wakes the workers of the enqueued jobs and the numberer.
     ///
     /// # Errors
     /// After an error it is unknown whether the transaction was committed. Callers retry and rely on idempotency.
     pub async fn commit(mut self) -> Result<()> {
         self.write_history().await?;
+        self.write_outgoing().await?;
         match self.conn {
             Conn::Postgres(tx) => tx.commit().await?,
             Conn::Sqlite(tx) => tx.commit().await?,
         }
         for queue in self.enqueued {
             self.wake.signal(queue);
+        }
+        if !self.outgoing.is_empty() {
+            self.wake.outgoing.send_replace(());
+        }
+        if self.numbered {
+            self.wake.numbered.send_replace(());
         }
         self.history.count();
         Ok(())

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::jobs::{Context, Job, JobError, wait_after};
 use crate::metrics::{self, JobOutcome};
-use crate::store::NewFailure;
+use crate::store::{NewFailure, Queue};
 use crate::telemetry;
 
 /// The timeout for storing the result of an attempt.
@@ -36,10 +36,17 @@ pub enum Failure {
 }
 
 /// Runs one attempt; `attempt` is counted from 1.
-pub async fn run_attempt<J: Job>(context: &Context, payload: &[u8], job_id: &str, attempt: u32) -> Result<(), Failure> {
+pub async fn run_attempt<J: Job>(
+    context: &Context,
+    queue: Queue,
+    payload: &[u8],
+    job_id: &str,
+    attempt: u32,
+) -> Result<(), Failure> {
     let started = Instant::now();
     let job = serde_json::from_slice::<J>(payload);
     let at = At {
+        queue,
         job_id,
         attempt,
         about: job.as_ref().ok().and_then(Job::about),
@@ -47,7 +54,7 @@ pub async fn run_attempt<J: Job>(context: &Context, payload: &[u8], job_id: &str
     let cause = cause_of(payload).or(at.about.clone());
     let span = tracing::info_span!(
         "job",
-        job.queue = J::QUEUE.as_str(),
+        job.queue = queue.as_str(),
         job.id = job_id,
         job.attempt = attempt,
         job.about = at.about,
@@ -57,11 +64,11 @@ pub async fn run_attempt<J: Job>(context: &Context, payload: &[u8], job_id: &str
         match job {
             Ok(job) => run::<J>(&job, context, &at).await,
             // Not serde's own error, which would quote the payload.
-            Err(_) => Err(Box::pin(dead::<J>(context, &at, "its payload can't be read".to_owned())).await),
+            Err(_) => Err(Box::pin(dead(context, &at, "its payload can't be read".to_owned())).await),
         }
     };
     let ended = telemetry::with_correlation_id(cause.unwrap_or_else(|| job_id.to_owned()), span, attempt).await;
-    count::<J>(&ended, started);
+    count(queue, &ended, started);
     ended
 }
 
@@ -86,7 +93,7 @@ async fn run<J: Job>(job: &J, context: &Context, at: &At<'_>) -> Result<(), Fail
     };
     match outcome {
         Ok(()) => {
-            tracing::debug!("{} is done", J::QUEUE);
+            tracing::debug!("{} is done", at.queue);
             Ok(())
         }
         // Boxed, to keep the future of the usual case small.
@@ -98,8 +105,8 @@ async fn run<J: Job>(job: &J, context: &Context, at: &At<'_>) -> Result<(), Fail
 async fn failed<J: Job>(job: &J, context: &Context, at: &At<'_>, error: JobError) -> Failure {
     match error {
         JobError::Retry(why) if at.attempt >= J::MAX_STARTS => give_up(job, context, at, why).await,
-        JobError::Retry(why) => later::<J>(context, at, why).await,
-        JobError::RetryAt { at: again_at, why } => later_at::<J>(context, at, again_at, why).await,
+        JobError::Retry(why) => later(context, at, why).await,
+        JobError::RetryAt { at: again_at, why } => later_at(context, at, again_at, why).await,
         JobError::Wait { until } => {
             give_back(context, at, until).await;
             Failure::Later("deferred".to_owned())
@@ -122,13 +129,13 @@ fn busy_wait(random: f64) -> Duration {
     BUSY_WAIT + BUSY_WAIT.mul_f64(random)
 }
 
-fn count<J: Job>(ended: &Result<(), Failure>, started: Instant) {
+fn count(queue: Queue, ended: &Result<(), Failure>, started: Instant) {
     let outcome = match ended {
         Ok(()) => JobOutcome::Done,
         Err(Failure::Later(_)) => JobOutcome::Retried,
         Err(Failure::Dead(_)) => JobOutcome::Dead,
     };
-    metrics::job_ended(J::QUEUE.as_str(), outcome, started.elapsed());
+    metrics::job_ended(queue.as_str(), outcome, started.elapsed());
 }
 
 async fn guarded<J: Job>(job: &J, context: &Context) -> Result<(), JobError> {
@@ -148,21 +155,21 @@ async fn guarded<J: Job>(job: &J, context: &Context) -> Result<(), JobError> {
 async fn give_up<J: Job>(job: &J, context: &Context, at: &At<'_>, why: String) -> Failure {
     let noted = tokio::time::timeout(NOTE_LIMIT, job.gave_up(context, &why)).await;
     match noted.unwrap_or_else(|_| Err(JobError::Retry("the database gave no answer".to_owned()))) {
-        Ok(()) => dead::<J>(context, at, why).await,
-        Err(error) => later::<J>(context, at, format!("{why}; and {error}")).await,
+        Ok(()) => dead(context, at, why).await,
+        Err(error) => later(context, at, format!("{why}; and {error}")).await,
     }
 }
 
-async fn later<J: Job>(context: &Context, at: &At<'_>, why: String) -> Failure {
+async fn later(context: &Context, at: &At<'_>, why: String) -> Failure {
     let again_at = context.app.clock.now() + wait_after(at.attempt, rand::random());
-    later_at::<J>(context, at, again_at, why).await
+    later_at(context, at, again_at, why).await
 }
 
-async fn later_at<J: Job>(context: &Context, at: &At<'_>, again_at: DateTime<Utc>, why: String) -> Failure {
+async fn later_at(context: &Context, at: &At<'_>, again_at: DateTime<Utc>, why: String) -> Failure {
     // If this fails, the job only runs again sooner than wanted.
     at.note(context, &why, Some(again_at)).await;
     let wait = again_at - context.app.clock.now();
-    tracing::warn!("{} failed, next attempt in {} s: {why}", J::QUEUE, wait.num_seconds());
+    tracing::warn!("{} failed, next attempt in {} s: {why}", at.queue, wait.num_seconds());
     Failure::Later(why)
 }
 
@@ -178,13 +185,14 @@ async fn give_back(context: &Context, at: &At<'_>, due: DateTime<Utc>) {
     }
 }
 
-async fn dead<J: Job>(context: &Context, at: &At<'_>, why: String) -> Failure {
+async fn dead(context: &Context, at: &At<'_>, why: String) -> Failure {
     at.note(context, &why, None).await;
-    tracing::error!("{} is dead: {why}", J::QUEUE);
+    tracing::error!("{} is dead: {why}", at.queue);
     Failure::Dead(why)
 }
 
 struct At<'a> {
+    queue: Queue,
     job_id: &'a str,
     attempt: u32,
     about: Option<String>,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use tokio_util::sync::CancellationToken;
 
-use crate::jobs::{Job, Periodic, ProcessClerkEvent, SendMail};
+use crate::jobs::{DeliverEvent, Job, Periodic, ProcessClerkEvent, SendMail};
 use crate::store::{Queue, Store};
 
 pub(super) const INTERVAL: Duration = Duration::from_secs(5);
@@ -71,6 +71,14 @@ fn overdue_after(queue: Queue) -> Duration {
         Queue::ProcessClerkEvent => ProcessClerkEvent::TIME_LIMIT,
         Queue::SendMail => SendMail::TIME_LIMIT,
         Queue::Periodic => Periodic::TIME_LIMIT,
+        Queue::DeliverEvent1
+        | Queue::DeliverEvent2
+        | Queue::DeliverEvent3
+        | Queue::DeliverEvent4
+        | Queue::DeliverEvent5
+        | Queue::DeliverEvent6
+        | Queue::DeliverEvent7
+        | Queue::DeliverEvent8 => DeliverEvent::TIME_LIMIT,
     };
     attempt + LATE
 }

@@ -21,8 +21,9 @@ pub use supervise::Alive;
 
 use crate::app::App;
 use crate::config::{self, Config};
-use crate::jobs::{Context, Periodic, ProcessClerkEvent, SendMail, run_circuit_breaker};
-use crate::store::PoolName;
+use crate::events;
+use crate::jobs::{Context, DeliverEvent, Job as _, Periodic, ProcessClerkEvent, SendMail, run_circuit_breaker};
+use crate::store::{PoolName, Queue};
 use heartbeat::Names;
 use supervise::{Supervised, supervise};
 
@@ -67,6 +68,8 @@ impl Concurrency {
 
 /// Concurrent jobs of the queue `periodic`.
 const PERIODIC: usize = 2;
+/// Concurrent deliveries to one endpoint. Most of the time of each is spent waiting for a batch.
+const DELIVERIES: usize = 128;
 /// How long running jobs may take to finish after a stop. Orchestrators kill after 30 seconds.
 const GRACE: Duration = Duration::from_secs(20);
 /// How long to wait for the database after that.
@@ -118,8 +121,9 @@ impl Workers {
     }
 
     fn start_queues(&self, context: &Context, concurrency: Concurrency) {
-        let supervised = |concurrency| Supervised {
+        let supervised = |queue, concurrency| Supervised {
             context: context.clone(),
+            queue,
             names: Arc::clone(&self.names),
             alive: self.alive.clone(),
             concurrency,
@@ -127,10 +131,17 @@ impl Workers {
             soft: self.soft.clone(),
             hard: self.hard.clone(),
         };
+        let (events, mails) = (concurrency.events, concurrency.mails);
+        self.tasks.spawn(supervise::<ProcessClerkEvent>(supervised(
+            ProcessClerkEvent::QUEUE,
+            events,
+        )));
         self.tasks
-            .spawn(supervise::<ProcessClerkEvent>(supervised(concurrency.events)));
-        self.tasks.spawn(supervise::<SendMail>(supervised(concurrency.mails)));
-        self.tasks.spawn(supervise::<Periodic>(supervised(PERIODIC)));
+            .spawn(supervise::<SendMail>(supervised(SendMail::QUEUE, mails)));
+        self.tasks
+            .spawn(supervise::<Periodic>(supervised(Periodic::QUEUE, PERIODIC)));
+        self.tasks
+            .spawn(tell_the_app(supervised(Queue::DeliverEvent1, DELIVERIES)));
     }
 
     #[must_use]
@@ -169,4 +180,17 @@ impl Workers {
             tracing::warn!(error = %error, "could not unregister the workers; their jobs are recovered in about 20 s");
         }
     }
+}
+
+/// Registers the endpoints, starts a worker for the queue of each, and gives numbers to events until cancelled.
+async fn tell_the_app(with: Supervised) {
+    let app = with.context.app.clone();
+    let Some(endpoints) = with.soft.run_until_cancelled(events::register_until_done(&app)).await else {
+        return;
+    };
+    for queue in endpoints.iter().filter_map(|endpoint| endpoint.queue()) {
+        let with = Supervised { queue, ..with.clone() };
+        with.tasks.clone().spawn(supervise::<DeliverEvent>(with));
+    }
+    with.soft.run_until_cancelled(events::keep_numbering(&app)).await;
 }

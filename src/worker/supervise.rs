@@ -1,7 +1,7 @@
 //! Keeps one worker per queue alive: a database error ends apalis's worker, and apalis's own restarts have no back-off
 //! (APALIS trap 16).
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -37,9 +37,17 @@ const RESTART: (Duration, Duration) = (Duration::from_millis(500), Duration::fro
 /// After a worker ran for this long, the wait starts again at the first one.
 const STABLE_AFTER: Duration = Duration::from_secs(60);
 
-/// The queues with a live worker in this process.
-#[derive(Debug, Clone, Default)]
-pub struct Alive(Arc<Mutex<HashSet<Queue>>>);
+/// The queues that this process works on, and whether their worker is alive.
+#[derive(Debug, Clone)]
+pub struct Alive(Arc<Mutex<HashMap<Queue, bool>>>);
+
+impl Default for Alive {
+    /// Queues of endpoints are added when their workers start.
+    fn default() -> Self {
+        let fixed = Queue::ALL.iter().filter(|queue| !Queue::DELIVERIES.contains(queue));
+        Self(Arc::new(Mutex::new(fixed.map(|&queue| (queue, false)).collect())))
+    }
+}
 
 impl Alive {
     #[must_use]
@@ -49,21 +57,25 @@ impl Alive {
 
     #[must_use]
     pub fn missing(&self) -> Vec<Queue> {
-        let alive = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Queue::ALL
-            .iter()
-            .copied()
-            .filter(|queue| !alive.contains(queue))
+        let alive = self.all_queues();
+        alive
+            .into_iter()
+            .filter(|(_, alive)| !alive)
+            .map(|(queue, _)| queue)
             .collect()
+    }
+
+    /// Each queue that this process works on, and whether its worker is alive.
+    #[must_use]
+    pub fn all_queues(&self) -> Vec<(Queue, bool)> {
+        let alive = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |queue: &Queue| alive.get(queue).map(|&alive| (*queue, alive));
+        Queue::ALL.iter().filter_map(of).collect()
     }
 
     fn set(&self, queue: Queue, alive: bool) {
         let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if alive {
-            queues.insert(queue);
-        } else {
-            queues.remove(&queue);
-        }
+        queues.insert(queue, alive);
     }
 }
 
@@ -72,6 +84,7 @@ pub(super) struct Supervised {
     pub context: Context,
     pub names: Arc<Names>,
     pub alive: Alive,
+    pub queue: Queue,
     pub concurrency: usize,
     /// The tasks that a stop waits for.
     pub tasks: TaskTracker,
@@ -85,6 +98,7 @@ pub(super) struct Supervised {
 /// (APALIS trap 17). They outlive the worker until they are cancelled.
 #[derive(Debug, Clone)]
 struct Attempts {
+    queue: Queue,
     tasks: TaskTracker,
     hard: CancellationToken,
 }
@@ -95,7 +109,7 @@ pub(super) async fn supervise<J: Job>(with: Supervised) {
     while !with.soft.is_cancelled() {
         let started = Instant::now();
         // A worker that waits for the circuit breaker counts as alive.
-        with.alive.set(J::QUEUE, true);
+        with.alive.set(with.queue, true);
         if with
             .soft
             .run_until_cancelled(until_wanted::<J>(&with.context))
@@ -104,8 +118,9 @@ pub(super) async fn supervise<J: Job>(with: Supervised) {
         {
             return;
         }
-        let name = with.names.take(J::QUEUE);
+        let name = with.names.take(with.queue);
         let attempts = Attempts {
+            queue: with.queue,
             tasks: TaskTracker::new(),
             hard: with.hard.clone(),
         };
@@ -126,7 +141,7 @@ pub(super) async fn supervise<J: Job>(with: Supervised) {
         let ended = with.hard.run_until_cancelled(until_lost).await;
         // The worker ended because the circuit breaker opened, even if it is closed again now: no failure.
         let waits_at_the_gate = J::IS_MAIL && matches!(ended, Some(Ok(Ok(()))));
-        with.alive.set(J::QUEUE, waits_at_the_gate);
+        with.alive.set(with.queue, waits_at_the_gate);
         attempts.tasks.close();
         let Some(ended) = ended.filter(|_| !with.soft.is_cancelled()) else {
             attempts.tasks.wait().await;
@@ -146,9 +161,9 @@ pub(super) async fn supervise<J: Job>(with: Supervised) {
             wait = RESTART.0;
         }
         tracing::error!(
-            job.queue = J::QUEUE.as_str(),
+            job.queue = with.queue.as_str(),
             "the worker for queue {} stopped: {why}; restarting it",
-            J::QUEUE
+            with.queue
         );
         with.soft.run_until_cancelled(tokio::time::sleep(wait)).await;
         wait = (wait * 2).min(RESTART.1);
@@ -186,7 +201,7 @@ async fn abandon(with: Supervised, name: String, attempts: Attempts) {
 macro_rules! run_on {
     ($storage:ident, $config:path, $pool:expr, $with:expr, $name:expr, $attempts:expr) => {{
         let config = <$config>::default()
-            .queue(J::QUEUE.stored())
+            .queue($with.queue.stored())
             .batch_size($with.concurrency.div_ceil(2))
             .heartbeat_interval(INTERVAL)
             .missed_heartbeats(NEVER)
@@ -194,7 +209,7 @@ macro_rules! run_on {
             // it is not.
             .lock_tasks(false);
         let mut strategy = Strategy::new().apply(Tick::new(TICK));
-        if let Some(signals) = $with.context.app.store.wake.subscribe(J::QUEUE) {
+        if let Some(signals) = $with.context.app.store.wake.subscribe($with.queue) {
             strategy = strategy.apply(Signalled::new(signals));
         }
         let storage = $storage::<RawPayload>::new($pool).with_config(config);
@@ -254,11 +269,11 @@ async fn handle<J: Job>(
     attempt: Attempt,
 ) -> Result<(), BoxDynError> {
     let number = u32::try_from(attempt.current()).unwrap_or(u32::MAX);
-    let hard = attempts.hard.clone();
+    let (queue, hard) = (attempts.queue, attempts.hard.clone());
     let attempt = attempts.tasks.spawn(async move {
         let id = id.to_string();
-        metrics::job_started(J::QUEUE.as_str(), due.waited(&id, context.app.clock.now()));
-        hard.run_until_cancelled(run_attempt::<J>(&context, &payload.0, &id, number))
+        metrics::job_started(queue.as_str(), due.waited(&id, context.app.clock.now()));
+        hard.run_until_cancelled(run_attempt::<J>(&context, queue, &payload.0, &id, number))
             .await
     });
     match attempt.await? {

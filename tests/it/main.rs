@@ -29,6 +29,7 @@ mod deploy;
 mod docs;
 mod doors;
 mod dot_env;
+mod events;
 mod follow_up;
 mod fuzz;
 mod keys;

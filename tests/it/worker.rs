@@ -449,9 +449,9 @@ async fn a_death_that_could_not_be_noted_is_noted_later() {
     let app = crate::support::TestApp::start(TestDatabase::sqlite().await).await;
     app.clerk().user_created("ada@example.com").await;
     let id = jobs::all(&app.pool).await[0].id.clone();
-    let first = run_attempt::<Hopeless>(&app.context, b"null", &id, 60).await;
+    let first = run_attempt::<Hopeless>(&app.context, Hopeless::QUEUE, b"null", &id, 60).await;
     assert!(matches!(first, Err(Failure::Later(_))), "{first:?}");
-    let again = run_attempt::<Hopeless>(&app.context, b"null", &id, 61).await;
+    let again = run_attempt::<Hopeless>(&app.context, Hopeless::QUEUE, b"null", &id, 61).await;
     assert!(matches!(again, Err(Failure::Dead(_))), "{again:?}");
     assert!(
         app.pool.count("Jobs where max_attempts > 1000").await == 1,
@@ -535,12 +535,12 @@ stories! {
             let soon = app.pool.pick(format!("'{}'", soon.to_rfc3339()), soon.timestamp().to_string());
             app.pool.count(&format!("{} where run_at > {soon}", app.pool.jobs())).await == 1
         };
-        let panicked = run_attempt::<Panicking>(&app.context, b"null", &id, 1).await;
+        let panicked = run_attempt::<Panicking>(&app.context, Panicking::QUEUE, b"null", &id, 1).await;
         assert_eq!(panicked, Err(Failure::Later("it panicked".to_owned())));
         assert!(deferred().await);
-        let endless = run_attempt::<Endless>(&app.context, b"null", &id, 1).await;
+        let endless = run_attempt::<Endless>(&app.context, Endless::QUEUE, b"null", &id, 1).await;
         assert!(matches!(endless, Err(Failure::Later(why)) if why.contains("longer")));
-        let last = run_attempt::<Endless>(&app.context, b"null", &id, 60).await;
+        let last = run_attempt::<Endless>(&app.context, Endless::QUEUE, b"null", &id, 60).await;
         assert!(matches!(last, Err(Failure::Dead(_))), "the last attempt");
         app.clock.advance(TimeDelta::hours(2));
         app.run_jobs().await;
@@ -555,7 +555,7 @@ stories! {
         {
             let _kept = tracing::subscriber::set_default(log.finish());
             log_panics();
-            run_attempt::<Panicking>(&app.context, b"null", &id, 3).await.unwrap_err();
+            run_attempt::<Panicking>(&app.context, Panicking::QUEUE, b"null", &id, 3).await.unwrap_err();
             let address = "ada@example.com".to_owned();
             std::panic::catch_unwind(|| panic!("over {address}")).unwrap_err();
         }

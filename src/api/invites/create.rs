@@ -17,7 +17,6 @@ use crate::api::auth::AppClient;
 use crate::api::body::JsonBody;
 use crate::api::idempotency::{IdempotencyKey, Kept, Outcome, Repeated};
 use crate::api::limits::BATCH_SHARE;
-use crate::api::view::InviteJson;
 use crate::api::{Api, example, tag};
 use crate::config::Config;
 use crate::fields::{Fields, body};
@@ -25,6 +24,7 @@ use crate::flows::{self, ReadRequest};
 use crate::invites::{CreateInvite, InviteRequest};
 use crate::problem::{Code, Problem};
 use crate::store::Tx;
+use crate::view::InviteJson;
 
 /// Invites in one request.
 const MAX_BATCH: usize = 500;

@@ -12,12 +12,12 @@ use uuid::Uuid;
 
 use super::views_by_id;
 use crate::api::auth::AppClient;
-use crate::api::view::InviteJson;
 use crate::api::{Api, example, tag};
 use crate::app_id::AppId;
 use crate::fields::{Fields, page_limit};
 use crate::invites::{InviteFilter, Status};
 use crate::problem::{Code, Problem};
+use crate::view::InviteJson;
 
 /// Invites on a page, by default.
 const PAGE: u32 = 50;

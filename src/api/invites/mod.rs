@@ -19,11 +19,11 @@ pub(super) use request::MAX_INVITE;
 
 use super::auth::AppClient;
 use super::body::{Id, MaxBody};
-use super::view::InviteJson;
 use super::{Api, example, tag};
 use crate::flows::caps_reset_at;
 use crate::problem::{Code, Problem};
 use crate::store::{StoreError, Tx};
+use crate::view::InviteJson;
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()

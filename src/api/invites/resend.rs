@@ -10,7 +10,6 @@ use super::{not_open, seconds_until, too_many_mails, visible_to};
 use crate::api::auth::AppClient;
 use crate::api::body::Id;
 use crate::api::me::refused_by;
-use crate::api::view::InviteJson;
 use crate::api::{Api, example, tag};
 use crate::flows::{Reservation, WantedMail, count_mails, room_for_mails};
 use crate::invites::accept::Obstacle;
@@ -18,6 +17,7 @@ use crate::invites::limits::RecentMails;
 use crate::invites::roles::Roles;
 use crate::problem::{Code, Problem};
 use crate::store::{DeliveryKind, NewDelivery, StoreError, Tx};
+use crate::view::InviteJson;
 
 /// Send an invite's mail again
 ///

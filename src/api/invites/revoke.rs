@@ -8,10 +8,10 @@ use uuid::Uuid;
 use super::{not_open, visible_to};
 use crate::api::auth::AppClient;
 use crate::api::body::Id;
-use crate::api::view::InviteJson;
 use crate::api::{Api, example, tag};
 use crate::problem::{Code, Problem};
 use crate::store::Tx;
+use crate::view::InviteJson;
 
 /// Revoke an invite
 ///

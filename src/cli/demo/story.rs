@@ -84,6 +84,7 @@ async fn a_new_person_is_let_in(stage: &Stage) -> anyhow::Result<()> {
     invite_into_organization(stage, ADA, "member").await?;
     signs_up(stage, ADA, true).await?;
     is_member(stage, &organization(stage), ADA, "member").await?;
+    app_hears(stage, ADA).await?;
     inviter_hears(stage, ADA, ORGANIZATION).await
 }
 
@@ -379,6 +380,20 @@ fn listed(members: &Answer) -> String {
         [others @ .., newest] if others.len() > 1 => format!("{newest} and {} more", others.len()),
         all => all.join(", "),
     }
+}
+
+/// The app hears of a new member by the feed of events.
+async fn app_hears(stage: &Stage, person: Person) -> anyhow::Result<()> {
+    let path = "/v1/events?type=membership.created&limit=500";
+    let is_it = |event: &Value| event["data"]["clerk_user_id"] == person.user_id();
+    let events = stage
+        .until(&format!("the event of {}", person.name()), async || {
+            let events = stage.app(Method::GET, path, None).await?.expect(StatusCode::OK)?;
+            Ok(events.items().iter().any(is_it).then_some(events))
+        })
+        .await?;
+    stage.answered(Party::App, &events, &format!("membership.created: {}", person.email));
+    Ok(())
 }
 
 async fn inviter_hears(stage: &Stage, person: Person, place: &str) -> anyhow::Result<()> {

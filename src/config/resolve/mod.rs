@@ -1,6 +1,7 @@
 //! From settings to the configuration in force. All errors are returned at once.
 
 mod clerk;
+mod events;
 mod invites;
 mod mail;
 
@@ -84,21 +85,24 @@ impl Settings {
         };
         let dev = dev.as_ref();
         let issuer = all.or_default(self.issuer());
+        let listen = all.or(
+            address("USHER_LISTEN", self.usher_listen.as_deref(), "127.0.0.1:8080"),
+            UNUSED,
+        );
+        let admin_listen = all.or(
+            address(
+                "USHER_ADMIN_LISTEN",
+                self.usher_admin_listen.as_deref(),
+                "127.0.0.1:9090",
+            ),
+            UNUSED,
+        );
+        let event_endpoints = all.or_default(self.event_endpoints([listen, admin_listen]));
         let config = Config {
             environment,
             database_url: all.or_default(self.database_in(var)),
-            listen: all.or(
-                address("USHER_LISTEN", self.usher_listen.as_deref(), "127.0.0.1:8080"),
-                UNUSED,
-            ),
-            admin_listen: all.or(
-                address(
-                    "USHER_ADMIN_LISTEN",
-                    self.usher_admin_listen.as_deref(),
-                    "127.0.0.1:9090",
-                ),
-                UNUSED,
-            ),
+            listen,
+            admin_listen,
             drain_time: all.or_default(drain_time(environment, self.usher_drain_time.as_deref())),
             max_connections: all.or_default(max_connections(self.usher_max_connections.as_deref())),
             signing_secrets: all.or_default(self.signing_secrets(dev)),
@@ -152,6 +156,8 @@ impl Settings {
             tables: all.or_default(self.tables()),
             identities: all.or_default(self.identities()),
             templates_dir: self.templates_dir.clone(),
+            event_secrets: all.or_default(self.event_secrets(!event_endpoints.is_empty(), dev)),
+            event_endpoints,
             retention: self.retention(&mut all),
             telemetry: self.read_telemetry(&mut all),
         };
@@ -185,6 +191,7 @@ impl Settings {
             jobs: kept("USHER_KEEP_JOBS", &self.usher_keep_jobs, "7d"),
             dead_jobs: kept("USHER_KEEP_DEAD_JOBS", &self.usher_keep_dead_jobs, "90d"),
             deliveries: kept("USHER_KEEP_DELIVERIES", &self.usher_keep_deliveries, "365d"),
+            outgoing: kept("USHER_KEEP_OUTGOING", &self.usher_keep_outgoing, "30d"),
             idempotency_keys: kept("USHER_KEEP_IDEMPOTENCY_KEYS", &self.usher_keep_idempotency_keys, "2d"),
         };
         // An invalid one is zero here, and already has an error.

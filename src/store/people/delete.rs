@@ -53,14 +53,6 @@ impl Tx {
                      where deleted_at is null and id in (select r.admin_id from {these})"
             ),
             format!(
-                "update organization_users set deleted_at = $2, updated_at = $2
-                     where deleted_at is null and admin_id in (select r.admin_id from {these})"
-            ),
-            format!(
-                "update project_admins set deleted_at = $2, updated_at = $2
-                     where deleted_at is null and admin_id in (select r.admin_id from {these})"
-            ),
-            format!(
                 "update usher_sessions set status = 'ended', ended_at = $2
                      where status = 'active' and admin_id in (select r.admin_id from {these})"
             ),
@@ -85,6 +77,7 @@ impl Tx {
                 .await
                 .map(drop))?;
         }
-        Ok(())
+        // Memberships are locked after people and invites.
+        self.end_memberships(&admins).await
     }
 }

@@ -6,10 +6,10 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::members::{Memberships, ORGANIZATION_USERS, PROJECT_ADMINS, memberships};
-use super::{Grant, TARGET_ID, target_ids};
+use super::{Grant, Membership, TARGET_ID, target_ids};
 use crate::invites::{PersonRef, Target};
 use crate::store::rows::{Type, sql, to_json, unfold};
-use crate::store::{Dialect, Result, Tx, on_conn};
+use crate::store::{Dialect, EventType, Result, Subject, Tx, on_conn};
 
 /// Somebody who is to be a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,20 +171,24 @@ impl Tx {
 
     /// Ends somebody's membership; whether there was one.
     pub async fn end_membership(&mut self, target: Target, admin_id: Uuid) -> Result<bool> {
-        let (Memberships { table, target }, id) = memberships(target);
+        let (kind, id) = memberships(target);
+        let Memberships { table, target, .. } = kind;
         let text = format!(
             "update {table} set deleted_at = $3, updated_at = $3
-             where {target} = $1 and admin_id = $2 and deleted_at is null"
+             where {target} = $1 and admin_id = $2 and deleted_at is null
+             returning {target} as target_id, admin_id, coalesce(role, '') as role"
         );
         let now = self.clock.now();
-        let ended = on_conn!(self, |conn| sqlx::query(sql(text))
+        let ended: Option<Membership> = on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(id)
             .bind(admin_id)
             .bind(now)
-            .execute(conn)
-            .await?
-            .rows_affected());
-        Ok(ended > 0)
+            .fetch_optional(conn)
+            .await)?;
+        if let Some(membership) = &ended {
+            self.tell_of_membership(EventType::MembershipRemoved, kind.is_project, membership);
+        }
+        Ok(ended.is_some())
     }
 
     /// The projects of an organization in which somebody has a role.
@@ -248,11 +252,51 @@ impl Tx {
             .fetch_all(conn)
             .await)?;
         self.revoke_invites(&open).await?;
-        self.end("project_admins", &its_projects, id).await?;
-        if let Target::Organization(_) = target {
-            self.end("organization_users", "organization_id = $1", id).await?;
-        }
+        self.end_memberships_in(&PROJECT_ADMINS, &its_projects, id).await?;
+        let (event_type, subject) = match target {
+            Target::Organization(_) => {
+                self.end_memberships_in(&ORGANIZATION_USERS, "organization_id = $1", id)
+                    .await?;
+                let organization_id = Some(id);
+                (
+                    EventType::OrganizationDeleted,
+                    Subject {
+                        organization_id,
+                        ..Subject::default()
+                    },
+                )
+            }
+            Target::Project(_) => {
+                let project_id = Some(id);
+                (
+                    EventType::ProjectDeleted,
+                    Subject {
+                        project_id,
+                        ..Subject::default()
+                    },
+                )
+            }
+        };
+        self.record_outgoing(event_type, subject, &serde_json::json!({ "deleted": true }));
         Ok(true)
+    }
+
+    async fn end_memberships_in(&mut self, kind: &Memberships, which: &str, id: Uuid) -> Result<()> {
+        let Memberships { table, target, .. } = kind;
+        let text = format!(
+            "update {table} set deleted_at = $2, updated_at = $2 where deleted_at is null and {which}
+             returning {target} as target_id, admin_id, coalesce(role, '') as role"
+        );
+        let now = self.clock.now();
+        let ended: Vec<Membership> = on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(id)
+            .bind(now)
+            .fetch_all(conn)
+            .await)?;
+        for membership in &ended {
+            self.tell_of_membership(EventType::MembershipRemoved, kind.is_project, membership);
+        }
+        Ok(())
     }
 
     async fn is_usable(&mut self, table: &str, id: Uuid, may_use: Option<&HashSet<Uuid>>) -> Result<bool> {

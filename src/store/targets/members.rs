@@ -11,7 +11,7 @@ use crate::invites::Target;
 use crate::invites::roles::RoleOrder;
 use crate::store::people::admin_ids;
 use crate::store::rows::{Type, app_time, sql, to_json, unfold};
-use crate::store::{Dialect, Result, Tx, on_conn};
+use crate::store::{Dialect, EventType, Result, Tx, on_conn};
 
 /// A membership to give: a role for a person in an organization or a project.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,15 +82,18 @@ struct GrantRow<'a> {
 pub(super) struct Memberships {
     pub table: &'static str,
     pub target: &'static str,
+    pub is_project: bool,
 }
 
 pub(super) const ORGANIZATION_USERS: Memberships = Memberships {
     table: "organization_users",
     target: "organization_id",
+    is_project: false,
 };
 pub(super) const PROJECT_ADMINS: Memberships = Memberships {
     table: "project_admins",
     target: "project_id",
+    is_project: true,
 };
 
 pub(super) const fn memberships(target: Target) -> (&'static Memberships, Uuid) {
@@ -176,7 +179,7 @@ impl Tx {
                 ("role", Type::Text),
             ],
         );
-        let Memberships { table, target } = kind;
+        let Memberships { table, target, .. } = kind;
         // On Postgres an app's table may have ids of another type, or none: the column's default fills them.
         let (id, new_id) = match self.dialect() {
             Dialect::Postgres => ("", ""),
@@ -187,16 +190,63 @@ impl Tx {
              select {new_id}r.target_id, r.admin_id, r.role, $2, $2 from {source} where true
              on conflict ({target}, admin_id) do update
                  set role = excluded.role, updated_at = excluded.updated_at, deleted_at = null
-             where {table}.deleted_at is not null or {changes}"
+             where {table}.deleted_at is not null or {changes}
+             returning {target} as target_id, admin_id, role"
         );
+        let before: HashSet<(Uuid, Uuid)> = self.live(kind, &rows).await?.into_iter().collect();
         let rows = to_json(&rows)?;
         let now = self.clock.now();
-        on_conn!(self, |conn| sqlx::query(sql(text))
+        let granted: Vec<Membership> = on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(rows)
             .bind(now)
-            .execute(conn)
-            .await
-            .map(drop))?;
+            .fetch_all(conn)
+            .await)?;
+        for membership in &granted {
+            let event_type = if before.contains(&(membership.target_id, membership.admin_id)) {
+                EventType::MembershipUpdated
+            } else {
+                EventType::MembershipCreated
+            };
+            self.tell_of_membership(event_type, kind.is_project, membership);
+        }
+        Ok(())
+    }
+
+    /// The target and the person of those among these memberships that are live.
+    async fn live(&mut self, kind: &Memberships, rows: &[GrantRow<'_>]) -> Result<Vec<(Uuid, Uuid)>> {
+        let Memberships { table, target, .. } = kind;
+        let source = unfold(self.dialect(), &[("target_id", Type::Uuid), ("admin_id", Type::Uuid)]);
+        let text = format!(
+            "select m.{target}, m.admin_id from {source}
+             join {table} m on m.{target} = r.target_id and m.admin_id = r.admin_id where m.deleted_at is null"
+        );
+        let rows = to_json(rows)?;
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(rows)
+            .fetch_all(conn)
+            .await)?)
+    }
+
+    /// Ends all memberships of people, given as the rows of [`admin_ids`].
+    pub(in crate::store) async fn end_memberships(&mut self, admins: &str) -> Result<()> {
+        let now = self.clock.now();
+        for kind in [&ORGANIZATION_USERS, &PROJECT_ADMINS] {
+            let Memberships { table, target, .. } = kind;
+            let text = format!(
+                "update {table} set deleted_at = $2, updated_at = $2
+                 where deleted_at is null and admin_id in (select r.admin_id from {})
+                 returning {target} as target_id, admin_id, coalesce(role, '') as role",
+                unfold(self.dialect(), &[("admin_id", Type::Uuid)])
+            );
+            let ended: Vec<Membership> = on_conn!(self, |conn| sqlx::query_as(sql(text))
+                .bind(admins)
+                .bind(now)
+                .fetch_all(conn)
+                .await)?;
+            for membership in &ended {
+                self.tell_of_membership(EventType::MembershipRemoved, kind.is_project, membership);
+            }
+        }
         Ok(())
     }
 
@@ -209,7 +259,7 @@ impl Tx {
         role: Option<&str>,
         limit: u32,
     ) -> Result<Vec<Member>> {
-        let (Memberships { table, target }, id) = memberships(target);
+        let (Memberships { table, target, .. }, id) = memberships(target);
         let since = app_time(self.dialect(), "m.created_at");
         let (page, person) = match page {
             MemberPage::First => ("$3 = $3", Uuid::nil()),
@@ -240,8 +290,8 @@ impl Tx {
         let (organization, project) = (spelling("o.id"), spelling("p.id"));
         let text = format!(
             "select * from (
-                 select {organization} as organization_spelling, null as project_spelling, o.id as organization_id, coalesce(o.name, '') as organization_name, null as project_id,
-                     null as project_name, coalesce(m.role, '') as role, {since} as since
+                 select {organization} as organization_spelling, null as project_spelling, o.id as organization_id,
+                     coalesce(o.name, '') as organization_name, null as project_id, null as project_name, coalesce(m.role, '') as role, {since} as since
                  from organization_users m join organizations o on o.id = m.organization_id and o.deleted_at is null
                  where m.admin_id = $1 and m.deleted_at is null
                  union all
@@ -268,7 +318,7 @@ impl Tx {
     }
 
     async fn memberships(&mut self, kind: &Memberships, admins: &[Uuid]) -> Result<Vec<Membership>> {
-        let Memberships { table, target } = kind;
+        let Memberships { table, target, .. } = kind;
         let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
         let text = format!(
             "select m.{target} as target_id, m.admin_id, coalesce(m.role, '') as role from {table} m

@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Utc};
 use futures::future::join_all;
-use usher::jobs::{Context, Job, Periodic, ProcessClerkEvent, SendMail};
+use usher::jobs::{Context, DeliverEvent, Job, Periodic, ProcessClerkEvent, SendMail};
 use usher::store::Queue;
 use usher::worker::{Failure, run_attempt};
 
@@ -25,6 +25,7 @@ const WAITING: &str = "status = 'Pending' or (status = 'Failed' and attempts < m
 /// Runs what is due, all at once, until nothing is.
 pub async fn run_due(app: &TestApp) {
     loop {
+        usher::events::number(&app.app).await.expect("numbers");
         let due = due(&app.pool, app.now()).await;
         if due.is_empty() {
             return;
@@ -52,12 +53,14 @@ async fn run_one(app: &TestApp, job: &JobRow) {
 
 pub async fn attempt_at(context: &Context, job: &JobRow, attempt: u32) -> Result<(), Failure> {
     async fn run<J: Job>(context: &Context, job: &JobRow, attempt: u32) -> Result<(), Failure> {
-        run_attempt::<J>(context, &job.job, &job.id, attempt).await
+        let queue = job.job_type.parse().expect("a queue");
+        run_attempt::<J>(context, queue, &job.job, &job.id, attempt).await
     }
-    match job.job_type.parse().expect("a queue") {
+    match job.job_type.parse::<Queue>().expect("a queue") {
         Queue::ProcessClerkEvent => run::<ProcessClerkEvent>(context, job, attempt).await,
         Queue::SendMail => run::<SendMail>(context, job, attempt).await,
         Queue::Periodic => run::<Periodic>(context, job, attempt).await,
+        _ => run::<DeliverEvent>(context, job, attempt).await,
     }
 }
 

@@ -6,6 +6,7 @@ pub mod contract;
 pub mod db;
 pub mod jobs;
 pub mod process;
+pub mod receiver;
 pub mod tls;
 
 pub use app::TestApp;

@@ -14,7 +14,7 @@ use usher_base::unicode::has_visible;
 /// A time as RFC 3339 in UTC, to the microsecond.
 #[derive(Debug, Clone, Copy, ToSchema)]
 #[schema(as = Time, value_type = String, format = DateTime, example = "2026-11-22T09:30:00.000000Z")]
-pub(super) struct Rfc3339(pub DateTime<Utc>);
+pub(crate) struct Rfc3339(pub DateTime<Utc>);
 
 impl Serialize for Rfc3339 {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -25,11 +25,11 @@ impl Serialize for Rfc3339 {
 /// An organization or a project.
 #[derive(Clone, Serialize, ToSchema)]
 #[schema(as = Place)]
-pub(super) struct Named {
+pub(crate) struct Named {
     /// The id, as the app spells it.
-    pub id: String,
+    pub(crate) id: String,
     /// The name.
-    pub name: String,
+    pub(crate) name: String,
 }
 
 /// The inviter.
@@ -81,7 +81,7 @@ struct DeliveryJson {
 /// An invite. Fields that don't apply are left out, such as `accepted_at` of a pending one.
 #[derive(Clone, Serialize, ToSchema)]
 #[schema(as = Invite)]
-pub(super) struct InviteJson {
+pub(crate) struct InviteJson {
     /// The organization's key.
     #[serde(skip)]
     organization_key: Uuid,
@@ -154,17 +154,17 @@ pub(super) struct InviteJson {
 }
 
 impl InviteJson {
-    pub(super) fn id(&self) -> Uuid {
+    pub(crate) fn id(&self) -> Uuid {
         self.id
     }
 
     /// The key of the organization that the invite is to, or that of its project.
-    pub(super) fn organization_id(&self) -> Uuid {
+    pub(crate) fn organization_id(&self) -> Uuid {
         self.organization_key
     }
 
     /// The invite as it is at `now`.
-    pub(super) fn at(view: InviteView, now: DateTime<Utc>) -> Self {
+    pub(crate) fn at(view: InviteView, now: DateTime<Utc>) -> Self {
         let delivery = view.delivery().map(|(kind, status)| DeliveryJson {
             kind,
             status,
@@ -217,7 +217,7 @@ impl InviteJson {
 }
 
 /// First and last name, where they have visible characters.
-pub(super) fn full_name(first: Option<&str>, last: Option<&str>) -> Option<String> {
+pub(crate) fn full_name(first: Option<&str>, last: Option<&str>) -> Option<String> {
     let names: Vec<&str> = [first, last]
         .into_iter()
         .flatten()

@@ -1,0 +1,95 @@
+//! The numberer: one at a time over all processes. Events get numbers in the order in which they were written, once their
+//! transaction has committed; so the feed has no gaps, and a later number never appears before an earlier one. A
+//! transaction that stays open delays its own events only.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures::FutureExt as _;
+use uuid::Uuid;
+
+use super::EventJson;
+use crate::app::App;
+use crate::config::EventEndpoint;
+use crate::metrics;
+use crate::store::{EventDeliveryKey, Numbered, StoreError, Tx};
+
+/// Events per transaction.
+const BATCH: u32 = 500;
+/// How often to look without being woken.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// The timeout of a batch.
+const LIMIT: Duration = Duration::from_secs(8);
+
+/// Gives numbers to events. Never returns.
+pub async fn keep_numbering(app: &App) {
+    let mut recorded = app.store.wake.outgoing.subscribe();
+    loop {
+        recorded.mark_unchanged();
+        if let Err(error) = number(app).await {
+            tracing::warn!(error = %error, "could not number the events for the app; retrying");
+        }
+        let _ = tokio::time::timeout(POLL_INTERVAL, recorded.changed()).await;
+    }
+}
+
+/// Numbers all events that wait, unless another process does.
+pub async fn number(app: &App) -> Result<(), StoreError> {
+    let look = async { app.store.read().await?.has_unnumbered().await };
+    if !app.store.with_timeout(LIMIT, look).await? {
+        return Ok(());
+    }
+    loop {
+        let batch = app.store.transaction(app, |tx, app| number_batch(tx, app).boxed());
+        let numbered = app.store.with_timeout(LIMIT, batch).await?;
+        numbered.iter().for_each(|&lag| metrics::event_numbered(lag));
+        if numbered.len() < BATCH as usize {
+            return Ok(());
+        }
+    }
+}
+
+/// How long each event waited for its number.
+async fn number_batch(tx: &mut Tx, app: &App) -> Result<Vec<Duration>, StoreError> {
+    let Some(last) = tx.lock_feed().await? else {
+        return Ok(Vec::new());
+    };
+    let events = tx.unnumbered_events(BATCH).await?;
+    let now = tx.now();
+    let ids: HashSet<Uuid> = events.iter().filter_map(|event| event.invite_id).collect();
+    let views = tx.invite_views(&ids.into_iter().collect::<Vec<_>>()).await?;
+    let invites: HashMap<Uuid, _> = views.into_iter().map(|view| (view.invite.id, view)).collect();
+
+    let mut numbered = Vec::with_capacity(events.len());
+    let mut deliveries = Vec::new();
+    for (number, event) in (last + 1..).zip(&events) {
+        let (json, organization) = EventJson::at(event, &invites, now);
+        let body = serde_json::to_string(&json).map_err(StoreError::unwritable)?;
+        numbered.push(Numbered {
+            seq: event.seq,
+            number,
+            organization,
+            body,
+        });
+        let wants = |endpoint: &&EventEndpoint| endpoint.wants(event.event_type);
+        deliveries.extend(
+            app.config
+                .event_endpoints
+                .iter()
+                .filter(wants)
+                .map(|endpoint| EventDeliveryKey {
+                    event_id: event.id,
+                    endpoint: endpoint.name.clone(),
+                }),
+        );
+    }
+    tx.number_events(&numbered).await?;
+    if !deliveries.is_empty() {
+        let mut endpoints = tx.endpoints().await?;
+        endpoints.retain(|endpoint| endpoint.disabled_at.is_none());
+        tx.queue_event_deliveries(&deliveries, &endpoints).await?;
+    }
+    let lag = |at: DateTime<Utc>| (now - at).to_std().unwrap_or_default();
+    Ok(events.iter().map(|event| lag(event.at)).collect())
+}
