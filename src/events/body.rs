@@ -10,7 +10,7 @@ use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
 use crate::app_id::AppId;
-use crate::store::{EventType, InviteView, Unnumbered};
+use crate::store::{EventTarget, EventType, InviteView, Unnumbered};
 use crate::view::{InviteJson, Named, Rfc3339};
 
 const PREFIX: &str = "evt_";
@@ -116,15 +116,19 @@ struct TargetData {
     role: Option<String>,
 }
 
+/// What events are about.
+pub(super) struct Subjects {
+    /// By id.
+    pub invites: HashMap<Uuid, InviteView>,
+    /// By the event's `seq`.
+    pub targets: HashMap<i64, EventTarget>,
+}
+
 impl EventJson {
-    /// The event as it is at `now`, and its organization. `invites` has the invites of all events that are about one.
-    pub(super) fn at(
-        event: &Unnumbered,
-        invites: &HashMap<Uuid, InviteView>,
-        now: DateTime<Utc>,
-    ) -> (Self, Option<Uuid>) {
+    /// The event as it is at `now`, and its organization.
+    pub(super) fn at(event: &Unnumbered, about: &Subjects, now: DateTime<Utc>) -> (Self, Option<Uuid>) {
         let (data, organization_id) = match event.invite_id {
-            Some(id) => match invites.get(&id) {
+            Some(id) => match about.invites.get(&id) {
                 Some(view) => {
                     let invite = InviteJson::at(view.clone(), now);
                     let organization_id = invite.organization_id();
@@ -132,7 +136,11 @@ impl EventJson {
                 }
                 None => (EventData::Gone(GoneInvite { id }), None),
             },
-            None => (EventData::Target(target(event)), event.organization_id),
+            None => {
+                let about = about.targets.get(&event.seq).cloned().unwrap_or_default();
+                let organization_id = about.organization_id;
+                (EventData::Target(target(about)), organization_id)
+            }
         };
         let json = Self {
             id: event_id(event.id),
@@ -145,24 +153,24 @@ impl EventJson {
     }
 }
 
-fn target(event: &Unnumbered) -> TargetData {
-    let named = |key: Option<Uuid>, spelling: &Option<String>, name: &Option<String>| {
+fn target(about: EventTarget) -> TargetData {
+    let named = |key: Option<Uuid>, spelling: Option<String>, name: Option<String>| {
         key.map(|key| Named {
-            id: AppId::shown(key, spelling.clone()),
-            name: name.clone().unwrap_or_default(),
+            id: AppId::shown(key, spelling),
+            name: name.unwrap_or_default(),
         })
     };
     TargetData {
         organization: named(
-            event.organization_id,
-            &event.organization_spelling,
-            &event.organization_name,
+            about.organization_id,
+            about.organization_spelling,
+            about.organization_name,
         ),
-        project: named(event.project_id, &event.project_spelling, &event.project_name),
-        admin_id: event.admin_id,
-        clerk_user_id: event.clerk_user_id.clone(),
-        email: event.email.clone(),
-        role: event.role.clone(),
+        project: named(about.project_id, about.project_spelling, about.project_name),
+        admin_id: about.admin_id,
+        clerk_user_id: about.clerk_user_id,
+        email: about.email,
+        role: about.role,
     }
 }
 

@@ -10,6 +10,7 @@ use futures::FutureExt as _;
 use uuid::Uuid;
 
 use super::EventJson;
+use super::body::Subjects;
 use crate::app::App;
 use crate::config::EventEndpoint;
 use crate::metrics;
@@ -59,12 +60,19 @@ async fn number_batch(tx: &mut Tx, app: &App) -> Result<Vec<Duration>, StoreErro
     let now = tx.now();
     let ids: HashSet<Uuid> = events.iter().filter_map(|event| event.invite_id).collect();
     let views = tx.invite_views(&ids.into_iter().collect::<Vec<_>>()).await?;
-    let invites: HashMap<Uuid, _> = views.into_iter().map(|view| (view.invite.id, view)).collect();
+    let mut about = Subjects {
+        invites: views.into_iter().map(|view| (view.invite.id, view)).collect(),
+        targets: HashMap::new(),
+    };
+    if let Some(last) = events.iter().rfind(|event| event.invite_id.is_none()) {
+        let targets = tx.event_targets(last.seq).await?;
+        about.targets = targets.into_iter().map(|target| (target.seq, target)).collect();
+    }
 
     let mut numbered = Vec::with_capacity(events.len());
     let mut deliveries = Vec::new();
     for (number, event) in (last + 1..).zip(&events) {
-        let (json, organization) = EventJson::at(event, &invites, now);
+        let (json, organization) = EventJson::at(event, &about, now);
         let body = serde_json::to_string(&json).map_err(StoreError::unwritable)?;
         numbered.push(Numbered {
             seq: event.seq,

@@ -64,7 +64,7 @@ pub use mail_counts::{CountScope, MailCount, MailDemand};
 pub use migrate::{MigrationError, Validation};
 pub use outgoing::{
     EndpointRow, EventDeliveryFilter, EventDeliveryKey, EventDeliveryNote, EventDeliveryStatus, EventDeliveryView,
-    EventType, FeedFilter, FeedRow, Numbered, QueuedEvent, Subject, Unnumbered,
+    EventTarget, EventType, FeedFilter, FeedRow, Numbered, QueuedEvent, Subject, Unnumbered,
 };
 pub use people::{Address, Person, Profile};
 pub(crate) use pools::Pool;

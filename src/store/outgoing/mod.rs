@@ -20,7 +20,7 @@ pub use deliveries::{
 };
 pub use endpoints::EndpointRow;
 pub use feed::{FeedFilter, FeedRow};
-pub use numbering::{Numbered, Unnumbered};
+pub use numbering::{EventTarget, Numbered, Unnumbered};
 
 named! {
     /// The type of an event that the app is told of.

@@ -8,7 +8,7 @@ use super::EventType;
 use crate::store::rows::{Type, sql, to_json, unfold};
 use crate::store::{Dialect, Result, Tx, on_conn};
 
-/// An event without a number, with what its body needs if it is not about an invite.
+/// An event without a number.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Unnumbered {
     pub seq: i64,
@@ -17,6 +17,13 @@ pub struct Unnumbered {
     pub event_type: EventType,
     pub at: DateTime<Utc>,
     pub invite_id: Option<Uuid>,
+    pub changes: String,
+}
+
+/// What the body needs of an event that is not about an invite.
+#[derive(Debug, Clone, Default, sqlx::FromRow)]
+pub struct EventTarget {
+    pub seq: i64,
     /// The organization, or the project's.
     pub organization_id: Option<Uuid>,
     pub organization_name: Option<String>,
@@ -30,7 +37,6 @@ pub struct Unnumbered {
     pub email: Option<String>,
     /// The member's role now.
     pub role: Option<String>,
-    pub changes: String,
 }
 
 /// An event with its number and its body.
@@ -58,12 +64,24 @@ impl Tx {
     /// The oldest events without a number, in the order in which they were written.
     pub async fn unnumbered_events(&mut self, limit: u32) -> Result<Vec<Unnumbered>> {
         Ok(on_conn!(self, |conn| sqlx::query_as(
-            "select e.seq, e.id, e.type as event_type, e.at, e.invite_id,
-                 coalesce(o.id, e.organization_id) as organization_id, o.name as organization_name,
+            "select seq, id, type as event_type, at, invite_id, changes from usher_outgoing_events
+             where number is null order by seq limit $1"
+        )
+        .bind(i64::from(limit))
+        .fetch_all(conn)
+        .await)?)
+    }
+
+    /// What the events up to `last_seq` that have no number and are not about invites are about. To be called after the
+    /// invites were read: memberships are locked after invites, also by those who only read, or a migration that changes
+    /// both tables would not get its locks.
+    pub async fn event_targets(&mut self, last_seq: i64) -> Result<Vec<EventTarget>> {
+        Ok(on_conn!(self, |conn| sqlx::query_as(
+            "select e.seq, coalesce(o.id, e.organization_id) as organization_id, o.name as organization_name,
                  (select s.app_id from usher_app_ids s where s.key = o.id) as organization_spelling,
                  (select s.app_id from usher_app_ids s where s.key = p.id) as project_spelling,
                  e.project_id, p.name as project_name, e.admin_id, a.external_id as clerk_user_id, a.email,
-                 case when e.project_id is null then m.role else pm.role end as role, e.changes
+                 case when e.project_id is null then m.role else pm.role end as role
              from usher_outgoing_events e
              left join projects p on p.id = e.project_id
              left join organizations o on o.id = coalesce(p.organization_id, e.organization_id)
@@ -72,9 +90,9 @@ impl Tx {
                  and m.deleted_at is null
              left join project_admins pm on pm.project_id = e.project_id and pm.admin_id = e.admin_id
                  and pm.deleted_at is null
-             where e.number is null order by e.seq limit $1"
+             where e.number is null and e.invite_id is null and e.seq <= $1"
         )
-        .bind(i64::from(limit))
+        .bind(last_seq)
         .fetch_all(conn)
         .await)?)
     }
