@@ -37,5 +37,6 @@ pub mod service;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;
+pub mod ui;
 pub mod webhooks;
 pub mod worker;
