@@ -43,10 +43,10 @@ async fn show(State(page): State<Arc<Page>>) -> impl IntoResponse {
 fn policy(key: Option<&PublishableKey>) -> String {
     const COMMON: &str = "default-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
     match key {
-        None => format!("{COMMON}; script-src 'self'; style-src 'self'; connect-src 'self'"),
+        None => format!("{COMMON}; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'"),
         Some(PublishableKey { frontend_api, .. }) => format!(
             "{COMMON}; script-src 'self' https://{frontend_api} https://challenges.cloudflare.com https://*.protect.clerk.com; \
-             connect-src 'self' https://{frontend_api} https://*.protect.clerk.com:*; img-src https://img.clerk.com; \
+             connect-src 'self' https://{frontend_api} https://*.protect.clerk.com:*; img-src 'self' https://img.clerk.com; \
              worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; \
              frame-src https://challenges.cloudflare.com https://*.protect.clerk.com"
         ),

@@ -36,6 +36,7 @@ pub fn files() -> Router {
     Router::new()
         .merge(file("/ui/usher.js", SCRIPT, include_str!("usher.js")))
         .merge(file("/ui/accept.js", SCRIPT, include_str!("accept.js")))
+        .merge(file("/ui/icon.svg", "image/svg+xml", include_str!("icon.svg")))
         .merge(file(
             "/ui/accept.css",
             "text/css; charset=utf-8",

@@ -288,8 +288,8 @@ class UsherInvites extends HTMLElement {
         const id = `i-${invite.id}`;
         const isAsked = this.#asking === invite.id;
         const words = element("div", { class: "words", part: "words" },
-            element("p", { id, tabindex: "-1" }, sentenceOf(invite, language)),
-            element("small", {}, isAsked ? texts.sure : fill(texts.until, namesOf(invite, language))));
+            element("p", { id, tabindex: "-1", dir: "auto" }, sentenceOf(invite, language)),
+            element("small", { dir: "auto" }, isAsked ? texts.sure : fill(texts.until, namesOf(invite, language))));
         const button = (part, text, onclick) =>
             element("button", { type: "button", part: `button ${part}`, class: part === "accept" ? "first" : "", "aria-describedby": id, onclick }, text);
         const answer = (action) => (event) => this.#answer(event.currentTarget, invite, action);

@@ -6,14 +6,14 @@ import { DATABASES, closeBrowser, lookAt, open, startApp, startUsher, until, use
 
 after(closeBrowser);
 
-const page = (src, attributes = "", token = "") => `<!doctype html><html lang="en"><title>App</title>
+const page = (src, attributes = "", token = "") => `<!doctype html><html lang="en" style="color-scheme: light dark"><title>App</title>
 <script>window.Clerk = { session: { id: "s", getToken: async () => ${JSON.stringify(token)} }, addListener: () => () => {} }</script>
 <script type="module" src="${src}/ui/usher.js"></script>
 <main><h1>App</h1><usher-invites ${attributes}></usher-invites></main></html>`;
 
 for (const database of DATABASES) {
     test(`the banner shows, accepts, declines and dismisses (${database})`, async () => {
-        const paths = {};
+        const paths = { "/favicon.ico": " " };
         const app = await startApp(paths);
         const usher = await startUsher({ postgres: database === "postgres", settings: { INVITE_URL: `${app.url}/invite#{token}` } });
         try {
