@@ -51,7 +51,8 @@ for (const database of DATABASES) {
             const { page: revoked } = await open(`${usher.url}/i#${token}`, { locale: "de" });
             await state(revoked, "revoked");
             assert.match(await revoked.getByRole("heading").innerText(), /zurückgezogen/);
-            assert.deepEqual(errors.filter((error) => !error.includes("403")), []);
+            // The browser logs each refusal: of the stranger, and while usher has not heard of the person yet.
+            assert.deepEqual(errors.filter((error) => !/status of 40[39]/.test(error)), []);
         } finally {
             await usher.stop();
         }
