@@ -2,10 +2,10 @@
 # make bench B='--database sqlite --only intake'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test fuzz mutants lint fmt bench ci clean
+.PHONY: help setup run demo test test-faces fuzz mutants lint fmt bench ci clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing of Postgres, cargo-deny and cargo-machete (some minutes)
 	scripts/with-postgres true
@@ -25,6 +25,12 @@ test: ## Run all tests, on SQLite and on a throw-away Postgres (installed if mis
 	    then cargo nextest run --locked --workspace --test-threads $$((2 * $$(nproc))) $(T); cargo test --locked --doc --quiet; \
 	    else cargo test --locked --workspace $(T); \
 	    fi'
+
+# P narrows them down: make test-faces P=tests/faces/accept.test.js
+P ?= tests/faces/*.test.js
+test-faces: ## Test the pages in a headless Chromium, on both databases; screenshots go to target/faces
+	cargo build --locked
+	USHER_TEST_POSTGRES_FSYNC=off scripts/with-postgres scripts/with-browser sh -ec 'exec node --test --test-concurrency=1 $(P)'
 
 # F is how many cases each target gets; the dear ones do fewer. The readers need no Postgres.
 F ?= 100000

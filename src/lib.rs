@@ -39,6 +39,7 @@ pub mod service;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;
+pub mod ui;
 pub mod view;
 pub mod webhooks;
 pub mod worker;

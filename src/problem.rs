@@ -19,6 +19,8 @@ use usher_base::Throttle;
 const RETRY_AFTER: u32 = 5;
 /// Seconds in `Retry-After` after waiting for a lock.
 const BUSY_RETRY_AFTER: u32 = 1;
+/// Seconds in `Retry-After` until Clerk's webhook has probably arrived.
+const UNKNOWN_RETRY_AFTER: u32 = 1;
 
 /// Declares the codes. Each has one status and one title; its doc comment is its documentation.
 macro_rules! codes {
@@ -89,6 +91,8 @@ codes! {
     NotFound = "not_found", NOT_FOUND, "Not found.";
     /// The path exists, but not with this method; `Allow` lists its methods. On every path.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "This path does not support that method.";
+    /// The signed-in person is not known yet: Clerk's webhook has not arrived, and Clerk could not be asked.
+    NotSynced = "not_synced", CONFLICT, "The signed-in person is not known yet. Try again in a second.";
     /// The person is the only one with the organization's highest role.
     LastOwner = "last_owner", CONFLICT, "The organization would lose the last member with its highest role. Give that role to somebody else first.";
     /// The person is banned, locked or deleted in Clerk, so they can't be a member.
@@ -163,10 +167,11 @@ impl Code {
     /// Whether the answer has a `Retry-After`.
     #[must_use]
     pub fn has_retry_after(self) -> bool {
-        matches!(
-            self.status(),
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
-        )
+        self == Self::NotSynced
+            || matches!(
+                self.status(),
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+            )
     }
 }
 
@@ -206,7 +211,10 @@ fn as_number<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result
 impl Problem {
     #[must_use]
     pub fn new(code: Code) -> Self {
-        let retry_after = (code.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER);
+        let retry_after = match code {
+            Code::NotSynced => Some(UNKNOWN_RETRY_AFTER),
+            _ => (code.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER),
+        };
         Self {
             status: code.status(),
             code,

@@ -19,7 +19,7 @@ use crate::problem::Problem;
 use crate::server::{Limits, Server, connections_within_open_files};
 use crate::shutdown::Stopping;
 use crate::worker::{Concurrency, Workers};
-use crate::{api, openapi, ops, webhooks};
+use crate::{api, openapi, ops, ui, webhooks};
 
 named! {
     /// What a process does.
@@ -130,7 +130,11 @@ impl Service {
 /// When a signing secret can't be used.
 pub fn public_router(app: &App) -> anyhow::Result<Router> {
     let webhooks = webhooks::router(app).context("CLERK_WEBHOOK_SIGNING_SECRET can't be used")?;
-    Ok(guard(webhooks.merge(api::router(app)).merge(openapi::router())))
+    let routes = webhooks
+        .merge(api::router(app))
+        .merge(openapi::router())
+        .merge(ui::pages(app));
+    Ok(guard(routes).merge(ui::files()))
 }
 
 /// What all public routes have in common: problems for what is not there and for panics, and headers that keep answers to

@@ -155,7 +155,7 @@ fn session_tokens<'a>(parts: &'a Parts, api: &Api) -> Result<Vec<&'a str>, Probl
     if tokens.is_empty() {
         return Err(api.stranger(parts, "Send Clerk's session token as `Authorization: Bearer …`."));
     }
-    let origins = &api.app.config.authorized_parties;
+    let origins = &api.app.config.page_origins;
     let origin = parts
         .headers
         .get(header::ORIGIN)

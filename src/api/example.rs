@@ -243,7 +243,7 @@ pub(super) fn accept_by_token() -> Value {
 
 pub(super) fn link_preview() -> Value {
     json!({
-        "kind": "organization", "organization": { "name": "Acme" }, "project": null, "role": "member",
+        "id": invite_id(), "kind": "organization", "organization": { "name": "Acme" }, "project": null, "role": "member",
         "invited_by": { "name": "Grace Hopper" }, "email": "a***@example.com", "status": "pending", "expires_at": EXPIRY,
     })
 }

@@ -22,7 +22,7 @@ use crate::rate_limit::{Limiter, RateLimit, RateLimitStatus};
 use crate::store::PoolName;
 
 /// Needs no credentials, so it is limited by address.
-const OPEN: &str = "/v1/invite-links/";
+const OPEN: &str = "/v1/invite-links";
 pub(super) const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 pub(super) const STANDING: HeaderName = HeaderName::from_static("ratelimit");
 

@@ -4,10 +4,12 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use super::Api;
 use super::body::Segment;
 use super::{example, tag};
+use crate::fields::{Fields, body, text};
 use crate::invites::{Status, TargetKind};
 use crate::problem::{Code, Problem};
 use crate::view::{Rfc3339, full_name};
@@ -16,6 +18,8 @@ use usher_base::mask::mask;
 /// What the holder of a link may see of its invite.
 #[derive(Serialize, ToSchema)]
 pub(super) struct LinkPreview {
+    /// The invite's id.
+    id: Uuid,
     /// What it leads into.
     kind: TargetKind,
     /// The organization, or the one that the project belongs to.
@@ -56,7 +60,34 @@ struct OnlyName {
     extensions(("x-problems" = json!([Code::NotFound, Code::RateLimited])))
 )]
 pub(super) async fn preview(State(api): State<Api>, Segment(token): Segment) -> Result<Json<LinkPreview>, Problem> {
-    let claim = api.app.token_key.verify(&token).ok_or_else(Problem::not_found)?;
+    preview_of(&api, &token).await
+}
+
+body! {
+    /// The token of an invite link.
+    pub(super) struct Link {
+        /// The token from the mail's link.
+        token: String = required(text),
+    }
+}
+
+/// Preview an invite link, with the token in the body
+///
+/// As `GET /v1/invite-links/{token}`, for pages: the token stays out of addresses, which logs keep. It changes nothing.
+#[utoipa::path(
+    post, path = "/v1/invite-links", tag = tag::LINKS, operation_id = "previewInviteLinkByBody",
+    request_body(content = Link, example = example::accept_by_token),
+    responses((status = 200, description = "What the link's holder may see of the invite", body = LinkPreview, example = example::link_preview)),
+    extensions(("x-problems" = json!([Code::NotFound, Code::RateLimited])))
+)]
+pub(super) async fn preview_by_body(State(api): State<Api>, mut fields: Fields) -> Result<Json<LinkPreview>, Problem> {
+    let body = Link::read(&mut fields);
+    let token = fields.finish(body).map_err(Problem::invalid)?.token;
+    preview_of(&api, &token).await
+}
+
+async fn preview_of(api: &Api, token: &str) -> Result<Json<LinkPreview>, Problem> {
+    let claim = api.app.token_key.verify(token).ok_or_else(Problem::not_found)?;
     let mut tx = api.app.store.read().await?;
     let now = tx.now();
     let view = tx.invite_views(&[claim.invite_id]).await?.into_iter().next();
@@ -65,6 +96,7 @@ pub(super) async fn preview(State(api): State<Api>, Segment(token): Segment) -> 
         .ok_or_else(Problem::not_found)?;
     let inviter = full_name(view.inviter_first_name.as_deref(), view.inviter_last_name.as_deref());
     Ok(Json(LinkPreview {
+        id: view.invite.id,
         kind: view.invite.kind,
         organization: OnlyName {
             name: view.organization_name,

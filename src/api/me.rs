@@ -194,15 +194,16 @@ async fn shown_to_profile(
 
 /// Accept an invite
 ///
-/// The membership, the role and the notice to the inviter are stored together, or not at all.
+/// The membership, the role and the notice to the inviter are stored together, or not at all. Who has accepted the invite
+/// already gets it again.
 #[utoipa::path(
     post, path = "/v1/me/invites/{id}/accept", tag = tag::ME, operation_id = "acceptInvite",
     params(("id" = Uuid, Path, description = "The invite's id", example = example::invite_id)),
     responses((status = 200, description = "The invite as it is now", body = InviteJson, example = example::accepted_invite)),
     security(("session" = []), ("session_cookie" = [])),
     extensions(("x-problems" = json!([
-        Code::NotFound, Code::InviteAccepted, Code::InviteDeclined, Code::InviteRevoked, Code::InviteExpired,
-        Code::InviterLostRights, Code::UnknownRole
+        Code::NotFound, Code::NotSynced, Code::InviteAccepted, Code::InviteDeclined, Code::InviteRevoked,
+        Code::InviteExpired, Code::InviterLostRights, Code::UnknownRole
     ])))
 )]
 pub(super) async fn accept(State(api): State<Api>, me: SignedIn, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
@@ -228,15 +229,16 @@ body! {
 
 /// Accept by link
 ///
-/// A link works only for the invited address: the signed-in person must have it, verified.
+/// A link works only for the invited address: the signed-in person must have it, verified. Who has accepted the invite
+/// already gets it again. Somebody who has just signed up may get 409 `not_synced`, until Clerk has told of them.
 #[utoipa::path(
     post, path = "/v1/me/invites/accept", tag = tag::ME, operation_id = "acceptInviteByLink",
     request_body(content = AcceptByToken, example = example::accept_by_token),
     responses((status = 200, description = "The invite as it is now", body = InviteJson, example = example::accepted_invite)),
     security(("session" = []), ("session_cookie" = [])),
     extensions(("x-problems" = json!([
-        Code::NotFound, Code::OtherAddress, Code::InviterLostRights, Code::UnknownRole, Code::LinkExpired,
-        Code::InviteAccepted, Code::InviteDeclined, Code::InviteRevoked
+        Code::NotFound, Code::NotSynced, Code::OtherAddress, Code::InviterLostRights, Code::UnknownRole,
+        Code::LinkExpired, Code::InviteAccepted, Code::InviteDeclined, Code::InviteRevoked
     ])))
 )]
 pub(super) async fn accept_by_token(
@@ -261,7 +263,7 @@ async fn accept_claim(api: &Api, store: Store, me: &SignedIn, claim: &LinkClaim)
         .await?
         .filter(|invite| invite.token_version == claim.version);
     let invite = invite.ok_or_else(Problem::not_found)?;
-    if theirs.is_none() {
+    if theirs.is_none() && !is_accepted_by(&invite, invitee.person.admin_id) {
         let facts = invitee.tx.accept_facts(&[invite.id]).await?;
         // Without what it leads into, a link is as void as one that is forged.
         let leads_somewhere = facts.get(&invite.id).is_some_and(|facts| facts.target_exists);
@@ -288,7 +290,7 @@ async fn accept_invite(api: &Api, invitee: Invitee, invite: &Invite) -> Result<J
     let Invitee { mut tx, person } = invitee;
     let waiting = tx.invite_candidates(&[person.admin_id]).await?;
     let Some(waiting) = waiting.iter().find(|waiting| waiting.invite.id == invite.id) else {
-        return Err(closed(invite.status_at(tx.now())));
+        return accepted_before(tx, invite.id, person.admin_id).await;
     };
     let Accepted { invites, refused } = accept_candidates(&mut tx, &[waiting], &api.app.config.roles).await?;
     if let Some(refused) = refused.first() {
@@ -301,9 +303,22 @@ async fn accept_invite(api: &Api, invitee: Invitee, invite: &Invite) -> Result<J
         });
     }
     if invites.is_empty() {
-        return Err(not_open(&mut tx, invite.id, person.admin_id).await?);
+        return accepted_before(tx, invite.id, person.admin_id).await;
     }
     answered(tx, invite.id).await
+}
+
+/// The answer for an invite that is no longer open. Who has accepted it, also by the webhook a moment ago, gets the invite.
+async fn accepted_before(mut tx: Tx, id: Uuid, admin_id: Uuid) -> Result<Json<InviteJson>, Problem> {
+    let invite = tx.invite(id).await?.ok_or_else(Problem::not_found)?;
+    if is_accepted_by(&invite, admin_id) {
+        return answered(tx, id).await;
+    }
+    Err(closed(invite.status_at(tx.now())))
+}
+
+fn is_accepted_by(invite: &Invite, admin_id: Uuid) -> bool {
+    invite.accepted_by == Some(admin_id)
 }
 
 /// Decline an invite
@@ -315,7 +330,8 @@ async fn accept_invite(api: &Api, invitee: Invitee, invite: &Invite) -> Result<J
     responses((status = 200, description = "The invite as it is now", body = InviteJson, example = example::declined_invite)),
     security(("session" = []), ("session_cookie" = [])),
     extensions(("x-problems" = json!([
-        Code::NotFound, Code::InviteAccepted, Code::InviteDeclined, Code::InviteRevoked, Code::InviteExpired
+        Code::NotFound, Code::NotSynced, Code::InviteAccepted, Code::InviteDeclined, Code::InviteRevoked,
+        Code::InviteExpired
     ])))
 )]
 pub(super) async fn decline(State(api): State<Api>, me: SignedIn, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
@@ -342,7 +358,8 @@ async fn decline_one(api: &Api, store: Store, me: &SignedIn, id: Uuid) -> Result
     responses((status = 200, description = "The invite as it is now", body = InviteJson, example = example::dismissed_invite)),
     security(("session" = []), ("session_cookie" = [])),
     extensions(("x-problems" = json!([
-        Code::NotFound, Code::InviteAccepted, Code::InviteDeclined, Code::InviteRevoked, Code::InviteExpired
+        Code::NotFound, Code::NotSynced, Code::InviteAccepted, Code::InviteDeclined, Code::InviteRevoked,
+        Code::InviteExpired
     ])))
 )]
 pub(super) async fn dismiss(State(api): State<Api>, me: SignedIn, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
@@ -367,16 +384,17 @@ struct Invitee {
 }
 
 /// Refuses impersonated sessions. Asks Clerk about people that usher does not know or has no recent data of. Banned, locked
-/// and deleted people have no invites: 404.
+/// and deleted people have no invites: 404. Who is still unknown after that may be known in a second: 409 `not_synced`.
 async fn authenticate(api: &Api, store: &Store, me: &SignedIn) -> Result<Invitee, Problem> {
     me.decides()?;
     let mut tx = store.begin().await?;
     let known = tx.lock_people(&[&me.clerk_user_id]).await?.into_iter().next();
     if known.as_ref().is_some_and(|person| is_fresh(person, tx.now())) || api.app.clerk.is_none() {
-        return invitee_of(tx, known);
+        let known = known.ok_or(Code::NotSynced)?;
+        return invitee_of(tx, Some(&known));
     }
     drop(tx);
-    authenticate_by_clerk(api, store, me, known).await
+    authenticate_by_clerk(api, store, me).await
 }
 
 /// After `authenticate` found that the invite is not theirs: they may have verified its address only just now.
@@ -384,34 +402,26 @@ async fn authenticate_again(api: &Api, store: &Store, me: &SignedIn) -> Result<O
     if api.app.clerk.is_none() {
         return Ok(None);
     }
-    authenticate_by_clerk(api, store, me, None).await.map(Some)
+    authenticate_by_clerk(api, store, me).await.map(Some)
 }
 
-async fn authenticate_by_clerk(
-    api: &Api,
-    store: &Store,
-    me: &SignedIn,
-    known: Option<Person>,
-) -> Result<Invitee, Problem> {
+async fn authenticate_by_clerk(api: &Api, store: &Store, me: &SignedIn) -> Result<Invitee, Problem> {
     let profile = ask_clerk(api, &me.clerk_user_id).await;
     let mut tx = store.begin().await?;
     let person = match profile {
         Ok(Some(profile)) => tx.save_people(&[&profile]).await?.into_iter().next(),
         // Deleted in Clerk.
         Ok(None) => None,
-        Err(_) => match known {
-            Some(_) => tx.lock_people(&[&me.clerk_user_id]).await?.into_iter().next(),
-            None => None,
-        },
+        Err(_) => {
+            let known = tx.lock_people(&[&me.clerk_user_id]).await?.into_iter().next();
+            Some(known.ok_or(Code::NotSynced)?)
+        }
     };
-    invitee_of(tx, person)
+    invitee_of(tx, person.as_ref())
 }
 
-fn invitee_of(tx: Tx, person: Option<Person>) -> Result<Invitee, Problem> {
-    let person = person
-        .as_ref()
-        .and_then(Person::for_matching)
-        .filter(|person| !person.blocked);
+fn invitee_of(tx: Tx, person: Option<&Person>) -> Result<Invitee, Problem> {
+    let person = person.and_then(Person::for_matching).filter(|person| !person.blocked);
     let person = person.ok_or_else(Problem::not_found)?;
     Ok(Invitee { tx, person })
 }

@@ -13,7 +13,8 @@ mod members;
 mod organizations;
 mod request;
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -31,13 +32,14 @@ use crate::app::App;
 use crate::problem::{Code, Problem};
 use crate::server::{ClientTime, within};
 use limits::Limits;
-use usher_base::Throttle;
 
 /// How long a browser may cache the answer to a preflight.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
 
-/// Characters of a refused origin that are logged.
+/// Longer origins are refused without being named.
 const MAX_SHOWN_ORIGIN: usize = 200;
+/// More are not named: strangers can send any.
+const MAX_NAMED_ORIGINS: usize = 100;
 
 /// How long a request may take, with a request to Clerk. Its body has its own limits; see `server`.
 const TIME_LIMIT: Duration = Duration::from_secs(12);
@@ -59,7 +61,7 @@ pub fn router(app: &App) -> Router {
     let pages = Router::from(for_pages())
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .layer(limits.clone())
-        .layer(cors(&app.config.authorized_parties));
+        .layer(cors(&app.config.page_origins));
     Router::from(for_the_app())
         .layer(limits)
         .merge(pages)
@@ -92,6 +94,7 @@ fn for_the_app() -> OpenApiRouter<Api> {
 fn for_pages() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(links::preview))
+        .routes(routes!(links::preview_by_body))
         .routes(routes!(me::list))
         .routes(routes!(me::accept_by_token))
         .routes(routes!(me::accept))
@@ -126,16 +129,22 @@ async fn with_timeout(request: Request, next: Next) -> Response {
     }
 }
 
-/// The browser tells its own console only, and there the reader is not who could change the setting.
-fn warn_of_foreign_page(origin: &HeaderValue, ours: &[String]) {
-    static REFUSED: Throttle = Throttle::per_minute();
-    if let Some(left_out) = REFUSED.admit() {
-        let origin: String = String::from_utf8_lossy(origin.as_bytes())
-            .chars()
-            .take(MAX_SHOWN_ORIGIN)
-            .collect();
+/// The refused origins that the log has named.
+#[derive(Default)]
+struct Refused(Mutex<HashSet<HeaderValue>>);
+
+impl Refused {
+    /// Names each refused origin once. The browser tells its own console only, and there the reader is not who could change
+    /// the setting.
+    fn warn(&self, origin: &HeaderValue, ours: &[String]) {
+        let mut named = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new =
+            named.len() < MAX_NAMED_ORIGINS && origin.len() <= MAX_SHOWN_ORIGIN && named.insert(origin.clone());
+        if !is_new {
+            return;
+        }
+        let origin = String::from_utf8_lossy(origin.as_bytes());
         tracing::warn!(
-            left_out,
             "a page of {origin:?} was refused by CORS; CLERK_AUTHORIZED_PARTIES names {}",
             if ours.is_empty() {
                 "none".to_owned()
@@ -149,10 +158,11 @@ fn warn_of_foreign_page(origin: &HeaderValue, ours: &[String]) {
 /// Allows only the app's own pages to call from the browser with the person's session.
 fn cors(origins: &[String]) -> CorsLayer {
     let origins = origins.to_vec();
+    let refused = Refused::default();
     let is_ours = move |origin: &HeaderValue, _: &Parts| {
         let is_ours = origins.iter().any(|ours| ours.as_bytes() == origin.as_bytes());
         if !is_ours {
-            warn_of_foreign_page(origin, &origins);
+            refused.warn(origin, &origins);
         }
         is_ours
     };

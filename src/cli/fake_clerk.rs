@@ -6,11 +6,10 @@ use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use reqwest::StatusCode;
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 use url::{Host, Url};
 
 use crate::clock::Clock;
-use crate::invites::email::EmailAddress;
+pub(super) use crate::ui::fake_clerk::{session_id, user_id};
 use usher_testkit::fake_clerk::Webhook;
 
 /// A signing secret that nobody has configured.
@@ -21,23 +20,6 @@ const TIME_LIMIT: Duration = Duration::from_secs(15);
 /// A fresh message id.
 pub(super) fn message_id(clock: &Clock) -> String {
     format!("msg_{}", clock.new_id().simple())
-}
-
-/// The Clerk user who owns this address, here: always the same one for one address, however it is written.
-pub(super) fn user_id(email: &str) -> String {
-    let key = EmailAddress::parse(email).map_or_else(|_| email.to_owned(), |email| email.key().as_str().to_owned());
-    format!("user_{}", digest(&key))
-}
-
-/// The one session that a user has, here.
-pub(super) fn session_id(user_id: &str) -> String {
-    format!("sess_{}", digest(user_id))
-}
-
-/// As long as the random part of Clerk's ids, about.
-fn digest(text: &str) -> String {
-    let bytes = Sha256::digest(text);
-    bytes.iter().take(13).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A client for `url`. On this machine nothing of the machine is needed: no proxy, and no certificates for plain HTTP.
@@ -120,14 +102,6 @@ fn quoted(text: &str) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn one_address_is_one_user_however_it_is_written() {
-        assert_eq!(user_id("ada@example.com"), user_id(" Ada@EXAMPLE.com"));
-        assert_ne!(user_id("ada@example.com"), user_id("ad.a@example.com"));
-        assert_ne!(user_id("not an address"), user_id("nor this"));
-        assert_eq!(user_id("ada@example.com").len(), "user_".len() + 26);
-    }
 
     #[test]
     fn a_curl_command_survives_quotes() {

@@ -53,6 +53,8 @@ pub struct Config {
     pub environment: Environment,
     pub database_url: Secret,
     pub listen: SocketAddr,
+    /// Where browsers reach usher, without a slash at the end.
+    pub public_url: Option<String>,
     pub admin_listen: SocketAddr,
     /// How long requests are still served after the process was asked to stop.
     pub drain_time: Duration,
@@ -66,6 +68,11 @@ pub struct Config {
     pub clerk_issuer: Option<String>,
     /// The origins that session tokens may be issued for, as browsers send them; empty means any.
     pub authorized_parties: Vec<String>,
+    /// The origins whose pages may call from the browser.
+    pub page_origins: Vec<String>,
+    pub clerk_publishable_key: Option<PublishableKey>,
+    /// The key that signs session tokens instead of Clerk's, if usher accepts it: in development without Clerk.
+    pub fake_clerk_key: Option<Secret>,
     pub clerk_secret_key: Option<Secret>,
     pub clerk_api_url: String,
     /// At least one.
@@ -88,6 +95,8 @@ pub struct Config {
     pub mail_unsubscribe: Option<String>,
     pub mail_default_locale: String,
     pub app_name: String,
+    /// Where the accept page leads after accepting.
+    pub app_url: Option<String>,
     pub invite_url: InviteUrl,
     pub auto_accept: AutoAccept,
     pub invite_ttl: TimeDelta,
@@ -194,6 +203,14 @@ pub enum SessionKeySource {
     Pem(String),
     /// The issuer's JWKS.
     Jwks(Url),
+}
+
+/// Clerk's publishable key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishableKey {
+    pub key: String,
+    /// The host of Clerk's Frontend API, which the key names.
+    pub frontend_api: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -32,6 +32,10 @@ pub struct Settings {
     /// The public address, for the app and for webhooks. Default: `127.0.0.1:8080`.
     #[arg(long, env = "USHER_LISTEN", global = true, value_name = "ADDRESS:PORT")]
     pub usher_listen: Option<String>,
+    /// The address under which browsers reach usher, for its accept page: `https://invites.example.com`. Session tokens may be
+    /// issued for its origin. Default: none; in development `http://` and `USHER_LISTEN`.
+    #[arg(long, env = "USHER_PUBLIC_URL", global = true, value_name = "URL")]
+    pub usher_public_url: Option<String>,
     /// The private address, for health checks and metrics. Default: `127.0.0.1:9090`.
     #[arg(long, env = "USHER_ADMIN_LISTEN", global = true, value_name = "ADDRESS:PORT")]
     pub usher_admin_listen: Option<String>,
@@ -69,9 +73,13 @@ pub struct Settings {
     #[arg(long, env = "CLERK_ISSUER", global = true, value_name = "URL")]
     pub clerk_issuer: Option<String>,
     /// The app's origins, comma-separated. Session tokens must be issued for one of them, and only their pages may call `/v1/me`
-    /// from the browser. Default: tokens for any origin, and no page may call.
+    /// from the browser. Default: tokens for any origin, and no page may call but usher's own and, in development, those of
+    /// `INVITE_URL`'s origin.
     #[arg(long, env = "CLERK_AUTHORIZED_PARTIES", global = true, value_name = "ORIGINS")]
     pub clerk_authorized_parties: Option<String>,
+    /// Clerk's publishable key (`pk_…`), with which usher's accept page signs people up and in.
+    #[arg(long, env = "CLERK_PUBLISHABLE_KEY", global = true, value_name = "KEY")]
+    pub clerk_publishable_key: Option<String>,
     /// The key for Clerk's Backend API, used to look up people whose webhook has not arrived yet.
     #[arg(
         long,
@@ -145,7 +153,11 @@ pub struct Settings {
     /// The app's name in mails. Default: `usher`.
     #[arg(long, env = "APP_NAME", global = true, value_name = "NAME")]
     pub app_name: Option<String>,
-    /// The app's page that invite links lead to; `{token}` is replaced by the token.
+    /// The app's address, where usher's accept page leads after accepting. Default: none.
+    #[arg(long, env = "APP_URL", global = true, value_name = "URL")]
+    pub app_url: Option<String>,
+    /// The page that invite links lead to; `{token}` is replaced by the token. Default: usher's own accept page,
+    /// `{USHER_PUBLIC_URL}/i#{token}`.
     #[arg(long, env = "INVITE_URL", global = true, value_name = "URL")]
     pub invite_url: Option<String>,
     /// When an invite is accepted automatically: for `new-users` (created in Clerk after the invite), `always` or `never`.

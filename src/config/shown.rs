@@ -33,6 +33,7 @@ impl Config {
             ),
             ("USHER_DATABASE_URL", addresses(self.database_url.expose())),
             ("USHER_LISTEN", self.listen.to_string()),
+            ("USHER_PUBLIC_URL", shown(self.public_url.as_deref())),
             ("USHER_ADMIN_LISTEN", self.admin_listen.to_string()),
             ("USHER_DRAIN_TIME", shown_drain_time(self.drain_time)),
             ("USHER_MAX_CONNECTIONS", self.max_connections.to_string()),
@@ -40,6 +41,10 @@ impl Config {
             ("CLERK_JWT_KEY", jwt_key.to_owned()),
             ("CLERK_ISSUER", shown(self.clerk_issuer.as_deref())),
             ("CLERK_AUTHORIZED_PARTIES", self.authorized_parties.join(",")),
+            (
+                "CLERK_PUBLISHABLE_KEY",
+                or_none(self.clerk_publishable_key.as_ref().map(|key| key.key.clone())),
+            ),
             ("CLERK_SECRET_KEY", masked(usize::from(self.clerk_secret_key.is_some()))),
             ("CLERK_API_URL", addresses(&self.clerk_api_url)),
             (
@@ -63,6 +68,7 @@ impl Config {
             ("MAIL_UNSUBSCRIBE", shown(self.mail_unsubscribe.as_deref())),
             ("MAIL_DEFAULT_LOCALE", self.mail_default_locale.clone()),
             ("APP_NAME", self.app_name.clone()),
+            ("APP_URL", shown(self.app_url.as_deref())),
             ("INVITE_URL", addresses(&self.invite_url.0)),
             ("AUTO_ACCEPT", self.auto_accept.as_str().to_owned()),
             ("INVITE_TTL", shown_age(self.invite_ttl)),

@@ -126,6 +126,16 @@ fn a_wrong_or_missing_setting_stops_the_start_with_its_name() {
         ("SMTP_URL", |s| s.smtp_url = secret("mail.example.com")),
         ("MAIL_FROM", |s| s.mail_from = None),
         ("INVITE_URL", |s| s.invite_url = None),
+        ("USHER_PUBLIC_URL", |s| {
+            s.usher_public_url = Some("invites.example.com".into())
+        }),
+        ("USHER_PUBLIC_URL", |s| {
+            s.usher_public_url = Some("https://invites.example.com/#x".into())
+        }),
+        ("APP_URL", |s| s.app_url = Some("app.example.com".into())),
+        ("CLERK_PUBLISHABLE_KEY", |s| {
+            s.clerk_publishable_key = Some("sk_test_of_another".into())
+        }),
         ("INVITE_URL", |s| {
             s.invite_url = Some("https://app.example.com/invite".into())
         }),
@@ -420,7 +430,7 @@ fn a_misspelt_variable_is_told_whatever_it_begins_with_and_other_programs_are_no
         ("CLERK_ISUER", Some("x")),
         ("MAIL_FORM", Some("x")),
         ("INVITE_TLL", Some("x")),
-        ("CLERK_PUBLISHABLE_KEY", Some("x")),
+        ("CLERK_SIGN_IN_URL", Some("x")),
         ("APP_ENV", Some("x")),
         ("MAIL_HOST", Some("x")),
         ("USHER_LISTEN", Some("8080")),
@@ -433,7 +443,7 @@ fn a_misspelt_variable_is_told_whatever_it_begins_with_and_other_programs_are_no
         let told = format!("{name} is not a setting of usher; did you mean {meant}?");
         assert!(said.contains(&told), "{said}");
     }
-    for name in ["CLERK_PUBLISHABLE_KEY", "APP_ENV", "MAIL_HOST"] {
+    for name in ["CLERK_SIGN_IN_URL", "APP_ENV", "MAIL_HOST"] {
         assert!(!said.contains(name), "{said}");
     }
 }

@@ -427,7 +427,9 @@ fn faulty(stage: &Stage, call: &Call, code: &str) -> Option<Request<Body>> {
         "cursor_expired" => return at(format!("{}?after=evt_0199d3a87c0070008000000000000005", call.path)),
         "not_found" if call.path.contains("/invite-links/") => return at("/v1/invite-links/x".to_owned()),
         "not_found" if call.operation.method == "put" => return Some(bearer(Some(LIMITED_KEY.to_owned()))),
-        "not_found" if call.operation.id() == "acceptInviteByLink" => return body(json!({ "token": "x" })),
+        "not_found" if matches!(call.operation.id(), "acceptInviteByLink" | "previewInviteLinkByBody") => {
+            return body(json!({ "token": "x" }));
+        }
         "not_found" => return at(call.path.replace(id, NOBODYS)),
         "foreign_origin" => {
             let token = token(json!({ "sub": stage.ada.id }))?;
@@ -441,6 +443,7 @@ fn faulty(stage: &Stage, call: &Call, code: &str) -> Option<Request<Body>> {
                 json!({ "sub": stage.ada.id, "act": { "sub": "user_2eve" } }),
             )));
         }
+        "not_synced" => return Some(bearer(token(json!({ "sub": "user_2unknown" })))),
         "other_address" => return Some(bearer(token(json!({ "sub": stage.eve.id })))),
         "role_above_inviter" => {
             let mut above: Value = serde_json::from_str(&call.bodies[0]).unwrap();
@@ -485,7 +488,14 @@ async fn change(stage: &Stage, world: &str) {
     let invite = example_id("getInvite");
     let ada = app.signed_in(&stage.ada);
     match world {
-        "accepted" => drop(ada.accept(invite).await.expect(200)),
+        // Ada would get the invite again, so it was somebody else, who had her address then.
+        "accepted" => {
+            ada.accept(invite).await.expect(200);
+            let grace = "select admin_id from usher_people where clerk_user_id = 'user_2grace'";
+            app.pool
+                .execute(&format!("update invites set accepted_by = ({grace})"))
+                .await;
+        }
         "declined" => drop(ada.decline(invite).await.expect(200)),
         "revoked" => drop(
             app.post(&format!("/v1/invites/{invite}/revoke"), json!({}))

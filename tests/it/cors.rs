@@ -56,6 +56,52 @@ stories! {
 }
 
 #[tokio::test]
+async fn in_development_the_pages_of_the_link_and_ushers_own_may_call() {
+    let app = TestApp::start_with(TestDatabase::sqlite().await, |settings| {
+        settings.usher_env = Some("development".to_owned());
+        settings.clerk_authorized_parties = None;
+        settings.usher_public_url = Some("https://Invites.example.com/".to_owned());
+        settings.invite_url = Some("http://localhost:3000/invite#{token}".to_owned());
+    })
+    .await;
+    for (origin, may) in [
+        ("http://localhost:3000", true),
+        ("https://invites.example.com", true),
+        ("http://localhost:3001", false),
+    ] {
+        let answer = call(&app, Method::OPTIONS, "/v1/me/invites", None, origin).await;
+        assert_eq!(
+            answer.headers.contains_key("access-control-allow-origin"),
+            may,
+            "{origin}"
+        );
+    }
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn in_production_a_token_for_ushers_own_page_is_good_and_the_links_origin_is_not_trusted() {
+    let app = TestApp::start_with(TestDatabase::sqlite().await, |settings| {
+        settings.usher_public_url = Some("https://invites.example.com".to_owned());
+        settings.invite_url = Some("https://links.example.com/invite#{token}".to_owned());
+    })
+    .await;
+    let bob = app.person("bob@example.com", None).await;
+    for (origin, status) in [
+        (ORIGIN, 200),
+        ("https://invites.example.com", 200),
+        ("https://links.example.com", 401),
+    ] {
+        let token = app.session_token(serde_json::json!({ "sub": bob.id, "azp": origin }));
+        let answer = call(&app, Method::GET, "/v1/me/invites", Some(&token), origin).await;
+        assert_eq!(answer.status.as_u16(), status, "{origin}");
+        let may = answer.headers.contains_key("access-control-allow-origin");
+        assert_eq!(may, status == 200, "{origin}");
+    }
+    app.finish().await;
+}
+
+#[tokio::test]
 async fn an_origin_with_a_slash_or_a_path_is_the_same_for_pages_cookies_and_tokens() {
     for written in [
         "https://app.example.com/",

@@ -211,7 +211,36 @@ stories! {
         let accepted = app.signed_in(&bob).accept_link(&token).await.expect(200);
         assert_eq!(accepted["status"], "accepted");
         assert_eq!(app.members(acme).await, ["bob@example.com member"]);
-        assert_eq!(app.signed_in(&bob).accept_link(&token).await.problem(409), "invite_accepted");
+        assert_eq!(app.signed_in(&bob).accept_link(&token).await.expect(200), accepted, "a second click shows it again");
+    }
+
+    async fn a_link_that_the_webhook_was_faster_than_answers_with_the_invite(app) {
+        let acme = app.organization("Acme").await;
+        app.invite_to_organization(acme, "bob@example.com", "member").await;
+        app.run_jobs().await;
+        let token = app.token_in_mail_to("bob@example.com");
+        let bob = app.clerk().user("bob@example.com");
+        let early = app.signed_in(&bob).accept_link(&token).await;
+        assert_eq!(early.problem(409), "not_synced");
+        assert_eq!(early.headers["retry-after"], "1");
+        app.clerk().tells_of(&bob).await;
+        app.run_jobs().await;
+        assert_eq!(app.members(acme).await, ["bob@example.com member"], "a new user is let in by the webhook");
+        assert_eq!(app.signed_in(&bob).accept_link(&token).await.expect(200)["status"], "accepted");
+    }
+
+    async fn a_page_previews_a_link_with_the_token_in_the_body(app) {
+        let acme = app.organization("Acme").await;
+        let invite = app.invite_to_organization(acme, "bob@example.com", "member").await;
+        app.run_jobs().await;
+        let token = app.token_in_mail_to("bob@example.com");
+        let before = app.pool.dump("invites").await;
+        let preview = async |token: &str| app.send(request(Method::POST, "/v1/invite-links", None, Some(json!({ "token": token })))).await;
+        let seen = preview(&token).await.expect(200);
+        assert_eq!(seen, app.send(request(Method::GET, &format!("/v1/invite-links/{token}"), None, None)).await.expect(200));
+        assert_eq!(seen["id"], invite.as_str());
+        assert_eq!(preview("forged").await.problem(404), "not_found");
+        assert_eq!(app.pool.dump("invites").await, before, "looking changes nothing");
     }
 
     async fn security_2_a_link_is_no_door_for_another_address(app) {

@@ -175,7 +175,7 @@ fn the_compose_file_passes_every_setting_and_insists_on_what_production_needs() 
         "USHER_TOKEN_KEY",
         "SMTP_URL",
         "MAIL_FROM",
-        "INVITE_URL",
+        "USHER_PUBLIC_URL",
     ] {
         assert!(passed[name].trim().starts_with(&format!("${{{name}:?")), "{name}");
     }

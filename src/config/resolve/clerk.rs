@@ -80,6 +80,12 @@ impl Settings {
             .map(|_| DevSecrets::ISSUER.to_owned())
     }
 
+    pub(super) fn fake_clerk_key(&self, dev: Option<&DevSecrets>) -> Option<Secret> {
+        let is_clerk_there = self.clerk_jwt_key.is_some() || self.clerk_issuer.is_some();
+        dev.filter(|_| !is_clerk_there)
+            .map(|dev| Secret::from(dev.session_key.clone()))
+    }
+
     pub(super) fn authorized_parties(&self, all: &mut Problems) -> Vec<String> {
         let given = self.clerk_authorized_parties.as_deref().unwrap_or_default();
         clerk_values::origins(given).unwrap_or_else(|problems| {

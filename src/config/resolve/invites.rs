@@ -4,19 +4,19 @@ use chrono::TimeDelta;
 
 use crate::clock::parse_duration;
 use crate::config::error::{ConfigError, Problems, wrong};
-use crate::config::{Environment, InviteUrl, Settings};
+use crate::config::{InviteUrl, Settings};
 use crate::invites::limits::{DEFAULT_TTL, MAX_TTL};
 use crate::invites::reminders::Reminders;
 use crate::invites::roles::{RoleOrder, Roles};
 
 impl Settings {
-    pub(super) fn invite_url(&self, environment: Environment) -> Result<InviteUrl, ConfigError> {
-        match (self.invite_url.as_deref(), environment) {
+    pub(super) fn invite_url(&self, public_url: Option<&str>) -> Result<InviteUrl, ConfigError> {
+        match (self.invite_url.as_deref(), public_url) {
             (Some(text), _) => text.parse().map_err(|problem: &str| wrong("INVITE_URL", problem)),
-            (None, Environment::Development) => Ok(InviteUrl("http://localhost:3000/invite#{token}".to_owned())),
-            (None, Environment::Production) => Err(wrong(
+            (None, Some(usher)) => Ok(InviteUrl(format!("{usher}/i#{{token}}"))),
+            (None, None) => Err(wrong(
                 "INVITE_URL",
-                "is missing; it looks like https://app.example.com/invite#{token}",
+                "is missing; it looks like https://app.example.com/invite#{token}. For usher's own accept page set USHER_PUBLIC_URL instead",
             )),
         }
     }

@@ -4,6 +4,7 @@ mod clerk;
 mod events;
 mod invites;
 mod mail;
+mod pages;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -98,10 +99,18 @@ impl Settings {
             UNUSED,
         );
         let event_endpoints = all.or_default(self.event_endpoints([listen, admin_listen]));
+        let public_url = all.or_default(self.public_url(environment, listen));
+        let invite_url = all.or_default(self.invite_url(public_url.as_deref()));
+        let mut authorized_parties = self.authorized_parties(&mut all);
+        let page_origins = pages::page_origins(environment, &authorized_parties, public_url.as_deref(), &invite_url);
+        if !authorized_parties.is_empty() {
+            authorized_parties.clone_from(&page_origins);
+        }
         let config = Config {
             environment,
             database_url: all.or_default(self.database_in(var)),
             listen,
+            public_url,
             admin_listen,
             drain_time: all.or_default(drain_time(environment, self.usher_drain_time.as_deref())),
             max_connections: all.or_default(max_connections(self.usher_max_connections.as_deref())),
@@ -110,7 +119,10 @@ impl Settings {
             clerk_issuer: issuer
                 .map(|issuer| issuer.name)
                 .or_else(|| self.development_issuer(dev)),
-            authorized_parties: self.authorized_parties(&mut all),
+            authorized_parties,
+            page_origins,
+            clerk_publishable_key: all.or_default(self.publishable_key()),
+            fake_clerk_key: self.fake_clerk_key(dev),
             clerk_secret_key: all.or_default(self.clerk_secret_key()),
             clerk_api_url: all.or_default(clerk_values::api_url(
                 self.clerk_api_url.as_deref().unwrap_or(CLERK_API),
@@ -147,7 +159,8 @@ impl Settings {
             mail_unsubscribe: self.mail_unsubscribe.clone(),
             mail_default_locale: self.mail_default_locale().to_owned(),
             app_name: self.app_name.clone().unwrap_or_else(|| "usher".to_owned()),
-            invite_url: all.or_default(self.invite_url(environment)),
+            app_url: all.or_default(self.app_url()),
+            invite_url,
             auto_accept: all.or_default(parsed("AUTO_ACCEPT", self.auto_accept.as_deref())),
             invite_ttl: all.or_default(self.invite_ttl()),
             invite_reminders: all.or_default(self.invite_reminders()),

@@ -1,0 +1,119 @@
+//! The settings of usher's own pages, and which pages may call from the browser.
+
+use std::net::{IpAddr, SocketAddr};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use url::Url;
+
+use crate::config::error::{ConfigError, wrong};
+use crate::config::values::url;
+use crate::config::{Environment, InviteUrl, PublishableKey, Settings};
+
+impl Settings {
+    /// `USHER_PUBLIC_URL` without a slash at the end. In development, by default, the address that usher listens on.
+    pub(super) fn public_url(
+        &self,
+        environment: Environment,
+        listen: SocketAddr,
+    ) -> Result<Option<String>, ConfigError> {
+        const VARIABLE: &str = "USHER_PUBLIC_URL";
+        let Some(text) = self.usher_public_url.as_deref() else {
+            return Ok((environment == Environment::Development).then(|| format!("http://{}", host_of(listen))));
+        };
+        let url = url(VARIABLE, text)?;
+        if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() || url.password().is_some() {
+            return Err(wrong(VARIABLE, "must have no user, no password, no ? and no #"));
+        }
+        Ok(Some(url.as_str().trim_end_matches('/').to_owned()))
+    }
+
+    pub(super) fn app_url(&self) -> Result<Option<String>, ConfigError> {
+        let read = |text: &str| url("APP_URL", text).map(String::from);
+        self.app_url.as_deref().map(read).transpose()
+    }
+
+    /// `CLERK_PUBLISHABLE_KEY` is `pk_test_` or `pk_live_` and the host of Clerk's Frontend API with a `$`, in base64.
+    pub(super) fn publishable_key(&self) -> Result<Option<PublishableKey>, ConfigError> {
+        const VARIABLE: &str = "CLERK_PUBLISHABLE_KEY";
+        let Some(key) = self.clerk_publishable_key.as_deref().map(str::trim) else {
+            return Ok(None);
+        };
+        let frontend_api = frontend_api(key).ok_or_else(|| {
+            wrong(
+                VARIABLE,
+                "must be the publishable key that Clerk's dashboard shows under API keys; it begins with pk_test_ or pk_live_",
+            )
+        })?;
+        Ok(Some(PublishableKey {
+            key: key.to_owned(),
+            frontend_api,
+        }))
+    }
+}
+
+fn frontend_api(key: &str) -> Option<String> {
+    let encoded = key.strip_prefix("pk_test_").or_else(|| key.strip_prefix("pk_live_"))?;
+    let decoded = STANDARD_NO_PAD.decode(encoded.trim_end_matches('=')).ok()?;
+    let host = String::from_utf8(decoded).ok()?.strip_suffix('$')?.to_owned();
+    let url = Url::parse(&format!("https://{host}")).ok()?;
+    // The host goes into a header, so it must be nothing else.
+    (url.host_str() == Some(host.split(':').next()?) && url.path() == "/" && host.contains('.')).then_some(host)
+}
+
+/// How a browser on this machine reaches usher.
+fn host_of(listen: SocketAddr) -> String {
+    match listen.ip() {
+        ip if ip.is_unspecified() => format!("localhost:{}", listen.port()),
+        IpAddr::V4(_) | IpAddr::V6(_) => listen.to_string(),
+    }
+}
+
+/// The origins whose pages may call from the browser: the app's, usher's own and, in development, that of `INVITE_URL`.
+pub(super) fn page_origins(
+    environment: Environment,
+    parties: &[String],
+    public_url: Option<&str>,
+    invite_url: &InviteUrl,
+) -> Vec<String> {
+    let mut origins = parties.to_vec();
+    origins.extend(public_url.and_then(origin));
+    if environment == Environment::Development {
+        origins.extend(origin(&invite_url.0));
+    }
+    origins.sort();
+    origins.dedup();
+    origins
+}
+
+/// Scheme, host and port, as browsers send them.
+pub(super) fn origin(url: &str) -> Option<String> {
+    Url::parse(url).ok().map(|url| url.origin().ascii_serialization())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_publishable_key_names_the_frontend_api() {
+        let key = |host: &str| format!("pk_test_{}", base64::engine::general_purpose::STANDARD.encode(host));
+        assert_eq!(
+            frontend_api(&key("clerk.example.com$")).as_deref(),
+            Some("clerk.example.com")
+        );
+        for wrong in [
+            "clerk.example.com",
+            "localhost$",
+            "clerk.example.com/x$",
+            "a b.c$",
+            "x;y.z$",
+            "$",
+            "",
+        ] {
+            assert_eq!(frontend_api(&key(wrong)), None, "{wrong}");
+        }
+        assert_eq!(frontend_api("sk_test_Y2xlcmsuZXhhbXBsZS5jb20k"), None);
+        assert_eq!(frontend_api("pk_test_?"), None);
+    }
+}

@@ -1,0 +1,88 @@
+// The hosted accept page, in development without Clerk: usher's stand-in signs its visitors in.
+
+import assert from "node:assert/strict";
+import { after, test } from "node:test";
+import { DATABASES, closeBrowser, lookAt, open, startUsher } from "./faces.js";
+
+after(closeBrowser);
+
+const state = (page, name) => page.locator(`#state[data-state="${name}"]`).waitFor();
+const act = (page, name) => page.locator(`[data-action="${name}"]`).click();
+
+for (const database of DATABASES) {
+    test(`a link leads in, and each dead end says what to do (${database})`, async () => {
+        const usher = await startUsher({ postgres: database === "postgres", clerk: false });
+        try {
+            const acme = await usher.organization("Acme <b>&</b> Söhne");
+            await usher.invite(acme, "ada@example.com");
+            const link = `${usher.url}/i#${await usher.token("ada@example.com")}`;
+            const { page, errors } = await open(link);
+            const asked = [];
+            page.on("request", (request) => asked.push(request.url()));
+            await state(page, "signed-out");
+            assert.equal(new URL(page.url()).hash, "", "the token is in no address");
+            assert.match(await page.getByRole("heading").innerText(), /Acme <b>&<\/b> Söhne/);
+            await lookAt(page, `accept-${database}-signed-out`);
+            await act(page, "stranger");
+            await act(page, "accept");
+            await state(page, "other");
+            await lookAt(page, `accept-${database}-other`);
+            await act(page, "another");
+            await state(page, "signed-out");
+            await act(page, "invitee");
+            await act(page, "decline");
+            await state(page, "sure");
+            await act(page, "keep");
+            await act(page, "accept");
+            await state(page, "joined");
+            await lookAt(page, `accept-${database}-joined`);
+            const { items } = await usher.call("GET", `/v1/invites?organization_id=${acme}`);
+            assert.equal(items[0].status, "accepted");
+            assert.ok(!asked.some((url) => url.includes(link.split("#")[1])), "no request has the token in its address");
+
+            for (const [address, name] of [[link, "wasAccepted"], [`${usher.url}/i#forged`, "forged"], [`${usher.url}/i`, "none"]]) {
+                const { page: other } = await open(address, { dark: true, width: 375 });
+                await state(other, name);
+                await lookAt(other, `accept-${database}-${name}`);
+            }
+            const { id } = await usher.invite(acme, "bob@example.com");
+            const token = await usher.token("bob@example.com");
+            await usher.call("POST", `/v1/invites/${id}/revoke`, {});
+            const { page: revoked } = await open(`${usher.url}/i#${token}`, { locale: "de" });
+            await state(revoked, "revoked");
+            assert.match(await revoked.getByRole("heading").innerText(), /zurückgezogen/);
+            // The browser logs each refusal: of the stranger, and while usher has not heard of the person yet.
+            assert.deepEqual(errors.filter((error) => !/status of 40[39]/.test(error)), []);
+        } finally {
+            await usher.stop();
+        }
+    });
+}
+
+test("only the accept page may load Clerk's script, and none may be framed", async () => {
+    const key = `pk_test_${Buffer.from("clerk.example.com$").toString("base64")}`;
+    const usher = await startUsher({ settings: { CLERK_PUBLISHABLE_KEY: key } });
+    try {
+        const page = await fetch(`${usher.url}/i`);
+        const policy = page.headers.get("content-security-policy");
+        assert.match(policy, /script-src 'self' https:\/\/clerk\.example\.com https:\/\/challenges\.cloudflare\.com/);
+        assert.match(policy, /frame-ancestors 'none'/);
+        assert.equal(page.headers.get("x-frame-options"), "DENY");
+        assert.equal(page.headers.get("referrer-policy"), "no-referrer");
+        const docs = await fetch(`${usher.url}/docs`);
+        assert.doesNotMatch(docs.headers.get("content-security-policy"), /clerk|cloudflare/);
+        let bytes = (await page.text()).length;
+        for (const file of ["accept.js", "accept.css", "usher.js"]) {
+            const answer = await fetch(`${usher.url}/ui/${file}`);
+            const again = await fetch(`${usher.url}/ui/${file}`, { headers: { "if-none-match": answer.headers.get("etag") } });
+            assert.equal(again.status, 304);
+            assert.equal(answer.headers.get("access-control-allow-origin"), "*");
+            bytes += (await answer.arrayBuffer()).byteLength;
+        }
+        assert.ok(bytes < 60_000, `${bytes} bytes`);
+        const signed = await fetch(`${usher.url}/i/development/sign-in`, { method: "POST" });
+        assert.equal(signed.status, 404, "with Clerk there is no stand-in");
+    } finally {
+        await usher.stop();
+    }
+});
