@@ -100,6 +100,7 @@ named! {
     }
 }
 
+#[expect(clippy::derivable_impls, reason = "`named!` declares the enum")]
 impl Default for Tables {
     fn default() -> Self {
         Self::Own

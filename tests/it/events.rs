@@ -449,7 +449,7 @@ async fn inviting_by_sql_is_told_of_as_inviting_by_http() {
     for role in ["member", "admin"] {
         app.pool
             .execute(&format!(
-                "select * from usher_invite('ada2@example.com', '{role}', '{acme}')"
+                "select * from usher.invite('ada2@example.com', '{role}', '{acme}')"
             ))
             .await;
     }
@@ -482,7 +482,7 @@ async fn an_open_transaction_delays_its_own_events_only() {
     let app = TestApp::start(TestDatabase::postgres().await).await;
     let acme = app.organization("Acme").await;
     let mut open = app.pool.pg().begin().await.unwrap();
-    sqlx::query("select * from usher_invite('slow@example.com', 'member', $1)")
+    sqlx::query("select * from usher.invite('slow@example.com', 'member', $1)")
         .bind(acme)
         .execute(&mut *open)
         .await
