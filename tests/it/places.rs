@@ -75,6 +75,24 @@ stories! {
         }
     }
 
+    async fn a_project_s_invites_are_listed_where_it_is(app) {
+        let project = Uuid::from_u128(0xA90);
+        put(app, API_KEY, project, ACME).await.expect(201);
+        let body = |email: &str| json!({ "project_id": project, "email": email, "role": "client" });
+        let open = app.invite(body("ada@example.com")).await;
+        let revoked = app.invite(body("bob@example.com")).await;
+        app.post(&format!("/v1/invites/{revoked}/revoke"), json!({})).await.expect(200);
+        put(app, API_KEY, project, OTHER).await.expect(200);
+        let listed = async |key: &str, query: &str| {
+            let list = app.send(request(Method::GET, &format!("/v1/invites{query}"), Some(key), None)).await.expect(200);
+            list["items"].as_array().unwrap().iter().map(|invite| invite["id"].clone()).collect::<Vec<Value>>()
+        };
+        assert!(listed(LIMITED, "").await.is_empty());
+        assert!(listed(API_KEY, &format!("?organization_id={ACME}")).await.is_empty());
+        assert_eq!(listed(API_KEY, &format!("?organization_id={OTHER}")).await, [json!(revoked), json!(open)]);
+        app.run_jobs().await;
+    }
+
     async fn whoever_accepts_while_a_project_moves_is_where_the_project_is(app) {
         let project = app.project(ACME, "Apollo").await;
         for round in 0..15 {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{TARGET_ID, TargetInfo, held, organization, project, target_ids};
 use crate::app_id::AppId;
-use crate::store::rows::{sql, unfold};
+use crate::store::rows::{among, in_order_of_id, sql, unfold};
 use crate::store::{Result, Tx, on_conn};
 
 /// The result of putting an organization or a project.
@@ -85,8 +85,12 @@ impl Tx {
             if let Some(target) = made {
                 return Ok(Put::Made(target));
             }
+            let before = self.home_of_project(id).await?;
             let changed = self.update_project(id, organization_id, name, may_use, now).await?;
             if let Some(target) = changed {
+                if before.is_none_or(|(home, _)| home != organization_id) {
+                    self.move_invites(id, organization_id).await?;
+                }
                 return Ok(Put::Changed(target));
             }
         }
@@ -100,6 +104,25 @@ impl Tx {
             // caller may use. A repeated request will succeed.
             (_, Some(false)) => PutRefusal::Foreign,
         }))
+    }
+
+    /// A project's invites are listed where the project is.
+    async fn move_invites(&mut self, project_id: Uuid, organization_id: Uuid) -> Result<()> {
+        let these = format!(
+            "select id from invites where project_id = $1 and organization_id <> $2 {}",
+            in_order_of_id(self.dialect())
+        );
+        let text = format!(
+            "update invites set organization_id = $2 where {}",
+            among(self.dialect(), "id", &these)
+        );
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(project_id)
+            .bind(organization_id)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        Ok(())
     }
 
     /// Keeps how the app spells an id that is no UUID.
