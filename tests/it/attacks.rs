@@ -32,9 +32,7 @@ stories! {
 
     async fn whoever_the_app_removed_is_not_let_in_by_an_invite(app) {
         let acme = app.organization("Acme").await;
-        let bob = app.clerk().old_user("bob@example.com");
-        app.clerk().tells_of(&bob).await;
-        app.run_jobs().await;
+        let bob = app.earlier_person("bob@example.com").await;
         app.pool.execute(&format!("update admins set deleted_at = {LONG_AGO}")).await;
         let invite = app.invite_to_organization(acme, "bob@example.com", "owner").await;
         assert_eq!(app.signed_in(&bob).banner_ids().await, [""; 0]);
@@ -94,9 +92,7 @@ stories! {
 
     async fn an_invite_that_was_asked_again_meanwhile_is_not_accepted_as_it_was(app) {
         let acme = app.organization("Acme").await;
-        let bob = app.clerk().old_user("bob@example.com");
-        app.clerk().tells_of(&bob).await;
-        app.run_jobs().await;
+        let bob = app.earlier_person("bob@example.com").await;
         app.invite_to_organization(acme, "bob@example.com", "owner").await;
         let mut tx = app.app.store.read().await.unwrap();
         let admin_id = tx.people_by_clerk_id(&[&bob.id]).await.unwrap()[0].admin_id.unwrap();

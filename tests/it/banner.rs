@@ -48,9 +48,7 @@ stories! {
         let invite = app.invite(json!({
             "organization_id": acme, "email": "bob@example.com", "role": "member", "invited_by": owner.id,
         })).await;
-        let bob = app.clerk().old_user("bob@example.com");
-        app.clerk().tells_of(&bob).await;
-        app.run_jobs().await;
+        let bob = app.earlier_person("bob@example.com").await;
         let answers = join_all((0..100).map(async |_| app.signed_in(&bob).accept(&invite).await.status.as_u16())).await;
         assert_eq!(answers, [200; 100]);
         assert_eq!(app.members(acme).await.len(), 2);
@@ -61,9 +59,7 @@ stories! {
     async fn a_declined_invite_is_final(app) {
         let acme = app.organization("Acme").await;
         let invite = app.invite_to_organization(acme, "bob@example.com", "member").await;
-        let bob = app.clerk().old_user("bob@example.com");
-        app.clerk().tells_of(&bob).await;
-        app.run_jobs().await;
+        let bob = app.earlier_person("bob@example.com").await;
         let declined = app.signed_in(&bob).decline(&invite).await.expect(200);
         assert_eq!(declined["status"], "declined");
         assert!(declined["declined_at"].is_string());
@@ -122,9 +118,7 @@ stories! {
 
     async fn a_session_that_ended_before_its_beginning_was_told_raises_no_flag(app) {
         let acme = app.organization("Acme").await;
-        let bob = app.clerk().old_user("bob@example.com");
-        app.clerk().tells_of(&bob).await;
-        app.run_jobs().await;
+        let bob = app.earlier_person("bob@example.com").await;
         let invite = app.invite_to_organization(acme, "bob@example.com", "member").await;
         app.clerk().session_over("session.ended", "sess_1", &bob).await;
         app.run_jobs().await;
@@ -163,9 +157,7 @@ stories! {
     async fn security_15_a_cookie_may_change_things_only_from_the_apps_own_pages(app) {
         let acme = app.organization("Acme").await;
         let invite = app.invite_to_organization(acme, "bob@example.com", "member").await;
-        let bob = app.clerk().old_user("bob@example.com");
-        app.clerk().tells_of(&bob).await;
-        app.run_jobs().await;
+        let bob = app.earlier_person("bob@example.com").await;
         let token = app.session_token(json!({ "sub": bob.id }));
         let send = async |method: Method, path: String, origin: Option<&str>| {
             let mut request = request(method, &path, None, None);
@@ -264,9 +256,7 @@ stories! {
     async fn whoever_impersonates_may_look_but_not_answer(app) {
         let acme = app.organization("Acme").await;
         let invite = app.invite_to_organization(acme, "bob@example.com", "member").await;
-        let bob = app.clerk().old_user("bob@example.com");
-        app.clerk().tells_of(&bob).await;
-        app.run_jobs().await;
+        let bob = app.earlier_person("bob@example.com").await;
         let token = app.session_token(json!({ "sub": bob.id, "act": { "sub": "user_support" } }));
         let call = async |method, path: &str| app.send(request(method, path, Some(&token), None)).await;
         assert_eq!(call(Method::GET, "/v1/me/invites").await.expect(200)["items"].as_array().unwrap().len(), 1);
@@ -279,9 +269,7 @@ stories! {
     async fn security_14_looking_changes_nothing(app) {
         let acme = app.organization("Acme").await;
         let invite = app.invite_to_organization(acme, "bob@example.com", "member").await;
-        let bob = app.clerk().old_user("bob@example.com");
-        app.clerk().tells_of(&bob).await;
-        app.run_jobs().await;
+        let bob = app.earlier_person("bob@example.com").await;
         let before = app.pool.dump("invites").await;
         let token = app.session_token(json!({ "sub": bob.id }));
         for method in [Method::GET, Method::HEAD, Method::OPTIONS] {
@@ -304,9 +292,7 @@ stories! {
         let invite = app.invite(json!({
             "organization_id": acme, "email": "bob@example.com", "role": "member", "expires_in": "2h",
         })).await;
-        let bob = app.clerk().old_user("bob@example.com");
-        app.clerk().tells_of(&bob).await;
-        app.run_jobs().await;
+        let bob = app.earlier_person("bob@example.com").await;
         app.clock.advance(TimeDelta::hours(2) - TimeDelta::microseconds(1));
         assert_eq!(app.signed_in(&bob).banner_ids().await, [invite.as_str()]);
         app.clock.advance(TimeDelta::microseconds(1));

@@ -74,8 +74,7 @@ async fn whoever_needs_a_locked_organization_waits_alone() {
     /// So many that they would hold up the others if they came back among them.
     const LOCKED: usize = 30;
     let database = TestDatabase::postgres().await;
-    let smtp = SmtpServer::start().await;
-    let usher = UsherProcess::start(&database, &smtp.url()).await;
+    let (usher, smtp) = UsherProcess::with_smtp(&database).await;
     let (locked, other) = (usher.organization("Locked").await, usher.organization("Other").await);
     for n in 0..LOCKED {
         usher.invite(locked, &person(n)).await;
@@ -121,26 +120,31 @@ async fn whoever_needs_a_locked_organization_waits_alone() {
         assert!(answers.iter().all(|status| *status == 503), "{answers:?}");
     }
     lock.rollback().await.unwrap();
-    everything_is_done(&database).await;
-    assert_eq!(database.pool.count("organization_users").await, 60);
-    assert_eq!(
-        database.pool.count("usher_job_failures").await,
-        0,
-        "no attempt was spent"
-    );
-    assert_no_mail_twice(&smtp);
-    let log = usher.log();
-    assert!(!log.iter().any(|line| line.contains(r#""level":"ERROR""#)), "{log:#?}");
+    let log = all_came_in(&usher, &database, &smtp, 60).await;
     let told = log.iter().filter(|line| line.contains("lock timeout")).count();
     assert_eq!(told, 1, "once a minute: {log:#?}");
     assert!(usher.terminate().await);
 }
 
+/// Everybody got in without an attempt spent, a mail sent twice or an error in the log, which is returned.
+async fn all_came_in(usher: &UsherProcess, database: &TestDatabase, smtp: &SmtpServer, people: i64) -> Vec<String> {
+    everything_is_done(database).await;
+    assert_eq!(database.pool.count("organization_users").await, people);
+    assert_eq!(
+        database.pool.count("usher_job_failures").await,
+        0,
+        "an attempt was spent"
+    );
+    assert_no_mail_twice(smtp);
+    let log = usher.log();
+    assert!(!log.iter().any(|line| line.contains(r#""level":"ERROR""#)), "{log:#?}");
+    log
+}
+
 #[tokio::test]
 async fn a_locked_table_keeps_no_event_out_and_no_worker_down() {
     let database = TestDatabase::postgres().await;
-    let smtp = SmtpServer::start().await;
-    let usher = UsherProcess::start(&database, &smtp.url()).await;
+    let (usher, smtp) = UsherProcess::with_smtp(&database).await;
     let acme = usher.organization("Acme").await;
     for n in 0..40 {
         usher.invite(acme, &person(n)).await;
@@ -167,16 +171,7 @@ async fn a_locked_table_keeps_no_event_out_and_no_worker_down() {
         assert!(answers.unwrap().iter().all(|status| *status == 503));
     }
     lock.rollback().await.unwrap();
-    everything_is_done(&database).await;
-    assert_eq!(database.pool.count("organization_users").await, 40);
-    assert_eq!(
-        database.pool.count("usher_job_failures").await,
-        0,
-        "no attempt was spent"
-    );
-    assert_no_mail_twice(&smtp);
-    let log = usher.log();
-    assert!(!log.iter().any(|line| line.contains(r#""level":"ERROR""#)), "{log:#?}");
+    all_came_in(&usher, &database, &smtp, 40).await;
     assert!(usher.terminate().await);
 }
 
@@ -515,8 +510,7 @@ async fn a_job_whose_acknowledgement_was_lost_is_given_back() {
 #[tokio::test]
 async fn a_sqlite_file_that_another_program_writes_to_is_busy_not_lost() {
     let database = TestDatabase::sqlite().await;
-    let smtp = SmtpServer::start().await;
-    let usher = UsherProcess::start(&database, &smtp.url()).await;
+    let (usher, smtp) = UsherProcess::with_smtp(&database).await;
     assert!(usher.deliver("msg_1", &told(1)).await);
     let other = database.pool.sqlite().begin_with("begin immediate").await.unwrap();
     // Longer than anything that usher does may take, and than it waits for an answer.

@@ -62,6 +62,11 @@ impl Ended {
     }
 
     #[track_caller]
+    fn is_refused(&self, problem: &str) {
+        assert!(self.code == Some(1) && self.logged.contains(problem), "{self:#?}");
+    }
+
+    #[track_caller]
     fn has(&self, line: &str) {
         assert_eq!(self.code, Some(0), "{self:#?}");
         assert!(
@@ -138,26 +143,17 @@ fn a_file_of_another_system_or_shell_is_read_and_one_that_is_none_is_told() {
     Deploy::with(windows).usher(&["config"]).has("USHER_ENV=production");
 
     let ended = Deploy::with(b"APP_NAME=x\nMAIL_FROM=\xff\n").usher(&["config"]);
-    assert!(
-        ended.code == Some(1) && ended.logged.contains(".env, line 2: is not UTF-8"),
-        "{ended:#?}"
-    );
+    ended.is_refused(".env, line 2: is not UTF-8");
 
     let folder = Deploy(tempfile::tempdir().unwrap());
     std::fs::create_dir(folder.path().join(".env")).unwrap();
     let ended = folder.usher(&["config"]);
-    assert!(
-        ended.code == Some(1) && ended.logged.contains(".env is a folder"),
-        "{ended:#?}"
-    );
+    ended.is_refused(".env is a folder");
 
     let nowhere = Deploy(tempfile::tempdir().unwrap());
     std::os::unix::fs::symlink("/there/is/nothing", nowhere.path().join(".env")).unwrap();
     let ended = nowhere.usher(&["config"]);
-    assert!(
-        ended.code == Some(1) && ended.logged.contains(".env can't be read"),
-        "{ended:#?}"
-    );
+    ended.is_refused(".env can't be read");
 }
 
 #[test]
@@ -170,10 +166,7 @@ fn a_file_that_may_not_be_read_is_told() {
         return;
     }
     let ended = deploy.usher(&["config"]);
-    assert!(
-        ended.code == Some(1) && ended.logged.contains(".env can't be read"),
-        "{ended:#?}"
-    );
+    ended.is_refused(".env can't be read");
 }
 
 #[test]

@@ -169,9 +169,7 @@ stories! {
         let waiting = app.clerk().old_user("waiting@other.example");
         app.clerk().tells_of(&waiting).await;
         app.invite(json!({ "project_id": zeus, "email": "waiting@other.example", "role": "editor" })).await;
-        let bystander = app.clerk().old_user("bystander@other.example");
-        app.clerk().tells_of(&bystander).await;
-        app.run_jobs().await;
+        let bystander = app.earlier_person("bystander@other.example").await;
         let mut people = Vec::new();
         for person in [&owner, &waiting, &bystander] {
             let mut tx = app.app.store.read().await.unwrap();

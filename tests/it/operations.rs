@@ -28,8 +28,7 @@ struct Running {
 
 impl Running {
     async fn start(database: TestDatabase) -> Self {
-        let smtp = SmtpServer::start().await;
-        let usher = UsherProcess::start(&database, &smtp.url()).await;
+        let (usher, smtp) = UsherProcess::with_smtp(&database).await;
         Self { usher, smtp, database }
     }
 

@@ -70,7 +70,7 @@ pub fn refused(error: sqlx::Error) -> Value {
     json!({ "status": status, "code": error.detail(), "field": error.column().filter(|field| !field.is_empty()) })
 }
 
-fn refused_by_api(answer: &crate::support::app::Answer) -> Value {
+pub fn refused_by_api(answer: &crate::support::app::Answer) -> Value {
     let problem = answer.json();
     let field = problem["errors"][0]["pointer"]
         .as_str()
@@ -927,9 +927,7 @@ async fn an_invite_from_sql_is_the_app_s_transaction_s_and_goes_out_after_its_co
     app.run_jobs().await;
     assert_eq!(app.mails().len(), 1);
     let token = app.token_in_mail_to("Ada@example.com");
-    let ada = app.clerk().old_user("ada@example.com");
-    app.clerk().tells_of(&ada).await;
-    app.run_jobs().await;
+    let ada = app.earlier_person("ada@example.com").await;
     app.signed_in(&ada).accept_link(&token).await.expect(200);
     assert_eq!(app.members(acme).await, ["ada@example.com member"]);
     assert_eq!(app.show(&id.to_string()).await["status"], "accepted");
@@ -940,8 +938,7 @@ async fn an_invite_from_sql_is_the_app_s_transaction_s_and_goes_out_after_its_co
 #[tokio::test]
 async fn what_sql_commits_is_picked_up_within_moments() {
     let database = TestDatabase::postgres().await;
-    let smtp = SmtpServer::start().await;
-    let usher = UsherProcess::start(&database, &smtp.url()).await;
+    let (usher, smtp) = UsherProcess::with_smtp(&database).await;
     let acme = Clock::System.new_id();
     let path = format!("/v1/organizations/{acme}");
     usher.call(reqwest::Method::PUT, &path, json!({ "name": "Acme" })).await;

@@ -1,10 +1,22 @@
 //! Databases that usher can't work with: a sentence that says what to do, an exit code, and nothing changed.
 
-use std::process::Command;
+use std::process::{Command, Output};
 
 use uuid::Uuid;
 
 use crate::support::TestDatabase;
+
+fn usher(arguments: &[&str], tables: &str, database: &TestDatabase, url: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_usher"))
+        .args(arguments)
+        .current_dir(database.folder.path())
+        .env_clear()
+        .env("USHER_ENV", "development")
+        .env("USHER_TABLES", tables)
+        .env("USHER_DATABASE_URL", url)
+        .output()
+        .unwrap()
+}
 
 /// What `usher migrate` complains of; it must fail, and so must a dry run, with the same words.
 fn complaint(database: &TestDatabase, url: &str) -> String {
@@ -13,15 +25,7 @@ fn complaint(database: &TestDatabase, url: &str) -> String {
 
 fn complaint_about(tables: &str, database: &TestDatabase, url: &str) -> String {
     let run = |arguments: &[&str]| {
-        let ran = Command::new(env!("CARGO_BIN_EXE_usher"))
-            .args(arguments)
-            .current_dir(database.folder.path())
-            .env_clear()
-            .env("USHER_ENV", "development")
-            .env("USHER_TABLES", tables)
-            .env("USHER_DATABASE_URL", url)
-            .output()
-            .unwrap();
+        let ran = usher(arguments, tables, database, url);
         assert_eq!(ran.status.code(), Some(1), "{ran:?}");
         assert!(ran.stdout.is_empty(), "{ran:?}");
         String::from_utf8(ran.stderr).unwrap()
@@ -151,15 +155,7 @@ async fn a_role_without_rights() {
     assert_says(&complaint(&database, &url), &["admins belongs to the role usher"]);
     database.pool.execute("drop table admins").await;
     assert_eq!(catalog(&database).await, before);
-    let ran = Command::new(env!("CARGO_BIN_EXE_usher"))
-        .arg("migrate")
-        .current_dir(database.folder.path())
-        .env_clear()
-        .env("USHER_ENV", "development")
-        .env("USHER_TABLES", "shared")
-        .env("USHER_DATABASE_URL", &url)
-        .output()
-        .unwrap();
+    let ran = usher(&["migrate"], "shared", &database, &url);
     assert!(ran.status.success(), "all that was asked for is enough: {ran:?}");
 }
 
@@ -247,15 +243,7 @@ async fn files_that_are_not_usher_s() {
         .unwrap();
     assert_eq!(tables, 1);
 
-    let said = Command::new(env!("CARGO_BIN_EXE_usher"))
-        .args(["migrate", "--dry-run"])
-        .current_dir(database.folder.path())
-        .env_clear()
-        .env("USHER_ENV", "development")
-        .env("USHER_TABLES", "shared")
-        .env("USHER_DATABASE_URL", url("new.db"))
-        .output()
-        .unwrap();
+    let said = usher(&["migrate", "--dry-run"], "shared", &database, &url("new.db"));
     assert!(
         said.status.success() && !path("new.db").exists(),
         "a dry run makes no file"
@@ -277,15 +265,7 @@ async fn a_server_that_is_no_postgres() {
             }
         });
         assert_says(&complaint(&database, &url), &["is no Postgres server", "host and port"]);
-        let ran = Command::new(env!("CARGO_BIN_EXE_usher"))
-            .arg("serve")
-            .current_dir(database.folder.path())
-            .env_clear()
-            .env("USHER_ENV", "development")
-            .env("USHER_TABLES", "shared")
-            .env("USHER_DATABASE_URL", &url)
-            .output()
-            .unwrap();
+        let ran = usher(&["serve"], "shared", &database, &url);
         assert_eq!(ran.status.code(), Some(1), "nor is it waited for: {ran:?}");
     }
 }

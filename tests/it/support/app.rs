@@ -272,6 +272,14 @@ impl TestApp {
         user
     }
 
+    /// Somebody who had signed up before they were invited; Clerk tells of them now.
+    pub async fn earlier_person(&self, email: &str) -> FakeUser {
+        let user = self.clerk().old_user(email);
+        self.clerk().tells_of(&user).await;
+        self.run_jobs().await;
+        user
+    }
+
     /// Calls the API as a signed-in person does.
     pub fn signed_in<'a>(&'a self, user: &FakeUser) -> Invitee<'a> {
         Invitee {

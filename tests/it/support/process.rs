@@ -1,7 +1,7 @@
 //! usher as a process of its own, to be killed.
 
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::app::{API_KEY, ISSUER, SIGNER, SIGNING_SECRET};
 use super::db::TestDatabase;
+use super::smtp::SmtpServer;
 
 /// A running `usher serve`; killed when dropped.
 pub struct UsherProcess {
@@ -46,6 +47,12 @@ impl UsherProcess {
     /// Starts it and waits until it says where it serves.
     pub async fn start(database: &TestDatabase, smtp_url: &str) -> Self {
         Self::start_with(database, smtp_url, &[]).await
+    }
+
+    /// Starts it with a mail server of its own.
+    pub async fn with_smtp(database: &TestDatabase) -> (Self, SmtpServer) {
+        let smtp = SmtpServer::start().await;
+        (Self::start(database, &smtp.url()).await, smtp)
     }
 
     /// Starts it with more settings than it needs.
@@ -95,17 +102,7 @@ impl UsherProcess {
 
     /// Runs another command beside it, with the same settings; whether it ended well, and what it said.
     pub async fn usher(&self, arguments: &[&str]) -> (bool, String) {
-        let output = Command::new(env!("CARGO_BIN_EXE_usher"))
-            .args(arguments)
-            .env_clear()
-            .envs(self.environment.clone())
-            .current_dir(&self.folder)
-            .stdin(Stdio::null())
-            .output()
-            .await
-            .expect("usher runs");
-        let said = [output.stdout, output.stderr].concat();
-        (output.status.success(), String::from_utf8(said).expect("text"))
+        ended(arguments, self.environment.clone(), &self.folder).await
     }
 
     /// What a command says that must end well.
@@ -270,11 +267,20 @@ pub fn environment(database_url: &str, smtp_url: &str) -> Vec<(String, String)> 
 /// Runs a command that only needs the database; whether it ended well, and what it said.
 pub async fn command(database_url: &str, arguments: &[&str]) -> (bool, String) {
     let folder = tempfile::tempdir().expect("a folder");
+    ended(
+        arguments,
+        environment(database_url, "smtp://127.0.0.1:1"),
+        folder.path(),
+    )
+    .await
+}
+
+async fn ended(arguments: &[&str], environment: Vec<(String, String)>, folder: &Path) -> (bool, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_usher"))
         .args(arguments)
         .env_clear()
-        .envs(environment(database_url, "smtp://127.0.0.1:1"))
-        .current_dir(folder.path())
+        .envs(environment)
+        .current_dir(folder)
         .stdin(Stdio::null())
         .output()
         .await
