@@ -755,7 +755,7 @@ begin
     insert into usher_invite_history (id, invite_id, event, at)
     values (usher_new_id(), invite.id, event, clock_timestamp());
     insert into usher_outgoing_events (id, type, at, invite_id, changes)
-    values (usher_new_id(), 'invite.' || event, clock_timestamp(), invite.id, '{"status":"pending"}');
+    values (usher_new_id(), 'invite.' || event, clock_timestamp(), invite.id, format('{"status":"%s"}', invite.status));
 end
 $$;
 comment on function usher_record_event is 'Records what happened to an invite.';
@@ -1253,3 +1253,400 @@ begin
     end loop;
 end
 $$;
+
+-- What PUT and DELETE of the API do, in the transaction of an app on the same Postgres.
+do $door$
+declare
+    mine regprocedure;
+    id_type text;
+begin
+    if current_schema() <> 'usher' then
+        return;
+    end if;
+
+    create function usher_settings_in_force() returns usher_settings language plpgsql stable as $$
+    declare
+        settings usher_settings;
+    begin
+        select * into settings from usher_settings;
+        if not found then
+            perform usher_refuse(503, 'not_set_up', 'usher has not been set up in this database', hint => 'Run: usher migrate');
+        end if;
+        return settings;
+    end
+    $$;
+    comment on function usher_settings_in_force is 'The configuration that the last start of usher has stored.';
+
+    -- As AppId::parse in src/app_id.rs reads it.
+    create function usher_read_id(app_id text, field text) returns uuid language plpgsql as $$
+    begin
+        if app_id is null then
+            perform usher_refuse_field(field, 'is missing');
+        elsif app_id !~ '^[A-Za-z0-9_.:~|=-]{1,255}$' or app_id in ('.', '..') then
+            perform usher_refuse_field(field, 'must be 1 to 255 of the characters A-Z a-z 0-9 - _ . : ~ | = and not . or ..');
+        end if;
+        return usher_app_id_key(app_id);
+    end
+    $$;
+    comment on function usher_read_id is 'What an id of the app''s is inside; refuses what can be none.';
+
+    create function usher_keep_spelling(key uuid, app_id text) returns void language sql as $$
+        insert into usher_app_ids (key, app_id) select $1, $2 where $1::text <> lower($2) on conflict do nothing
+    $$;
+    comment on function usher_keep_spelling is 'Stores how the app spells an id that is no UUID.';
+
+    -- As fields::line in src/fields.rs reads it.
+    create function usher_read_name(name text) returns text language plpgsql as $$
+    declare
+        line text := usher_trimmed(name);
+    begin
+        if line is null or line = '' then
+            perform usher_refuse_field('name', 'must not be empty');
+        elsif length(line) > 200 then
+            perform usher_refuse_field('name', 'must have at most 200 characters');
+        elsif line ~ '[\u0001-\u001f\u007f-\u009f\u2028\u2029]' then
+            perform usher_refuse_field('name', 'must not contain control characters');
+        elsif line !~ '[^\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffc]' then
+            perform usher_refuse_field('name', 'must have a character that can be seen');
+        end if;
+        return line;
+    end
+    $$;
+    comment on function usher_read_name is 'A name without white space at both ends; refuses what can be none.';
+
+    create function put_organization(id text, name text) returns void language plpgsql security definer as $$
+    #variable_conflict use_column
+    declare
+        key uuid := usher_read_id($1, 'id');
+        wanted text := usher_read_name($2);
+        asked_at timestamptz := clock_timestamp();
+    begin
+        perform usher_keep_spelling(key, $1);
+        insert into organizations as o (id, name, created_at, updated_at) values (key, wanted, asked_at, asked_at)
+        on conflict (id) do update set name = excluded.name, updated_at = excluded.updated_at where o.deleted_at is null;
+        if not found then
+            perform usher_refuse(409, 'organization_deleted', 'the organization is deleted', 'id');
+        end if;
+    end
+    $$;
+    comment on function put_organization(text, text) is 'Makes or renames an organization.';
+
+    create function put_project(id text, organization_id text, name text) returns void language plpgsql security definer as $$
+    #variable_conflict use_column
+    declare
+        key uuid := usher_read_id($1, 'id');
+        home uuid := usher_read_id($2, 'organization_id');
+        wanted text := usher_read_name($3);
+        asked_at timestamptz := clock_timestamp();
+        is_deleted boolean;
+    begin
+        select o.deleted_at is not null into is_deleted from organizations o where o.id = home for share;
+        if not found then
+            perform usher_refuse_field('organization_id', 'does not exist; call usher.put_organization first');
+        elsif is_deleted then
+            perform usher_refuse(409, 'organization_deleted', 'the organization is deleted', 'organization_id');
+        end if;
+        perform usher_keep_spelling(key, $1);
+        insert into projects as p (id, organization_id, name, created_at, updated_at)
+        values (key, home, wanted, asked_at, asked_at)
+        on conflict (id) do update
+            set organization_id = excluded.organization_id, name = excluded.name, updated_at = excluded.updated_at
+        where p.deleted_at is null
+            and exists (select from organizations o where o.id = p.organization_id and o.deleted_at is null);
+        if not found then
+            perform usher_refuse(409, 'project_deleted', 'the project is deleted', 'id');
+        end if;
+        perform from invites i where i.project_id = key and i.organization_id <> home order by i.id for update;
+        update invites i set organization_id = home where i.project_id = key and i.organization_id <> home;
+    end
+    $$;
+    comment on function put_project(text, text, text) is 'Makes, renames or moves a project.';
+
+    create function usher_set_membership(organization uuid, project uuid, person uuid, wanted text) returns void
+        language plpgsql as $$
+    declare
+        asked_at timestamptz := clock_timestamp();
+        was_live boolean;
+    begin
+        if project is null then
+            was_live := exists (select from organization_users m
+                where m.organization_id = organization and m.admin_id = person and m.deleted_at is null);
+            insert into organization_users (organization_id, admin_id, role, created_at, updated_at)
+            values (organization, person, wanted, asked_at, asked_at)
+            on conflict (organization_id, admin_id) do update
+                set role = excluded.role, updated_at = excluded.updated_at, deleted_at = null;
+        else
+            was_live := exists (select from project_admins m
+                where m.project_id = project and m.admin_id = person and m.deleted_at is null);
+            insert into project_admins (project_id, admin_id, role, created_at, updated_at)
+            values (project, person, wanted, asked_at, asked_at)
+            on conflict (project_id, admin_id) do update
+                set role = excluded.role, updated_at = excluded.updated_at, deleted_at = null;
+        end if;
+        perform usher_tell_of_membership(
+            case when was_live then 'updated' else 'created' end,
+            case when project is null then organization end, project, person, wanted);
+    end
+    $$;
+    comment on function usher_set_membership is 'Gives a role in an organization, or in a project if one is named.';
+
+    -- As Tx::tell_of_membership in src/store/outgoing/mod.rs.
+    create function usher_tell_of_membership(event text, organization uuid, project uuid, person uuid, role text)
+        returns void language sql as $$
+        insert into usher_outgoing_events (id, type, at, organization_id, project_id, admin_id, changes)
+        values (usher_new_id(), 'membership.' || $1, clock_timestamp(), $2, $3, $4,
+            format('{"role":%s}', to_json(coalesce($5, ''))))
+    $$;
+    comment on function usher_tell_of_membership is 'Records what the app is told of a membership.';
+
+    create function usher_has_another_owner(organization uuid, person uuid, highest text) returns boolean language sql stable as $$
+        select exists (select from organization_users m join admins a on a.id = m.admin_id and a.deleted_at is null
+            where m.organization_id = $1 and m.admin_id <> $2 and m.role = $3 and m.deleted_at is null)
+    $$;
+    comment on function usher_has_another_owner is 'Whether an organization keeps its highest role without this person.';
+
+    create function usher_read_target(organization_id text, project_id text, out organization uuid, out project uuid)
+        language plpgsql as $$
+    begin
+        if $1 is null and $2 is null then
+            perform usher_refuse_field('organization_id', 'is missing; give organization_id or project_id');
+        elsif $1 is not null and $2 is not null then
+            perform usher_refuse_field('project_id', 'can''t be given together with organization_id');
+        elsif $2 is not null then
+            project := usher_read_id($2, 'project_id');
+            -- Without a join: with one, a project that was moved while this waited for its lock would be missing.
+            select p.organization_id into organization from projects p where p.id = project and p.deleted_at is null for share;
+        else
+            organization := usher_read_id($1, 'organization_id');
+        end if;
+        if not exists (select from organizations o where o.id = organization and o.deleted_at is null) then
+            perform usher_refuse_field(case when $2 is null then 'organization_id' else 'project_id' end, 'does not exist');
+        end if;
+    end
+    $$;
+    comment on function usher_read_target is 'The organization or project that is named, which must be there; of a project its organization, too.';
+
+    -- As set_members in src/flows/members.rs.
+    create function put_member(clerk_user_id text, role text, organization_id text default null, project_id text default null)
+        returns text language plpgsql security definer as $$
+    #variable_conflict use_variable
+    declare
+        user_id alias for $1;
+        wanted text := usher_trimmed($2);
+        settings usher_settings := usher_settings_in_force();
+        roles text[] := settings.organization_roles;
+        highest text := roles[cardinality(roles)];
+        place record;
+        person uuid;
+        held_in_organization text;
+        held text;
+        open invites;
+        asked_at timestamptz := clock_timestamp();
+    begin
+        place := usher_read_target($3, $4);
+        if user_id is null or user_id !~ '^user_[A-Za-z0-9_]{1,59}$' then
+            perform usher_refuse_field('clerk_user_id', 'must be a Clerk user id');
+        end if;
+        if place.project is not null then
+            roles := settings.project_roles;
+        end if;
+        if wanted is null or array_position(roles, wanted) is null then
+            perform usher_refuse_field('role', 'must be one of ' || array_to_string(roles, ', '));
+        end if;
+
+        insert into usher_people as u (clerk_user_id, admin_id)
+        values (user_id, coalesce(usher_inviter(null, user_id), usher_new_id()))
+        on conflict on constraint usher_people_pkey do update set admin_id = u.admin_id;
+        insert into admins (id, external_id, created_at, updated_at)
+        select u.admin_id, u.clerk_user_id, asked_at, asked_at from usher_people u
+        where u.clerk_user_id = user_id and u.deleted_at is null and u.admin_id is not null
+        on conflict (id) do nothing;
+        person := usher_inviter(null, user_id);
+        if person is null or exists (select from usher_people u
+            where u.clerk_user_id = user_id and (u.banned or u.locked or u.deleted_at is not null))
+        then
+            perform usher_refuse(409, 'person_blocked', 'the person is banned, locked or deleted in Clerk', 'clerk_user_id');
+        end if;
+
+        perform from organizations o where o.id = place.organization for no key update;
+        select m.role into held_in_organization from organization_users m
+        where m.organization_id = place.organization and m.admin_id = person and m.deleted_at is null;
+        if place.project is null then
+            held := held_in_organization;
+            if held = highest and wanted <> highest and not usher_has_another_owner(place.organization, person, highest) then
+                perform usher_refuse(409, 'last_owner', 'the organization would lose the last member with its highest role');
+            end if;
+        else
+            select m.role into held from project_admins m
+            where m.project_id = place.project and m.admin_id = person and m.deleted_at is null;
+        end if;
+        if held = wanted then
+            return 'unchanged';
+        end if;
+        for open in
+            select i.* from invites i
+            where i.target_id = coalesce(place.project, place.organization) and i.status in ('pending', 'expired')
+                and i.kind = case when place.project is null then 'organization' else 'project' end
+                and i.email_key in (select a.email_key from usher_addresses a where a.admin_id = person and a.verified)
+            order by i.id for update
+        loop
+            perform usher_revoke_invite(open.id);
+        end loop;
+        if place.project is not null and held_in_organization is null then
+            perform usher_set_membership(place.organization, null, person, settings.organization_roles[1]);
+        end if;
+        perform usher_set_membership(place.organization, place.project, person, wanted);
+        return case when held is null then 'added' else 'changed' end;
+    end
+    $$;
+    comment on function put_member(text, text, text, text) is 'Gives a person a role: added, changed or unchanged.';
+
+    -- As remove_member in src/flows/members.rs.
+    create function remove_member(
+        clerk_user_id text, organization_id text default null, project_id text default null, force boolean default false
+    ) returns boolean language plpgsql security definer as $$
+    #variable_conflict use_variable
+    declare
+        place record;
+        person uuid := usher_inviter(null, $1);
+        roles text[];
+        highest text;
+        ended record;
+        asked_at timestamptz := clock_timestamp();
+    begin
+        roles := (usher_settings_in_force()).organization_roles;
+        highest := roles[cardinality(roles)];
+        place := usher_read_target($2, $3);
+        if place.project is null then
+            perform from organizations o where o.id = place.organization for no key update;
+            if not coalesce($4, false)
+                and exists (select from organization_users m where m.organization_id = place.organization
+                    and m.admin_id = person and m.role = highest and m.deleted_at is null)
+                and not usher_has_another_owner(place.organization, person, highest)
+            then
+                perform usher_refuse(409, 'last_owner', 'the organization would lose the last member with its highest role');
+            end if;
+        end if;
+        for ended in
+            update project_admins m set deleted_at = asked_at, updated_at = asked_at
+            where m.admin_id = person and m.deleted_at is null and m.project_id in (select p.id from projects p
+                where case when place.project is null then p.organization_id = place.organization else p.id = place.project end)
+            returning m.project_id, m.role
+        loop
+            perform usher_tell_of_membership('removed', null, ended.project_id, person, ended.role);
+        end loop;
+        if place.project is not null then
+            return found;
+        end if;
+        update organization_users m set deleted_at = asked_at, updated_at = asked_at
+        where m.organization_id = place.organization and m.admin_id = person and m.deleted_at is null
+        returning m.role into ended;
+        if not found then
+            return false;
+        end if;
+        perform usher_tell_of_membership('removed', place.organization, null, person, ended.role);
+        return true;
+    end
+    $$;
+    comment on function remove_member(text, text, text, boolean) is 'Ends a membership, and those in the organization''s projects; whether there was one.';
+
+    create function usher_revoke_invite(wanted uuid) returns boolean language plpgsql as $$
+    declare
+        asked_at timestamptz := clock_timestamp();
+        saved invites;
+    begin
+        update invites i set status = 'revoked', revoked_at = asked_at, flagged_at = null, flagged_for = null,
+            dismissed_at = null, updated_at = asked_at
+        where i.id = wanted and i.status in ('pending', 'expired') returning * into saved;
+        if not found then
+            return false;
+        end if;
+        perform usher_record_event(saved, 'revoked');
+        return true;
+    end
+    $$;
+    comment on function usher_revoke_invite is 'Revokes an open invite; whether it was one.';
+
+    create function revoke(invite_id uuid) returns void language plpgsql security definer as $$
+    declare
+        status text;
+    begin
+        if usher_revoke_invite($1) then
+            return;
+        end if;
+        status := (select i.status from invites i where i.id = $1);
+        if status is null then
+            perform usher_refuse(404, 'not_found', 'there is no such invite', 'invite_id');
+        end if;
+        perform usher_refuse(409, 'invite_' || status, format('the invite was %s', status));
+    end
+    $$;
+    comment on function revoke is 'Revokes an open invite.';
+
+    for mine in
+        select p.oid::regprocedure from pg_proc p
+        where p.pronamespace = 'usher'::regnamespace and p.proname in (
+            'usher_settings_in_force', 'usher_read_id', 'usher_keep_spelling', 'usher_read_name', 'put_organization',
+            'put_project', 'usher_set_membership', 'usher_tell_of_membership', 'usher_has_another_owner',
+            'usher_read_target', 'put_member', 'remove_member', 'usher_revoke_invite', 'revoke')
+    loop
+        execute format('alter function %s set search_path = pg_catalog, usher, pg_temp', mine);
+        execute format('alter function %s set timezone = ''UTC''', mine);
+    end loop;
+
+    -- Ids of other types are spelled as Postgres prints them.
+    foreach id_type in array array['uuid', 'bigint'] loop
+        execute replace(replace($overloads$
+            create function put_organization(id ID, name text) returns void language sql DEFINER
+                as 'select put_organization($1::text, $2)';
+            create function put_project(id ID, organization_id ID, name text) returns void language sql DEFINER
+                as 'select put_project($1::text, $2::text, $3)';
+            create function put_member(clerk_user_id text, role text, organization_id ID default null, project_id ID default null)
+                returns text language sql DEFINER as 'select put_member($1, $2, $3::text, $4::text)';
+            create function remove_member(
+                clerk_user_id text, organization_id ID default null, project_id ID default null, force boolean default false
+            ) returns boolean language sql DEFINER as 'select remove_member($1, $2::text, $3::text, $4)';
+        $overloads$, ' ID', ' ' || id_type),
+            'DEFINER', 'security definer set search_path = pg_catalog, usher, pg_temp set timezone = ''UTC''');
+    end loop;
+
+    for mine in
+        select p.oid::regprocedure from pg_proc p where p.pronamespace = 'usher'::regnamespace
+    loop
+        execute format('revoke all on function %s from public', mine);
+    end loop;
+end
+$door$;
+
+-- What an app may read in SQL; with USHER_TABLES=shared it has the tables.
+do $views$
+begin
+    if current_schema() <> 'usher' then
+        return;
+    end if;
+
+    create view app_memberships as
+    select coalesce(o.app_id, m.organization_id::text) as organization_id, null::text as project_id,
+        a.external_id as clerk_user_id, a.email, m.role, m.created_at, m.updated_at
+    from organization_users m join admins a on a.id = m.admin_id and a.deleted_at is null
+    left join usher_app_ids o on o.key = m.organization_id where m.deleted_at is null
+    union all
+    select coalesce(o.app_id, p.organization_id::text), coalesce(i.app_id, m.project_id::text),
+        a.external_id, a.email, m.role, m.created_at, m.updated_at
+    from project_admins m join projects p on p.id = m.project_id
+    join admins a on a.id = m.admin_id and a.deleted_at is null
+    left join usher_app_ids o on o.key = p.organization_id left join usher_app_ids i on i.key = m.project_id
+    where m.deleted_at is null;
+    comment on view app_memberships is 'Who is in which organization, and, where project_id is not null, in which project.';
+
+    create view app_invites as
+    select i.id as invite_id, coalesce(o.app_id, i.organization_id::text) as organization_id,
+        coalesce(p.app_id, i.project_id::text) as project_id, i.email, i.role,
+        case when i.status = 'pending' and i.expires_at <= now() then 'expired' else i.status end as status,
+        inviter.external_id as invited_by, i.invited_at, i.expires_at, invitee.external_id as accepted_by,
+        i.accepted_at, i.declined_at, i.revoked_at, i.mail_held, i.created_at, i.updated_at
+    from invites i left join usher_app_ids o on o.key = i.organization_id left join usher_app_ids p on p.key = i.project_id
+    left join admins inviter on inviter.id = i.invited_by left join admins invitee on invitee.id = i.accepted_by;
+    comment on view app_invites is 'All invites, with the ids that the app uses.';
+end
+$views$;

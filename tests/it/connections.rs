@@ -560,7 +560,7 @@ async fn slow_clients_do_not_hold_up_a_stop() {
 #[tokio::test]
 async fn what_strangers_send_is_logged_once_a_minute_with_a_count() {
     let database = TestDatabase::sqlite().await;
-    let (usher, smtp) = UsherProcess::with_smtp(&database).await;
+    let (usher, _smtp) = UsherProcess::with_smtp(&database).await;
     let now = Clock::System.now().timestamp().to_string();
     let signed = |timestamp: &str| {
         vec![

@@ -510,7 +510,7 @@ async fn a_job_whose_acknowledgement_was_lost_is_given_back() {
 #[tokio::test]
 async fn a_sqlite_file_that_another_program_writes_to_is_busy_not_lost() {
     let database = TestDatabase::sqlite().await;
-    let (usher, smtp) = UsherProcess::with_smtp(&database).await;
+    let (usher, _smtp) = UsherProcess::with_smtp(&database).await;
     assert!(usher.deliver("msg_1", &told(1)).await);
     let other = database.pool.sqlite().begin_with("begin immediate").await.unwrap();
     // Longer than anything that usher does may take, and than it waits for an answer.

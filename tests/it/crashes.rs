@@ -205,7 +205,7 @@ async fn processes_that_start_at_once_on_a_new_sqlite_file_share_it() {
 #[tokio::test]
 async fn a_full_disk_is_told_and_gone_once_there_is_room() {
     let database = TestDatabase::sqlite().await;
-    let (usher, smtp) = UsherProcess::with_smtp(&database).await;
+    let (usher, _smtp) = UsherProcess::with_smtp(&database).await;
     assert!(usher.deliver("msg_1", &told(1)).await);
     assert_eq!(usher.ask("/readyz").await.0, 200);
     usher.limit_files(Some(0));
@@ -265,7 +265,7 @@ async fn a_read_only_file_stops_the_start_with_a_sentence() {
 #[tokio::test]
 async fn a_database_that_can_only_be_read_counts_as_away() {
     let database = TestDatabase::postgres().await;
-    let (usher, smtp) = UsherProcess::with_smtp(&database).await;
+    let (usher, _smtp) = UsherProcess::with_smtp(&database).await;
     let name = database.pool.text("select current_database()::text").await.unwrap();
     let read_only = async |value: &str| {
         let text = format!("alter database {name} set default_transaction_read_only = {value}");
@@ -302,7 +302,7 @@ async fn a_database_that_can_only_be_read_counts_as_away() {
 #[tokio::test]
 async fn health_is_told_soon_while_the_database_keeps_everybody_waiting() {
     let database = TestDatabase::postgres().await;
-    let (usher, smtp) = UsherProcess::with_smtp(&database).await;
+    let (usher, _smtp) = UsherProcess::with_smtp(&database).await;
     let mut other = database.pool.pg().begin().await.unwrap();
     sqlx::query("lock table usher_migrations, usher_mail_circuit in access exclusive mode")
         .execute(&mut *other)

@@ -456,7 +456,7 @@ async fn a_process_that_is_asked_to_end_answers_what_still_comes() {
 #[tokio::test]
 async fn a_request_that_has_begun_is_answered_after_the_listener_is_closed() {
     let database = TestDatabase::sqlite().await;
-    let (usher, smtp) = UsherProcess::with_smtp(&database).await;
+    let (usher, _smtp) = UsherProcess::with_smtp(&database).await;
     let mut begun = Connection::open(&usher).await.unwrap();
     let body = begun.begin().await;
     usher.ask_to_end();

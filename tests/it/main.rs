@@ -51,6 +51,7 @@ mod schedules;
 mod security;
 mod session_keys;
 mod sql_interface;
+mod sql_members;
 mod store;
 mod templates;
 mod tls;

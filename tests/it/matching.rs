@@ -56,7 +56,7 @@ stories! {
     async fn somebody_who_was_there_before_is_asked(app) {
         let acme = app.organization("Acme").await;
         let invite = app.invite_to_organization(acme, "bob@example.com", "member").await;
-        let bob = app.earlier_person("bob@example.com").await;
+        app.earlier_person("bob@example.com").await;
         assert_eq!(app.members(acme).await, [""; 0]);
         let shown = app.show(&invite).await;
         assert_eq!((&shown["status"], &shown["flagged"]), (&json!("pending"), &json!(true)));

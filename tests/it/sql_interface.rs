@@ -12,7 +12,6 @@ use usher::store::Rules;
 use uuid::Uuid;
 
 use crate::support::process::UsherProcess;
-use crate::support::smtp::SmtpServer;
 use crate::support::{TestApp, TestDatabase};
 
 async fn start() -> TestApp {
@@ -1001,7 +1000,7 @@ async fn a_role_that_may_only_call_the_two_functions_can_invite_and_nothing_else
     .unwrap();
     let (id,): (Uuid,) =
         sqlx::query_as("select invite_id from usher.invite('ada@example.com', 'member', organization_id => $1)")
-            .bind(acme)
+            .bind(acme.to_string())
             .fetch_one(&mut conn)
             .await
             .unwrap();
