@@ -29,27 +29,16 @@ fn secret(text: &str) -> Option<Secret> {
 #[test]
 fn a_wrong_or_missing_setting_stops_the_start_with_its_name() {
     type Change = fn(&mut Settings);
+    #[rustfmt::skip]
     let cases: &[(&str, Change)] = &[
         ("USHER_ENV", |s| s.usher_env = Some("staging".into())),
-        ("USHER_DATABASE_URL", |s| {
-            s.usher_database_url = secret("mysql://localhost/app")
-        }),
+        ("USHER_DATABASE_URL", |s| s.usher_database_url = secret("mysql://localhost/app")),
         ("USHER_LISTEN", |s| s.usher_listen = Some("8080".into())),
-        ("USHER_ADMIN_LISTEN", |s| {
-            s.usher_admin_listen = Some("everywhere".into())
-        }),
-        ("CLERK_WEBHOOK_SIGNING_SECRET", |s| {
-            s.clerk_webhook_signing_secret = None
-        }),
-        ("CLERK_WEBHOOK_SIGNING_SECRET", |s| {
-            s.clerk_webhook_signing_secret = secret("")
-        }),
-        ("CLERK_WEBHOOK_SIGNING_SECRET", |s| {
-            s.clerk_webhook_signing_secret = secret("whsec_")
-        }),
-        ("CLERK_WEBHOOK_SIGNING_SECRET", |s| {
-            s.clerk_webhook_signing_secret = secret("whsec_not base64")
-        }),
+        ("USHER_ADMIN_LISTEN", |s| s.usher_admin_listen = Some("everywhere".into())),
+        ("CLERK_WEBHOOK_SIGNING_SECRET", |s| s.clerk_webhook_signing_secret = None),
+        ("CLERK_WEBHOOK_SIGNING_SECRET", |s| s.clerk_webhook_signing_secret = secret("")),
+        ("CLERK_WEBHOOK_SIGNING_SECRET", |s| s.clerk_webhook_signing_secret = secret("whsec_")),
+        ("CLERK_WEBHOOK_SIGNING_SECRET", |s| s.clerk_webhook_signing_secret = secret("whsec_not base64")),
         ("CLERK_ISSUER", |s| {
             s.clerk_jwt_key = None;
             s.clerk_issuer = Some("clerk".into());
@@ -57,19 +46,11 @@ fn a_wrong_or_missing_setting_stops_the_start_with_its_name() {
         ("CLERK_SECRET_KEY", |s| s.clerk_secret_key = secret(" ")),
         ("CLERK_SECRET_KEY", |s| s.clerk_secret_key = secret("pk_test_Y2xlcms")),
         ("CLERK_JWT_KEY", |s| s.clerk_jwt_key = Some("no key".into())),
-        ("CLERK_ISSUER", |s| {
-            s.clerk_issuer = Some("https://api.clerk.com/v1/jwks".into())
-        }),
-        ("CLERK_AUTHORIZED_PARTIES", |s| {
-            s.clerk_authorized_parties = Some("https://app.example.com,*".into())
-        }),
+        ("CLERK_ISSUER", |s| s.clerk_issuer = Some("https://api.clerk.com/v1/jwks".into())),
+        ("CLERK_AUTHORIZED_PARTIES", |s| s.clerk_authorized_parties = Some("https://app.example.com,*".into())),
         ("USHER_DATABASE_URL", |s| s.usher_database_url = secret("sqlite://")),
-        ("USHER_DATABASE_URL", |s| {
-            s.usher_database_url = secret("sqlite::memory:")
-        }),
-        ("USHER_DATABASE_URL", |s| {
-            s.usher_database_url = secret("sqlite://x.db?mode=memory")
-        }),
+        ("USHER_DATABASE_URL", |s| s.usher_database_url = secret("sqlite::memory:")),
+        ("USHER_DATABASE_URL", |s| s.usher_database_url = secret("sqlite://x.db?mode=memory")),
         ("USHER_DATABASE_URL", |s| s.usher_database_url = secret("sqlite:///")),
         ("DATABASE_URL", |s| {
             s.usher_database_url = None;
@@ -77,18 +58,12 @@ fn a_wrong_or_missing_setting_stops_the_start_with_its_name() {
         }),
         ("MAIL_FROM", |s| s.mail_from = Some("Acme".into())),
         ("MAIL_REPLY_TO", |s| s.mail_reply_to = Some("nobody".into())),
-        ("MAIL_UNSUBSCRIBE", |s| {
-            s.mail_unsubscribe = Some("http://example.com".into())
-        }),
+        ("MAIL_UNSUBSCRIBE", |s| s.mail_unsubscribe = Some("http://example.com".into())),
         ("SMTP_URL", |s| s.smtp_url = secret("smtp://u:p@localhost?tls=maybe")),
         ("RUST_LOG", |s| s.rust_log = Some("usher=loud".into())),
         ("LOG_FORMAT", |s| s.log_format = Some("xml".into())),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", |s| {
-            s.otel_exporter_otlp_endpoint = Some("collector:4318".into())
-        }),
-        ("USHER_TOKEN_KEY", |s| {
-            s.usher_token_key = secret("a-key-of-at-least-32-characters-in-all,short")
-        }),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", |s| s.otel_exporter_otlp_endpoint = Some("collector:4318".into())),
+        ("USHER_TOKEN_KEY", |s| s.usher_token_key = secret("a-key-of-at-least-32-characters-in-all,short")),
         ("INVITE_URL", |s| {
             s.invite_url = Some("https://{token}.example.com/invite".into())
         }),
@@ -97,25 +72,13 @@ fn a_wrong_or_missing_setting_stops_the_start_with_its_name() {
         ("USHER_API_KEYS", |s| s.usher_api_keys = secret(" , ")),
         ("USHER_API_KEYS", |s| s.usher_api_keys = secret("short")),
         ("USHER_API_KEYS", |s| s.usher_api_keys = secret("app:sha256:0f")),
-        ("USHER_API_KEYS", |s| {
-            s.usher_api_keys = secret("a-key-of-at-least-32-characters-in-all@a/b")
-        }),
-        ("USHER_API_KEYS", |s| {
-            s.usher_api_keys = secret("app:a-key-of-at-least-32-characters,app:another-key-of-32-characters-and-more")
-        }),
+        ("USHER_API_KEYS", |s| s.usher_api_keys = secret("a-key-of-at-least-32-characters-in-all@a/b")),
+        ("USHER_API_KEYS", |s| s.usher_api_keys = secret("app:a-key-of-at-least-32-characters,app:another-key-of-32-characters-and-more")),
         ("USHER_RATE_LIMIT", |s| s.usher_rate_limit = Some("600".into())),
-        ("USHER_RATE_LIMIT_PERSON", |s| {
-            s.usher_rate_limit_person = Some("0/m".into())
-        }),
-        ("USHER_RATE_LIMIT_ADDRESS", |s| {
-            s.usher_rate_limit_address = Some("10/d".into())
-        }),
-        ("USHER_TRUSTED_PROXIES", |s| {
-            s.usher_trusted_proxies = Some("10.0.0.0/8".into())
-        }),
-        ("USHER_IDENTITIES", |s| {
-            s.usher_identities = Some("admins.clerk_id".into())
-        }),
+        ("USHER_RATE_LIMIT_PERSON", |s| s.usher_rate_limit_person = Some("0/m".into())),
+        ("USHER_RATE_LIMIT_ADDRESS", |s| s.usher_rate_limit_address = Some("10/d".into())),
+        ("USHER_TRUSTED_PROXIES", |s| s.usher_trusted_proxies = Some("10.0.0.0/8".into())),
+        ("USHER_IDENTITIES", |s| s.usher_identities = Some("admins.clerk_id".into())),
         ("USHER_IDENTITY_ISSUER", |s| {
             s.usher_identities = Some("admin_identities".into());
             s.clerk_issuer = None;
@@ -126,19 +89,11 @@ fn a_wrong_or_missing_setting_stops_the_start_with_its_name() {
         ("SMTP_URL", |s| s.smtp_url = secret("mail.example.com")),
         ("MAIL_FROM", |s| s.mail_from = None),
         ("INVITE_URL", |s| s.invite_url = None),
-        ("USHER_PUBLIC_URL", |s| {
-            s.usher_public_url = Some("invites.example.com".into())
-        }),
-        ("USHER_PUBLIC_URL", |s| {
-            s.usher_public_url = Some("https://invites.example.com/#x".into())
-        }),
+        ("USHER_PUBLIC_URL", |s| s.usher_public_url = Some("invites.example.com".into())),
+        ("USHER_PUBLIC_URL", |s| s.usher_public_url = Some("https://invites.example.com/#x".into())),
         ("APP_URL", |s| s.app_url = Some("app.example.com".into())),
-        ("CLERK_PUBLISHABLE_KEY", |s| {
-            s.clerk_publishable_key = Some("sk_test_of_another".into())
-        }),
-        ("INVITE_URL", |s| {
-            s.invite_url = Some("https://app.example.com/invite".into())
-        }),
+        ("CLERK_PUBLISHABLE_KEY", |s| s.clerk_publishable_key = Some("sk_test_of_another".into())),
+        ("INVITE_URL", |s| s.invite_url = Some("https://app.example.com/invite".into())),
         ("INVITE_URL", |s| {
             s.invite_url = Some("javascript:alert('{token}')".into())
         }),
@@ -148,9 +103,7 @@ fn a_wrong_or_missing_setting_stops_the_start_with_its_name() {
         ("INVITE_TTL", |s| s.invite_ttl = Some("+5d".into())),
         ("ORGANIZATION_ROLES", |s| s.organization_roles = Some("a,a".into())),
         ("PROJECT_ROLES", |s| s.project_roles = Some("A B".into())),
-        ("ORGANIZATION_INVITE_ROLE", |s| {
-            s.organization_invite_role = Some("editor".into())
-        }),
+        ("ORGANIZATION_INVITE_ROLE", |s| s.organization_invite_role = Some("editor".into())),
         ("PROJECT_INVITE_ROLE", |s| s.project_invite_role = Some("owner".into())),
         ("PROJECT_INVITE_ROLE", |s| {
             s.project_roles = Some("reader,writer".into());
