@@ -518,6 +518,16 @@ comment on table usher_app_ids is 'How the app spells those of its ids that are 
 comment on column usher_app_ids.key is 'What the organization or project has as its id.';
 comment on column usher_app_ids.app_id is 'As the app spells it.';
 
+create table usher_move (
+    only_row integer primary key check (only_row = 1),
+    source text not null,
+    at timestamptz not null
+);
+comment on table usher_move is 'The SQLite file that was moved here, if one was: usher move.';
+comment on column usher_move.only_row is 'Always 1.';
+comment on column usher_move.source is 'What the file knows the move by.';
+comment on column usher_move.at is 'When.';
+
 create table usher_settings (
     only_row boolean primary key default true check (only_row),
     organization_roles text[] not null,

@@ -494,3 +494,13 @@ drop index if exists idx_jobs_idempotency_key;
 create index usher_jobs_unfinished on Jobs (job_type, status, run_at) where status <> 'Done';
 drop index if exists idx_jobs_job_type_status_run_at;
 drop index if exists idx_jobs_completed_done_at;
+
+-- Set while the file is moved to Postgres, and afterwards: `usher move`.
+create table usher_move (
+    -- Always 1.
+    only_row integer primary key check (only_row = 1),
+    -- What the Postgres database knows this file by.
+    source text not null,
+    -- When it was done; null while it is not.
+    finished_at text
+) strict;

@@ -11,6 +11,7 @@ mod invites;
 mod jobs;
 mod members;
 mod migrate;
+mod move_file;
 mod openapi;
 mod paint;
 mod report;
@@ -51,6 +52,7 @@ enum Command {
     #[command(subcommand)]
     Simulate(Box<simulate::Simulate>),
     Migrate(migrate::Migrate),
+    Move(move_file::Move),
     /// Check everything that `usher serve` needs. Run it first in a deploy.
     Check {
         /// Also send one real mail to this address, and show the SMTP session. Only a real mail shows whether the server accepts
@@ -164,6 +166,7 @@ impl Command {
             Self::Demo(demo) => demo.run().await,
             Self::Simulate(simulate) => simulate.run(&settings.resolve()?).await,
             Self::Migrate(migrate) => migrate.run(settings.resolve()?).await,
+            Self::Move(moving) => moving.run(settings.resolve()?).await,
             Self::Check { send_to } => check::run(settings, send_to.as_deref()).await,
             Self::Config => config::run(&settings.resolve()?),
             Self::Openapi => openapi::run(),

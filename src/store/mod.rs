@@ -29,6 +29,7 @@ mod settings;
 mod stats;
 mod suppressions;
 mod targets;
+mod transfer;
 mod tx;
 
 use std::pin::pin;
@@ -77,6 +78,7 @@ pub use sessions::SessionStart;
 pub use settings::{Identities, Rules};
 pub use stats::PoolStats;
 pub use targets::{Grant, Member, MemberPage, MemberPerson, Membership, MembershipView, Put, PutRefusal, TargetInfo};
+pub use transfer::MoveError;
 pub use tx::Tx;
 pub(crate) use tx::{Conn, on_conn};
 

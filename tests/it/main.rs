@@ -37,6 +37,7 @@ mod limits;
 mod mail;
 mod matching;
 mod members;
+mod moving;
 mod neighbours;
 mod operations;
 mod ops_files;

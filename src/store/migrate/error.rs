@@ -61,6 +61,13 @@ pub enum Validation {
          or by a changed one; start that version, or give usher a new database"
     )]
     Changed(i64),
+    /// Whether the move is finished.
+    #[error("{}", if *.0 {
+        "its file was moved to Postgres; set USHER_DATABASE_URL to that database"
+    } else {
+        "its file is being moved to Postgres, and the move was interrupted; run `usher move` again"
+    })]
+    Moved(bool),
     /// A file with another program's tables.
     #[error("the file holds a table {0} that is not usher's; give usher a file of its own")]
     ForeignFile(&'static str),

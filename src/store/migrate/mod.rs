@@ -13,6 +13,7 @@ use sqlx::{AssertSqlSafe, Connection as _, SqlSafeStr as _, SqlitePool};
 
 use super::adopt::APP_TABLES;
 use super::settings::Rules;
+use super::transfer::mark_of;
 use super::{Dialect, Pool, Store};
 use applied::Applied;
 pub use error::{MigrationError, Validation};
@@ -109,6 +110,9 @@ async fn check_sqlite(pool: &SqlitePool, migrator: &Migrator) -> Result<Applied,
         return Err(Validation::ForeignFile(foreign).into());
     }
     applied.check(migrator)?;
+    if let Some(mark) = mark_of(&mut *pool.acquire().await?).await? {
+        return Err(Validation::Moved(mark.is_finished).into());
+    }
     Ok(applied)
 }
 

@@ -1,5 +1,7 @@
 //! A database per test.
 
+use std::path::Path;
+
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, PgPool, SqlitePool};
@@ -28,6 +30,15 @@ impl TestDatabase {
         migrate(&database.url, Tables::Own, &Rules::default())
             .await
             .expect("the schema");
+        Self::of(database, folder).await
+    }
+
+    /// From a backup.
+    pub async fn sqlite_from(file: &Path) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let database = Database::sqlite(folder.path());
+        let path = database.url.trim_start_matches("sqlite://");
+        std::fs::copy(file, path.split('?').next().expect("a path")).expect("a copy");
         Self::of(database, folder).await
     }
 
