@@ -43,6 +43,7 @@ mod operations;
 mod ops_files;
 mod own_tables;
 mod places;
+mod pooler;
 mod private;
 mod quiet;
 mod repairs;

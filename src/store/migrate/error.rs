@@ -30,6 +30,12 @@ pub enum Validation {
     SchemaInUse,
     #[error("what answers at its address is no Postgres server ({0}); see that host and port are the right ones")]
     NoPostgres(String),
+    /// As PgBouncer's transaction mode, Supabase's port 6543 and Neon's `-pooler` addresses are.
+    #[error(
+        "a connection pooler in transaction mode is in between, which loses what usher listens to; use Postgres's own \
+         address, or the pooler's session mode"
+    )]
+    TransactionPooling,
     #[error("it is Postgres {0}, and usher needs Postgres 13 or newer; upgrade the server")]
     TooOld(i32),
     /// Not every text can be stored.

@@ -84,7 +84,7 @@ impl Store {
         match &self.pool {
             Pool::Postgres(pool) => {
                 let mut conn = postgres::connect(pool).await?;
-                let outcome = postgres::plan(&mut conn, &self.migrations, self.tables, rules).await;
+                let outcome = postgres::plan(pool, &mut conn, &self.migrations, self.tables, rules).await;
                 let _ = conn.close().await;
                 outcome
             }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use apalis_postgres::PostgresStorage;
 use sqlx::migrate::{Migration, Migrator};
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, SqlSafeStr as _};
+use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, Row as _, SqlSafeStr as _};
 
 use super::{Applied, MigrationError, TABLE, Validation, named};
 use crate::store::adopt::{self, Schema, Step};
@@ -20,6 +21,8 @@ const LOCK: i64 = 0x7573_6865_7200;
 /// How often to try the lock. Polling instead of waiting in the lock's queue: a waiting statement would block the other
 /// process's `create index concurrently`.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// How long a notification may take from one connection to another.
+const NOTIFY_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) async fn connect(pool: &PgPool) -> Result<PgConnection, MigrationError> {
     let options = pool.connect_options();
@@ -42,6 +45,7 @@ pub(super) async fn migrate(
     tables: Tables,
     rules: &Rules,
 ) -> Result<(), MigrationError> {
+    check_pooling(pool, conn).await?;
     check_postgres(conn, migrator, tables).await?;
     advisory_lock(conn).await?;
     // Read after the lock: another process may have migrated in the meantime.
@@ -70,6 +74,50 @@ pub(super) async fn migrate(
         adopt::fill(conn, rules).await?;
     }
     Ok(())
+}
+
+/// A pooler that gives each transaction any connection of the server's: what usher sets on a connection and what it
+/// listens to is lost there. Two clients then get the same connection by turns, or no notification arrives.
+async fn check_pooling(pool: &PgPool, conn: &mut PgConnection) -> Result<(), MigrationError> {
+    let mut other = connect(pool).await?;
+    let own_pid: i32 = sqlx::query_scalar("select pg_backend_pid()")
+        .fetch_one(&mut *conn)
+        .await?;
+    let other_pid: i32 = sqlx::query_scalar("select pg_backend_pid()")
+        .fetch_one(&mut other)
+        .await?;
+    let is_heard = own_pid != other_pid && is_notification_heard(pool, &mut other, own_pid).await?;
+    let _ = other.close().await;
+    if is_heard {
+        Ok(())
+    } else {
+        Err(Validation::TransactionPooling.into())
+    }
+}
+
+/// Not prepared: of a statement that another client has prepared, such a pooler only says that it exists already.
+async fn backend_pid(conn: &mut PgConnection) -> sqlx::Result<i32> {
+    sqlx::raw_sql("select pg_backend_pid()")
+        .fetch_one(conn)
+        .await?
+        .try_get(0)
+}
+
+async fn is_notification_heard(pool: &PgPool, other: &mut PgConnection, own_pid: i32) -> Result<bool, MigrationError> {
+    let alone = PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_lazy_with((*pool.connect_options()).clone());
+    let mut listener = PgListener::connect_with(&alone).await?;
+    let channel = format!("usher_pooling_{own_pid}");
+    listener.listen(&channel).await?;
+    sqlx::query("select pg_notify($1, '')")
+        .bind(&channel)
+        .execute(other)
+        .await?;
+    let heard = tokio::time::timeout(NOTIFY_TIMEOUT, listener.recv()).await;
+    alone.close().await;
+    Ok(matches!(heard, Ok(Ok(_))))
 }
 
 /// apalis's migrations use some names without a schema. So they run on a connection whose search path contains the
@@ -115,11 +163,13 @@ fn queue_migrations() -> Migrator {
 }
 
 pub(super) async fn plan(
+    pool: &PgPool,
     conn: &mut PgConnection,
     migrator: &Migrator,
     tables: Tables,
     rules: &Rules,
 ) -> Result<Vec<String>, MigrationError> {
+    check_pooling(pool, conn).await?;
     check_postgres(conn, migrator, tables).await?;
     let Prepared { applied, steps, .. } = prepare(conn, migrator, tables, rules).await?;
     let mut outlook = Vec::new();
