@@ -285,6 +285,8 @@ create table usher_events (
     outcome text,
     error text
 );
+-- Whoever lists them looks at the newest.
+create index usher_events_by_time on usher_events (received_at, svix_id);
 create index usher_events_unprocessed on usher_events (received_at) where processed_at is null;
 -- The few events that failed, among all that wait while there is much to do.
 create index usher_events_failed on usher_events (received_at) where processed_at is null and error is not null;
@@ -517,6 +519,26 @@ create table usher_app_ids (
 comment on table usher_app_ids is 'How the app spells those of its ids that are no UUIDs; elsewhere they are what is computed from them.';
 comment on column usher_app_ids.key is 'What the organization or project has as its id.';
 comment on column usher_app_ids.app_id is 'As the app spells it.';
+
+create table usher_audit (
+    id uuid primary key,
+    at timestamptz not null,
+    who text not null,
+    door text not null check (door in ('board', 'command line')),
+    action text not null,
+    subject text not null,
+    changed bigint not null default 0,
+    refused text
+);
+comment on table usher_audit is 'What somebody changed by hand, and what was refused. Ids, no addresses.';
+comment on column usher_audit.id is 'UUIDv7: sorted by time.';
+comment on column usher_audit.at is 'When it began.';
+comment on column usher_audit.who is 'The name of the ops key, or of the account that ran the command.';
+comment on column usher_audit.door is 'board or command line.';
+comment on column usher_audit.action is 'Such as: retry jobs.';
+comment on column usher_audit.subject is 'What was chosen: ids, or a filter.';
+comment on column usher_audit.changed is 'How many were changed.';
+comment on column usher_audit.refused is 'Why nothing was changed, if it was refused.';
 
 create table usher_settings (
     only_row boolean primary key default true check (only_row),

@@ -282,6 +282,8 @@ create table usher_events (
     -- Why it could not be processed so far.
     error text
 ) strict;
+-- Whoever lists them looks at the newest.
+create index usher_events_by_time on usher_events (received_at, svix_id);
 create index usher_events_unprocessed on usher_events (received_at) where processed_at is null;
 -- The few events that failed, among all that wait while there is much to do.
 create index usher_events_failed on usher_events (received_at) where processed_at is null and error is not null;
@@ -466,6 +468,26 @@ create table usher_event_deliveries (
     primary key (event_id, endpoint)
 ) strict;
 create index usher_event_deliveries_open on usher_event_deliveries (endpoint, event_id) where status in ('queued', 'dead');
+
+-- What somebody changed by hand, on the board or the command line, and what was refused. Ids, no addresses.
+create table usher_audit (
+    -- UUIDv7: sorted by time.
+    id blob primary key,
+    -- When it began.
+    at text not null,
+    -- The name of the ops key, or of the account that ran the command.
+    who text not null,
+    -- board or command line.
+    door text not null check (door in ('board', 'command line')),
+    -- Such as `retry jobs`.
+    action text not null,
+    -- What was chosen: ids, or a filter.
+    subject text not null,
+    -- How many were changed.
+    changed integer not null default 0,
+    -- Why nothing was changed, if it was refused.
+    refused text
+) strict;
 
 -- What statements need to know of the configuration: one row, written when usher starts.
 create table usher_settings (

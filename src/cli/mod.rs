@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod api_key;
+mod audit;
 mod check;
 mod config;
 mod demo;
@@ -12,6 +13,7 @@ mod jobs;
 mod members;
 mod migrate;
 mod openapi;
+mod ops_key;
 mod paint;
 mod report;
 pub mod serve;
@@ -27,8 +29,9 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::clock::Clock;
 use crate::config::{self as settings, DotEnv, Settings, without_environment};
+use crate::repair::Operator;
 use crate::secret::Secret;
-use crate::store::{Store, Tables};
+use crate::store::{AuditDoor, Store, Tables};
 
 /// Adds invited people to the organizations and projects that they were invited to.
 #[derive(Debug, Parser)]
@@ -64,6 +67,7 @@ enum Command {
     Openapi,
     /// Make a key for the app, and its entry for `USHER_API_KEYS`.
     ApiKey(api_key::MakeApiKey),
+    OpsKey(ops_key::MakeOpsKey),
     #[command(subcommand)]
     Templates(templates::TemplatesCommand),
     Invite(Box<invite::InviteSomebody>),
@@ -77,6 +81,7 @@ enum Command {
     Jobs(jobs::Jobs),
     #[command(subcommand)]
     Events(events::Events),
+    Audit(audit::Audit),
 }
 
 impl Command {
@@ -90,7 +95,7 @@ impl Command {
 
     /// Whether it has settings beyond logging. A command without any must not fail because of an invalid `.env`.
     fn has_settings(&self) -> bool {
-        !matches!(self, Self::Demo(_) | Self::Openapi | Self::ApiKey(_))
+        !matches!(self, Self::Demo(_) | Self::Openapi | Self::ApiKey(_) | Self::OpsKey(_))
     }
 
     /// Whether it needs all settings.
@@ -102,6 +107,7 @@ impl Command {
                 | Self::Members(_)
                 | Self::Jobs(_)
                 | Self::Webhooks(_)
+                | Self::Audit(_)
                 | Self::Events(
                     events::Events::List { .. }
                         | events::Events::Show { .. }
@@ -168,6 +174,7 @@ impl Command {
             Self::Config => config::run(&settings.resolve()?),
             Self::Openapi => openapi::run(),
             Self::ApiKey(api_key) => api_key.run(),
+            Self::OpsKey(ops_key) => ops_key.run(),
             Self::Templates(templates) => templates.run(&settings),
             Self::Invite(invite) => invite.run(settings.resolve()?).await,
             Self::Invites(invites) => {
@@ -184,7 +191,16 @@ impl Command {
             Self::Events(events::Events::Sending(sending)) => sending.run(&settings.resolve()?).await,
             Self::Events(events) => events.run(open_database(&settings).await?).await,
             Self::Webhooks(webhooks) => webhooks.run(open_database(&settings).await?).await,
+            Self::Audit(audit) => audit.run(open_database(&settings).await?).await,
         }
+    }
+}
+
+/// Whoever runs this command, for the audit.
+fn command_line() -> Operator {
+    Operator {
+        name: settings::login_name(),
+        door: AuditDoor::CommandLine,
     }
 }
 

@@ -50,7 +50,8 @@ async fn all(app: &App) -> Result<(), StoreError> {
         tx.drop_idempotency_keys(at, most).boxed()
     })
     .await?;
-    if jobs + dead + payloads + events + deliveries + outgoing + keys > 0 {
+    let audit = repeat(app, now - keep.audit, |tx, at, most| tx.drop_audit(at, most).boxed()).await?;
+    if jobs + dead + payloads + events + deliveries + outgoing + keys + audit > 0 {
         tracing::info!(
             jobs,
             dead_jobs = dead,
@@ -59,6 +60,7 @@ async fn all(app: &App) -> Result<(), StoreError> {
             deliveries,
             outgoing_events = outgoing,
             idempotency_keys = keys,
+            audit,
             "let go what was old"
         );
     }

@@ -1,5 +1,6 @@
-//! The routes of the private listener: liveness, readiness and metrics.
+//! The routes of the private listener: liveness, readiness, metrics and the board.
 
+mod board;
 mod scrape;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::problem::Problem;
 use crate::shutdown::Stopping;
 use crate::store::{OpenCircuit, PoolName, Store, StoreError};
 use crate::worker::Alive;
+pub use board::router as board;
 pub use scrape::Scrape;
 
 /// Orchestrators probe every few seconds and don't wait long.

@@ -6,6 +6,7 @@
 
 mod address;
 mod adopt;
+mod audit;
 mod circuit_breaker;
 mod deliveries;
 mod error;
@@ -42,11 +43,13 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, PgPool, SqlitePool};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::names::named;
 use crate::telemetry;
 pub use address::check_address;
+pub use audit::{AuditDoor, AuditView, NewAudit};
 pub use circuit_breaker::OpenCircuit;
 pub use deliveries::{DeliveryKind, DeliveryNote, DeliveryStatus, DeliveryView, MailContext, NewDelivery, QueuedMail};
 pub use error::StoreError;
@@ -55,11 +58,11 @@ use error::{code_of, no_answer, overtaken};
 use history::History;
 pub use history::HistoryEntry;
 pub use idempotency::{IdempotencyState, KeptAnswer};
-pub use inbox::{Event, EventFilter, EventState, EventView, Finished, NewEvent};
+pub use inbox::{Event, EventFilter, EventKey, EventState, EventView, Finished, NewEvent};
 pub use invites::{
     InviteCandidate, InviteView, InviterAt, NewInvite, OpenInvite, Refresh, Remindable, ReminderPlan, Unplanned,
 };
-pub use jobs::{FailedAttempt, JobFilter, JobState, JobView, NewFailure};
+pub use jobs::{FailedAttempt, JobCount, JobFilter, JobState, JobView, NewFailure};
 pub use mail_counts::{CountScope, MailCount, MailDemand};
 pub use migrate::{MigrationError, Validation};
 pub use outgoing::{
@@ -75,7 +78,7 @@ pub use retry::Conflict;
 pub use schedules::DueTick;
 pub use sessions::SessionStart;
 pub use settings::{Identities, Rules};
-pub use stats::PoolStats;
+pub use stats::{HeldJobs, PoolStats};
 pub use targets::{Grant, Member, MemberPage, MemberPerson, Membership, MembershipView, Put, PutRefusal, TargetInfo};
 pub use tx::Tx;
 pub(crate) use tx::{Conn, on_conn};
@@ -247,6 +250,12 @@ impl Store {
     #[must_use]
     pub fn now(&self) -> DateTime<Utc> {
         self.clock.now()
+    }
+
+    /// A new UUIDv7.
+    #[must_use]
+    pub fn new_id(&self) -> Uuid {
+        self.clock.new_id()
     }
 
     #[must_use]

@@ -1,0 +1,160 @@
+//! The first page: whether all is well, in one sentence, and what it is made of.
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::Response;
+use maud::{Markup, html};
+use url::Url;
+
+use super::access::Viewer;
+use super::layout::{Page, Section, details, table, text, time};
+use super::query::link;
+use super::snapshot::Snapshot;
+use super::{Board, INBOX, JOBS};
+use crate::metrics::QueueDepth;
+use crate::store::Queue;
+
+pub(super) async fn show(State(board): State<Board>, Extension(viewer): Extension<Viewer>) -> Response {
+    let known = board.snapshots.get(&board.app.store).await;
+    let workers = board.snapshots.workers();
+    let body = match known.as_ref() {
+        Ok(snapshot) => html! {
+            (verdict(&snapshot.problems(&workers)))
+            (queues(snapshot))
+            (figures(&board, snapshot))
+            (endpoints(snapshot))
+            (processes(snapshot, &workers))
+        },
+        Err(why) => verdict(&[format!("the database does not answer: {why}")]),
+    };
+    let page = Page {
+        section: Section::Overview,
+        title: "Overview",
+        live: true,
+    };
+    page.show(&viewer, body)
+}
+
+fn verdict(problems: &[String]) -> Markup {
+    match problems {
+        [] => html! { p.verdict.well role="status" { "All is well." } },
+        [one] => html! { p.verdict.ill role="status" { "Not well: " (one) "." } },
+        [worst, others @ ..] => html! {
+            div.verdict.ill role="status" {
+                p { "Not well: " (worst) "." }
+                ul { @for other in others { li { (other) } } }
+            }
+        },
+    }
+}
+
+fn queues(snapshot: &Snapshot) -> Markup {
+    let heads = ["Queue", "Waiting", "Scheduled", "Running", "Dead", "Oldest waits"];
+    let count = |queue: &QueueDepth, state: &str, count: u64| {
+        let address = link(JOBS, &[("queue", Some(queue.queue)), ("state", Some(state))]);
+        html! { td.number { @if count > 0 { a href=(address) { (count) } } @else { "0" } } }
+    };
+    let rows = html! {
+        @for queue in snapshot.queues.iter().filter(|queue| is_used(queue, snapshot)) {
+            tr {
+                th scope="row" { a href=(link(JOBS, &[("queue", Some(queue.queue))])) { (queue.queue) } }
+                (count(queue, "waiting", queue.waiting))
+                (count(queue, "scheduled", queue.scheduled))
+                (count(queue, "running", queue.running))
+                (count(queue, "dead", queue.dead))
+                td.number { @if queue.oldest_age > 0.0 { (format!("{:.0} s", queue.oldest_age)) } }
+            }
+        }
+    };
+    table("Queues", &heads, rows)
+}
+
+/// Queues of endpoints exist whether or not there are endpoints.
+fn is_used(queue: &QueueDepth, snapshot: &Snapshot) -> bool {
+    let is_of_endpoint = Queue::DELIVERIES.iter().any(|other| other.as_str() == queue.queue);
+    let has_jobs = queue.waiting + queue.scheduled + queue.running + queue.dead > 0;
+    let has_endpoint = snapshot.endpoints.iter().filter_map(|endpoint| endpoint.queue());
+    has_jobs || !is_of_endpoint || has_endpoint.into_iter().any(|other| other.as_str() == queue.queue)
+}
+
+fn figures(board: &Board, snapshot: &Snapshot) -> Markup {
+    let failed = link(INBOX, &[("state", Some("failed"))]);
+    let mail = match &snapshot.circuit {
+        None => html! { "mails are sent" },
+        Some(circuit) => html! {
+            "all mails wait since " (time(circuit.since, snapshot.at)) "; next attempt "
+            (time(circuit.probe_at, snapshot.at)) ". The server says: " (circuit.reason)
+        },
+    };
+    let schema = if snapshot.is_migrated {
+        "up to date"
+    } else {
+        "older than this version"
+    };
+    html! {
+        h2 { "Service" }
+        (details(&[
+            ("Events from Clerk", Some(html! {
+                (snapshot.received) " in the last minute, " a href=(failed) { (snapshot.failed_events) " failed" }
+            })),
+            ("Events for the app", Some(html! {
+                (snapshot.outgoing.unnumbered) " without a number, " (snapshot.outgoing.dead) " dead deliveries"
+            })),
+            ("Mail", Some(mail)),
+            ("Database", Some(text(database_of(board)))),
+            ("Schema", Some(text(schema))),
+            ("Version", Some(text(env!("CARGO_PKG_VERSION")))),
+        ]))
+    }
+}
+
+/// The kind and the host, without user and password.
+fn database_of(board: &Board) -> String {
+    let url = Url::parse(board.app.config.database_url.expose()).ok();
+    url.map_or_else(
+        || "unknown".to_owned(),
+        |url| match url.host_str().filter(|host| !host.is_empty()) {
+            Some(host) if url.scheme() != "sqlite" => format!("{} on {host}", url.scheme()),
+            _ => url.scheme().to_owned(),
+        },
+    )
+}
+
+fn endpoints(snapshot: &Snapshot) -> Markup {
+    if snapshot.endpoints.is_empty() {
+        return html! {};
+    }
+    let rows = html! {
+        @for endpoint in &snapshot.endpoints {
+            tr {
+                th scope="row" { (endpoint.name) }
+                td {
+                    @if let Some(at) = endpoint.disabled_at {
+                        "disabled " (time(at, snapshot.at)) ": " (endpoint.disabled_reason.as_deref().unwrap_or("no reason"))
+                    } @else { "enabled" }
+                }
+            }
+        }
+    };
+    table("Endpoints of the app", &["Endpoint", "State"], rows)
+}
+
+fn processes(snapshot: &Snapshot, workers: &[(Queue, bool)]) -> Markup {
+    let alive = workers.iter().filter(|(_, alive)| *alive).count();
+    let rows = html! {
+        @for held in &snapshot.held {
+            tr { th scope="row" { (held.worker) } td { (held.queue) } td.number { (held.jobs) } }
+        }
+    };
+    html! {
+        h2 { "Workers" }
+        @if workers.is_empty() {
+            p { "This process runs no jobs." }
+        } @else {
+            p { (alive) " of " (workers.len()) " workers of this process run." }
+        }
+        @if !snapshot.held.is_empty() {
+            (table("Jobs that workers hold, in all processes", &["Worker", "Queue", "Jobs"], rows))
+        }
+    }
+}
