@@ -316,7 +316,11 @@ create table usher_schedules (
     -- What is done.
     name text primary key,
     -- When its next tick is due; whoever moves it on runs the tick.
-    due_at text not null
+    due_at text not null,
+    -- When a run ended last.
+    last_at text,
+    -- Why that run failed, if it did.
+    last_error text
 ) strict;
 
 -- Addresses that a mail server refused for good: not written to until somebody resends.
@@ -468,6 +472,31 @@ create table usher_event_deliveries (
     primary key (event_id, endpoint)
 ) strict;
 create index usher_event_deliveries_open on usher_event_deliveries (endpoint, event_id) where status in ('queued', 'dead');
+
+-- How many jobs of each queue ended in each minute of the last day.
+create table usher_ended_jobs (
+    -- Since the Unix epoch.
+    minute integer not null,
+    -- The queue's name.
+    queue text not null,
+    -- Attempts that ended well.
+    done integer not null,
+    -- Attempts that failed.
+    failed integer not null,
+    primary key (minute, queue)
+) strict;
+
+-- Queues that somebody has paused; their jobs wait.
+create table usher_paused_queues (
+    -- The queue's name.
+    queue text primary key,
+    -- Why, for everybody who wonders.
+    reason text not null,
+    -- Whoever paused it.
+    paused_by text not null,
+    -- When.
+    since text not null
+) strict;
 
 -- What somebody changed by hand, on the board or the command line, and what was refused. Ids, no addresses.
 create table usher_audit (

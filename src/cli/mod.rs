@@ -15,7 +15,9 @@ mod migrate;
 mod openapi;
 mod ops_key;
 mod paint;
+mod queues;
 mod report;
+mod schedules;
 pub mod serve;
 mod simulate;
 mod templates;
@@ -81,6 +83,10 @@ enum Command {
     Jobs(jobs::Jobs),
     #[command(subcommand)]
     Events(events::Events),
+    #[command(subcommand)]
+    Queues(queues::Queues),
+    #[command(subcommand)]
+    Schedules(schedules::Schedules),
     Audit(audit::Audit),
 }
 
@@ -107,6 +113,8 @@ impl Command {
                 | Self::Members(_)
                 | Self::Jobs(_)
                 | Self::Webhooks(_)
+                | Self::Queues(_)
+                | Self::Schedules(_)
                 | Self::Audit(_)
                 | Self::Events(
                     events::Events::List { .. }
@@ -191,6 +199,8 @@ impl Command {
             Self::Events(events::Events::Sending(sending)) => sending.run(&settings.resolve()?).await,
             Self::Events(events) => events.run(open_database(&settings).await?).await,
             Self::Webhooks(webhooks) => webhooks.run(open_database(&settings).await?).await,
+            Self::Queues(queues) => queues.run(open_database(&settings).await?).await,
+            Self::Schedules(schedules) => schedules.run(open_database(&settings).await?).await,
             Self::Audit(audit) => audit.run(open_database(&settings).await?).await,
         }
     }

@@ -5,14 +5,18 @@
 
 mod events;
 mod jobs;
+mod queues;
+mod schedules;
 
 use chrono::TimeDelta;
 pub use events::{EventAction, EventChange};
 pub use jobs::{JobAction, JobChange};
+pub use queues::{pause_queue, resume_queue};
+pub use schedules::{ScheduleView, run_schedule, schedules};
 use usher_base::mask::mask_addresses;
 use uuid::Uuid;
 
-use crate::store::{AuditDoor, NewAudit, Store, StoreError};
+use crate::store::{AuditDoor, NewAudit, Queue, Store, StoreError};
 
 /// How many one transaction changes.
 const BATCH: u32 = 500;
@@ -40,6 +44,14 @@ pub enum RepairError {
     },
     #[error("no {what} that can be {done} is among those")]
     Nothing { what: &'static str, done: &'static str },
+    #[error("a reason is needed, of at most {most} characters")]
+    Reason { most: usize },
+    #[error("there is no schedule like that; there are {}", all.join(", "))]
+    Schedule { all: Vec<&'static str> },
+    #[error("{0} is paused already")]
+    IsPaused(Queue),
+    #[error("{0} is not paused")]
+    IsNotPaused(Queue),
     #[error(transparent)]
     Store(#[from] StoreError),
 }

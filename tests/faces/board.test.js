@@ -39,12 +39,14 @@ for (const database of DATABASES) {
             await tab.getByLabel("Ops key").fill(KEY);
             await tab.keyboard.press("Enter");
 
-            await tab.getByRole("link", { name: "retry all that match…" }).waitFor();
+            await tab.getByRole("link", { name: "Retry all that match…" }).waitFor();
             await tab.goto(`${usher.adminUrl}/board`);
             await until(() => tab.getByText("3 events have failed").isVisible(), "the page to refresh itself");
             await look(tab, `${database}-overview`);
-            const weight = await tab.evaluate(() => performance.getEntriesByType("resource")
-                .concat(performance.getEntriesByType("navigation")).reduce((sum, { transferSize }) => sum + transferSize, 0));
+            const weight = await tab.evaluate(() => {
+                const loaded = ["resource", "navigation"].flatMap((kind) => performance.getEntriesByType(kind));
+                return loaded.reduce((sum, { transferSize }) => sum + transferSize, 0);
+            });
             assert.ok(weight < 100_000, `${weight} bytes`);
 
             await tab.getByRole("table", { name: "Queues" }).getByRole("link", { name: "3", exact: true }).click();
@@ -54,7 +56,7 @@ for (const database of DATABASES) {
             await look(tab, `${database}-job`);
 
             await tab.goto(`${usher.adminUrl}/board/jobs?state=dead`);
-            await tab.getByRole("link", { name: "retry all that match…" }).click();
+            await tab.getByRole("link", { name: "Retry all that match…" }).click();
             await tab.getByRole("heading", { name: "Retry 3 jobs: 3 process-clerk-event?" }).waitFor();
             await look(tab, `${database}-question`);
             await tab.getByRole("button", { name: "Retry" }).click();
@@ -66,10 +68,10 @@ for (const database of DATABASES) {
             await look(tab, `${database}-inbox`);
             await tab.getByRole("table").getByRole("link").first().click();
             await tab.getByRole("link", { name: "Show the payload" }).click();
-            await tab.getByText("email_addresses").waitFor();
+            await tab.getByLabel("Payload").getByText("email_addresses").waitFor();
             await look(tab, `${database}-event`);
             await tab.goto(`${usher.adminUrl}/board/inbox?state=failed&since=1h`);
-            await tab.getByRole("link", { name: "discard all failed that match…" }).click();
+            await tab.getByRole("link", { name: "Discard all failed that match…" }).click();
             await tab.getByRole("button", { name: "Discard" }).click();
             await tab.getByRole("heading", { name: "3 events discarded" }).waitFor();
             await tab.goto(`${usher.adminUrl}/board`);
@@ -79,6 +81,19 @@ for (const database of DATABASES) {
             await tab.getByRole("link", { name: "Audit" }).click();
             assert.equal(await tab.getByRole("row").count(), 3, "two changes below the head");
             await look(tab, `${database}-audit`);
+
+            await tab.getByRole("link", { name: "Queues" }).click();
+            await tab.getByLabel("Reason to pause send-mail").fill("the relay is being replaced");
+            await tab.keyboard.press("Enter");
+            await tab.getByText("by ada: the relay is being replaced").waitFor();
+            await look(tab, `${database}-queues`);
+            await tab.getByRole("button", { name: "Resume send-mail" }).click();
+            await tab.getByLabel("Reason to pause send-mail").waitFor();
+            await tab.getByRole("link", { name: "Schedules" }).click();
+            await tab.getByRole("button", { name: "Run retention now" }).click();
+            const retention = tab.getByRole("row").filter({ hasText: "retention" });
+            await until(async () => !(await retention.innerText()).includes("never"), "retention to have run");
+            await look(tab, `${database}-schedules`);
 
             // By keyboard: past everything to the content, and a page that is held stays as it is.
             await tab.goto(`${usher.adminUrl}/board/inbox`);

@@ -1,5 +1,7 @@
 //! The board: who may look, what they see, and what is changed from there.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, Request, header};
@@ -12,7 +14,9 @@ use usher::config::Settings;
 use usher::secret::Secret;
 
 use crate::support::app::{API_KEY, settings};
-use crate::support::{TestApp, stories};
+use crate::support::process::{UsherProcess, eventually};
+use crate::support::smtp::SmtpServer;
+use crate::support::{TestApp, TestDatabase, on_both_databases, stories};
 
 const ADA: &str = "ada-ops-key-of-more-than-32-characters";
 const BOB: &str = "bob-ops-key-of-more-than-32-characters";
@@ -133,7 +137,7 @@ impl Browser {
     }
 }
 
-async fn start_with_keys(database: crate::support::TestDatabase) -> TestApp {
+async fn start_with_keys(database: TestDatabase) -> TestApp {
     TestApp::start_with(database, with_keys).await
 }
 
@@ -176,7 +180,7 @@ stories! {
         let ada = Browser::signed_in(app, ADA).await;
         ada.get("/board").await.shows("2 jobs are dead").shows("2 events have failed").shows("ada (operate)");
         let dead = ada.get("/board/jobs?queue=process-clerk-event&state=dead&about=msg_1").await;
-        dead.shows("retry all that match");
+        dead.shows("Retry all that match");
         let (_, rest) = dead.body.split_once("href=\"/board/jobs/01").expect("a job");
         let job = format!("/board/jobs/01{}", rest.split_once('"').unwrap().0);
         ada.get(&job).await.shows("Failed attempts").shows("/board/inbox/msg_1");
@@ -194,8 +198,10 @@ stories! {
         ada.get("/board/audit").await.shows("retry jobs").shows("board");
         app.run_jobs().await;
         // Whoever is late is told.
-        ada.get("/board/jobs/change?state=done&action=retry").await.shows("Retry is for jobs that are dead or scheduled");
-        ada.get("/board/jobs/change?state=asleep&action=sing").await.shows("state must be one of").shows("action must be one of");
+        let done = ada.get("/board/jobs/change?state=done&action=retry").await;
+        done.shows("Retry is for jobs that are dead or scheduled");
+        let wrong = ada.get("/board/jobs/change?state=asleep&action=sing").await;
+        wrong.shows("state must be one of").shows("action must be one of");
         ada.get("/board/jobs/change?state=scheduled&action=retry").await.shows("No job that can be queued again");
         assert_eq!(ada.get("/board/jobs/01").await.status, 404);
     }
@@ -215,6 +221,7 @@ stories! {
         let states = [state_of(app, "msg_1").await, state_of(app, "msg_2").await, state_of(app, "msg_3").await];
         assert_eq!(states, ["failed", "waiting", "failed"]);
         app.run_jobs().await;
+        app.clock.advance(TimeDelta::seconds(1));
         let question = ada.get("/board/inbox/change?id=msg_1&action=discard").await;
         ada.post("/board/inbox/change", &question.form()).await.shows("1 event discarded");
         ada.post("/board/inbox/change", &question.form()).await.shows("No failed event has the id msg_1");
@@ -226,7 +233,8 @@ stories! {
     async fn many_failed_events_are_listed_page_by_page(app) {
         for number in 100..160 {
             let row = format!(
-                "insert into usher_events (svix_id, event_type, received_at, processed_at) values ('msg_{number}', 'user.created',
+                "insert into usher_events (svix_id, event_type, received_at, processed_at)
+                 values ('msg_{number}', 'user.created',
                      '2026-01-01T00:00:{:02}+00:00', '2026-01-01T00:01:00+00:00')", number - 100
             );
             app.pool.execute(&row).await;
@@ -245,7 +253,7 @@ stories! {
         ada.get("/board/inbox/msg_1").await.hides("user_ada");
         ada.get("/board/inbox/msg_1?payload=show").await.shows("user_ada").shows("(cut out)").hides("hunter2");
         bob.get("/board/inbox/msg_1?payload=show").await.hides("user_ada").shows("A key with the role");
-        bob.get("/board/jobs?state=dead").await.hides("retry all");
+        bob.get("/board/jobs?state=dead").await.hides("Retry all");
         assert_eq!(bob.get("/board/jobs/change?action=retry").await.status, 403);
     }
 
@@ -258,12 +266,16 @@ stories! {
         let token_of_bob = bob.get("/board").await.form().remove(0);
         let of_bob: Vec<_> = without.iter().cloned().chain([token_of_bob]).collect();
         let foreign = Browser { host: "evil.example", ..Browser::signed_in(app, ADA).await };
+        let elsewhere = Some("http://evil.example");
         for (page, why) in [
             (ada.post(change, &without).await, "ada: /board/jobs/change, This form is not of your session"),
             (ada.post(change, &of_bob).await, "ada: /board/jobs/change, This form is not of your session"),
             (bob.post(change, &of_bob).await, "bob: /board/jobs/change, Your key may only look"),
             (foreign.post(change, &form).await, "ada: /board/jobs/change, This host name is not known here"),
-            (ada.post_from(change, &form, Some("http://evil.example")).await, "ada: /board/jobs/change, This form came from another site"),
+            (
+                ada.post_from(change, &form, elsewhere).await,
+                "ada: /board/jobs/change, This form came from another site",
+            ),
             (Browser::new(&app.app).post(change, &form).await, "nobody: /board/jobs/change, You are not signed in"),
             (ada.sign_in(API_KEY).await, "nobody: sign in, no key is like that"),
         ] {
@@ -290,8 +302,10 @@ stories! {
     async fn a_page_asks_to_sign_in_and_leads_back(app) {
         let nobody = Browser::new(&app.app);
         let page = nobody.get("/board/jobs?state=dead").await;
-        assert_eq!((page.status, page.location.unwrap().as_str()), (303, "/board/sign-in?next=%2Fboard%2Fjobs%3Fstate%3Ddead"));
-        let fields = [("key", ADA), ("next", "//evil.example")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(page.status, 303);
+        assert_eq!(page.location.as_deref(), Some("/board/sign-in?next=%2Fboard%2Fjobs%3Fstate%3Ddead"));
+        let fields = [("key", ADA), ("next", "//evil.example")];
+        let fields = fields.map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(nobody.post("/board/sign-in", &fields).await.location.as_deref(), Some("/board"));
         let ada = Browser::signed_in(app, ADA).await;
         app.clock.advance(TimeDelta::hours(12));
@@ -323,10 +337,12 @@ stories! {
         let hostile = "<script>alert(1)</script>\"'";
         let sql = hostile.replace('\'', "''");
         app.pool.execute(&format!(
-            "insert into usher_events (svix_id, event_type, received_at, error) values ('{sql}', '{sql}', '2026-01-01T00:00:00+00:00', '{sql}')"
+            "insert into usher_events (svix_id, event_type, received_at, error)
+             values ('{sql}', '{sql}', '2026-01-01T00:00:00+00:00', '{sql}')"
         )).await;
         app.pool.execute(&format!(
-            "insert into usher_job_failures (job_id, attempt, failed_at, error, about) values ('{sql}', 1, '2026-01-01T00:00:00+00:00', '{sql}', '{sql}')"
+            "insert into usher_job_failures (job_id, attempt, failed_at, error, about)
+             values ('{sql}', 1, '2026-01-01T00:00:00+00:00', '{sql}', '{sql}')"
         )).await;
         let ada = Browser::signed_in(app, ADA).await;
         let encoded: String = form_urlencoded::byte_serialize(hostile.as_bytes()).collect();
@@ -341,4 +357,77 @@ stories! {
             ada.get(&path).await.hides("<script>alert").hides("alert(1)</script>");
         }
     }
+
+    async fn a_schedule_is_run_now_and_says_how_it_ended(app) {
+        app.run_schedules().await;
+        let ada = Browser::signed_in(app, ADA).await;
+        let page = ada.get("/board/schedules").await;
+        page.shows("expire-invites").hides("never");
+        let mut fields = page.form();
+        app.clock.advance(TimeDelta::seconds(1));
+        let [token, schedule] = &mut fields[..] else { panic!("two fields: {fields:?}") };
+        assert_eq!(token.0, "token");
+        let name = schedule.1.clone();
+        assert_eq!(ada.post("/board/schedules", &fields).await.status, 303);
+        assert_eq!(audit(app).await, [format!("ada: run schedule {name}, 1")]);
+        app.run_jobs().await;
+        let known = app.app.store.read().await.unwrap().schedules().await.unwrap();
+        assert_eq!((known[&name].last_at, &known[&name].last_error), (Some(app.now()), &None));
+        fields[1].1 = "sing".to_owned();
+        ada.post("/board/schedules", &fields).await.shows("There is no schedule like that").shows("expire-invites");
+    }
 }
+
+/// The jobs of a paused queue wait, and its state is seen wherever somebody may wonder.
+async fn paused(database: TestDatabase) {
+    let smtp = SmtpServer::start().await;
+    let usher = UsherProcess::start(&database, &smtp.url()).await;
+    let acme = usher.organization("Acme").await;
+    usher
+        .well(&[
+            "queues",
+            "pause",
+            "send-mail",
+            "--reason",
+            "the relay is being replaced",
+        ])
+        .await;
+    let (is_well, again) = usher
+        .usher(&["queues", "pause", "send-mail", "--reason", "again"])
+        .await;
+    assert!(!is_well && again.contains("send-mail is paused already"), "{again}");
+    let list = usher.well(&["queues", "list"]).await;
+    assert!(list.contains("the relay is being replaced"), "{list}");
+    let (status, ready) = usher.ask("/readyz").await;
+    assert!(
+        status == 200 && ready.contains("the relay is being replaced"),
+        "{status} {ready}"
+    );
+    // All processes follow within two seconds.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    usher.invite(acme, "ada@example.com").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(smtp.mails().is_empty(), "its jobs wait");
+    let (_, metrics) = usher.ask("/metrics").await;
+    assert!(
+        metrics.contains("usher_queue_paused{queue=\"send-mail\"} 1"),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains("usher_workers_alive{queue=\"send-mail\"} 1"),
+        "{metrics}"
+    );
+    usher.well(&["queues", "resume", "send-mail"]).await;
+    eventually("the mail is sent", async || smtp.mails().len() == 1).await;
+    let audit = usher.well(&["audit"]).await;
+    assert!(
+        audit.contains("pause queue") && audit.contains("command line"),
+        "{audit}"
+    );
+    usher.well(&["schedules", "run", "expire-invites"]).await;
+    let schedules = usher.well(&["schedules", "list"]).await;
+    assert!(schedules.contains("expire-invites"), "{schedules}");
+    usher.terminate().await;
+}
+
+on_both_databases!(multi_thread a_paused_queue_waits_and_says_so: paused);

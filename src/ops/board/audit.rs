@@ -12,6 +12,7 @@ use super::layout::{Page, Section, table, time};
 use super::query::{Asked, link};
 use super::{AUDIT, Board, Unavailable};
 
+const HEADS: [&str; 7] = ["When", "Who", "Where", "What", "Which", "Changed", "Refused"];
 /// Rows of a page.
 const PAGE: u32 = 50;
 
@@ -39,7 +40,7 @@ pub(super) async fn list(
     let last = entries.last().filter(|_| entries.len() == PAGE as usize);
     let body = html! {
         @if entries.is_empty() { p { "Nothing was changed by hand." } }
-        @else { (table("Changes by hand, newest first", &["When", "Who", "Where", "What", "Which", "Changed", "Refused"], rows)) }
+        @else { (table("Changes by hand, newest first", &HEADS, rows)) }
         @if let Some(last) = last {
             p { a href=(link(AUDIT, &[("below", Some(&last.id.to_string()))])) rel="next" { "Older changes" } }
         }

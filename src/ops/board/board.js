@@ -12,7 +12,6 @@ if (main) {
     let isHeld = false;
     const hold = document.createElement("button");
     hold.type = "button";
-    hold.className = "hold";
     const show = () => {
         hold.textContent = isHeld ? "Refresh again" : "Hold";
         hold.setAttribute("aria-pressed", String(isHeld));
@@ -22,7 +21,7 @@ if (main) {
         show();
     });
     show();
-    document.body.append(hold);
+    document.querySelector(".session").prepend(hold);
 
     // What somebody reads, types or selects must not change under them.
     const isInUse = () => main.contains(document.activeElement) && document.activeElement !== main
@@ -34,11 +33,11 @@ if (main) {
         const page = new DOMParser().parseFromString(await answer.text(), "text/html");
         const fresh = page.querySelector("main[data-live]");
         if (!fresh || isHeld || isInUse()) return;
-        const before = scrolls();
+        const before = scrolls().map((element) => element.scrollLeft);
         main.replaceChildren(...fresh.childNodes);
-        scrolls().forEach((element, index) => { element.scrollLeft = before[index]?.at ?? 0; });
+        scrolls().forEach((element, index) => { element.scrollLeft = before[index] ?? 0; });
     };
-    const scrolls = () => [...main.querySelectorAll(".scroll")].map((element) => Object.assign(element, { at: element.scrollLeft }));
+    const scrolls = () => [...main.querySelectorAll(".scroll")];
     const again = () => refresh().catch(() => {}).finally(() => setTimeout(again, EVERY));
     setTimeout(again, EVERY);
 }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::access::{Posted, Viewer};
 use super::inbox::{self, EventQuery, key_of, key_text};
 use super::jobs::{self, JobQuery};
-use super::layout::{Page, Section, message, token};
+use super::layout::{Page, Section, capitalized, message, token};
 use super::query::{Asked, link};
 use super::{AUDIT, Board, INBOX, JOBS, Unavailable};
 use crate::repair::{EventAction, EventChange, JobAction, JobChange, RepairError};
@@ -368,7 +368,7 @@ fn impossible(section: Section, viewer: &Viewer, asked: &Asked) -> Response {
     }
 }
 
-fn conflict(section: Section, viewer: &Viewer, error: &impl Display) -> Response {
+pub(super) fn conflict(section: Section, viewer: &Viewer, error: &impl Display) -> Response {
     let text = format!("{}.", capitalized(&error.to_string()));
     message(section, viewer, StatusCode::CONFLICT, "Nothing was changed", &text)
 }
@@ -382,10 +382,4 @@ fn owned(fields: &[(&'static str, Option<&str>)]) -> Vec<(&'static str, Option<S
 
 fn plural(noun: &str, count: u64) -> String {
     format!("{noun}{}", if count == 1 { "" } else { "s" })
-}
-
-fn capitalized(text: &str) -> String {
-    let mut characters = text.chars();
-    let first = characters.next().map(|first| first.to_uppercase().to_string());
-    format!("{}{}", first.unwrap_or_default(), characters.as_str())
 }

@@ -11,7 +11,7 @@ use maud::{Markup, html};
 
 use super::access::Viewer;
 use super::jobs::attempts;
-use super::layout::{Page, Section, details, message, state, table, text, time, whole_time};
+use super::layout::{Page, Section, capitalized, details, message, state, table, text, time, whole_time};
 use super::query::{Asked, link, segment};
 use super::redact::redacted;
 use super::{Board, INBOX, JOBS, Unavailable};
@@ -135,8 +135,12 @@ fn filters(query: &EventQuery) -> Markup {
                 input type="search" name="type" list="types" value=[query.event_type.as_deref()];
                 datalist #types { @for kind in EventKind::ALL { option value=(kind.as_str()) {} } }
             }
-            label { "Since" input type="text" name="since" size="8" placeholder="36h" value=[query.since.as_deref()]; }
-            label { "Before" input type="text" name="before" size="8" placeholder="1h" value=[query.before.as_deref()]; }
+            label { "Since"
+                input type="text" name="since" size="8" placeholder="36h" value=[query.since.as_deref()];
+            }
+            label { "Before"
+                input type="text" name="before" size="8" placeholder="1h" value=[query.before.as_deref()];
+            }
             button type="submit" { "Filter" }
         }
     }
@@ -184,7 +188,9 @@ fn bulk(query: &EventQuery, viewer: &Viewer, events: &[EventView]) -> Markup {
         @if viewer.operates() && is_possible {
             nav.actions aria-label="All failed events that match" {
                 @for action in EventAction::ALL {
-                    a.button href=(query.link(CHANGE, "action", action.verb())) { (action.verb()) " all failed that match…" }
+                    a.button href=(query.link(CHANGE, "action", action.verb())) {
+                        (capitalized(action.verb())) " all failed that match…"
+                    }
                 }
             }
         }
@@ -250,7 +256,8 @@ fn actions(event: &EventView, viewer: &Viewer) -> Markup {
         @if viewer.operates() && event.state == EventState::Failed {
             nav.actions aria-label="Actions" {
                 @for action in EventAction::ALL {
-                    a.button href=(link(CHANGE, &[("id", Some(&event.svix_id)), ("action", Some(action.verb()))])) { (action.verb()) "…" }
+                    @let address = link(CHANGE, &[("id", Some(&event.svix_id)), ("action", Some(action.verb()))]);
+                    a.button href=(address) { (capitalized(action.verb())) "…" }
                 }
             }
         }

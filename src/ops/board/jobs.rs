@@ -12,7 +12,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::access::Viewer;
-use super::layout::{Page, Section, details, message, state, table, text, time, whole_time};
+use super::layout::{Page, Section, capitalized, details, message, state, table, text, time, whole_time};
 use super::query::{Asked, link, segment};
 use super::{Board, INBOX, JOBS, Unavailable};
 use crate::repair::JobAction;
@@ -143,8 +143,12 @@ fn filters(query: &JobQuery) -> Markup {
                 }
             }
             label { "Words of the error" input type="search" name="error" value=[query.error.as_deref()]; }
-            label { "Older than" input type="text" name="older" size="6" placeholder="36h" value=[query.older.as_deref()]; }
-            label { "Event, mail or invite" input type="search" name="about" placeholder="id" value=[query.about.as_deref()]; }
+            label { "Older than"
+                input type="text" name="older" size="6" placeholder="36h" value=[query.older.as_deref()];
+            }
+            label { "Event, mail or invite"
+                input type="search" name="about" placeholder="id" value=[query.about.as_deref()];
+            }
             button type="submit" { "Filter" }
         }
     }
@@ -187,7 +191,9 @@ fn bulk(query: &JobQuery, viewer: &Viewer, jobs: &[JobView]) -> Markup {
         @if viewer.operates() && !jobs.is_empty() {
             nav.actions aria-label="All that match" {
                 @for action in JobAction::ALL.into_iter().filter(is_possible) {
-                    a.button href=(query.link(CHANGE, "action", action.verb())) { (action.verb()) " all that match…" }
+                    a.button href=(query.link(CHANGE, "action", action.verb())) {
+                        (capitalized(action.verb())) " all that match…"
+                    }
                 }
             }
         }
@@ -273,7 +279,8 @@ fn actions(job: &JobView, viewer: &Viewer) -> Markup {
         @if viewer.operates() {
             nav.actions aria-label="Actions" {
                 @for action in JobAction::ALL.into_iter().filter(|action| action.states().contains(&job.state)) {
-                    a.button href=(link(CHANGE, &[("id", Some(&job.id)), ("action", Some(action.verb()))])) { (action.verb()) "…" }
+                    @let address = link(CHANGE, &[("id", Some(&job.id)), ("action", Some(action.verb()))]);
+                    a.button href=(address) { (capitalized(action.verb())) "…" }
                 }
             }
         }

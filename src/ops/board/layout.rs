@@ -6,7 +6,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use maud::{DOCTYPE, Markup, html};
 
 use super::access::{TOKEN_FIELD, Viewer};
-use super::{AUDIT, INBOX, JOBS, OVERVIEW, SIGN_OUT};
+use super::{AUDIT, INBOX, JOBS, OVERVIEW, QUEUES, SCHEDULES, SIGN_OUT};
 use crate::clock::distance;
 
 /// The pages that the navigation leads to.
@@ -15,14 +15,18 @@ pub(super) enum Section {
     Overview,
     Jobs,
     Inbox,
+    Queues,
+    Schedules,
     Audit,
 }
 
 impl Section {
-    const ALL: [(Self, &'static str, &'static str); 4] = [
+    const ALL: [(Self, &'static str, &'static str); 6] = [
         (Self::Overview, OVERVIEW, "Overview"),
         (Self::Jobs, JOBS, "Jobs"),
         (Self::Inbox, INBOX, "Inbox"),
+        (Self::Queues, QUEUES, "Queues"),
+        (Self::Schedules, SCHEDULES, "Schedules"),
         (Self::Audit, AUDIT, "Audit"),
     ];
 }
@@ -85,7 +89,13 @@ pub(super) fn token(viewer: &Viewer) -> Markup {
 pub(super) fn refusal(status: StatusCode, title: &str, text: &str) -> Response {
     let page = document(
         title,
-        html! { main id="main" tabindex="-1" { h1 { (title) } p { (text) } p { a href=(OVERVIEW) { "To the board" } } } },
+        html! {
+            main id="main" tabindex="-1" {
+                h1 { (title) }
+                p { (text) }
+                p { a href=(OVERVIEW) { "To the board" } }
+            }
+        },
     );
     (status, Html(page.into_string())).into_response()
 }
@@ -166,4 +176,11 @@ pub(super) fn details(pairs: &[(&str, Option<Markup>)]) -> Markup {
 
 pub(super) fn text(value: impl AsRef<str>) -> Markup {
     html! { (value.as_ref()) }
+}
+
+/// With a capital letter at the beginning.
+pub(super) fn capitalized(text: &str) -> String {
+    let mut characters = text.chars();
+    let first = characters.next().map(|first| first.to_uppercase().to_string());
+    format!("{}{}", first.unwrap_or_default(), characters.as_str())
 }

@@ -1,7 +1,9 @@
 //! The board: operators see in a browser whether all is well, and repair what isn't. Only the private listener has it.
 //!
-//! - `access`: who may look and change. `session`: their cookies. `sign_in`: how they get one. `layout`: what pages share.
-//! - `overview`, `jobs`, `inbox`, `audit`: the pages. `change`: asks before many are changed. `state`: what is known of all.
+//! - `access`: who may look and change. `session`: their cookies. `sign_in`: how they get one.
+//! - `overview`, `jobs`, `inbox`, `queues`, `schedules`, `audit`: the pages. `layout`: what they share.
+//! - `query`: their addresses. `change`: asks before many are changed. `redact`: payloads.
+//! - `snapshot`: what is known of the whole service.
 
 mod access;
 mod audit;
@@ -11,7 +13,9 @@ mod jobs;
 mod layout;
 mod overview;
 mod query;
+mod queues;
 mod redact;
+mod schedules;
 mod session;
 mod sign_in;
 mod snapshot;
@@ -40,6 +44,8 @@ const SIGN_IN: &str = "/board/sign-in";
 const SIGN_OUT: &str = "/board/sign-out";
 const JOBS: &str = "/board/jobs";
 const INBOX: &str = "/board/inbox";
+const QUEUES: &str = "/board/queues";
+const SCHEDULES: &str = "/board/schedules";
 const AUDIT: &str = "/board/audit";
 
 /// Attempts to sign in and refused forms, of one address. A key can't be guessed; this keeps the audit short.
@@ -86,6 +92,8 @@ pub fn router(app: &App, workers: Option<Alive>) -> Router {
             get(change::ask_events).post(change::change_events),
         )
         .route("/board/inbox/{id}", get(inbox::show))
+        .route(QUEUES, get(queues::list).post(queues::change))
+        .route(SCHEDULES, get(schedules::list).post(schedules::run))
         .route(AUDIT, get(audit::list))
         .layer(from_fn_with_state(board.clone(), access::guard))
         .with_state(board);

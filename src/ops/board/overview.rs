@@ -1,5 +1,7 @@
 //! The first page: whether all is well, in one sentence, and what it is made of.
 
+use std::collections::HashMap;
+
 use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
@@ -12,7 +14,7 @@ use super::query::link;
 use super::snapshot::Snapshot;
 use super::{Board, INBOX, JOBS};
 use crate::metrics::QueueDepth;
-use crate::store::Queue;
+use crate::store::{Queue, minute_of};
 
 pub(super) async fn show(State(board): State<Board>, Extension(viewer): Extension<Viewer>) -> Response {
     let known = board.snapshots.get(&board.app.store).await;
@@ -36,20 +38,22 @@ pub(super) async fn show(State(board): State<Board>, Extension(viewer): Extensio
 }
 
 fn verdict(problems: &[String]) -> Markup {
-    match problems {
-        [] => html! { p.verdict.well role="status" { "All is well." } },
-        [one] => html! { p.verdict.ill role="status" { "Not well: " (one) "." } },
-        [worst, others @ ..] => html! {
-            div.verdict.ill role="status" {
-                p { "Not well: " (worst) "." }
-                ul { @for other in others { li { (other) } } }
-            }
-        },
+    if problems.is_empty() {
+        return html! { p.verdict.well role="status" { "All is well." } };
     }
+    html! { p.verdict.ill role="status" { "Not well: " (problems.join("; ")) "." } }
 }
 
 fn queues(snapshot: &Snapshot) -> Markup {
-    let heads = ["Queue", "Waiting", "Scheduled", "Running", "Dead", "Oldest waits"];
+    let heads = [
+        "Queue",
+        "Waiting",
+        "Scheduled",
+        "Running",
+        "Dead",
+        "Oldest waits",
+        "Last hour",
+    ];
     let count = |queue: &QueueDepth, state: &str, count: u64| {
         let address = link(JOBS, &[("queue", Some(queue.queue)), ("state", Some(state))]);
         html! { td.number { @if count > 0 { a href=(address) { (count) } } @else { "0" } } }
@@ -63,10 +67,60 @@ fn queues(snapshot: &Snapshot) -> Markup {
                 (count(queue, "running", queue.running))
                 (count(queue, "dead", queue.dead))
                 td.number { @if queue.oldest_age > 0.0 { (format!("{:.0} s", queue.oldest_age)) } }
+                td { (sparkline(&ended(snapshot, queue.queue))) }
             }
         }
     };
     table("Queues", &heads, rows)
+}
+
+/// Attempts of one queue that ended well, and failed, in each minute of the last hour.
+fn ended(snapshot: &Snapshot, queue: &str) -> Vec<(i64, i64)> {
+    let last = minute_of(snapshot.at);
+    let of_queue: HashMap<i64, (i64, i64)> = snapshot
+        .ended
+        .iter()
+        .filter(|row| row.queue == queue)
+        .map(|row| (row.minute, (row.done, row.failed)))
+        .collect();
+    (last - 59..=last)
+        .map(|minute| of_queue.get(&minute).copied().unwrap_or_default())
+        .collect()
+}
+
+/// Bars of what ended in each minute, what failed on top, and their sums in words.
+fn sparkline(minutes: &[(i64, i64)]) -> Markup {
+    const HEIGHT: i64 = 24;
+    let highest = minutes
+        .iter()
+        .map(|(done, failed)| done + failed)
+        .max()
+        .unwrap_or(0)
+        .max(1);
+    // What there is at all is seen.
+    let size = |count: i64| {
+        if count == 0 {
+            0
+        } else {
+            (count * HEIGHT / highest).max(1)
+        }
+    };
+    let (done, failed) = minutes
+        .iter()
+        .fold((0, 0), |(done, failed), minute| (done + minute.0, failed + minute.1));
+    let words = format!("{done} done, {failed} failed");
+    html! {
+        svg.sparkline viewBox={ "0 0 " (minutes.len() * 2) " " (HEIGHT) } width="120" height=(HEIGHT)
+            role="img" aria-label=(words) {
+            @for (index, (done, failed)) in minutes.iter().enumerate() {
+                @let (done, failed) = (size(*done), size(*failed));
+                @if done > 0 { rect.good x=(index * 2) y=(HEIGHT - done) width="1.5" height=(done) {} }
+                @let top = (HEIGHT - done - failed).max(0);
+                @if failed > 0 { rect.bad x=(index * 2) y=(top) width="1.5" height=(failed) {} }
+            }
+        }
+        " " (words)
+    }
 }
 
 /// Queues of endpoints exist whether or not there are endpoints.
@@ -130,7 +184,8 @@ fn endpoints(snapshot: &Snapshot) -> Markup {
                 th scope="row" { (endpoint.name) }
                 td {
                     @if let Some(at) = endpoint.disabled_at {
-                        "disabled " (time(at, snapshot.at)) ": " (endpoint.disabled_reason.as_deref().unwrap_or("no reason"))
+                        "disabled " (time(at, snapshot.at)) ": "
+                        (endpoint.disabled_reason.as_deref().unwrap_or("no reason"))
                     } @else { "enabled" }
                 }
             }
@@ -156,5 +211,21 @@ fn processes(snapshot: &Snapshot, workers: &[(Queue, bool)]) -> Markup {
         @if !snapshot.held.is_empty() {
             (table("Jobs that workers hold, in all processes", &["Worker", "Queue", "Jobs"], rows))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sparkline_shows_what_failed_above_what_is_done() {
+        let drawn = sparkline(&[(0, 0), (24, 0), (1, 5)]).into_string();
+        assert!(drawn.contains("25 done, 5 failed"), "{drawn}");
+        assert_eq!(drawn.matches("<rect").count(), 3, "{drawn}");
+        assert!(
+            drawn.contains(r#"<rect class="bad" x="4" y="18" width="1.5" height="5">"#),
+            "{drawn}"
+        );
     }
 }

@@ -8,19 +8,27 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::metrics::{EventsState, QueueDepth};
-use crate::store::{EndpointRow, EventFilter, HeldJobs, OpenCircuit, Queue, Store, StoreError};
+use crate::store::{
+    EndpointRow, EventFilter, HeldJobs, MinuteOfJobs, OpenCircuit, PausedQueue, Queue, Store, StoreError,
+};
 use crate::worker::Alive;
 
 const FRESH: Duration = Duration::from_secs(1);
 /// A page is looked at by somebody who waits.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
+/// What is shown of the jobs that ended.
+const HOUR: TimeDelta = TimeDelta::minutes(59);
+
 /// The state of the service at a time.
 pub(super) struct Snapshot {
     pub at: DateTime<Utc>,
     pub queues: Vec<QueueDepth>,
     pub held: Vec<HeldJobs>,
+    /// In the last hour.
+    pub ended: Vec<MinuteOfJobs>,
     pub circuit: Option<OpenCircuit>,
+    pub paused: Vec<PausedQueue>,
     pub failed_events: u64,
     /// From Clerk, in the last minute.
     pub received: u64,
@@ -83,7 +91,9 @@ async fn take(store: &Store) -> Result<Snapshot, StoreError> {
         at,
         queues,
         held,
+        ended: tx.ended_jobs(at - HOUR).await?,
         circuit: tx.circuit_opened().await?,
+        paused: tx.paused_queues().await?,
         failed_events: tx.count_failed_events().await?,
         received: tx.count_events(&last_minute).await?,
         outgoing: tx.events_state().await?,
@@ -110,7 +120,16 @@ impl Snapshot {
         if let Some(circuit) = &self.circuit {
             problems.push(format!("the mail server refuses the account: {}", circuit.reason));
         }
-        let late = self.queues.iter().filter(|queue| queue.oldest_age > LATE);
+        problems.extend(
+            self.paused
+                .iter()
+                .map(|row| format!("{} is paused: {}", row.queue, row.reason)),
+        );
+        let is_paused = |name: &str| self.paused.iter().any(|row| row.queue.as_str() == name);
+        let late = self
+            .queues
+            .iter()
+            .filter(|queue| queue.oldest_age > LATE && !is_paused(queue.queue));
         problems.extend(late.map(|queue| {
             format!(
                 "{} is late: its oldest job has waited for {:.0} s",
@@ -153,7 +172,9 @@ mod tests {
                 oldest_age: 2.0,
             }],
             held: Vec::new(),
+            ended: Vec::new(),
             circuit: None,
+            paused: Vec::new(),
             failed_events: 0,
             received: 0,
             outgoing: EventsState {
