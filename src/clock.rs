@@ -47,6 +47,24 @@ impl Clock {
     }
 }
 
+/// `5 min ago` or `in 5 min`.
+#[must_use]
+pub fn distance(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    let away = now - at;
+    let size = away.abs();
+    let (number, unit) = match size {
+        _ if size < TimeDelta::minutes(2) => (size.num_seconds(), "s"),
+        _ if size < TimeDelta::hours(2) => (size.num_minutes(), "min"),
+        _ if size < TimeDelta::days(2) => (size.num_hours(), "h"),
+        _ => (size.num_days(), "d"),
+    };
+    if away < TimeDelta::zero() {
+        format!("in {number} {unit}")
+    } else {
+        format!("{number} {unit} ago")
+    }
+}
+
 /// Reads `90m`, `36h` or `7d`: whole minutes, hours or days, at least one.
 #[must_use]
 pub fn parse_duration(text: &str) -> Option<TimeDelta> {
@@ -60,5 +78,25 @@ pub fn parse_duration(text: &str) -> Option<TimeDelta> {
         'h' => TimeDelta::try_hours(number),
         'd' => TimeDelta::try_days(number),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances_are_told_in_the_unit_that_fits() {
+        let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        for (seconds, expected) in [
+            (0, "0 s ago"),
+            (119, "119 s ago"),
+            (120, "2 min ago"),
+            (7200, "2 h ago"),
+            (172_800, "2 d ago"),
+            (-600, "in 10 min"),
+        ] {
+            assert_eq!(distance(now - TimeDelta::seconds(seconds), now), expected);
+        }
     }
 }

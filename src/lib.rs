@@ -6,7 +6,8 @@
 //! - [`store`]: both databases behind one door. Below the service: [`usher_mail`], [`usher_clerk`] and [`usher_base`].
 //! - [`flows`]: asked, told of by Clerk, matched, let in: each one function over a transaction.
 //! - [`jobs`]: one file per job. [`worker`]: runs them on apalis, with a cure for each of its traps.
-//! - [`webhooks`]: what Clerk pushes. [`api`]: what the app and the invitee call. [`ops`]: health and the page of metrics.
+//! - [`webhooks`]: what Clerk pushes. [`api`]: what the app and the invitee call. [`ops`]: health, metrics and the board.
+//! - [`repair`]: what is changed by hand, on the board and by commands. [`ops_key`]: the keys for the board.
 //! - [`openapi`]: the OpenAPI document and the page that shows it. [`server`]: the listeners, and what a client may make
 //!   them wait for.
 //! - [`api_key`]: the keys that the app calls with. [`rate_limit`]: how often somebody may call.
@@ -31,8 +32,10 @@ pub mod metrics;
 pub mod names;
 pub mod openapi;
 pub mod ops;
+pub mod ops_key;
 pub mod problem;
 pub mod rate_limit;
+pub mod repair;
 pub mod secret;
 pub mod server;
 pub mod service;

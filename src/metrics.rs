@@ -30,6 +30,7 @@ const FAILED_EVENTS: &str = "usher_failed_events";
 const WORKERS_ALIVE: &str = "usher_workers_alive";
 const DATABASE_UP: &str = "usher_database_up";
 const DATABASE_CONNECTIONS: &str = "usher_database_connections";
+const QUEUE_PAUSED: &str = "usher_queue_paused";
 const MAILS_WAIT: &str = "usher_mail_account_refused";
 const EVENTS_SENT: &str = "usher_event_deliveries_total";
 const EVENTS_WAITING: &str = "usher_events_unnumbered";
@@ -284,6 +285,10 @@ pub fn database_up(up: bool) {
 }
 
 /// Sets whether the mail circuit breaker is open.
+pub fn queue_paused(queue: &'static str, paused: bool) {
+    gauge!(QUEUE_PAUSED, "queue" => queue).set(f64::from(u8::from(paused)));
+}
+
 pub fn mails_wait(refused: bool) {
     gauge!(MAILS_WAIT).set(f64::from(u8::from(refused)));
 }
@@ -392,6 +397,7 @@ fn describe() {
         DATABASE_CONNECTIONS,
         "This process's connections to the database, by pool and state."
     );
+    describe_gauge!(QUEUE_PAUSED, "Whether somebody has paused a queue.");
     describe_gauge!(
         MAILS_WAIT,
         "Whether the mail server refuses the account, so that all mails wait."

@@ -77,10 +77,12 @@ impl Service {
             Role::Worker | Role::All => Some(Workers::start(&app, Concurrency::of(&app.config))),
             Role::Api => None,
         };
-        let health = ops::router(app.store.clone(), workers.as_ref().map(Workers::alive), scrape)
+        let alive = workers.as_ref().map(Workers::alive);
+        let private = ops::router(app.store.clone(), alive.clone(), scrape)
+            .merge(ops::board(&app, alive))
             .layer(Extension(Stopping(stopping.clone())));
         let address = app.config.admin_listen;
-        let private = Server::start("private", "USHER_ADMIN_LISTEN", address, health, limits.private())?;
+        let private = Server::start("private", "USHER_ADMIN_LISTEN", address, private, limits.private())?;
         Ok(Self {
             app,
             public,

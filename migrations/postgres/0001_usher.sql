@@ -285,6 +285,8 @@ create table usher_events (
     outcome text,
     error text
 );
+-- Whoever lists them looks at the newest.
+create index usher_events_by_time on usher_events (received_at, svix_id);
 create index usher_events_unprocessed on usher_events (received_at) where processed_at is null;
 -- The few events that failed, among all that wait while there is much to do.
 create index usher_events_failed on usher_events (received_at) where processed_at is null and error is not null;
@@ -334,8 +336,12 @@ comment on column usher_idempotency_keys.created_at is 'Kept for 24 hours.';
 -- Periodic work: one row per schedule decides, in one guarded update, which process a tick belongs to.
 create table usher_schedules (
     name text primary key,
-    due_at timestamptz not null
+    due_at timestamptz not null,
+    last_at timestamptz,
+    last_error text
 );
+comment on column usher_schedules.last_at is 'When a run ended last.';
+comment on column usher_schedules.last_error is 'Why that run failed, if it did.';
 comment on table usher_schedules is 'Periodic work and when it is due next.';
 comment on column usher_schedules.name is 'What is done.';
 comment on column usher_schedules.due_at is 'When its next tick is due; whoever moves it on runs the tick.';
@@ -517,6 +523,51 @@ create table usher_app_ids (
 comment on table usher_app_ids is 'How the app spells those of its ids that are no UUIDs; elsewhere they are what is computed from them.';
 comment on column usher_app_ids.key is 'What the organization or project has as its id.';
 comment on column usher_app_ids.app_id is 'As the app spells it.';
+
+create table usher_ended_jobs (
+    minute bigint not null,
+    queue text not null,
+    done bigint not null,
+    failed bigint not null,
+    primary key (minute, queue)
+);
+comment on table usher_ended_jobs is 'How many jobs of each queue ended in each minute of the last day.';
+comment on column usher_ended_jobs.minute is 'Since the Unix epoch.';
+comment on column usher_ended_jobs.queue is 'The name of the queue.';
+comment on column usher_ended_jobs.done is 'Attempts that ended well.';
+comment on column usher_ended_jobs.failed is 'Attempts that failed.';
+
+create table usher_paused_queues (
+    queue text primary key,
+    reason text not null,
+    paused_by text not null,
+    since timestamptz not null
+);
+comment on table usher_paused_queues is 'Queues that somebody has paused; their jobs wait.';
+comment on column usher_paused_queues.queue is 'The name of the queue.';
+comment on column usher_paused_queues.reason is 'Why, for everybody who wonders.';
+comment on column usher_paused_queues.paused_by is 'Whoever paused it.';
+comment on column usher_paused_queues.since is 'When.';
+
+create table usher_audit (
+    id uuid primary key,
+    at timestamptz not null,
+    who text not null,
+    door text not null check (door in ('board', 'command line')),
+    action text not null,
+    subject text not null,
+    changed bigint not null default 0,
+    refused text
+);
+comment on table usher_audit is 'What somebody changed by hand, and what was refused. Ids, no addresses.';
+comment on column usher_audit.id is 'UUIDv7: sorted by time.';
+comment on column usher_audit.at is 'When it began.';
+comment on column usher_audit.who is 'The name of the ops key, or of the account that ran the command.';
+comment on column usher_audit.door is 'board or command line.';
+comment on column usher_audit.action is 'Such as: retry jobs.';
+comment on column usher_audit.subject is 'What was chosen: ids, or a filter.';
+comment on column usher_audit.changed is 'How many were changed.';
+comment on column usher_audit.refused is 'Why nothing was changed, if it was refused.';
 
 create table usher_move (
     only_row integer primary key check (only_row = 1),

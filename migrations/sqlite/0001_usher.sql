@@ -282,6 +282,8 @@ create table usher_events (
     -- Why it could not be processed so far.
     error text
 ) strict;
+-- Whoever lists them looks at the newest.
+create index usher_events_by_time on usher_events (received_at, svix_id);
 create index usher_events_unprocessed on usher_events (received_at) where processed_at is null;
 -- The few events that failed, among all that wait while there is much to do.
 create index usher_events_failed on usher_events (received_at) where processed_at is null and error is not null;
@@ -314,7 +316,11 @@ create table usher_schedules (
     -- What is done.
     name text primary key,
     -- When its next tick is due; whoever moves it on runs the tick.
-    due_at text not null
+    due_at text not null,
+    -- When a run ended last.
+    last_at text,
+    -- Why that run failed, if it did.
+    last_error text
 ) strict;
 
 -- Addresses that a mail server refused for good: not written to until somebody resends.
@@ -466,6 +472,51 @@ create table usher_event_deliveries (
     primary key (event_id, endpoint)
 ) strict;
 create index usher_event_deliveries_open on usher_event_deliveries (endpoint, event_id) where status in ('queued', 'dead');
+
+-- How many jobs of each queue ended in each minute of the last day.
+create table usher_ended_jobs (
+    -- Since the Unix epoch.
+    minute integer not null,
+    -- The queue's name.
+    queue text not null,
+    -- Attempts that ended well.
+    done integer not null,
+    -- Attempts that failed.
+    failed integer not null,
+    primary key (minute, queue)
+) strict;
+
+-- Queues that somebody has paused; their jobs wait.
+create table usher_paused_queues (
+    -- The queue's name.
+    queue text primary key,
+    -- Why, for everybody who wonders.
+    reason text not null,
+    -- Whoever paused it.
+    paused_by text not null,
+    -- When.
+    since text not null
+) strict;
+
+-- What somebody changed by hand, on the board or the command line, and what was refused. Ids, no addresses.
+create table usher_audit (
+    -- UUIDv7: sorted by time.
+    id blob primary key,
+    -- When it began.
+    at text not null,
+    -- The name of the ops key, or of the account that ran the command.
+    who text not null,
+    -- board or command line.
+    door text not null check (door in ('board', 'command line')),
+    -- Such as `retry jobs`.
+    action text not null,
+    -- What was chosen: ids, or a filter.
+    subject text not null,
+    -- How many were changed.
+    changed integer not null default 0,
+    -- Why nothing was changed, if it was refused.
+    refused text
+) strict;
 
 -- What statements need to know of the configuration: one row, written when usher starts.
 create table usher_settings (

@@ -2,11 +2,11 @@
 
 use anstream::println;
 use anyhow::bail;
-use futures::FutureExt as _;
 use serde_json::json;
 
-use super::report;
-use crate::store::{JobFilter, JobState, JobView, Queue, Store, StoreError, Tx};
+use super::{command_line, report};
+use crate::repair::{JobAction, JobChange, RepairError};
+use crate::store::{JobFilter, JobState, JobView, Queue, Store};
 
 /// Show and repair the queue. The service may be running.
 #[derive(Debug, clap::Subcommand)]
@@ -69,16 +69,6 @@ pub struct Change {
     yes: bool,
 }
 
-#[derive(Clone, Copy)]
-enum JobAction {
-    Retry,
-    Cancel,
-    Purge,
-}
-
-/// Jobs that one transaction changes.
-const BATCH: usize = 500;
-
 impl Jobs {
     pub(super) async fn run(self, store: Store) -> anyhow::Result<()> {
         match self {
@@ -101,6 +91,7 @@ impl Selection {
             states: self.state.into_iter().collect(),
             before: self.older_than.map(|age| store.now() - age),
             error: self.error.clone(),
+            ..JobFilter::default()
         }
     }
 
@@ -186,65 +177,37 @@ fn print_job(job: &JobView) {
     }
 }
 
-impl JobAction {
-    /// The states of jobs that this can be done to.
-    fn states(self) -> &'static [JobState] {
-        match self {
-            Self::Retry => &[JobState::Dead, JobState::Scheduled],
-            Self::Cancel => &[JobState::Waiting, JobState::Scheduled],
-            Self::Purge => &[JobState::Dead, JobState::Done],
-        }
-    }
-
-    fn labels(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Retry => ("retry", "queued again"),
-            Self::Cancel => ("cancel", "cancelled"),
-            Self::Purge => ("purge", "deleted"),
-        }
-    }
-
-    async fn apply(self, tx: &mut Tx, ids: &[String]) -> Result<u64, StoreError> {
-        match self {
-            Self::Retry => Ok(tx.retry_jobs(ids).await?.len() as u64),
-            Self::Cancel => Ok(tx.cancel_jobs(ids).await?.len() as u64),
-            Self::Purge => tx.purge_jobs(ids).await,
-        }
-    }
-}
-
 impl Change {
     async fn run(self, store: &Store, action: JobAction) -> anyhow::Result<()> {
-        let (verb, done) = action.labels();
+        let verb = action.verb();
         if self.selection.is_empty() && !self.all {
             bail!("which jobs? Give ids, --queue, --state, --older-than, --error or --all");
         }
-        let mut filter = self.selection.filter(store);
-        if filter.states.is_empty() {
-            filter.states = action.states().to_vec();
-        } else if !filter.states.iter().all(|state| action.states().contains(state)) {
-            let names: Vec<&str> = action.states().iter().map(|state| state.as_str()).collect();
-            bail!("{verb} is for jobs that are {}", names.join(" or "));
-        }
-        let counts = store.read().await?.count_jobs(&filter).await?;
-        let total: i64 = counts.iter().map(|(_, count)| count).sum();
-        if total == 0 {
-            bail!("no job that can be {done} is among those; `usher jobs list` shows what there is");
-        }
-        let queues: Vec<String> = counts.iter().map(|(queue, count)| format!("{count} {queue}")).collect();
-        let (noun, queues) = (if total == 1 { "job" } else { "jobs" }, queues.join(", "));
+        let counted = JobChange::count(store, command_line(), action, self.selection.filter(store)).await;
+        let mut change = counted.map_err(|error| match error {
+            RepairError::Nothing { .. } => anyhow::anyhow!("{error}; `usher jobs list` shows what there is"),
+            error => error.into(),
+        })?;
+        let total = change.counted.total();
+        let noun = if total == 1 { "job" } else { "jobs" };
         if self.selection.ids.is_empty() {
-            println!("{total} {noun}: {queues}");
+            let queues = change.counted.queues.iter();
+            let queues: Vec<String> = queues.map(|(queue, count)| format!("{count} {queue}")).collect();
+            println!("{total} {noun}: {}", queues.join(", "));
             report::confirm(&format!("{verb} {total} {noun}"), self.yes)?;
         }
-        // Each id once: a job that fails again at once would otherwise be selected again and again.
-        let ids = store.read().await?.job_ids(&filter).await?;
-        let mut changed = 0;
-        for ids in ids.chunks(BATCH) {
-            changed += store.transaction(ids, |tx, ids| action.apply(tx, ids).boxed()).await?;
+        let (mut changed, progress) = (0, report::progress(total));
+        while let Some(batch) = change.next_batch(store).await? {
+            changed += batch;
+            progress.set_position(changed);
         }
-        println!("{changed} {} {done}.", if changed == 1 { "job" } else { "jobs" });
-        if matches!(action, JobAction::Purge) {
+        progress.finish_and_clear();
+        println!(
+            "{changed} {} {}.",
+            if changed == 1 { "job" } else { "jobs" },
+            action.done()
+        );
+        if action == JobAction::Purge {
             let failed = store.read().await?.count_failed_events().await?;
             if failed > 0 {
                 println!("Events that failed stay in the inbox, {failed} now: `usher webhooks list --state failed`");

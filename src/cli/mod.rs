@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod api_key;
+mod audit;
 mod check;
 mod config;
 mod demo;
@@ -13,8 +14,11 @@ mod members;
 mod migrate;
 mod move_file;
 mod openapi;
+mod ops_key;
 mod paint;
+mod queues;
 mod report;
+mod schedules;
 pub mod serve;
 mod simulate;
 mod templates;
@@ -28,8 +32,9 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::clock::Clock;
 use crate::config::{self as settings, DotEnv, Settings, without_environment};
+use crate::repair::Operator;
 use crate::secret::Secret;
-use crate::store::{Store, Tables};
+use crate::store::{AuditDoor, Store, Tables};
 
 /// Adds invited people to the organizations and projects that they were invited to.
 #[derive(Debug, Parser)]
@@ -66,6 +71,7 @@ enum Command {
     Openapi,
     /// Make a key for the app, and its entry for `USHER_API_KEYS`.
     ApiKey(api_key::MakeApiKey),
+    OpsKey(ops_key::MakeOpsKey),
     #[command(subcommand)]
     Templates(templates::TemplatesCommand),
     Invite(Box<invite::InviteSomebody>),
@@ -79,6 +85,11 @@ enum Command {
     Jobs(jobs::Jobs),
     #[command(subcommand)]
     Events(events::Events),
+    #[command(subcommand)]
+    Queues(queues::Queues),
+    #[command(subcommand)]
+    Schedules(schedules::Schedules),
+    Audit(audit::Audit),
 }
 
 impl Command {
@@ -92,7 +103,7 @@ impl Command {
 
     /// Whether it has settings beyond logging. A command without any must not fail because of an invalid `.env`.
     fn has_settings(&self) -> bool {
-        !matches!(self, Self::Demo(_) | Self::Openapi | Self::ApiKey(_))
+        !matches!(self, Self::Demo(_) | Self::Openapi | Self::ApiKey(_) | Self::OpsKey(_))
     }
 
     /// Whether it needs all settings.
@@ -104,6 +115,9 @@ impl Command {
                 | Self::Members(_)
                 | Self::Jobs(_)
                 | Self::Webhooks(_)
+                | Self::Queues(_)
+                | Self::Schedules(_)
+                | Self::Audit(_)
                 | Self::Events(
                     events::Events::List { .. }
                         | events::Events::Show { .. }
@@ -171,6 +185,7 @@ impl Command {
             Self::Config => config::run(&settings.resolve()?),
             Self::Openapi => openapi::run(),
             Self::ApiKey(api_key) => api_key.run(),
+            Self::OpsKey(ops_key) => ops_key.run(),
             Self::Templates(templates) => templates.run(&settings),
             Self::Invite(invite) => invite.run(settings.resolve()?).await,
             Self::Invites(invites) => {
@@ -187,7 +202,18 @@ impl Command {
             Self::Events(events::Events::Sending(sending)) => sending.run(&settings.resolve()?).await,
             Self::Events(events) => events.run(open_database(&settings).await?).await,
             Self::Webhooks(webhooks) => webhooks.run(open_database(&settings).await?).await,
+            Self::Queues(queues) => queues.run(open_database(&settings).await?).await,
+            Self::Schedules(schedules) => schedules.run(open_database(&settings).await?).await,
+            Self::Audit(audit) => audit.run(open_database(&settings).await?).await,
         }
+    }
+}
+
+/// Whoever runs this command, for the audit.
+fn command_line() -> Operator {
+    Operator {
+        name: settings::login_name(),
+        door: AuditDoor::CommandLine,
     }
 }
 

@@ -5,9 +5,11 @@ use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use anstream::{eprint, println};
 use anyhow::bail;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::paint::{FAINT, STRONG, paint};
+pub(super) use crate::clock::distance;
 use crate::clock::parse_duration;
 use crate::fields::FieldError;
 
@@ -49,23 +51,6 @@ pub(super) fn time(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
-/// `5 min ago` or `in 5 min`.
-pub(super) fn distance(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
-    let away = now - at;
-    let size = away.abs();
-    let (number, unit) = match size {
-        _ if size < TimeDelta::minutes(2) => (size.num_seconds(), "s"),
-        _ if size < TimeDelta::hours(2) => (size.num_minutes(), "min"),
-        _ if size < TimeDelta::days(2) => (size.num_hours(), "h"),
-        _ => (size.num_days(), "d"),
-    };
-    if away < TimeDelta::zero() {
-        format!("in {number} {unit}")
-    } else {
-        format!("{number} {unit} ago")
-    }
-}
-
 /// All that is wrong with what was given, one line each, by the names of the options; `argument` has none.
 pub(super) fn field_errors(errors: &[FieldError], argument: Option<&str>) -> anyhow::Error {
     let lines = errors.iter().map(|error| {
@@ -94,6 +79,16 @@ pub(super) fn short(text: &str) -> String {
     }
 }
 
+/// The progress of work on many, for a terminal.
+pub(super) fn progress(total: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{wide_bar} {pos} of {len}, {eta} left");
+    let bar = ProgressBar::new(total);
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
 /// Asks for confirmation. Without a terminal, `--yes` is required.
 pub(super) fn confirm(what: &str, yes: bool) -> anyhow::Result<()> {
     if yes {
@@ -115,21 +110,6 @@ pub(super) fn confirm(what: &str, yes: bool) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn distances_are_told_in_the_unit_that_fits() {
-        let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
-        for (seconds, expected) in [
-            (0, "0 s ago"),
-            (119, "119 s ago"),
-            (120, "2 min ago"),
-            (7200, "2 h ago"),
-            (172_800, "2 d ago"),
-            (-600, "in 10 min"),
-        ] {
-            assert_eq!(distance(now - TimeDelta::seconds(seconds), now), expected);
-        }
-    }
 
     #[test]
     fn a_long_text_is_cut_between_characters() {

@@ -76,6 +76,7 @@ fn greet(service: &Service, environment: Environment) {
     }
     tracing::info!("health on http://{}/readyz", service.admin_address());
     tracing::info!("metrics on http://{}/metrics", service.admin_address());
+    tracing::info!("the board on http://{}/board", service.admin_address());
     if environment == Environment::Development {
         eprintln!("{DEVELOPMENT}");
     }

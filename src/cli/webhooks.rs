@@ -2,11 +2,11 @@
 
 use anstream::println;
 use anyhow::bail;
-use futures::FutureExt as _;
 use serde_json::json;
 
-use super::report;
-use crate::store::{EventFilter, EventState, Store, Tx};
+use super::{command_line, report};
+use crate::repair::{EventAction, EventChange, RepairError};
+use crate::store::{EventFilter, EventState, Store};
 
 /// Show and repair the inbox of Clerk's events.
 #[derive(Debug, clap::Subcommand)]
@@ -52,12 +52,6 @@ pub struct Change {
     yes: bool,
 }
 
-#[derive(Clone, Copy)]
-enum Action {
-    Replay,
-    Discard,
-}
-
 #[derive(Debug, Clone, clap::Args)]
 pub struct Selection {
     /// Only events in this state: waiting, failed or processed.
@@ -71,18 +65,13 @@ pub struct Selection {
     older_than: Option<chrono::TimeDelta>,
 }
 
-/// Events that are changed at most in one go.
-const MAX_BATCH_SIZE: u32 = 10_000;
-/// Events that one transaction changes.
-const BATCH: usize = 500;
-
 impl Webhooks {
     pub(super) async fn run(self, store: Store) -> anyhow::Result<()> {
         match self {
             Self::List { selection, limit, json } => list(&store, selection, limit, json).await?,
             Self::Show { svix_id, payload, json } => show(&store, &svix_id, payload, json).await?,
-            Self::Replay(change) => change.run(&store, Action::Replay).await?,
-            Self::Discard(change) => change.run(&store, Action::Discard).await?,
+            Self::Replay(change) => change.run(&store, EventAction::Replay).await?,
+            Self::Discard(change) => change.run(&store, EventAction::Discard).await?,
         }
         store.close().await;
         Ok(())
@@ -95,6 +84,7 @@ async fn list(store: &Store, selection: Selection, limit: u32, as_json: bool) ->
         state: selection.state,
         event_type: selection.event_type,
         before: selection.older_than.map(|age| now - age),
+        ..EventFilter::default()
     };
     let events = store.read().await?.events(&filter, limit).await?;
     if as_json {
@@ -159,65 +149,39 @@ async fn show(store: &Store, svix_id: &str, with_payload: bool, as_json: bool) -
     Ok(())
 }
 
-impl Action {
-    fn labels(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Replay => ("replay", "queued again"),
-            Self::Discard => ("discard", "discarded"),
-        }
-    }
-
-    /// The events that this can be done to.
-    fn fits(self) -> &'static str {
-        match self {
-            Self::Replay => "unprocessed",
-            Self::Discard => "failed",
-        }
-    }
-
-    /// With `all_or_none`, fails unless all of them can be changed. Not for `--failed`: another command may have replayed one of
-    /// them meanwhile.
-    async fn apply(self, tx: &mut Tx, svix_ids: &[&str], all_or_none: bool) -> anyhow::Result<Vec<String>> {
-        let changed = match self {
-            Self::Replay => tx.replay_events(svix_ids).await?,
-            Self::Discard => tx.discard_events(svix_ids).await?,
-        };
-        match svix_ids.iter().find(|id| !changed.iter().any(|this| this == *id)) {
-            Some(svix_id) if all_or_none => bail!("no {} event has the id {svix_id}", self.fits()),
-            _ => Ok(changed),
-        }
-    }
-}
-
 impl Change {
-    async fn run(self, store: &Store, action: Action) -> anyhow::Result<()> {
-        let (verb, done) = action.labels();
-        let mut svix_ids = self.svix_ids;
+    async fn run(self, store: &Store, action: EventAction) -> anyhow::Result<()> {
+        let done = action.done();
         if self.failed {
-            let filter = EventFilter {
-                state: Some(EventState::Failed),
-                ..EventFilter::default()
-            };
-            let events = store.read().await?.events(&filter, MAX_BATCH_SIZE).await?;
-            svix_ids = events.into_iter().map(|event| event.svix_id).collect();
-            println!("{} failed", svix_ids.len());
-            report::confirm(&format!("{verb} {} events", svix_ids.len()), self.yes)?;
-        } else if svix_ids.is_empty() {
+            let changed = change_failed(store, action, self.yes).await?;
+            println!("{changed} events are {done}.");
+            return Ok(());
+        }
+        if self.svix_ids.is_empty() {
             bail!("which events? Give ids or --failed");
         }
-        let mut changed = Vec::new();
-        for ids in svix_ids.chunks(BATCH) {
-            let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-            let all_or_none = !self.failed;
-            let these = store
-                .transaction(ids, |tx, ids| action.apply(tx, ids, all_or_none).boxed())
-                .await?;
-            changed.extend(these);
-        }
+        let changed = action.change_all(store, command_line(), &self.svix_ids).await?;
         match changed.as_slice() {
             [svix_id] => println!("{svix_id} is {done}."),
             all => println!("{} events are {done}.", all.len()),
         }
         Ok(())
     }
+}
+
+async fn change_failed(store: &Store, action: EventAction, yes: bool) -> anyhow::Result<u64> {
+    let mut change = match EventChange::count(store, command_line(), action, EventFilter::default()).await {
+        Ok(change) => change,
+        Err(RepairError::Nothing { .. }) => return Ok(0),
+        Err(error) => return Err(error.into()),
+    };
+    println!("{} failed", change.counted);
+    report::confirm(&format!("{} {} events", action.verb(), change.counted), yes)?;
+    let (mut changed, progress) = (0, report::progress(change.counted));
+    while let Some(batch) = change.next_batch(store).await? {
+        changed += batch;
+        progress.set_position(changed);
+    }
+    progress.finish_and_clear();
+    Ok(changed)
 }

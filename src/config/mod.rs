@@ -30,7 +30,7 @@ pub use dev_secrets::DevSecrets;
 pub use dotenv::{DotEnv, DotEnvError};
 pub use error::{ConfigError, ConfigErrors};
 pub use settings::Settings;
-pub use sources::{variable, without_environment};
+pub use sources::{login_name, variable, without_environment};
 pub use unknown::warn_of_unknown_variables;
 
 use crate::api_key::ApiKey;
@@ -38,6 +38,7 @@ use crate::invites::limits::MailCaps;
 use crate::invites::matching::AutoAccept;
 use crate::invites::reminders::Reminders;
 use crate::invites::roles::Roles;
+use crate::ops_key::OpsKeys;
 use crate::rate_limit::RateLimit;
 use crate::secret::Secret;
 use crate::store::{EventType, Identities, Rules, Tables};
@@ -77,6 +78,10 @@ pub struct Config {
     pub clerk_api_url: String,
     /// At least one.
     pub api_keys: Vec<ApiKey>,
+    /// Without any, the board only looks.
+    pub ops_keys: OpsKeys,
+    /// Names under which browsers may reach the board.
+    pub ops_hosts: Vec<String>,
     /// Per API key. `None` means no limit.
     pub rate_limit: Option<RateLimit>,
     pub rate_limit_person: Option<RateLimit>,
@@ -155,6 +160,8 @@ pub struct Retention {
     /// Events for the app.
     pub outgoing: TimeDelta,
     pub idempotency_keys: TimeDelta,
+    /// What was changed by hand.
+    pub audit: TimeDelta,
 }
 
 impl Config {

@@ -102,6 +102,20 @@ pub struct Settings {
         value_name = "KEYS"
     )]
     pub usher_api_keys: Option<Secret>,
+    /// The keys for the board, comma-separated: `name:sha256:hash:view` or `…:operate` (`usher ops-key` creates them). Without
+    /// any, the board shows itself on a loopback address only, and changes nothing.
+    #[arg(
+        long,
+        env = "USHER_OPS_KEYS",
+        global = true,
+        hide_env_values = true,
+        value_name = "KEYS"
+    )]
+    pub usher_ops_keys: Option<Secret>,
+    /// The host names under which browsers reach the private address, comma-separated, besides `localhost` and the address
+    /// itself. Default: none.
+    #[arg(long, env = "USHER_OPS_HOSTS", global = true, value_name = "NAMES")]
+    pub usher_ops_hosts: Option<String>,
     /// How often each API key may call, such as `600/m` (`s`, `m` or `h`; a batch counts as one call per item), or `off`. Each
     /// process counts for itself. Default: `6000/m`.
     #[arg(long, env = "USHER_RATE_LIMIT", global = true, value_name = "CALLS/PERIOD")]
@@ -251,6 +265,9 @@ pub struct Settings {
     /// How long answers are kept for their `Idempotency-Key`; at least `1d`, because they are repeated for a day. Default: `2d`.
     #[arg(long, env = "USHER_KEEP_IDEMPOTENCY_KEYS", global = true, value_name = "AGE")]
     pub usher_keep_idempotency_keys: Option<String>,
+    /// How long the audit is kept: what was changed by hand, and what was refused. Default: `365d`.
+    #[arg(long, env = "USHER_KEEP_AUDIT", global = true, value_name = "AGE")]
+    pub usher_keep_audit: Option<String>,
     /// The OpenTelemetry collector for traces, over OTLP/HTTP: `http://host:4318`. Default: none.
     #[arg(
         long,

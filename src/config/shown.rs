@@ -55,6 +55,8 @@ impl Config {
                     .collect::<Vec<_>>()
                     .join(","),
             ),
+            ("USHER_OPS_KEYS", self.ops_keys.to_string()),
+            ("USHER_OPS_HOSTS", self.ops_hosts.join(",")),
             ("USHER_RATE_LIMIT", shown_limit(self.rate_limit)),
             ("USHER_RATE_LIMIT_PERSON", shown_limit(self.rate_limit_person)),
             ("USHER_RATE_LIMIT_ADDRESS", shown_limit(self.rate_limit_address)),
@@ -109,6 +111,7 @@ impl Config {
                 "USHER_KEEP_IDEMPOTENCY_KEYS",
                 shown_age(self.retention.idempotency_keys),
             ),
+            ("USHER_KEEP_AUDIT", shown_age(self.retention.audit)),
             (
                 "OTEL_EXPORTER_OTLP_ENDPOINT",
                 shown(self.telemetry.collector.as_deref()),

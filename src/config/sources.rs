@@ -31,6 +31,16 @@ pub fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name)
 }
 
+/// The account that runs this process, as far as the environment says.
+#[must_use]
+pub fn login_name() -> String {
+    let names = ["SUDO_USER", "LOGNAME", "USER"].into_iter().filter_map(variable);
+    let mut names = names.filter_map(|name| name.into_string().ok());
+    names
+        .find(|name| !name.is_empty())
+        .unwrap_or_else(|| "unknown".to_owned())
+}
+
 impl Settings {
     /// Takes each setting from the first source that has a value for it.
     pub fn gather(

@@ -4,10 +4,12 @@
 mod back_off;
 mod circuit_breaker;
 mod deliver_event;
+mod pauses;
 mod periodic;
 mod process_clerk_event;
 mod retention;
 mod send_mail;
+mod throughput;
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -20,9 +22,11 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use back_off::wait_after;
 pub use circuit_breaker::{CircuitBreaker, look_after_mail, run_circuit_breaker};
 pub use deliver_event::DeliverEvent;
+pub use pauses::Pauses;
 pub use periodic::{Periodic, SCHEDULES, Schedule};
 pub use process_clerk_event::ProcessClerkEvent;
 pub use send_mail::SendMail;
+pub use throughput::Throughput;
 
 use crate::app::App;
 use crate::batch::BatchError;
@@ -56,6 +60,8 @@ pub trait Job: DeserializeOwned + Send + Sync + 'static {
 pub struct Context {
     pub app: App,
     pub breaker: Arc<CircuitBreaker>,
+    pub pauses: Arc<Pauses>,
+    pub throughput: Arc<Throughput>,
     /// Cancelled when no new work may start.
     pub stopping: CancellationToken,
     events: Arc<process_clerk_event::Events>,
@@ -68,6 +74,8 @@ impl Context {
     pub fn start(app: App) -> Self {
         Self {
             breaker: Arc::default(),
+            pauses: Arc::default(),
+            throughput: Arc::default(),
             stopping: CancellationToken::new(),
             events: Arc::new(process_clerk_event::Events::start(app.clone())),
             mails: Arc::new(send_mail::Mails::start(&app)),

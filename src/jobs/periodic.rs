@@ -50,7 +50,9 @@ impl Job for Periodic {
         if self.is_overtaken(&context.app).await? {
             return Ok(());
         }
-        (schedule.run)(context).await
+        let outcome = (schedule.run)(context).await;
+        note_run(&context.app, schedule.name, &outcome).await;
+        outcome
     }
 
     /// The next tick does the work.
@@ -63,7 +65,18 @@ impl Periodic {
     async fn is_overtaken(&self, app: &App) -> Result<bool, JobError> {
         let mut tx = app.store.read().await?;
         let schedules = tx.schedules().await?;
-        Ok(schedules.get(&self.schedule).is_some_and(|due| *due > self.until))
+        Ok(schedules.get(&self.schedule).is_some_and(|row| row.due_at > self.until))
+    }
+}
+
+/// For whoever looks. If this fails, the run is no less done.
+async fn note_run(app: &App, name: &'static str, outcome: &Result<(), JobError>) {
+    let error = outcome.as_ref().err().map(ToString::to_string);
+    let noted = app
+        .store
+        .transaction(error, |tx, error| tx.note_schedule_run(name, error.as_deref()).boxed());
+    if let Err(error) = noted.await {
+        tracing::warn!(error = %error, "could not record the run of {name}");
     }
 }
 

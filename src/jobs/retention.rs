@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
@@ -14,6 +14,8 @@ use crate::store::{JobState, StoreError, Tx};
 const BATCH: u32 = 500;
 /// A pause between two transactions, so that others can use the database, and SQLite's one writer.
 const PAUSE: Duration = Duration::from_millis(25);
+/// How many jobs ended in each minute, for the board.
+const MINUTES_KEPT: TimeDelta = TimeDelta::days(1);
 /// Half the time limit of a job. The next tick deletes the rest.
 const MAX_BATCH_SIZE: Duration = Duration::from_secs(150);
 
@@ -50,7 +52,12 @@ async fn all(app: &App) -> Result<(), StoreError> {
         tx.drop_idempotency_keys(at, most).boxed()
     })
     .await?;
-    if jobs + dead + payloads + events + deliveries + outgoing + keys > 0 {
+    let audit = repeat(app, now - keep.audit, |tx, at, most| tx.drop_audit(at, most).boxed()).await?;
+    repeat(app, now - MINUTES_KEPT, |tx, at, most| {
+        tx.drop_ended_jobs(at, most).boxed()
+    })
+    .await?;
+    if jobs + dead + payloads + events + deliveries + outgoing + keys + audit > 0 {
         tracing::info!(
             jobs,
             dead_jobs = dead,
@@ -59,6 +66,7 @@ async fn all(app: &App) -> Result<(), StoreError> {
             deliveries,
             outgoing_events = outgoing,
             idempotency_keys = keys,
+            audit,
             "let go what was old"
         );
     }

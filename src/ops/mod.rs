@@ -1,5 +1,6 @@
-//! The routes of the private listener: liveness, readiness and metrics.
+//! The routes of the private listener: liveness, readiness, metrics and the board.
 
+mod board;
 mod scrape;
 
 use std::sync::Arc;
@@ -15,8 +16,9 @@ use serde_json::{Value, json};
 
 use crate::problem::Problem;
 use crate::shutdown::Stopping;
-use crate::store::{OpenCircuit, PoolName, Store, StoreError};
+use crate::store::{OpenCircuit, PausedQueue, PoolName, Store, StoreError};
 use crate::worker::Alive;
+pub use board::router as board;
 pub use scrape::Scrape;
 
 /// Orchestrators probe every few seconds and don't wait long.
@@ -45,7 +47,7 @@ pub fn router(store: Store, workers: Option<Alive>, scrape: Arc<Scrape>) -> Rout
 }
 
 /// 200 if this process can work, else 503, with each check and what is wrong with those that fail. An open circuit breaker
-/// for mail is shown, but does not make the process unready.
+/// for mail and paused queues are shown, but do not make the process unready.
 async fn ready(State(ops): State<Ops>, stopping: Option<Extension<Stopping>>) -> Response {
     if stopping.is_some_and(|Extension(Stopping(token))| token.is_cancelled()) {
         let said =
@@ -53,10 +55,11 @@ async fn ready(State(ops): State<Ops>, stopping: Option<Extension<Stopping>>) ->
         return (StatusCode::SERVICE_UNAVAILABLE, Json(said)).into_response();
     }
     // Side by side, so that they wait no longer together than one of them may.
-    let (database, migrated, trouble) = tokio::join!(
+    let (database, migrated, trouble, paused) = tokio::join!(
         with_timeout(ops.store.takes_writes()),
         with_timeout(ops.store.is_migrated()),
         with_timeout(circuit_opened(&ops.store)),
+        with_timeout(paused_queues(&ops.store)),
     );
     let mut checks = vec![("database", database), ("migrations", migrated.and_then(up_to_date))];
     if let Some(workers) = &ops.workers {
@@ -79,6 +82,11 @@ async fn ready(State(ops): State<Ops>, stopping: Option<Extension<Stopping>>) ->
     if let Ok(Some(trouble)) = trouble {
         let since = trouble.since.to_rfc3339_opts(SecondsFormat::Secs, true);
         body["checks"]["mail"] = json!({ "status": "refused", "since": since, "reason": trouble.reason });
+    }
+    if let Ok(paused) = paused
+        && !paused.is_empty()
+    {
+        body["paused_queues"] = json!(paused);
     }
     let status = if is_ready {
         StatusCode::OK
@@ -123,4 +131,8 @@ async fn scraped(State(ops): State<Ops>) -> Response {
 
 async fn circuit_opened(store: &Store) -> Result<Option<OpenCircuit>, StoreError> {
     store.read().await?.circuit_opened().await
+}
+
+async fn paused_queues(store: &Store) -> Result<Vec<PausedQueue>, StoreError> {
+    store.read().await?.paused_queues().await
 }

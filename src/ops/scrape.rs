@@ -73,12 +73,16 @@ impl Scrape {
             let depths = store.queue_depths().await?;
             let mut tx = store.read().await?;
             let (mail_trouble, failed_events) = (tx.circuit_opened().await?, tx.count_failed_events().await?);
-            Ok::<_, StoreError>((depths, mail_trouble, failed_events, tx.events_state().await?))
+            let paused = tx.paused_queues().await?;
+            Ok::<_, StoreError>((depths, mail_trouble, failed_events, paused, tx.events_state().await?))
         };
         let answer = tokio::time::timeout(MAX_WAIT, look).await;
         *asked = Some(Instant::now());
         let answered = match answer {
-            Ok(Ok((depths, mail_trouble, failed_events, events))) => {
+            Ok(Ok((depths, mail_trouble, failed_events, paused, events))) => {
+                for &queue in Queue::ALL {
+                    metrics::queue_paused(queue.as_str(), paused.iter().any(|row| row.queue == queue));
+                }
                 metrics::events_state(&events);
                 metrics::failed_events(failed_events);
                 metrics::mails_wait(mail_trouble.is_some());

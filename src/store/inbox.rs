@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{PgPool, SqlitePool};
 
@@ -67,8 +67,65 @@ impl EventState {
 pub struct EventFilter {
     pub state: Option<EventState>,
     pub event_type: Option<String>,
+    /// Received at this time or later.
+    pub since: Option<DateTime<Utc>>,
     /// Received before this time.
     pub before: Option<DateTime<Utc>>,
+    /// The next page of a list: older than this event.
+    pub below: Option<EventKey>,
+    /// Newer than this event.
+    pub beyond: Option<EventKey>,
+}
+
+/// What events are listed by.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct EventKey {
+    pub received_at: DateTime<Utc>,
+    pub svix_id: String,
+}
+
+impl EventFilter {
+    /// The conditions, with parameters as `filtered!` binds them: `$1` and `$2` the earliest and the latest time, `$3` the
+    /// type, `$4` and `$5` the event that all are below, `$6` and `$7` the one that all are beyond.
+    fn conditions(&self) -> String {
+        let mut text = self.state.map_or("true", EventState::condition).to_owned();
+        for (is_asked, condition, unused) in [
+            (self.since.is_some(), "received_at >= $1", "$1 = $1"),
+            (self.before.is_some(), "received_at < $2", "$2 = $2"),
+            (self.event_type.is_some(), "event_type = $3", "$3 = $3"),
+            (
+                self.below.is_some(),
+                "(received_at, svix_id) < ($4, $5)",
+                "$4 = $4 and $5 = $5",
+            ),
+            (
+                self.beyond.is_some(),
+                "(received_at, svix_id) > ($6, $7)",
+                "$6 = $6 and $7 = $7",
+            ),
+        ] {
+            text.push_str(" and ");
+            text.push_str(if is_asked { condition } else { unused });
+        }
+        text
+    }
+}
+
+/// Runs one body with a filter's parameters bound.
+macro_rules! filtered {
+    ($tx:expr, $filter:expr, $query:expr, |$bound:ident, $conn:ident| $body:expr) => {{
+        fn parts(key: Option<&EventKey>) -> (DateTime<Utc>, &str) {
+            key.map_or_else(Default::default, |key| (key.received_at, key.svix_id.as_str()))
+        }
+        let (below, beyond) = (parts($filter.below.as_ref()), parts($filter.beyond.as_ref()));
+        let (since, before) = ($filter.since.unwrap_or_default(), $filter.before.unwrap_or_default());
+        let event_type = $filter.event_type.as_deref().unwrap_or_default();
+        on_conn!($tx, |$conn| {
+            let times = $query.bind(since).bind(before).bind(event_type);
+            let $bound = times.bind(below.0).bind(below.1).bind(beyond.0).bind(beyond.1);
+            $body
+        })
+    }};
 }
 
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
@@ -294,20 +351,31 @@ impl Tx {
 
     /// Events, newest first, without their payloads.
     pub async fn events(&mut self, filter: &EventFilter, limit: u32) -> Result<Vec<EventView>> {
-        let state = match filter.state {
-            None => "true",
-            Some(state) => state.condition(),
-        };
         let text = format!(
-            "select {EVENT_VIEW} from usher_events
-             where {state} and received_at < $1 and ($2 = '' or event_type = $2)
-             order by received_at desc, svix_id limit {limit}"
+            "select {EVENT_VIEW} from usher_events where {}
+             order by received_at desc, svix_id desc limit {limit}",
+            filter.conditions()
         );
-        let before = filter.before.unwrap_or_else(|| self.clock.now() + TimeDelta::days(1));
-        let event_type = filter.event_type.clone().unwrap_or_default();
-        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
-            .bind(before)
-            .bind(event_type)
+        Ok(filtered!(self, filter, sqlx::query_as(sql(text)), |query, conn| query
+            .fetch_all(conn)
+            .await)?)
+    }
+
+    pub async fn count_events(&mut self, filter: &EventFilter) -> Result<u64> {
+        let text = format!("select count(*) from usher_events where {}", filter.conditions());
+        let count: i64 = filtered!(self, filter, sqlx::query_scalar(sql(text)), |query, conn| query
+            .fetch_one(conn)
+            .await)?;
+        Ok(count.unsigned_abs())
+    }
+
+    /// The keys of events, oldest first.
+    pub async fn event_keys(&mut self, filter: &EventFilter, limit: u32) -> Result<Vec<EventKey>> {
+        let text = format!(
+            "select received_at, svix_id from usher_events where {} order by received_at, svix_id limit {limit}",
+            filter.conditions()
+        );
+        Ok(filtered!(self, filter, sqlx::query_as(sql(text)), |query, conn| query
             .fetch_all(conn)
             .await)?)
     }

@@ -6,8 +6,10 @@
 
 mod address;
 mod adopt;
+mod audit;
 mod circuit_breaker;
 mod deliveries;
+mod ended_jobs;
 mod error;
 mod history;
 mod idempotency;
@@ -17,6 +19,7 @@ mod jobs;
 mod mail_counts;
 mod migrate;
 mod outgoing;
+mod pauses;
 mod people;
 mod pools;
 pub mod queue;
@@ -43,40 +46,44 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, PgPool, SqlitePool};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::names::named;
 use crate::telemetry;
 pub use address::check_address;
+pub use audit::{AuditDoor, AuditView, NewAudit};
 pub use circuit_breaker::OpenCircuit;
 pub use deliveries::{DeliveryKind, DeliveryNote, DeliveryStatus, DeliveryView, MailContext, NewDelivery, QueuedMail};
+pub use ended_jobs::{EndedJobs, MinuteOfJobs, minute_of};
 pub use error::StoreError;
 pub(crate) use error::log_busy;
 use error::{code_of, no_answer, overtaken};
 use history::History;
 pub use history::HistoryEntry;
 pub use idempotency::{IdempotencyState, KeptAnswer};
-pub use inbox::{Event, EventFilter, EventState, EventView, Finished, NewEvent};
+pub use inbox::{Event, EventFilter, EventKey, EventState, EventView, Finished, NewEvent};
 pub use invites::{
     InviteCandidate, InviteView, InviterAt, NewInvite, OpenInvite, Refresh, Remindable, ReminderPlan, Unplanned,
 };
-pub use jobs::{FailedAttempt, JobFilter, JobState, JobView, NewFailure};
+pub use jobs::{FailedAttempt, JobCount, JobFilter, JobState, JobView, NewFailure};
 pub use mail_counts::{CountScope, MailCount, MailDemand};
 pub use migrate::{MigrationError, Validation};
 pub use outgoing::{
     EndpointRow, EventDeliveryFilter, EventDeliveryKey, EventDeliveryNote, EventDeliveryStatus, EventDeliveryView,
     EventTarget, EventType, FeedFilter, FeedRow, Numbered, QueuedEvent, Subject, Unnumbered,
 };
+pub use pauses::PausedQueue;
 pub use people::{Address, Person, Profile};
 pub(crate) use pools::Pool;
 pub use pools::PoolName;
 use pools::{PendingWrite, Pools, Renewal, busy, is_busy};
 pub use queue::{Queue, Wake};
 pub use retry::Conflict;
-pub use schedules::DueTick;
+pub use schedules::{DueTick, ScheduleRow};
 pub use sessions::SessionStart;
 pub use settings::{Identities, Rules};
-pub use stats::PoolStats;
+pub use stats::{HeldJobs, PoolStats};
 pub use targets::{Grant, Member, MemberPage, MemberPerson, Membership, MembershipView, Put, PutRefusal, TargetInfo};
 pub use transfer::MoveError;
 pub use tx::Tx;
@@ -249,6 +256,12 @@ impl Store {
     #[must_use]
     pub fn now(&self) -> DateTime<Utc> {
         self.clock.now()
+    }
+
+    /// A new UUIDv7.
+    #[must_use]
+    pub fn new_id(&self) -> Uuid {
+        self.clock.new_id()
     }
 
     #[must_use]

@@ -16,6 +16,17 @@ pub struct DueTick {
     pub next: DateTime<Utc>,
 }
 
+/// A schedule as the database knows it.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct ScheduleRow {
+    pub name: String,
+    pub due_at: DateTime<Utc>,
+    /// When a run ended last.
+    pub last_at: Option<DateTime<Utc>>,
+    /// Why that run failed, if it did.
+    pub last_error: Option<String>,
+}
+
 #[derive(Serialize)]
 struct TickRow {
     name: &'static str,
@@ -23,13 +34,29 @@ struct TickRow {
 }
 
 impl Tx {
-    /// When each schedule is due next, by name. A schedule that never ran is missing.
-    pub async fn schedules(&mut self) -> Result<HashMap<String, DateTime<Utc>>> {
-        let rows: Vec<(String, DateTime<Utc>)> =
-            on_conn!(self, |conn| sqlx::query_as("select name, due_at from usher_schedules")
-                .fetch_all(conn)
-                .await)?;
-        Ok(rows.into_iter().collect())
+    /// The schedules, by name. A schedule that never ran is missing.
+    pub async fn schedules(&mut self) -> Result<HashMap<String, ScheduleRow>> {
+        let rows: Vec<ScheduleRow> = on_conn!(self, |conn| sqlx::query_as(
+            "select name, due_at, last_at, last_error from usher_schedules"
+        )
+        .fetch_all(conn)
+        .await)?;
+        Ok(rows.into_iter().map(|row| (row.name.clone(), row)).collect())
+    }
+
+    /// Stores how a run of a schedule ended.
+    pub async fn note_schedule_run(&mut self, name: &str, error: Option<&str>) -> Result<()> {
+        let now = self.clock.now();
+        on_conn!(self, |conn| sqlx::query(
+            "update usher_schedules set last_at = $2, last_error = $3 where name = $1"
+        )
+        .bind(name)
+        .bind(now)
+        .bind(error)
+        .execute(conn)
+        .await
+        .map(drop))?;
+        Ok(())
     }
 
     /// Claims the schedules that are still due and moves each to its next time; returns the names that this transaction

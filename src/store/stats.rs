@@ -28,6 +28,14 @@ pub struct PoolStats {
     pub idle: usize,
 }
 
+/// Jobs of one queue that a worker holds.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct HeldJobs {
+    pub worker: String,
+    pub queue: String,
+    pub jobs: i64,
+}
+
 /// The same conditions as in apalis's fetch, so that its partial indexes are used. A `Failed` job waits for its next
 /// attempt; a job that apalis will not run again is dead, whatever its status says.
 const POSTGRES: &str = "
@@ -88,6 +96,32 @@ impl Store {
             }
         };
         Ok(Queue::ALL.iter().map(|&queue| depth(queue)).collect())
+    }
+
+    /// The jobs that workers hold: how many of each queue, by the worker's name.
+    pub async fn held_jobs(&self) -> Result<Vec<HeldJobs>> {
+        let queues = Queue::all_stored()?;
+        const SELECT: &str = "select lock_by as worker, job_type as queue, count(*) as jobs from";
+        const REST: &str = "and status in ('Running', 'Queued') and lock_by is not null
+             group by lock_by, job_type order by lock_by, job_type limit 100";
+        let mut held: Vec<HeldJobs> = match &self.pool {
+            Pool::Postgres(pool) => {
+                let text = format!(
+                    "{SELECT} apalis.jobs where job_type = any (array(select json_array_elements_text($1::text::json))) {REST}"
+                );
+                sqlx::query_as(sql(text)).bind(queues).fetch_all(pool).await?
+            }
+            Pool::Sqlite { reader, .. } => {
+                let text = format!("{SELECT} Jobs where job_type in (select value from json_each($1)) {REST}");
+                sqlx::query_as(sql(text)).bind(queues).fetch_all(reader).await?
+            }
+        };
+        for row in &mut held {
+            if let Some(queue) = Queue::of_stored(&row.queue) {
+                row.queue = queue.as_str().to_owned();
+            }
+        }
+        Ok(held)
     }
 
     #[must_use]

@@ -36,6 +36,9 @@ const MOVED: &[&str] = &[
     "usher_event_feed",
     "usher_event_endpoints",
     "usher_event_deliveries",
+    "usher_ended_jobs",
+    "usher_paused_queues",
+    "usher_audit",
 ];
 /// Tables that must be empty in the database that is moved to.
 const MUST_BE_EMPTY: &[&str] = &[

@@ -68,7 +68,7 @@ pub async fn run_attempt<J: Job>(
         }
     };
     let ended = telemetry::with_correlation_id(cause.unwrap_or_else(|| job_id.to_owned()), span, attempt).await;
-    count(queue, &ended, started);
+    count(context, queue, &ended, started);
     ended
 }
 
@@ -129,12 +129,13 @@ fn busy_wait(random: f64) -> Duration {
     BUSY_WAIT + BUSY_WAIT.mul_f64(random)
 }
 
-fn count(queue: Queue, ended: &Result<(), Failure>, started: Instant) {
+fn count(context: &Context, queue: Queue, ended: &Result<(), Failure>, started: Instant) {
     let outcome = match ended {
         Ok(()) => JobOutcome::Done,
         Err(Failure::Later(_)) => JobOutcome::Retried,
         Err(Failure::Dead(_)) => JobOutcome::Dead,
     };
+    context.throughput.count(queue, outcome == JobOutcome::Done);
     metrics::job_ended(queue.as_str(), outcome, started.elapsed());
 }
 

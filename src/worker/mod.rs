@@ -110,6 +110,14 @@ impl Workers {
             still,
         };
         workers.start_queues(&context, concurrency);
+        let (pauses, health, soft) = (
+            Arc::clone(&context.pauses),
+            app.store.with_pool(PoolName::Health),
+            workers.soft.clone(),
+        );
+        let (throughput, counted, end) = (Arc::clone(&context.throughput), health.clone(), soft.clone());
+        workers.tasks.spawn(async move { pauses.keep(&health, soft).await });
+        workers.tasks.spawn(async move { throughput.keep(&counted, end).await });
         workers.tasks.spawn(run_circuit_breaker(context, workers.soft.clone()));
         let (store, soft) = (app.store.clone(), workers.soft.clone());
         workers.tasks.spawn(async move {

@@ -40,7 +40,7 @@ pub async fn tick(app: &App) -> Result<DateTime<Utc>, StoreError> {
     let mut due = Vec::new();
     let mut soonest = DateTime::<Utc>::MAX_UTC;
     for schedule in SCHEDULES {
-        let mut next = known.get(schedule.name).copied().unwrap_or(now);
+        let mut next = known.get(schedule.name).map_or(now, |row| row.due_at);
         if next <= now {
             next = next_tick(now, schedule.every);
             due.push(DueTick {

@@ -108,11 +108,11 @@ pub(super) async fn supervise<J: Job>(with: Supervised) {
     let mut wait = RESTART.0;
     while !with.soft.is_cancelled() {
         let started = Instant::now();
-        // A worker that waits for the circuit breaker counts as alive.
+        // A worker that waits for the circuit breaker, or whose queue is paused, counts as alive.
         with.alive.set(with.queue, true);
         if with
             .soft
-            .run_until_cancelled(until_wanted::<J>(&with.context))
+            .run_until_cancelled(until_wanted::<J>(&with.context, with.queue))
             .await
             .is_none()
         {
@@ -124,12 +124,14 @@ pub(super) async fn supervise<J: Job>(with: Supervised) {
             tasks: TaskTracker::new(),
             hard: with.hard.clone(),
         };
+        let unwanted = CancellationToken::new();
         let mut losses = with.context.app.store.losses();
         // A task of its own: after a panic in apalis the worker is restarted, too.
         let worker = AbortOnDropHandle::new(tokio::spawn(run_worker::<J>(
             with.clone(),
             name.clone(),
             attempts.clone(),
+            unwanted.clone(),
         )));
         let until_lost = async {
             tokio::select! {
@@ -139,16 +141,16 @@ pub(super) async fn supervise<J: Job>(with: Supervised) {
             }
         };
         let ended = with.hard.run_until_cancelled(until_lost).await;
-        // The worker ended because the circuit breaker opened, even if it is closed again now: no failure.
-        let waits_at_the_gate = J::IS_MAIL && matches!(ended, Some(Ok(Ok(()))));
-        with.alive.set(with.queue, waits_at_the_gate);
+        // Even if it is wanted again now, that is no failure.
+        let is_unwanted = unwanted.is_cancelled() && matches!(ended, Some(Ok(Ok(()))));
+        with.alive.set(with.queue, is_unwanted);
         attempts.tasks.close();
         let Some(ended) = ended.filter(|_| !with.soft.is_cancelled()) else {
             attempts.tasks.wait().await;
             return;
         };
         with.tasks.spawn(abandon(with.clone(), name, attempts));
-        if waits_at_the_gate {
+        if is_unwanted {
             with.soft.run_until_cancelled(tokio::time::sleep(RESTART.0)).await;
             continue;
         }
@@ -171,18 +173,31 @@ pub(super) async fn supervise<J: Job>(with: Supervised) {
 }
 
 /// Waits until jobs of this kind may run.
-async fn until_wanted<J: Job>(context: &Context) {
-    if J::IS_MAIL {
+async fn until_wanted<J: Job>(context: &Context, queue: Queue) {
+    loop {
+        context.pauses.wait_until_paused(queue, false).await;
+        if !J::IS_MAIL {
+            return;
+        }
         context.breaker.wait_until_open(false).await;
+        if !context.pauses.is_paused(queue) {
+            return;
+        }
     }
 }
 
 /// Waits until jobs of this kind must stay in the queue.
-async fn until_unwanted<J: Job>(context: &Context) {
-    if J::IS_MAIL {
-        context.breaker.wait_until_open(true).await;
-    } else {
-        std::future::pending().await
+async fn until_unwanted<J: Job>(context: &Context, queue: Queue) {
+    let refused = async {
+        if J::IS_MAIL {
+            context.breaker.wait_until_open(true).await;
+        } else {
+            std::future::pending().await
+        }
+    };
+    tokio::select! {
+        () = refused => {}
+        () = context.pauses.wait_until_paused(queue, true) => {}
     }
 }
 
@@ -199,7 +214,7 @@ async fn abandon(with: Supervised, name: String, attempts: Attempts) {
 
 /// A macro, because the two backends have the same configuration methods but no common trait.
 macro_rules! run_on {
-    ($storage:ident, $config:path, $pool:expr, $with:expr, $name:expr, $attempts:expr) => {{
+    ($storage:ident, $config:path, $pool:expr, $with:expr, $name:expr, $attempts:expr, $unwanted:expr) => {{
         let config = <$config>::default()
             .queue($with.queue.stored())
             .batch_size($with.concurrency.div_ceil(2))
@@ -216,7 +231,7 @@ macro_rules! run_on {
         let (backend, shared) = Finishing::new(PollWith::new(WithCodec::new(storage, Verbatim), strategy));
         // Dropped with this worker.
         let _finishing = AbortOnDropHandle::new(tokio::spawn(shared.finish()));
-        let (soft, context) = ($with.soft.clone(), $with.context.clone());
+        let (soft, context, queue) = ($with.soft.clone(), $with.context.clone(), $with.queue);
         WorkerBuilder::new($name)
             .backend(backend)
             .data($with.context)
@@ -224,17 +239,41 @@ macro_rules! run_on {
             .concurrency($with.concurrency)
             .build(handle::<J>)
             .run_until(async move {
-                soft.run_until_cancelled(until_unwanted::<J>(&context)).await;
+                if soft.run_until_cancelled(until_unwanted::<J>(&context, queue)).await.is_some() {
+                    $unwanted.cancel();
+                }
                 Ok::<(), WorkerError>(())
             })
             .await
     }};
 }
 
-async fn run_worker<J: Job>(with: Supervised, name: String, attempts: Attempts) -> Result<(), WorkerError> {
+/// `unwanted` is cancelled when it ends because its jobs must stay in the queue.
+async fn run_worker<J: Job>(
+    with: Supervised,
+    name: String,
+    attempts: Attempts,
+    unwanted: CancellationToken,
+) -> Result<(), WorkerError> {
     match with.context.app.store.pool.clone() {
-        Pool::Postgres(pool) => run_on!(PostgresStorage, apalis_postgres::Config, &pool, with, name, attempts),
-        Pool::Sqlite { writer, .. } => run_on!(SqliteStorage, apalis_sqlite::Config, &writer, with, name, attempts),
+        Pool::Postgres(pool) => run_on!(
+            PostgresStorage,
+            apalis_postgres::Config,
+            &pool,
+            with,
+            name,
+            attempts,
+            unwanted
+        ),
+        Pool::Sqlite { writer, .. } => run_on!(
+            SqliteStorage,
+            apalis_sqlite::Config,
+            &writer,
+            with,
+            name,
+            attempts,
+            unwanted
+        ),
     }
 }
 

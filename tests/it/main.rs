@@ -15,6 +15,7 @@ mod architecture;
 mod attacks;
 mod backend;
 mod banner;
+mod board;
 mod bounds;
 mod check;
 mod cli;

@@ -23,20 +23,20 @@ impl Pooler {
             .port();
         let name = url.path().trim_start_matches('/');
         let config = format!(
-            "[databases]
-{name} = user=usher host=127.0.0.1 port={}
-[pgbouncer]
-listen_addr = 127.0.0.1
-\
-             listen_port = {port}
-unix_socket_dir =
-auth_type = any
-pool_mode = {mode}
-\
-             ignore_startup_parameters = extra_float_digits
-",
-            url.port().unwrap()
+            r"[databases]
+            {name} = user=usher host=127.0.0.1 port={server}
+            [pgbouncer]
+            listen_addr = 127.0.0.1
+            listen_port = {port}
+            unix_socket_dir =
+            auth_type = any
+            pool_mode = {mode}
+            default_pool_size = 40
+            ignore_startup_parameters = extra_float_digits
+            ",
+            server = url.port().unwrap()
         );
+        let config: String = config.lines().map(|line| format!("{}\n", line.trim())).collect();
         let file = database.folder.path().join("pgbouncer.ini");
         std::fs::write(&file, config).unwrap();
         let mut pgbouncer = Command::new("/usr/sbin/pgbouncer");

@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use chrono::TimeDelta;
+use url::Host;
 
 use super::clerk_values;
 use super::error::{ConfigError, ConfigErrors, Problems, wrong};
@@ -17,6 +18,7 @@ use super::values::{address, age, drain_time, list, max_connections, number_or_o
 use super::{Config, DevSecrets, Environment, MailRoute, Retention, Settings, Telemetry, VAR};
 use crate::api_key::ApiKey;
 use crate::invites::roles::Roles;
+use crate::ops_key::OpsKeys;
 use crate::secret::Secret;
 use crate::store::{Tables, check_address};
 use crate::telemetry::{LogFilter, LogFormat};
@@ -106,6 +108,7 @@ impl Settings {
         if !authorized_parties.is_empty() {
             authorized_parties.clone_from(&page_origins);
         }
+        let api_keys = all.or_default(self.api_keys(dev));
         let config = Config {
             environment,
             database_url: all.or_default(self.database_in(var)),
@@ -127,7 +130,9 @@ impl Settings {
             clerk_api_url: all.or_default(clerk_values::api_url(
                 self.clerk_api_url.as_deref().unwrap_or(CLERK_API),
             )),
-            api_keys: all.or_default(self.api_keys(dev)),
+            ops_keys: all.or_default(self.ops_keys(&api_keys)),
+            ops_hosts: all.or_default(self.ops_hosts()),
+            api_keys,
             rate_limit: all.or_default(rate_limit(
                 "USHER_RATE_LIMIT",
                 self.usher_rate_limit.as_deref(),
@@ -206,6 +211,7 @@ impl Settings {
             deliveries: kept("USHER_KEEP_DELIVERIES", &self.usher_keep_deliveries, "365d"),
             outgoing: kept("USHER_KEEP_OUTGOING", &self.usher_keep_outgoing, "30d"),
             idempotency_keys: kept("USHER_KEEP_IDEMPOTENCY_KEYS", &self.usher_keep_idempotency_keys, "2d"),
+            audit: kept("USHER_KEEP_AUDIT", &self.usher_keep_audit, "365d"),
         };
         // An invalid one is zero here, and already has an error.
         if retention.payloads > retention.events && !retention.events.is_zero() {
@@ -254,6 +260,25 @@ impl Settings {
             return Err(wrong("USHER_API_KEYS", "is missing; make one with: usher api-key"));
         }
         Ok(keys)
+    }
+
+    fn ops_keys(&self, api_keys: &[ApiKey]) -> Result<OpsKeys, ConfigError> {
+        let given = self.usher_ops_keys.as_ref().map_or("", Secret::expose);
+        OpsKeys::parse(given, api_keys)
+            .map_err(|(position, error)| wrong("USHER_OPS_KEYS", format!("entry {position} {error}")))
+    }
+
+    fn ops_hosts(&self) -> Result<Vec<String>, ConfigError> {
+        let hosts = list(self.usher_ops_hosts.as_deref());
+        let is_name = |host: &&str| Host::parse(host).is_ok_and(|parsed| parsed.to_string() == **host);
+        if hosts.iter().all(|host| is_name(&host.as_str())) {
+            Ok(hosts)
+        } else {
+            Err(wrong(
+                "USHER_OPS_HOSTS",
+                "must be host names in lower case, without https:// and port, such as ops.example.com",
+            ))
+        }
     }
 
     fn token_keys(&self, dev: Option<&DevSecrets>) -> Result<Vec<Secret>, ConfigError> {

@@ -21,6 +21,30 @@ pub struct JobFilter {
     pub before: Option<DateTime<Utc>>,
     /// With this text in the last error, case-insensitive.
     pub error: Option<String>,
+    /// About one of these events or deliveries.
+    pub about: Option<Vec<String>>,
+    /// The next page of a list: with ids below this one.
+    pub below: Option<String>,
+    /// With ids up to this one: what was enqueued later is left out.
+    pub through: Option<String>,
+    /// With ids above this one.
+    pub beyond: Option<String>,
+}
+
+/// The jobs that fit a filter when they were counted.
+#[derive(Debug, Clone, Default)]
+pub struct JobCount {
+    /// How many each queue has.
+    pub queues: Vec<(String, u64)>,
+    /// The highest of their ids.
+    pub through: Option<String>,
+}
+
+impl JobCount {
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.queues.iter().map(|(_, count)| count).sum()
+    }
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -54,8 +78,8 @@ struct Row {
 }
 
 impl JobFilter {
-    /// The conditions, with parameters as `filtered!` binds them: `$1` queues, `$2` ids, `$3` the id of the time, `$4`
-    /// the error.
+    /// The conditions, with parameters as `filtered!` binds them: `$1` queues, `$2` ids, `$3` the id that all are below,
+    /// `$4` the error, `$5` the highest id, `$6` the id that all are beyond, `$7` what they are about.
     fn conditions(&self, dialect: Dialect) -> String {
         let terms = dialect_sql(dialect);
         let mut text = format!(
@@ -88,12 +112,24 @@ impl JobFilter {
         } else {
             text.push_str(" and $2 = $2");
         }
-        text.push_str(if self.before.is_some() {
-            " and id < $3"
-        } else {
-            " and $3 = $3"
-        });
-        let _ = write!(text, " and lower(coalesce({}, '')) like $4 escape '\\'", terms.result);
+        let about = unfold(dialect, JOB_ID).replace("$1", "$7");
+        for (is_asked, condition, unused) in [
+            (self.limit_id().is_some(), "id < $3".to_owned(), "$3 = $3"),
+            (
+                self.error.is_some(),
+                format!("lower(coalesce({}, '')) like $4 escape '\\'", terms.result),
+                "$4 = $4",
+            ),
+            (self.through.is_some(), "id <= $5".to_owned(), "$5 = $5"),
+            (self.beyond.is_some(), "id > $6".to_owned(), "$6 = $6"),
+            (
+                self.about.is_some(),
+                format!("exists (select 1 from {about} where {})", terms.job_contains),
+                "$7 = $7",
+            ),
+        ] {
+            let _ = write!(text, " and {}", if is_asked { &condition } else { unused });
+        }
         text
     }
 
@@ -113,10 +149,18 @@ impl JobFilter {
         )
     }
 
-    /// Ids sort by creation time; ids from `before` on are left out.
-    fn limit_id(&self) -> String {
-        let before = self.before.unwrap_or_default();
-        Ulid::from_parts(before.timestamp_millis().unsigned_abs(), 0).to_string()
+    /// The id that all are below. Ids sort by creation time; ids from `before` on are left out.
+    fn limit_id(&self) -> Option<String> {
+        let before = self.before.map(|at| at.timestamp_millis().unsigned_abs());
+        let before = before.map(|at| Ulid::from_parts(at, 0).to_string());
+        [before, self.below.clone()].into_iter().flatten().min()
+    }
+
+    /// As they stand in payloads, in quotes: one id may begin like another.
+    fn about(&self) -> Result<String> {
+        let ids = self.about.iter().flatten();
+        let quoted: Vec<String> = ids.map(|id| serde_json::Value::from(id.as_str()).to_string()).collect();
+        job_ids(&quoted)
     }
 
     fn error_pattern(&self) -> String {
@@ -130,9 +174,13 @@ impl JobFilter {
 macro_rules! filtered {
     ($tx:expr, $filter:expr, $query:expr, |$bound:ident, $conn:ident| $body:expr) => {{
         let (queues, ids) = ($filter.queues()?, job_ids(&$filter.ids)?);
-        let (limit, pattern) = ($filter.limit_id(), $filter.error_pattern());
+        let (limit, pattern) = ($filter.limit_id().unwrap_or_default(), $filter.error_pattern());
+        let (through, beyond) = ($filter.through.as_deref(), $filter.beyond.as_deref());
+        let (through, beyond) = (through.unwrap_or_default(), beyond.unwrap_or_default());
+        let about = $filter.about()?;
         on_conn!($tx, |$conn| {
-            let $bound = $query.bind(queues).bind(ids).bind(limit).bind(pattern);
+            let bounds = $query.bind(queues).bind(ids).bind(limit).bind(pattern);
+            let $bound = bounds.bind(through).bind(beyond).bind(about);
             $body
         })
     }};
@@ -163,26 +211,30 @@ impl Tx {
         Ok(rows.into_iter().map(JobView::from).collect())
     }
 
-    /// How many jobs each queue has.
-    pub async fn count_jobs(&mut self, filter: &JobFilter) -> Result<Vec<(String, i64)>> {
+    /// How many jobs each queue has, and how far their ids reach.
+    pub async fn count_jobs(&mut self, filter: &JobFilter) -> Result<JobCount> {
         let text = format!(
-            "select job_type, count(*) from {} where {} group by job_type order by job_type",
+            "select job_type, count(*), max(id) from {} where {} group by job_type order by job_type",
             dialect_sql(self.dialect()).table,
             filter.conditions(self.dialect()),
         );
-        let counts: Vec<(String, i64)> = filtered!(self, filter, sqlx::query_as(sql(text)), |query, conn| query
-            .fetch_all(conn)
-            .await)?;
-        Ok(counts
-            .into_iter()
-            .map(|(queue, count)| (name_of(queue), count))
-            .collect())
+        let counts: Vec<(String, i64, String)> =
+            filtered!(self, filter, sqlx::query_as(sql(text)), |query, conn| query
+                .fetch_all(conn)
+                .await)?;
+        Ok(JobCount {
+            through: counts.iter().map(|(_, _, highest)| highest.clone()).max(),
+            queues: counts
+                .into_iter()
+                .map(|(queue, count, _)| (name_of(queue), count.unsigned_abs()))
+                .collect(),
+        })
     }
 
     /// The ids of jobs, oldest first.
-    pub async fn job_ids(&mut self, filter: &JobFilter) -> Result<Vec<String>> {
+    pub async fn job_ids(&mut self, filter: &JobFilter, limit: u32) -> Result<Vec<String>> {
         let text = format!(
-            "select id from {} where {} order by id",
+            "select id from {} where {} order by id limit {limit}",
             dialect_sql(self.dialect()).table,
             filter.conditions(self.dialect()),
         );

@@ -11,7 +11,7 @@ use super::rows::{Type, to_json};
 use super::{Dialect, Result};
 use crate::names::named;
 pub use failures::{FailedAttempt, NewFailure};
-pub use list::{JobFilter, JobView};
+pub use list::{JobCount, JobFilter, JobView};
 
 named! {
     /// The state of a job.
@@ -48,6 +48,8 @@ pub(super) struct DialectSql {
     /// A time as whole Unix seconds.
     pub seconds: fn(&str) -> String,
     pub result: &'static str,
+    /// Whether a job's payload contains the text `r.job_id`.
+    pub job_contains: &'static str,
 }
 
 pub(super) fn dialect_sql(dialect: Dialect) -> DialectSql {
@@ -57,12 +59,14 @@ pub(super) fn dialect_sql(dialect: Dialect) -> DialectSql {
             now: "now()",
             seconds: |column| format!("extract(epoch from {column})::bigint"),
             result: "last_result::text",
+            job_contains: "position(convert_to(r.job_id, 'UTF8') in job) > 0",
         },
         Dialect::Sqlite => DialectSql {
             table: "Jobs",
             now: "unixepoch()",
             seconds: |column| format!("cast({column} as integer)"),
             result: "last_result",
+            job_contains: "instr(job, cast(r.job_id as blob)) > 0",
         },
     }
 }

@@ -1,0 +1,132 @@
+//! The board: operators see in a browser whether all is well, and repair what isn't. Only the private listener has it.
+//!
+//! - `access`: who may look and change. `session`: their cookies. `sign_in`: how they get one.
+//! - `overview`, `jobs`, `inbox`, `queues`, `schedules`, `audit`: the pages. `layout`: what they share.
+//! - `query`: their addresses. `change`: asks before many are changed. `redact`: payloads.
+//! - `snapshot`: what is known of the whole service.
+
+mod access;
+mod audit;
+mod change;
+mod inbox;
+mod jobs;
+mod layout;
+mod overview;
+mod query;
+mod queues;
+mod redact;
+mod schedules;
+mod session;
+mod sign_in;
+mod snapshot;
+
+use std::net::IpAddr;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::middleware::from_fn_with_state;
+use axum::response::Response;
+use axum::routing::{get, post};
+
+use access::Access;
+use session::Sessions;
+use snapshot::Snapshots;
+
+use crate::app::App;
+use crate::rate_limit::Limiter;
+use crate::store::StoreError;
+use crate::worker::Alive;
+
+const OVERVIEW: &str = "/board";
+const SIGN_IN: &str = "/board/sign-in";
+const SIGN_OUT: &str = "/board/sign-out";
+const JOBS: &str = "/board/jobs";
+const INBOX: &str = "/board/inbox";
+const QUEUES: &str = "/board/queues";
+const SCHEDULES: &str = "/board/schedules";
+const AUDIT: &str = "/board/audit";
+
+/// Attempts to sign in and refused forms, of one address. A key can't be guessed; this keeps the audit short.
+const ATTEMPTS: &str = "10/m";
+
+#[derive(Clone)]
+struct Board(Arc<Shared>);
+
+struct Shared {
+    app: App,
+    access: Access,
+    sessions: Sessions,
+    attempts: Option<Limiter<IpAddr>>,
+    snapshots: Snapshots,
+}
+
+impl Deref for Board {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// The pages, for the private listener. `workers` if this process runs any.
+pub fn router(app: &App, workers: Option<Alive>) -> Router {
+    let board = Board(Arc::new(Shared {
+        access: Access::of(&app.config),
+        sessions: Sessions::new(&app.config.token_keys),
+        attempts: ATTEMPTS.parse().ok().and_then(|limit| Limiter::new(limit, &app.clock)),
+        snapshots: Snapshots::new(workers),
+        app: app.clone(),
+    }));
+    let pages = Router::new()
+        .route(OVERVIEW, get(overview::show))
+        .route(SIGN_IN, get(sign_in::show).post(sign_in::sign_in))
+        .route(SIGN_OUT, post(sign_in::sign_out))
+        .route(JOBS, get(jobs::list))
+        .route("/board/jobs/change", get(change::ask_jobs).post(change::change_jobs))
+        .route("/board/jobs/{id}", get(jobs::show))
+        .route(INBOX, get(inbox::list))
+        .route(
+            "/board/inbox/change",
+            get(change::ask_events).post(change::change_events),
+        )
+        .route("/board/inbox/{id}", get(inbox::show))
+        .route(QUEUES, get(queues::list).post(queues::change))
+        .route(SCHEDULES, get(schedules::list).post(schedules::run))
+        .route(AUDIT, get(audit::list))
+        .layer(from_fn_with_state(board.clone(), access::guard))
+        .with_state(board);
+    pages.merge(files())
+}
+
+/// The files of the pages, which anybody may read.
+fn files() -> Router {
+    let file = |path: &str, kind: &'static str, text: &'static str| {
+        Router::new().route(path, get(async move || ([(header::CONTENT_TYPE, kind)], text)))
+    };
+    file("/board/board.css", "text/css; charset=utf-8", include_str!("board.css"))
+        .merge(file(
+            "/board/board.js",
+            "text/javascript; charset=utf-8",
+            include_str!("board.js"),
+        ))
+        .merge(file("/board/icon.svg", "image/svg+xml", include_str!("icon.svg")))
+}
+
+/// Why a page can't be shown.
+struct Unavailable(StoreError);
+
+impl From<StoreError> for Unavailable {
+    fn from(error: StoreError) -> Self {
+        Self(error)
+    }
+}
+
+impl axum::response::IntoResponse for Unavailable {
+    fn into_response(self) -> Response {
+        tracing::warn!(error = %self.0, "a page of the board could not be shown");
+        let text = "The log says why. The board goes on as soon as the database answers.";
+        layout::refusal(StatusCode::SERVICE_UNAVAILABLE, "The database does not answer", text)
+    }
+}

@@ -1,0 +1,433 @@
+//! The board: who may look, what they see, and what is changed from there.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Method, Request, header};
+use chrono::TimeDelta;
+use serde_json::json;
+use tower::ServiceExt as _;
+use url::form_urlencoded;
+use usher::app::App;
+use usher::config::Settings;
+use usher::secret::Secret;
+
+use crate::support::app::{API_KEY, settings};
+use crate::support::process::{UsherProcess, eventually};
+use crate::support::smtp::SmtpServer;
+use crate::support::{TestApp, TestDatabase, on_both_databases, stories};
+
+const ADA: &str = "ada-ops-key-of-more-than-32-characters";
+const BOB: &str = "bob-ops-key-of-more-than-32-characters";
+const HOST: &str = "localhost:9090";
+
+fn with_keys(settings: &mut Settings) {
+    settings.usher_ops_keys = Some(Secret::from(format!("ada:{ADA}:operate,bob:{BOB}:view")));
+}
+
+/// The board's pages as a browser sees them.
+struct Browser {
+    pages: Router,
+    cookie: String,
+    host: &'static str,
+}
+
+/// A page.
+struct Page {
+    status: u16,
+    body: String,
+    location: Option<String>,
+    cookie: Option<String>,
+    policy: String,
+}
+
+impl Page {
+    #[track_caller]
+    fn shows(&self, text: &str) -> &Self {
+        assert!(
+            self.body.contains(text),
+            "{} has no {text}:\n{}",
+            self.status,
+            self.body
+        );
+        self
+    }
+
+    #[track_caller]
+    fn hides(&self, text: &str) -> &Self {
+        assert!(!self.body.contains(text), "{text} is shown:\n{}", self.body);
+        self
+    }
+
+    /// The hidden fields of its last form, which is the one for the change.
+    fn form(&self) -> Vec<(String, String)> {
+        let form = self.body.rsplit_once("<form").expect("a form").1;
+        let fields = form.split("<input type=\"hidden\"").skip(1);
+        let attribute = |field: &str, name: &str| {
+            let (_, rest) = field.split_once(&format!("{name}=\"")).expect("an attribute");
+            rest.split_once('"')
+                .expect("its end")
+                .0
+                .replace("&amp;", "&")
+                .replace("&quot;", "\"")
+        };
+        fields
+            .map(|field| (attribute(field, "name"), attribute(field, "value")))
+            .collect()
+    }
+}
+
+impl Browser {
+    fn new(app: &App) -> Self {
+        Self {
+            pages: usher::ops::board(app, None),
+            cookie: String::new(),
+            host: HOST,
+        }
+    }
+
+    async fn signed_in(app: &TestApp, key: &str) -> Self {
+        let mut browser = Self::new(&app.app);
+        let page = browser.sign_in(key).await;
+        assert_eq!((page.status, page.location.as_deref()), (303, Some("/board")));
+        browser.cookie = page.cookie.expect("a cookie").split(';').next().unwrap().to_owned();
+        browser
+    }
+
+    async fn sign_in(&self, key: &str) -> Page {
+        self.post("/board/sign-in", &[("key".to_owned(), key.to_owned())]).await
+    }
+
+    async fn get(&self, path: &str) -> Page {
+        self.send(Method::GET, path, Body::empty(), None).await
+    }
+
+    async fn post(&self, path: &str, fields: &[(String, String)]) -> Page {
+        self.post_from(path, fields, None).await
+    }
+
+    async fn post_from(&self, path: &str, fields: &[(String, String)], origin: Option<&str>) -> Page {
+        let form: String = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(fields)
+            .finish();
+        self.send(Method::POST, path, Body::from(form), origin).await
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Body, origin: Option<&str>) -> Page {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, self.host);
+        request = request.header(header::COOKIE, &self.cookie);
+        if let Some(origin) = origin {
+            request = request.header(header::ORIGIN, origin);
+        }
+        let response = self.pages.clone().oneshot(request.body(body).unwrap()).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let text = |name| parts.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+        let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        Page {
+            status: parts.status.as_u16(),
+            location: text(header::LOCATION),
+            cookie: text(header::SET_COOKIE),
+            policy: text(header::CONTENT_SECURITY_POLICY).unwrap_or_default(),
+            body: String::from_utf8(body.to_vec()).unwrap(),
+        }
+    }
+}
+
+async fn start_with_keys(database: TestDatabase) -> TestApp {
+    TestApp::start_with(database, with_keys).await
+}
+
+/// Another usher on the same database, with other settings.
+async fn other(app: &TestApp, change: impl FnOnce(&mut Settings)) -> App {
+    let mut settings = settings(app.app.config.database_url.expose(), &app.smtp.url());
+    change(&mut settings);
+    let config = settings.resolve_in(std::env::temp_dir().as_path()).unwrap();
+    App::new(config, app.clock.clone()).await.unwrap()
+}
+
+/// An event that can't be read, and its job, which is dead.
+async fn dead_event(app: &TestApp, svix_id: &str) {
+    let broken = json!({ "id": "user_ada", "email_addresses": "none", "password_digest": "hunter2" });
+    app.clerk().deliver(svix_id, "user.created", broken).await.expect(202);
+    app.run_jobs().await;
+}
+
+async fn state_of(app: &TestApp, svix_id: &str) -> String {
+    let event = app.app.store.read().await.unwrap().event(svix_id).await.unwrap();
+    event.expect("an event").state.to_string()
+}
+
+/// The audit as `who: what, how many` or why it was refused, newest first.
+async fn audit(app: &TestApp) -> Vec<String> {
+    let entries = app.app.store.read().await.unwrap().audit(None, 99).await.unwrap();
+    let line = |entry: usher::store::AuditView| match entry.refused {
+        Some(why) => format!("{}: {}, {why}", entry.who, entry.action),
+        None => format!("{}: {} {}, {}", entry.who, entry.action, entry.subject, entry.changed),
+    };
+    entries.into_iter().map(line).collect()
+}
+
+stories! {
+    #[tokio::test] TestApp, start_with_keys, TestApp::finish;
+
+    async fn an_operator_finds_the_dead_job_reads_why_and_retries_all_that_match(app) {
+        dead_event(app, "msg_1").await;
+        dead_event(app, "msg_2").await;
+        let ada = Browser::signed_in(app, ADA).await;
+        ada.get("/board").await.shows("2 jobs are dead").shows("2 events have failed").shows("ada (operate)");
+        let dead = ada.get("/board/jobs?queue=process-clerk-event&state=dead&about=msg_1").await;
+        dead.shows("Retry all that match");
+        let (_, rest) = dead.body.split_once("href=\"/board/jobs/01").expect("a job");
+        let job = format!("/board/jobs/01{}", rest.split_once('"').unwrap().0);
+        ada.get(&job).await.shows("Failed attempts").shows("/board/inbox/msg_1");
+
+        let question = ada.get("/board/jobs/change?queue=process-clerk-event&state=dead&action=retry").await;
+        question.shows("Retry 2 jobs: 2 process-clerk-event?");
+        // What comes now is not part of what was counted.
+        app.clock.advance(TimeDelta::seconds(1));
+        dead_event(app, "msg_3").await;
+        let done = ada.post("/board/jobs/change", &question.form()).await;
+        assert_eq!(done.status, 200);
+        done.shows("2 jobs queued again");
+        assert_eq!([state_of(app, "msg_1").await, state_of(app, "msg_3").await], ["waiting", "failed"]);
+        assert_eq!(audit(app).await, ["ada: retry jobs queue=process-clerk-event state=dead, 2"]);
+        ada.get("/board/audit").await.shows("retry jobs").shows("board");
+        app.run_jobs().await;
+        // Whoever is late is told.
+        let done = ada.get("/board/jobs/change?state=done&action=retry").await;
+        done.shows("Retry is for jobs that are dead or scheduled");
+        let wrong = ada.get("/board/jobs/change?state=asleep&action=sing").await;
+        wrong.shows("state must be one of").shows("action must be one of");
+        ada.get("/board/jobs/change?state=scheduled&action=retry").await.shows("No job that can be queued again");
+        assert_eq!(ada.get("/board/jobs/01").await.status, 404);
+    }
+
+    async fn events_are_replayed_and_discarded_in_a_range_of_time(app) {
+        dead_event(app, "msg_1").await;
+        app.clock.advance(TimeDelta::hours(2));
+        dead_event(app, "msg_2").await;
+        let ada = Browser::signed_in(app, ADA).await;
+        ada.get("/board/inbox?state=failed&before=1h").await.shows("msg_1").hides("msg_2");
+        ada.get("/board/inbox?since=1h&type=user.created").await.shows("msg_2").hides("msg_1");
+        app.clock.advance(TimeDelta::seconds(1));
+        let question = ada.get("/board/inbox/change?state=failed&since=1h&action=replay").await;
+        app.clock.advance(TimeDelta::seconds(1));
+        dead_event(app, "msg_3").await;
+        ada.post("/board/inbox/change", &question.form()).await.shows("1 event queued again");
+        let states = [state_of(app, "msg_1").await, state_of(app, "msg_2").await, state_of(app, "msg_3").await];
+        assert_eq!(states, ["failed", "waiting", "failed"]);
+        app.run_jobs().await;
+        app.clock.advance(TimeDelta::seconds(1));
+        let question = ada.get("/board/inbox/change?id=msg_1&action=discard").await;
+        ada.post("/board/inbox/change", &question.form()).await.shows("1 event discarded");
+        ada.post("/board/inbox/change", &question.form()).await.shows("No failed event has the id msg_1");
+        ada.get("/board/inbox/msg_1").await.shows("discarded by hand");
+        assert_eq!(audit(app).await.first().unwrap(), "ada: discard events msg_1, 1");
+        ada.get("/board/jobs?about=msg_1").await.shows("No job is like that");
+    }
+
+    async fn many_failed_events_are_listed_page_by_page(app) {
+        for number in 100..160 {
+            let row = format!(
+                "insert into usher_events (svix_id, event_type, received_at, processed_at)
+                 values ('msg_{number}', 'user.created',
+                     '2026-01-01T00:00:{:02}+00:00', '2026-01-01T00:01:00+00:00')", number - 100
+            );
+            app.pool.execute(&row).await;
+        }
+        let bob = Browser::signed_in(app, BOB).await;
+        let first = bob.get("/board/inbox").await;
+        first.shows("msg_159").shows("msg_110").hides("msg_109").shows("Older events");
+        let (before, _) = first.body.split_once("\" rel=\"next\"").unwrap();
+        let next = before.rsplit_once("href=\"").unwrap().1.replace("&amp;", "&");
+        bob.get(&next).await.shows("msg_109").shows("msg_100").hides("msg_110").hides("Older events");
+    }
+
+    async fn a_payload_is_for_those_who_operate_and_without_secrets(app) {
+        dead_event(app, "msg_1").await;
+        let (ada, bob) = (Browser::signed_in(app, ADA).await, Browser::signed_in(app, BOB).await);
+        ada.get("/board/inbox/msg_1").await.hides("user_ada");
+        ada.get("/board/inbox/msg_1?payload=show").await.shows("user_ada").shows("(cut out)").hides("hunter2");
+        bob.get("/board/inbox/msg_1?payload=show").await.hides("user_ada").shows("A key with the role");
+        bob.get("/board/jobs?state=dead").await.hides("Retry all");
+        assert_eq!(bob.get("/board/jobs/change?action=retry").await.status, 403);
+    }
+
+    async fn what_is_not_sent_by_the_board_s_own_page_changes_nothing_and_is_in_the_audit(app) {
+        dead_event(app, "msg_1").await;
+        let (ada, bob) = (Browser::signed_in(app, ADA).await, Browser::signed_in(app, BOB).await);
+        let change = "/board/jobs/change";
+        let form = ada.get("/board/jobs/change?state=dead&action=retry").await.form();
+        let without: Vec<_> = form.iter().filter(|(name, _)| name != "token").cloned().collect();
+        let token_of_bob = bob.get("/board").await.form().remove(0);
+        let of_bob: Vec<_> = without.iter().cloned().chain([token_of_bob]).collect();
+        let foreign = Browser { host: "evil.example", ..Browser::signed_in(app, ADA).await };
+        let elsewhere = Some("http://evil.example");
+        for (page, why) in [
+            (ada.post(change, &without).await, "ada: /board/jobs/change, This form is not of your session"),
+            (ada.post(change, &of_bob).await, "ada: /board/jobs/change, This form is not of your session"),
+            (bob.post(change, &of_bob).await, "bob: /board/jobs/change, Your key may only look"),
+            (foreign.post(change, &form).await, "ada: /board/jobs/change, This host name is not known here"),
+            (
+                ada.post_from(change, &form, elsewhere).await,
+                "ada: /board/jobs/change, This form came from another site",
+            ),
+            (Browser::new(&app.app).post(change, &form).await, "nobody: /board/jobs/change, You are not signed in"),
+            (ada.sign_in(API_KEY).await, "nobody: sign in, no key is like that"),
+        ] {
+            assert!([401, 403, 421].contains(&page.status), "{why}: {}", page.status);
+            assert_eq!(page.policy.split(';').next(), Some("default-src 'none'"));
+            assert!(audit(app).await.contains(&why.to_owned()), "{why}: {:?}", audit(app).await);
+        }
+        assert_eq!(state_of(app, "msg_1").await, "failed");
+        ada.post_from(change, &form, Some("http://localhost:9090")).await.shows("1 job queued again");
+        app.run_jobs().await;
+    }
+
+    async fn whoever_guesses_keys_waits_and_fills_no_audit(app) {
+        let nobody = Browser::new(&app.app);
+        for _ in 0..10 {
+            assert_eq!(nobody.sign_in("guessed-ops-key-of-more-than-32-characters").await.status, 401);
+        }
+        assert_eq!(nobody.sign_in(ADA).await.status, 429);
+        assert_eq!(audit(app).await.len(), 10);
+        app.clock.advance(TimeDelta::minutes(1));
+        assert_eq!(nobody.sign_in(ADA).await.status, 303);
+    }
+
+    async fn a_page_asks_to_sign_in_and_leads_back(app) {
+        let nobody = Browser::new(&app.app);
+        let page = nobody.get("/board/jobs?state=dead").await;
+        assert_eq!(page.status, 303);
+        assert_eq!(page.location.as_deref(), Some("/board/sign-in?next=%2Fboard%2Fjobs%3Fstate%3Ddead"));
+        let fields = [("key", ADA), ("next", "//evil.example")];
+        let fields = fields.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(nobody.post("/board/sign-in", &fields).await.location.as_deref(), Some("/board"));
+        let ada = Browser::signed_in(app, ADA).await;
+        app.clock.advance(TimeDelta::hours(12));
+        assert_eq!(ada.get("/board").await.status, 303, "a session ends");
+    }
+
+    async fn without_keys_the_board_only_looks_and_only_on_this_machine(app) {
+        let (here, elsewhere) = (other(app, |_| {}).await, other(app, |settings| {
+            settings.usher_admin_listen = Some("0.0.0.0:9090".to_owned());
+        }).await);
+        let looking = Browser::new(&here);
+        looking.get("/board").await.shows("All is well").shows("looks only");
+        let refused = looking.post("/board/jobs/change", &[]).await;
+        refused.shows("The board only looks");
+        assert_eq!(refused.status, 403);
+        let off = Browser::new(&elsewhere).get("/board").await;
+        off.shows("usher ops-key").shows("USHER_OPS_KEYS");
+        assert_eq!(off.status, 403);
+        let named = other(app, |settings| settings.usher_ops_hosts = Some("ops.example.com".to_owned())).await;
+        let by_name = |host| Browser { host, ..Browser::new(&named) };
+        assert_eq!(by_name("ops.example.com").get("/board").await.status, 200);
+        assert_eq!(by_name("evil.example").get("/board").await.status, 421);
+        for app in [here, elsewhere, named] {
+            app.store.close().await;
+        }
+    }
+
+    async fn hostile_words_stay_words_in_every_cell(app) {
+        let hostile = "<script>alert(1)</script>\"'";
+        let sql = hostile.replace('\'', "''");
+        app.pool.execute(&format!(
+            "insert into usher_events (svix_id, event_type, received_at, error)
+             values ('{sql}', '{sql}', '2026-01-01T00:00:00+00:00', '{sql}')"
+        )).await;
+        app.pool.execute(&format!(
+            "insert into usher_job_failures (job_id, attempt, failed_at, error, about)
+             values ('{sql}', 1, '2026-01-01T00:00:00+00:00', '{sql}', '{sql}')"
+        )).await;
+        let ada = Browser::signed_in(app, ADA).await;
+        let encoded: String = form_urlencoded::byte_serialize(hostile.as_bytes()).collect();
+        for path in [
+            "/board/inbox".to_owned(),
+            format!("/board/inbox/{encoded}"),
+            format!("/board/jobs?error={encoded}&queue={encoded}&older={encoded}"),
+            format!("/board/jobs/{encoded}"),
+            format!("/board/inbox?type={encoded}"),
+            format!("/board/inbox/change?id={encoded}&action=replay"),
+        ] {
+            ada.get(&path).await.hides("<script>alert").hides("alert(1)</script>");
+        }
+    }
+
+    async fn a_schedule_is_run_now_and_says_how_it_ended(app) {
+        app.run_schedules().await;
+        let ada = Browser::signed_in(app, ADA).await;
+        let page = ada.get("/board/schedules").await;
+        page.shows("expire-invites").hides("never");
+        let mut fields = page.form();
+        app.clock.advance(TimeDelta::seconds(1));
+        let [token, schedule] = &mut fields[..] else { panic!("two fields: {fields:?}") };
+        assert_eq!(token.0, "token");
+        let name = schedule.1.clone();
+        assert_eq!(ada.post("/board/schedules", &fields).await.status, 303);
+        assert_eq!(audit(app).await, [format!("ada: run schedule {name}, 1")]);
+        app.run_jobs().await;
+        let known = app.app.store.read().await.unwrap().schedules().await.unwrap();
+        assert_eq!((known[&name].last_at, &known[&name].last_error), (Some(app.now()), &None));
+        fields[1].1 = "sing".to_owned();
+        ada.post("/board/schedules", &fields).await.shows("There is no schedule like that").shows("expire-invites");
+    }
+}
+
+/// The jobs of a paused queue wait, and its state is seen wherever somebody may wonder.
+async fn paused(database: TestDatabase) {
+    let smtp = SmtpServer::start().await;
+    let usher = UsherProcess::start(&database, &smtp.url()).await;
+    let acme = usher.organization("Acme").await;
+    usher
+        .well(&[
+            "queues",
+            "pause",
+            "send-mail",
+            "--reason",
+            "the relay is being replaced",
+        ])
+        .await;
+    let (is_well, again) = usher
+        .usher(&["queues", "pause", "send-mail", "--reason", "again"])
+        .await;
+    assert!(!is_well && again.contains("send-mail is paused already"), "{again}");
+    let list = usher.well(&["queues", "list"]).await;
+    assert!(list.contains("the relay is being replaced"), "{list}");
+    let (status, ready) = usher.ask("/readyz").await;
+    assert!(
+        status == 200 && ready.contains("the relay is being replaced"),
+        "{status} {ready}"
+    );
+    // All processes follow within two seconds.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    usher.invite(acme, "ada@example.com").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(smtp.mails().is_empty(), "its jobs wait");
+    let (_, metrics) = usher.ask("/metrics").await;
+    assert!(
+        metrics.contains("usher_queue_paused{queue=\"send-mail\"} 1"),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains("usher_workers_alive{queue=\"send-mail\"} 1"),
+        "{metrics}"
+    );
+    usher.well(&["queues", "resume", "send-mail"]).await;
+    eventually("the mail is sent", async || smtp.mails().len() == 1).await;
+    let audit = usher.well(&["audit"]).await;
+    assert!(
+        audit.contains("pause queue") && audit.contains("command line"),
+        "{audit}"
+    );
+    usher.well(&["schedules", "run", "expire-invites"]).await;
+    let schedules = usher.well(&["schedules", "list"]).await;
+    assert!(schedules.contains("expire-invites"), "{schedules}");
+    usher.terminate().await;
+}
+
+on_both_databases!(multi_thread a_paused_queue_waits_and_says_so: paused);
