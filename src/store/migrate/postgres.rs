@@ -80,12 +80,8 @@ pub(super) async fn migrate(
 /// listens to is lost there. Two clients then get the same connection by turns, or no notification arrives.
 async fn check_pooling(pool: &PgPool, conn: &mut PgConnection) -> Result<(), MigrationError> {
     let mut other = connect(pool).await?;
-    let own_pid: i32 = sqlx::query_scalar("select pg_backend_pid()")
-        .fetch_one(&mut *conn)
-        .await?;
-    let other_pid: i32 = sqlx::query_scalar("select pg_backend_pid()")
-        .fetch_one(&mut other)
-        .await?;
+    let own_pid = backend_pid(conn).await?;
+    let other_pid = backend_pid(&mut other).await?;
     let is_heard = own_pid != other_pid && is_notification_heard(pool, &mut other, own_pid).await?;
     let _ = other.close().await;
     if is_heard {
@@ -116,6 +112,8 @@ async fn is_notification_heard(pool: &PgPool, other: &mut PgConnection, own_pid:
         .execute(other)
         .await?;
     let heard = tokio::time::timeout(NOTIFY_TIMEOUT, listener.recv()).await;
+    // The pool closes when the last connection is given back.
+    drop(listener);
     alone.close().await;
     Ok(matches!(heard, Ok(Ok(_))))
 }
