@@ -284,9 +284,9 @@ create table usher_events (
 ) strict;
 -- Whoever lists them looks at the newest.
 create index usher_events_by_time on usher_events (received_at, svix_id);
-create index usher_events_unprocessed on usher_events (received_at) where processed_at is null;
+create index usher_events_unprocessed on usher_events (received_at, svix_id) where processed_at is null;
 -- The few events that failed, among all that wait while there is much to do.
-create index usher_events_failed on usher_events (received_at) where processed_at is null and error is not null;
+create index usher_events_failed on usher_events (received_at, svix_id) where processed_at is null and error is not null;
 -- What retention looks for: processed events that still have their payload, and those that have none any more.
 create index usher_events_with_payload on usher_events (processed_at) where processed_at is not null and payload is not null;
 create index usher_events_cleared on usher_events (processed_at) where processed_at is not null and payload is null;

@@ -135,7 +135,9 @@ fn count(context: &Context, queue: Queue, ended: &Result<(), Failure>, started: 
         Err(Failure::Later(_)) => JobOutcome::Retried,
         Err(Failure::Dead(_)) => JobOutcome::Dead,
     };
-    context.throughput.count(queue, outcome == JobOutcome::Done);
+    if outcome == JobOutcome::Done {
+        context.throughput.count(queue, true);
+    }
     metrics::job_ended(queue.as_str(), outcome, started.elapsed());
 }
 
@@ -201,6 +203,7 @@ struct At<'a> {
 
 impl At<'_> {
     async fn note(&self, context: &Context, error: &str, again_at: Option<DateTime<Utc>>) {
+        context.throughput.count(self.queue, false);
         let failure = NewFailure {
             job_id: self.job_id,
             attempt: self.attempt,

@@ -90,7 +90,7 @@ for (const database of DATABASES) {
             await tab.getByRole("button", { name: "Resume send-mail" }).click();
             await tab.getByLabel("Reason to pause send-mail").waitFor();
             await tab.getByRole("link", { name: "Schedules" }).click();
-            await tab.getByRole("button", { name: "Run retention now" }).click();
+            await tab.getByRole("button", { name: "Run now: retention" }).click();
             const retention = tab.getByRole("row").filter({ hasText: "retention" });
             await until(async () => !(await retention.innerText()).includes("never"), "retention to have run");
             await look(tab, `${database}-schedules`);

@@ -246,6 +246,10 @@ fn a_mistake_stops_the_process_with_a_sentence_that_names_the_variable() {
         ("CLERK_JWT_KEY", Some("no key"), "CLERK_JWT_KEY"),
         ("USHER_TOKEN_KEY", Some("hunter2"), "at least 32 characters"),
         ("USHER_API_KEYS", Some("hunter2"), "32 characters"),
+        ("USHER_OPS_KEYS", Some("hunter2"), ":view or :operate"),
+        ("USHER_OPS_KEYS", Some("ada:hunter2:view"), "32 characters"),
+        ("USHER_OPS_HOSTS", Some("https://hunter2.example"), "host names"),
+        ("USHER_KEEP_AUDIT", Some("for ever"), "7d"),
         ("INVITE_URL", Some("https://app.example.com/invite"), "{token}"),
         ("INVITE_URL", Some("app.example.com/{token}"), "http"),
         (

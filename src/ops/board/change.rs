@@ -53,7 +53,7 @@ impl Question<'_> {
                 (token(viewer))
                 (hidden(&self.fields))
                 button.first type="submit" { (capitalized(self.verb)) }
-                a.button href=(self.back) { "Leave it" }
+                a.button href=(self.back) { "Back" }
             }
         };
         page.show(viewer, body)

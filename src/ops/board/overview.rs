@@ -14,7 +14,7 @@ use super::query::link;
 use super::snapshot::Snapshot;
 use super::{Board, INBOX, JOBS};
 use crate::metrics::QueueDepth;
-use crate::store::{Queue, minute_of};
+use crate::store::{EndpointRow, Queue, minute_of};
 
 pub(super) async fn show(State(board): State<Board>, Extension(viewer): Extension<Viewer>) -> Response {
     let known = board.snapshots.get(&board.app.store).await;
@@ -59,7 +59,7 @@ fn queues(snapshot: &Snapshot) -> Markup {
         html! { td.number { @if count > 0 { a href=(address) { (count) } } @else { "0" } } }
     };
     let rows = html! {
-        @for queue in snapshot.queues.iter().filter(|queue| is_used(queue, snapshot)) {
+        @for queue in snapshot.queues.iter().filter(|queue| is_used(queue, &snapshot.endpoints)) {
             tr {
                 th scope="row" { a href=(link(JOBS, &[("queue", Some(queue.queue))])) { (queue.queue) } }
                 (count(queue, "waiting", queue.waiting))
@@ -124,11 +124,11 @@ fn sparkline(minutes: &[(i64, i64)]) -> Markup {
 }
 
 /// Queues of endpoints exist whether or not there are endpoints.
-fn is_used(queue: &QueueDepth, snapshot: &Snapshot) -> bool {
+pub(super) fn is_used(queue: &QueueDepth, endpoints: &[EndpointRow]) -> bool {
     let is_of_endpoint = Queue::DELIVERIES.iter().any(|other| other.as_str() == queue.queue);
     let has_jobs = queue.waiting + queue.scheduled + queue.running + queue.dead > 0;
-    let has_endpoint = snapshot.endpoints.iter().filter_map(|endpoint| endpoint.queue());
-    has_jobs || !is_of_endpoint || has_endpoint.into_iter().any(|other| other.as_str() == queue.queue)
+    let mut of_endpoints = endpoints.iter().filter_map(EndpointRow::queue);
+    has_jobs || !is_of_endpoint || of_endpoints.any(|other| other.as_str() == queue.queue)
 }
 
 fn figures(board: &Board, snapshot: &Snapshot) -> Markup {

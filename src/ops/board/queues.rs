@@ -9,6 +9,7 @@ use maud::{Markup, html};
 use super::access::{Posted, Viewer};
 use super::change::conflict;
 use super::layout::{Page, Section, message, table, time, token};
+use super::overview::is_used;
 use super::query::{Asked, link};
 use super::{Board, JOBS, QUEUES, Unavailable};
 use crate::repair::{self, RepairError};
@@ -19,13 +20,15 @@ pub(super) async fn list(
     Extension(viewer): Extension<Viewer>,
 ) -> Result<Response, Unavailable> {
     let store = &board.app.store;
-    let paused = store.read().await?.paused_queues().await?;
+    let mut tx = store.read().await?;
+    let (paused, endpoints) = (tx.paused_queues().await?, tx.endpoints().await?);
+    drop(tx);
     let depths = store.queue_depths().await?;
     let now = store.now();
     let rows = html! {
         @for depth in &depths {
             @let pause = paused.iter().find(|row| row.queue.as_str() == depth.queue);
-            tr {
+            @if pause.is_some() || is_used(depth, &endpoints) { tr {
                 th scope="row" { a href=(link(JOBS, &[("queue", Some(depth.queue))])) { (depth.queue) } }
                 td.number { (depth.waiting) }
                 td.number { (depth.running) }
@@ -38,7 +41,7 @@ pub(super) async fn list(
                     }
                 }
                 @if viewer.operates() { td { (form(depth.queue, pause, &viewer)) } }
-            }
+            } }
         }
     };
     let mut heads = vec!["Queue", "Waiting", "Running", "State"];

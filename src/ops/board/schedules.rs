@@ -22,21 +22,21 @@ pub(super) async fn list(
             tr {
                 th scope="row" { (schedule.name) }
                 td { @match schedule.last_at { Some(at) => (time(at, now)), None => "never" } }
-                td.long { (schedule.last_error.as_deref().unwrap_or_default()) }
                 td { @match schedule.due_at { Some(at) => (time(at, now)), None => "at the start" } }
+                td.long { (schedule.last_error.as_deref().unwrap_or_default()) }
                 @if viewer.operates() {
                     td {
                         form method="post" action=(SCHEDULES) {
                             (token(&viewer))
                             input type="hidden" name="schedule" value=(schedule.name);
-                            button type="submit" aria-label={ "Run " (schedule.name) " now" } { "Run now" }
+                            button type="submit" aria-label={ "Run now: " (schedule.name) } { "Run now" }
                         }
                     }
                 }
             }
         }
     };
-    let mut heads = vec!["Schedule", "Last run", "Last error", "Next run"];
+    let mut heads = vec!["Schedule", "Last run", "Next run", "Last error"];
     if viewer.operates() {
         heads.push("Change");
     }
