@@ -156,12 +156,13 @@ named! {
     }
 }
 
-/// The label for events that usher does not handle.
+/// The label for events that usher does not handle, but those of Clerk's own organizations.
 pub const OTHER_TYPE: &str = "other";
 /// The label for requests that were rejected before their type was verified.
 pub const UNKNOWN_TYPE: &str = "unknown";
 
-/// Counts a webhook request. `event_type` is a type that usher handles, [`OTHER_TYPE`] or [`UNKNOWN_TYPE`].
+/// Counts a webhook request. `event_type` is one of a fixed set: what usher handles, what belongs to
+/// Clerk's own organizations, [`OTHER_TYPE`] or [`UNKNOWN_TYPE`].
 pub fn webhook(event_type: &'static str, outcome: WebhookOutcome, took: Duration) {
     counter!(WEBHOOKS, "type" => event_type, "outcome" => outcome.as_str()).increment(1);
     histogram!(WEBHOOK_DURATION).record(took);

@@ -190,6 +190,8 @@ stories! {
         running.usher.signed_up("msg_1", "ada@example.com").await;
         let ignored = json!({ "type": "email.created", "data": {} });
         assert!(!running.usher.deliver("msg_2", &ignored).await, "200, not 202");
+        let of_clerk = json!({ "type": "organizationMembership.created", "data": {} });
+        assert!(!running.usher.deliver("msg_org", &of_clerk).await, "200, not 202");
         assert_eq!(running.usher.send_raw(&[], "{}".to_owned()).await, 401);
         assert_eq!(running.usher.send_raw(&signed("msg_raw", "{"), "{".to_owned()).await, 400);
         running.smtp.next(1, Phase::Rcpt, REJECTED);
@@ -213,6 +215,7 @@ stories! {
         webhooks("user.created", "queued", 1.0);
         webhooks("user.created", "duplicate", 1.0);
         webhooks("other", "ignored", 1.0);
+        webhooks("organizationMembership.created", "ignored", 1.0);
         webhooks("unknown", "bad_signature", 1.0);
         webhooks("unknown", "unreadable", 1.0);
         webhooks("unknown", "too_large", 0.0);
