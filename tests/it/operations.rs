@@ -221,7 +221,7 @@ stories! {
         webhooks("unknown", "too_large", 0.0);
         webhooks("unknown", "store_away", 0.0);
         webhooks("session.created", "queued", 0.0);
-        is("usher_webhook_duration_seconds_count", &[], 5.0);
+        is("usher_webhook_duration_seconds_count", &[], 6.0);
         let mails = [("queue", "send-mail")];
         for (outcome, count) in [("done", 2.0), ("dead", 0.0), ("retried", 1.0)] {
             is("usher_jobs_total", &[mails[0], ("outcome", outcome)], count);
