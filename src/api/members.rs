@@ -182,7 +182,10 @@ fn items(value: Value) -> Result<Vec<Value>, String> {
     get, path = "/v1/organizations/{id}/members", tag = tag::MEMBERS, operation_id = "listOrganizationMembers",
     params(
         ("id" = AppId, Path, description = "The organization's id", example = example::organization_id),
-        ("role" = Option<String>, Query, description = "Only members with this role"),
+        (
+            "role" = Option<String>, Query, description = "Only members with this role", min_length = 1, max_length = 64,
+            pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*[^\u0000-\u001f\u007f-\u009f\u2028\u2029\s][^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$"
+        ),
         ("limit" = Option<u32>, Query, description = "Page size; 100 by default", minimum = 1, maximum = 500),
         ("cursor" = Option<String>, Query, description = "The `next_cursor` of the previous page"),
     ),
@@ -206,7 +209,10 @@ pub(super) async fn organization_members(
     get, path = "/v1/projects/{id}/members", tag = tag::MEMBERS, operation_id = "listProjectMembers",
     params(
         ("id" = AppId, Path, description = "The project's id", example = example::project_id),
-        ("role" = Option<String>, Query, description = "Only members with this role"),
+        (
+            "role" = Option<String>, Query, description = "Only members with this role", min_length = 1, max_length = 64,
+            pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*[^\u0000-\u001f\u007f-\u009f\u2028\u2029\s][^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$"
+        ),
         ("limit" = Option<u32>, Query, description = "Page size; 100 by default", minimum = 1, maximum = 500),
         ("cursor" = Option<String>, Query, description = "The `next_cursor` of the previous page"),
     ),

@@ -15,7 +15,12 @@ body! {
     /// A role for somebody.
     pub struct PutMember(orders: &[&RoleOrder]) {
         /// One of `ORGANIZATION_ROLES`, or of `PROJECT_ROLES` in a project.
-        #[schema(min_length = 1, max_length = 64, example = "member")]
+        #[schema(
+            min_length = 1,
+            max_length = 64,
+            example = "member",
+            pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*[^\u0000-\u001f\u007f-\u009f\u2028\u2029\s][^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$"
+        )]
         role: String = required(role(orders)),
     }
 }
@@ -31,7 +36,12 @@ body! {
         #[schema(pattern = "^user_[A-Za-z0-9_]{1,59}$")]
         clerk_user_id: String = required(clerk_user_id),
         /// One of `ORGANIZATION_ROLES`, or of `PROJECT_ROLES` in a project.
-        #[schema(min_length = 1, max_length = 64, example = "member")]
+        #[schema(
+            min_length = 1,
+            max_length = 64,
+            example = "member",
+            pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*[^\u0000-\u001f\u007f-\u009f\u2028\u2029\s][^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$"
+        )]
         role: String = required(role(orders)),
     }
 }
