@@ -23,6 +23,7 @@ pub mod cli;
 
 pub mod clock;
 pub mod config;
+mod cookies;
 pub mod events;
 pub mod fields;
 pub mod flows;

@@ -398,7 +398,7 @@ fn describe() {
         DATABASE_CONNECTIONS,
         "This process's connections to the database, by pool and state."
     );
-    describe_gauge!(QUEUE_PAUSED, "Whether somebody has paused a queue.");
+    describe_gauge!(QUEUE_PAUSED, "Whether an operator has paused a queue.");
     describe_gauge!(
         MAILS_WAIT,
         "Whether the mail server refuses the account, so that all mails wait."

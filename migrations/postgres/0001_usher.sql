@@ -285,7 +285,7 @@ create table usher_events (
     outcome text,
     error text
 );
--- Whoever lists them looks at the newest.
+-- Lists begin with the newest.
 create index usher_events_by_time on usher_events (received_at, svix_id);
 create index usher_events_unprocessed on usher_events (received_at, svix_id) where processed_at is null;
 -- The few events that failed, among all that wait while there is much to do.
@@ -543,10 +543,10 @@ create table usher_paused_queues (
     paused_by text not null,
     since timestamptz not null
 );
-comment on table usher_paused_queues is 'Queues that somebody has paused; their jobs wait.';
+comment on table usher_paused_queues is 'Paused queues; their jobs wait.';
 comment on column usher_paused_queues.queue is 'The name of the queue.';
-comment on column usher_paused_queues.reason is 'Why, for everybody who wonders.';
-comment on column usher_paused_queues.paused_by is 'Whoever paused it.';
+comment on column usher_paused_queues.reason is 'Why; all operators see it.';
+comment on column usher_paused_queues.paused_by is 'Who paused it.';
 comment on column usher_paused_queues.since is 'When.';
 
 create table usher_audit (
@@ -559,7 +559,7 @@ create table usher_audit (
     changed bigint not null default 0,
     refused text
 );
-comment on table usher_audit is 'What somebody changed by hand, and what was refused. Ids, no addresses.';
+comment on table usher_audit is 'What was changed by hand, and what was refused. Ids, no addresses.';
 comment on column usher_audit.id is 'UUIDv7: sorted by time.';
 comment on column usher_audit.at is 'When it began.';
 comment on column usher_audit.who is 'The name of the ops key, or of the account that ran the command.';
@@ -756,6 +756,19 @@ create function usher_refuse_field(field text, problem text, hint text default '
     select usher_refuse(422, 'invalid_request', field || ' ' || problem, field, hint)
 $$;
 comment on function usher_refuse_field is 'Refuses an argument.';
+
+create function usher_settings_in_force() returns usher_settings language plpgsql stable as $$
+declare
+    settings usher_settings;
+begin
+    select * into settings from usher_settings;
+    if not found then
+        perform usher_refuse(503, 'not_set_up', 'usher has not been set up in this database', hint => 'Run: usher migrate');
+    end if;
+    return settings;
+end
+$$;
+comment on function usher_settings_in_force is 'The configuration that the last start of usher has stored.';
 
 -- Without what Unicode calls white space at both ends.
 create function usher_trimmed(text) returns text language sql immutable parallel safe as $$
@@ -1069,10 +1082,7 @@ declare
     ends_at timestamptz;
     saved invites;
 begin
-    select * into settings from usher_settings;
-    if not found then
-        perform usher_refuse(503, 'not_set_up', 'usher has not been set up in this database', hint => 'Run: usher migrate');
-    end if;
+    settings := usher_settings_in_force();
 
     if organization is null and project is null then
         perform usher_refuse_field('organization_id', 'is missing; give organization_id or project_id');
@@ -1216,10 +1226,7 @@ declare
     newest timestamptz;
     obstacle text;
 begin
-    select * into settings from usher_settings;
-    if not found then
-        perform usher_refuse(503, 'not_set_up', 'usher has not been set up in this database', hint => 'Run: usher migrate');
-    end if;
+    settings := usher_settings_in_force();
     update invites i set status = 'pending', expired_at = null, mail_held = null, updated_at = asked_at,
         expires_at = case when i.expires_at <= asked_at then asked_at + settings.invite_ttl else i.expires_at end
     where i.id = wanted and i.status in ('pending', 'expired') returning * into saved;
@@ -1268,7 +1275,7 @@ begin
     for mine in
         select p.oid::regprocedure from pg_proc p
         where p.pronamespace = (select oid from pg_namespace where nspname = current_schema()) and p.proname in (
-            'usher_mirror_organization', 'usher_mirror_identity', 'usher_note_identity', 'usher_refuse',
+            'usher_mirror_organization', 'usher_mirror_identity', 'usher_note_identity', 'usher_refuse', 'usher_settings_in_force',
             'usher_tell_of_events', 'usher_record_event',
             'usher_refuse_field', 'usher_trimmed', 'usher_email_key', 'usher_new_id', 'usher_queue_invite_email',
             'usher_count_asked_mails', 'usher_reserve_mail', 'usher_manages_organization', 'usher_inviter_obstacle',
@@ -1324,19 +1331,6 @@ begin
     if current_schema() <> 'usher' then
         return;
     end if;
-
-    create function usher_settings_in_force() returns usher_settings language plpgsql stable as $$
-    declare
-        settings usher_settings;
-    begin
-        select * into settings from usher_settings;
-        if not found then
-            perform usher_refuse(503, 'not_set_up', 'usher has not been set up in this database', hint => 'Run: usher migrate');
-        end if;
-        return settings;
-    end
-    $$;
-    comment on function usher_settings_in_force is 'The configuration that the last start of usher has stored.';
 
     -- As AppId::parse in src/app_id.rs reads it.
     create function usher_read_id(app_id text, field text) returns uuid language plpgsql as $$
@@ -1647,7 +1641,7 @@ begin
     for mine in
         select p.oid::regprocedure from pg_proc p
         where p.pronamespace = 'usher'::regnamespace and p.proname in (
-            'usher_settings_in_force', 'usher_read_id', 'usher_keep_spelling', 'usher_read_name', 'put_organization',
+            'usher_read_id', 'usher_keep_spelling', 'usher_read_name', 'put_organization',
             'put_project', 'usher_set_membership', 'usher_tell_of_membership', 'usher_has_another_owner',
             'usher_read_target', 'put_member', 'remove_member', 'usher_revoke_invite', 'revoke')
     loop

@@ -282,7 +282,7 @@ create table usher_events (
     -- Why it could not be processed so far.
     error text
 ) strict;
--- Whoever lists them looks at the newest.
+-- Lists begin with the newest.
 create index usher_events_by_time on usher_events (received_at, svix_id);
 create index usher_events_unprocessed on usher_events (received_at, svix_id) where processed_at is null;
 -- The few events that failed, among all that wait while there is much to do.
@@ -486,19 +486,19 @@ create table usher_ended_jobs (
     primary key (minute, queue)
 ) strict;
 
--- Queues that somebody has paused; their jobs wait.
+-- Paused queues; their jobs wait.
 create table usher_paused_queues (
     -- The queue's name.
     queue text primary key,
-    -- Why, for everybody who wonders.
+    -- Why; all operators see it.
     reason text not null,
-    -- Whoever paused it.
+    -- Who paused it.
     paused_by text not null,
     -- When.
     since text not null
 ) strict;
 
--- What somebody changed by hand, on the board or the command line, and what was refused. Ids, no addresses.
+-- What was changed by hand, on the board or the command line, and what was refused. Ids, no addresses.
 create table usher_audit (
     -- UUIDv7: sorted by time.
     id blob primary key,

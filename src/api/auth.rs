@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::Api;
 use super::limits::StatusCell;
 use crate::api_key::{self, ApiKey};
+use crate::cookies::cookies;
 use crate::problem::{Code, Problem};
 use crate::store::Store;
 use usher_clerk::{SessionClaims, SessionVerifier, TokenError};
@@ -180,14 +181,9 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 
 /// The values of Clerk's session cookies, in order: all of one name, which axum-extra's `CookieJar` would make one of.
 fn session_cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    headers
-        .get_all(header::COOKIE)
-        .iter()
-        // The same header has other apps' cookies, which may contain any bytes; the jar would drop the whole header.
-        .flat_map(|cookies| cookies.as_bytes().split(|&byte| byte == b';'))
-        .filter_map(|cookie| std::str::from_utf8(cookie).ok()?.trim().split_once('='))
-        .filter(|(name, _)| is_session(name.trim_end()))
-        .map(|(_, value)| value.trim().trim_matches('"'))
+    cookies(headers)
+        .filter(|(name, _)| is_session(name))
+        .map(|(_, value)| value)
         // A JWT has three parts; nothing else needs a signature check.
         .filter(|value| value.split('.').count() == 3)
 }

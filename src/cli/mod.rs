@@ -209,7 +209,7 @@ impl Command {
     }
 }
 
-/// Whoever runs this command, for the audit.
+/// Who runs this command, for the audit.
 fn command_line() -> Operator {
     Operator {
         name: settings::login_name(),

@@ -19,7 +19,7 @@ pub enum Queues {
     Pause {
         #[arg(value_parser = str::parse::<Queue>)]
         queue: Queue,
-        /// Why, for everybody who wonders.
+        /// Why; all operators see it.
         #[arg(long)]
         reason: String,
     },

@@ -69,7 +69,7 @@ impl Periodic {
     }
 }
 
-/// For whoever looks. If this fails, the run is no less done.
+/// For the board. If this fails, the run is done all the same.
 async fn note_run(app: &App, name: &'static str, outcome: &Result<(), JobError>) {
     let error = outcome.as_ref().err().map(ToString::to_string);
     let noted = app

@@ -63,7 +63,7 @@ impl EventAction {
         }
     }
 
-    /// Changes these events, which somebody named, or none of them.
+    /// Changes the named events, or none of them.
     ///
     /// # Errors
     /// The first id for which this is not possible.

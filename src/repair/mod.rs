@@ -1,4 +1,4 @@
-//! What somebody repairs by hand: the board and the command line call the same functions, and each change is in the
+//! What an operator repairs by hand: the board and the command line call the same functions, and each change is in the
 //! audit.
 //!
 //! Many are changed in batches. What there is was counted before, and what came later is not touched.
@@ -24,7 +24,7 @@ const BATCH: u32 = 500;
 /// How long a change may go on under one entry of the audit.
 const RESUMED: TimeDelta = TimeDelta::days(1);
 
-/// Whoever changes something.
+/// Who changes something.
 #[derive(Debug, Clone)]
 pub struct Operator {
     /// Of their ops key, or of the account that runs the command.

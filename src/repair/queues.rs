@@ -8,7 +8,7 @@ use crate::store::{Queue, Store, StoreError};
 /// Characters of a reason.
 const MAX_REASON: usize = 200;
 
-/// Pauses a queue: what runs ends, and nothing new is started. The reason is shown to everybody.
+/// Pauses a queue: what runs ends, and nothing new is started. All operators see the reason.
 pub async fn pause_queue(store: &Store, operator: Operator, queue: Queue, reason: &str) -> Result<(), RepairError> {
     let reason = reason.trim();
     if reason.is_empty() || reason.chars().count() > MAX_REASON || reason.contains('\0') {

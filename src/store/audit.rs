@@ -1,4 +1,4 @@
-//! The audit: what somebody changed by hand, on the board or the command line, and what was refused.
+//! The audit: what was changed by hand, on the board or the command line, and what was refused.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -56,15 +56,31 @@ impl Tx {
         self.insert_audit(entry, 0, Some(why)).await
     }
 
+    /// The id of a change that goes on comes from a form: an entry of another change is left alone.
     async fn insert_audit(&mut self, entry: &NewAudit<'_>, changed: i64, refused: Option<&str>) -> Result<()> {
+        if !self.add_to_audit(entry.id, entry, changed, refused).await? {
+            self.add_to_audit(self.clock.new_id(), entry, changed, refused).await?;
+        }
+        Ok(())
+    }
+
+    /// `false` if the id is that of another change.
+    async fn add_to_audit(
+        &mut self,
+        id: Uuid,
+        entry: &NewAudit<'_>,
+        changed: i64,
+        refused: Option<&str>,
+    ) -> Result<bool> {
         let now = self.clock.now();
-        on_conn!(self, |conn| sqlx::query(
+        let stored = on_conn!(self, |conn| sqlx::query(
             "insert into usher_audit (id, at, who, door, action, subject, changed, refused)
              values ($1, $2, $3, $4, $5, $6, $7, $8)
              on conflict (id) do update set changed = usher_audit.changed + excluded.changed
-                 where usher_audit.who = excluded.who and usher_audit.action = excluded.action"
+                 where usher_audit.who = excluded.who and usher_audit.action = excluded.action
+                     and usher_audit.subject = excluded.subject and usher_audit.refused is null"
         )
-        .bind(entry.id)
+        .bind(id)
         .bind(now)
         .bind(entry.who)
         .bind(entry.door.as_str())
@@ -73,9 +89,9 @@ impl Tx {
         .bind(changed)
         .bind(refused)
         .execute(conn)
-        .await
-        .map(drop))?;
-        Ok(())
+        .await?
+        .rows_affected());
+        Ok(stored == 1)
     }
 
     /// The audit, newest first; the next page is below an id.

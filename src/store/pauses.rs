@@ -1,4 +1,4 @@
-//! Queues that somebody has paused: their jobs wait until somebody resumes them.
+//! Queues that an operator has paused: their jobs wait until they are resumed.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -11,7 +11,7 @@ pub struct PausedQueue {
     #[sqlx(try_from = "String")]
     pub queue: Queue,
     pub reason: String,
-    /// Whoever paused it.
+    /// Who paused it.
     pub paused_by: String,
     pub since: DateTime<Utc>,
 }

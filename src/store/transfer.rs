@@ -95,21 +95,21 @@ impl Store {
         if target.tables != Tables::Own {
             return Err(MoveError::WrongDatabases);
         }
-        let mut file = writer.acquire().await?;
-        if mark_of(&mut file).await?.is_some_and(|mark| mark.is_finished) {
-            return Err(MoveError::MovedAlready);
-        }
-        if mark_of(&mut file).await?.is_none() {
-            drop(file);
-            self.migrate(rules)
+        // Statement by statement: there is one connection, and the migration needs it, too.
+        let mark = mark_of(&mut *writer.acquire().await?).await?;
+        match mark {
+            Some(mark) if mark.is_finished => return Err(MoveError::MovedAlready),
+            Some(_) => {}
+            None => self
+                .migrate(rules)
                 .await
-                .map_err(|error| MoveError::Migration("file", error))?;
-            file = writer.acquire().await?;
+                .map_err(|error| MoveError::Migration("file", error))?,
         }
         target
             .migrate(rules)
             .await
             .map_err(|error| MoveError::Migration("Postgres database", error))?;
+        let mut file = writer.acquire().await?;
         let source = close_file(&mut file, &self.clock.new_id().to_string()).await?;
         let copied = copy_all(&mut file, postgres, &source, on_progress).await;
         match copied {

@@ -197,13 +197,59 @@ stories! {
         assert_eq!(audit(app).await, ["ada: retry jobs queue=process-clerk-event state=dead, 2"]);
         ada.get("/board/audit").await.shows("retry jobs").shows("board");
         app.run_jobs().await;
-        // Whoever is late is told.
+        // Too late, or wrong: the page says so.
         let done = ada.get("/board/jobs/change?state=done&action=retry").await;
         done.shows("Retry is for jobs that are dead or scheduled");
         let wrong = ada.get("/board/jobs/change?state=asleep&action=sing").await;
         wrong.shows("state must be one of").shows("action must be one of");
         ada.get("/board/jobs/change?state=scheduled&action=retry").await.shows("No job that can be queued again");
         assert_eq!(ada.get("/board/jobs/01").await.status, 404);
+    }
+
+    async fn no_form_adds_to_another_change_s_entry_in_the_audit(app) {
+        for svix_id in ["msg_1", "msg_2", "msg_3"] {
+            dead_event(app, svix_id).await;
+            app.clock.advance(TimeDelta::seconds(1));
+        }
+        let ada = Browser::signed_in(app, ADA).await;
+        let retry = async |about: &str, entry: Option<String>| {
+            let question = ada.get(&format!("/board/jobs/change?state=dead&about={about}&action=retry")).await;
+            let mut form = question.form();
+            form.extend(entry.map(|entry| ("entry".to_owned(), entry)));
+            ada.post("/board/jobs/change", &form).await.shows("1 job queued again");
+        };
+        retry("msg_1", None).await;
+        let first = app.app.store.read().await.unwrap().audit(None, 1).await.unwrap().remove(0).id.to_string();
+        retry("msg_2", Some(first.clone())).await;
+        app.pool.execute("update usher_audit set who = 'bob'").await;
+        retry("msg_3", Some(first)).await;
+        let mut entries = audit(app).await;
+        entries.sort();
+        assert_eq!(entries, [
+            "ada: retry jobs state=dead about=msg_3, 1",
+            "bob: retry jobs state=dead about=msg_1, 1",
+            "bob: retry jobs state=dead about=msg_2, 1",
+        ]);
+        app.run_jobs().await;
+    }
+
+    async fn an_age_does_not_move_on_between_the_question_and_the_change(app) {
+        dead_event(app, "msg_1").await;
+        app.clock.advance(TimeDelta::minutes(50));
+        dead_event(app, "msg_2").await;
+        app.clock.advance(TimeDelta::minutes(15));
+        let ada = Browser::signed_in(app, ADA).await;
+        let question = ada.get("/board/jobs/change?state=dead&older=1h&action=retry").await;
+        question.shows("Retry 1 job");
+        let asked_at = app.now();
+        app.clock.advance(TimeDelta::hours(1));
+        let form = question.form();
+        ada.post("/board/jobs/change", &form).await.shows("1 job queued again");
+        assert_eq!(state_of(app, "msg_2").await, "failed");
+        let (_, older) = form.iter().find(|(name, _)| name == "older").expect("an age");
+        let older = chrono::DateTime::parse_from_rfc3339(older).expect("a time: each answer of a long change has the same");
+        assert_eq!(older.to_utc().timestamp(), (asked_at - TimeDelta::hours(1)).timestamp());
+        app.run_jobs().await;
     }
 
     async fn events_are_replayed_and_discarded_in_a_range_of_time(app) {
@@ -276,8 +322,8 @@ stories! {
                 ada.post_from(change, &form, elsewhere).await,
                 "ada: /board/jobs/change, This form came from another site",
             ),
-            (Browser::new(&app.app).post(change, &form).await, "nobody: /board/jobs/change, You are not signed in"),
-            (ada.sign_in(API_KEY).await, "nobody: sign in, no key is like that"),
+            (Browser::new(&app.app).post(change, &form).await, "not signed in: /board/jobs/change, You are not signed in"),
+            (ada.sign_in(API_KEY).await, "not signed in: sign in, no key is like that"),
         ] {
             assert!([401, 403, 421].contains(&page.status), "{why}: {}", page.status);
             assert_eq!(page.policy.split(';').next(), Some("default-src 'none'"));
@@ -288,25 +334,25 @@ stories! {
         app.run_jobs().await;
     }
 
-    async fn whoever_guesses_keys_waits_and_fills_no_audit(app) {
-        let nobody = Browser::new(&app.app);
+    async fn guessing_keys_takes_time_and_fills_no_audit(app) {
+        let stranger = Browser::new(&app.app);
         for _ in 0..10 {
-            assert_eq!(nobody.sign_in("guessed-ops-key-of-more-than-32-characters").await.status, 401);
+            assert_eq!(stranger.sign_in("guessed-ops-key-of-more-than-32-characters").await.status, 401);
         }
-        assert_eq!(nobody.sign_in(ADA).await.status, 429);
+        assert_eq!(stranger.sign_in(ADA).await.status, 429);
         assert_eq!(audit(app).await.len(), 10);
         app.clock.advance(TimeDelta::minutes(1));
-        assert_eq!(nobody.sign_in(ADA).await.status, 303);
+        assert_eq!(stranger.sign_in(ADA).await.status, 303);
     }
 
     async fn a_page_asks_to_sign_in_and_leads_back(app) {
-        let nobody = Browser::new(&app.app);
-        let page = nobody.get("/board/jobs?state=dead").await;
+        let stranger = Browser::new(&app.app);
+        let page = stranger.get("/board/jobs?state=dead").await;
         assert_eq!(page.status, 303);
         assert_eq!(page.location.as_deref(), Some("/board/sign-in?next=%2Fboard%2Fjobs%3Fstate%3Ddead"));
         let fields = [("key", ADA), ("next", "//evil.example")];
         let fields = fields.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        assert_eq!(nobody.post("/board/sign-in", &fields).await.location.as_deref(), Some("/board"));
+        assert_eq!(stranger.post("/board/sign-in", &fields).await.location.as_deref(), Some("/board"));
         let ada = Browser::signed_in(app, ADA).await;
         app.clock.advance(TimeDelta::hours(12));
         assert_eq!(ada.get("/board").await.status, 303, "a session ends");
@@ -378,7 +424,7 @@ stories! {
     }
 }
 
-/// The jobs of a paused queue wait, and its state is seen wherever somebody may wonder.
+/// The jobs of a paused queue wait, and its state is seen wherever it may be looked for.
 async fn paused(database: TestDatabase) {
     let smtp = SmtpServer::start().await;
     let usher = UsherProcess::start(&database, &smtp.url()).await;

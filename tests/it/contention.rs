@@ -126,7 +126,7 @@ async fn whoever_needs_a_locked_organization_waits_alone() {
     assert!(usher.terminate().await);
 }
 
-/// Everybody got in without an attempt spent, a mail sent twice or an error in the log, which is returned.
+/// All got in without an attempt spent, a mail sent twice or an error in the log, which is returned.
 async fn all_came_in(usher: &UsherProcess, database: &TestDatabase, smtp: &SmtpServer, people: i64) -> Vec<String> {
     everything_is_done(database).await;
     assert_eq!(database.pool.count("organization_users").await, people);

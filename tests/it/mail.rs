@@ -891,36 +891,3 @@ async fn a_slow_answer_holds_up_no_other_mail() {
         assert_eq!(server.mails().len(), 6, "{phase:?}");
     }
 }
-
-/// What the limit of three mails per connection costs, over a server that takes 2 ms for each answer and wants a login. Not a
-/// test: `cargo nextest run … --run-ignored only -- what_a_limit --no-capture`.
-#[tokio::test]
-#[ignore = "prints a figure"]
-async fn what_a_limit_per_connection_costs() {
-    const MAILS: u32 = 200;
-    let mut times = Vec::new();
-    for limit in [None, Some(3)] {
-        let server = SmtpServer::start_with_login("usher", "secret").await;
-        server.set_latency(Duration::from_millis(2));
-        if let Some(mails) = limit {
-            server.limit_connections(
-                mails,
-                Phase::Data,
-                Behaviour::Reply("452 4.4.5 Maximum number of messages"),
-            );
-        }
-        let mailer = mailer_to(server.url());
-        let begin = tokio::time::Instant::now();
-        let sending = (0..MAILS).map(async |number| mailer.send(GRACE, &delivery(number), &letter()).await);
-        for sent in futures::future::join_all(sending).await {
-            sent.unwrap();
-        }
-        times.push(begin.elapsed());
-        println!(
-            "{limit:?}: {MAILS} mails in {:?}, {} connections",
-            begin.elapsed(),
-            server.connections()
-        );
-    }
-    println!("{:.2} times as long", times[1].as_secs_f64() / times[0].as_secs_f64());
-}

@@ -57,7 +57,7 @@ async fn a_file_goes_on_in_postgres_and_mailed_links_still_work() {
         );
     }
 
-    // Nobody writes to the file any more, and no usher starts on it.
+    // The file takes no writes any more, and no usher starts on it.
     assert!(app.pool.try_execute("delete from invites").await.is_err());
     assert_eq!(
         app.post(

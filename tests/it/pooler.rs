@@ -5,7 +5,7 @@ use std::process::Stdio;
 use tokio::process::{Child, Command};
 
 use crate::support::TestDatabase;
-use crate::support::process::{UsherProcess, command, told};
+use crate::support::process::{UsherProcess, command, eventually, told};
 
 struct Pooler {
     _process: Child,
@@ -43,8 +43,8 @@ impl Pooler {
         // It does not run as root.
         let is_root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
         if is_root {
-            let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-            std::fs::set_permissions(database.folder.path(), everybody).unwrap();
+            let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(database.folder.path(), readable).unwrap();
             pgbouncer.args(["-u", "nobody"]);
         }
         let process = pgbouncer
@@ -55,9 +55,10 @@ impl Pooler {
             .kill_on_drop(true)
             .spawn()
             .expect("scripts/with-postgres installs pgbouncer");
-        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
+        eventually("it listens", async || {
+            tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok()
+        })
+        .await;
         let mut url = url;
         url.set_port(Some(port)).unwrap();
         Self {

@@ -169,27 +169,34 @@ async fn organizations_projects_and_members_are_the_same_by_sql() {
             .execute("update usher_people set banned = true where clerk_user_id = 'user_by_mail'")
             .await;
     }
-    for (door, app) in [("api", &api), ("sql", &sql)] {
+    let mut answers = Vec::new();
+    for app in [&api, &sql] {
         let open = app
             .invite(json!({ "project_id": "apollo", "email": "late@example.com", "role": "client" }))
             .await;
+        let revoke = Step {
+            method: Method::POST,
+            path: format!("/v1/invites/{open}/revoke"),
+            body: Some(json!({})),
+            sql: format!("usher.revoke('{open}')"),
+        };
         for _twice in 0..2 {
-            let revoke = Step {
-                method: Method::POST,
-                path: format!("/v1/invites/{open}/revoke"),
-                body: Some(json!({})),
-                sql: format!("usher.revoke('{open}')"),
-            };
-            let _answer = if door == "api" {
+            let is_by_api = std::ptr::eq(app, &api);
+            answers.push(if is_by_api {
                 by_api(app, &revoke).await
             } else {
                 by_sql(app, &revoke).await
-            };
+            });
         }
         app.call(Method::DELETE, "/v1/organizations/zeta", None)
             .await
             .expect(204);
     }
+    assert_eq!(answers[..2], answers[2..]);
+    assert_eq!(
+        (&answers[0], &answers[1]["code"]),
+        (&json!("done"), &json!("invite_revoked"))
+    );
     for step in [
         member("organization", "acme", "user_by_mail", "owner"),
         organization("zeta", "Zeta"),
@@ -203,6 +210,24 @@ async fn organizations_projects_and_members_are_the_same_by_sql() {
         app.run_jobs().await;
         app.finish().await;
     }
+}
+
+#[tokio::test]
+async fn the_functions_say_what_they_did() {
+    let app = TestApp::start(TestDatabase::postgres().await).await;
+    app.pool.execute("select usher.put_organization('acme', 'Acme')").await;
+    let put = |role: &str| format!("select usher.put_member('user_ada', '{role}', 'acme')");
+    for (deed, said) in [
+        (put("member").as_str(), "added"),
+        (put("member").as_str(), "unchanged"),
+        (put("admin").as_str(), "changed"),
+        ("select usher.remove_member('user_ada', 'acme')::text", "true"),
+        ("select usher.remove_member('user_ada', 'acme')::text", "false"),
+        (put("member").as_str(), "added"),
+    ] {
+        assert_eq!(app.pool.text(deed).await.as_deref(), Some(said), "{deed}");
+    }
+    app.finish().await;
 }
 
 /// As the app's own role, which may call the functions and read the views and nothing else.

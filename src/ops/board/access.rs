@@ -14,6 +14,7 @@ use url::{Host, Url};
 use super::layout::refusal;
 use super::{Board, SIGN_IN};
 use crate::config::Config;
+use crate::cookies::cookies;
 use crate::ops_key::{OpsKeys, OpsRole};
 use crate::repair;
 
@@ -26,11 +27,11 @@ const MAX_FORM: usize = 64 * 1024;
 
 /// What the configuration allows.
 pub(super) enum Access {
-    /// Whoever reaches the loopback address may look.
+    /// All who reach the loopback address may look.
     LookOnly,
     /// With a session.
     Keys(OpsKeys),
-    /// Nobody: there are no keys, and others than this machine can reach the address.
+    /// There are no keys, and other machines can reach the address.
     Off,
 }
 
@@ -111,7 +112,8 @@ fn refused(title: &'static str, text: &'static str) -> Stop {
 /// Lets a request through to its page, or says why not. A refused form is in the audit.
 pub(super) async fn guard(State(board): State<Board>, request: Request, next: Next) -> Response {
     let (method, uri, peer) = (request.method().clone(), request.uri().clone(), peer(&request));
-    let cookie = session_cookie(request.headers()).unwrap_or_default().to_owned();
+    let cookie = cookies(request.headers()).find(|(name, _)| *name == COOKIE);
+    let cookie = cookie.map_or("", |(_, value)| value).to_owned();
     let viewer = viewer(&board, &cookie);
     let mut response = match admit(&board, request, viewer.clone(), &cookie).await {
         Ok(request) => next.run(request).await,
@@ -172,7 +174,7 @@ async fn admit(board: &Board, request: Request, viewer: Option<Viewer>, cookie: 
     Ok(request)
 }
 
-/// Whose session it is; without keys, anybody who may only look.
+/// Whose session it is; without keys, a viewer without a name.
 fn viewer(board: &Board, cookie: &str) -> Option<Viewer> {
     match &board.access {
         Access::LookOnly => Some(Viewer {
@@ -286,14 +288,6 @@ fn is_same_origin(headers: &HeaderMap) -> bool {
     };
     let origin = origin.split_once("://").map_or(origin, |(_, authority)| authority);
     text(header::HOST).is_some_and(|host| host.eq_ignore_ascii_case(origin))
-}
-
-fn session_cookie(headers: &HeaderMap) -> Option<&str> {
-    let all = headers.get_all(header::COOKIE).iter();
-    all.filter_map(|cookies| cookies.to_str().ok())
-        .flat_map(|cookies| cookies.split(';'))
-        .filter_map(|cookie| cookie.trim().split_once('='))
-        .find_map(|(name, value)| (name == COOKIE).then_some(value))
 }
 
 impl Board {

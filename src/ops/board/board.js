@@ -23,7 +23,7 @@ if (main) {
     show();
     document.querySelector(".session").prepend(hold);
 
-    // What somebody reads, types or selects must not change under them.
+    // What a reader types or selects must not change meanwhile.
     const isInUse = () => main.contains(document.activeElement) && document.activeElement !== main
         || String(getSelection()) !== "";
     const refresh = async () => {

@@ -9,7 +9,7 @@ use axum::Extension;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use chrono::SecondsFormat;
+use chrono::{DateTime, SecondsFormat, Utc};
 use maud::{Markup, html};
 use tokio::time::Instant;
 
@@ -137,6 +137,9 @@ pub(super) async fn ask_jobs(
         .map(|(queue, jobs)| format!("{jobs} {queue}"))
         .collect();
     let mut form = owned(&query.fields());
+    // An age moves on; as a time it is the same for all answers of one change, which share an entry of the audit.
+    form.retain(|(name, _)| *name != "older");
+    form.push(("older", query.before.map(frozen)));
     form.push(("action", Some(action.verb().to_owned())));
     form.push(("through", change.through().map(str::to_owned)));
     form.push(("total", Some(total.to_string())));
@@ -229,11 +232,9 @@ pub(super) async fn ask_events(
             Err(RepairError::Store(error)) => return Err(error.into()),
             Err(error) => return Ok(conflict(Section::Inbox, &viewer, &error)),
         };
-        let frozen = change
-            .before()
-            .map(|at| at.to_rfc3339_opts(SecondsFormat::Micros, true));
-        form.retain(|(name, _)| *name != "before");
-        form.push(("before", frozen));
+        form.retain(|(name, _)| *name != "before" && *name != "since");
+        form.push(("since", query.filter().since.map(frozen)));
+        form.push(("before", change.before().map(frozen)));
         form.push(("total", Some(change.counted.to_string())));
         format!("{} failed {}", change.counted, plural("event", change.counted))
     };
@@ -371,6 +372,10 @@ fn impossible(section: Section, viewer: &Viewer, asked: &Asked) -> Response {
 pub(super) fn conflict(section: Section, viewer: &Viewer, error: &impl Display) -> Response {
     let text = format!("{}.", capitalized(&error.to_string()));
     message(section, viewer, StatusCode::CONFLICT, "Nothing was changed", &text)
+}
+
+fn frozen(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
 fn owned(fields: &[(&'static str, Option<&str>)]) -> Vec<(&'static str, Option<String>)> {

@@ -12,7 +12,7 @@ use maud::{Markup, html};
 use super::access::Viewer;
 use super::jobs::attempts;
 use super::layout::{Page, Section, capitalized, details, message, state, table, text, time, whole_time};
-use super::query::{Asked, link, segment};
+use super::query::{Asked, link, link_with, segment};
 use super::redact::redacted;
 use super::{Board, INBOX, JOBS, Unavailable};
 use crate::repair::EventAction;
@@ -65,13 +65,6 @@ impl EventQuery {
             ("since", self.since.as_deref()),
             ("before", self.before.as_deref()),
         ]
-    }
-
-    /// The same filters with one more field.
-    fn link(&self, page: &str, name: &'static str, value: &str) -> String {
-        let mut fields = self.fields();
-        fields.push((name, Some(value)));
-        link(page, &fields)
     }
 }
 
@@ -177,7 +170,7 @@ fn next_page(query: &EventQuery, events: &[EventView]) -> Markup {
         })
     });
     html! {
-        @if let Some(key) = key { p { a href=(query.link(INBOX, "below", &key)) rel="next" { "Older events" } } }
+        @if let Some(key) = key { p { a href=(link_with(INBOX, query.fields(), "below", &key)) rel="next" { "Older events" } } }
     }
 }
 
@@ -188,7 +181,7 @@ fn bulk(query: &EventQuery, viewer: &Viewer, events: &[EventView]) -> Markup {
         @if viewer.operates() && is_possible {
             nav.actions aria-label="All failed events that match" {
                 @for action in EventAction::ALL {
-                    a.button href=(query.link(CHANGE, "action", action.verb())) {
+                    a.button href=(link_with(CHANGE, query.fields(), "action", action.verb())) {
                         (capitalized(action.verb())) " all failed that match…"
                     }
                 }
@@ -273,7 +266,7 @@ fn payload_of(event: &EventView, viewer: &Viewer, is_asked: bool, payload: Optio
         let address = link(&segment(INBOX, &event.svix_id), &[("payload", Some("show"))]);
         return html! { p { a.button href=(address) { "Show the payload" } } };
     }
-    match payload.map(|payload| redacted(&event.event_type, payload)) {
+    match payload.map(|payload| redacted(payload)) {
         Some(Some(payload)) => html! { pre tabindex="0" aria-label="Payload" { (payload) } },
         Some(None) => html! { p { "It is no JSON, so it is not shown: secrets could not be cut out." } },
         None => html! { p { "It is not kept any more." } },

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::access::Viewer;
 use super::layout::{Page, Section, capitalized, details, message, state, table, text, time, whole_time};
-use super::query::{Asked, link, segment};
+use super::query::{Asked, link, link_with, segment};
 use super::{Board, INBOX, JOBS, Unavailable};
 use crate::repair::JobAction;
 use crate::store::{FailedAttempt, JobFilter, JobState, JobView, Queue, StoreError, Tx};
@@ -30,7 +30,7 @@ pub(super) struct JobQuery {
     error: Option<String>,
     /// An age, which moves on.
     older: Option<String>,
-    before: Option<DateTime<Utc>>,
+    pub before: Option<DateTime<Utc>>,
     /// The id of an event, a delivery or an invite.
     about: Option<String>,
 }
@@ -73,13 +73,6 @@ impl JobQuery {
             ("older", self.older.as_deref()),
             ("about", self.about.as_deref()),
         ]
-    }
-
-    /// The same filters with one more field.
-    fn link(&self, page: &str, name: &'static str, value: &str) -> String {
-        let mut fields = self.fields();
-        fields.push((name, Some(value)));
-        link(page, &fields)
     }
 }
 
@@ -179,7 +172,7 @@ fn next_page(query: &JobQuery, jobs: &[JobView]) -> Markup {
     let last = jobs.last().filter(|_| jobs.len() == PAGE as usize);
     html! {
         @if let Some(last) = last {
-            p { a href=(query.link(JOBS, "below", &last.id)) rel="next" { "Older jobs" } }
+            p { a href=(link_with(JOBS, query.fields(), "below", &last.id)) rel="next" { "Older jobs" } }
         }
     }
 }
@@ -191,7 +184,7 @@ fn bulk(query: &JobQuery, viewer: &Viewer, jobs: &[JobView]) -> Markup {
         @if viewer.operates() && !jobs.is_empty() {
             nav.actions aria-label="All that match" {
                 @for action in JobAction::ALL.into_iter().filter(is_possible) {
-                    a.button href=(query.link(CHANGE, "action", action.verb())) {
+                    a.button href=(link_with(CHANGE, query.fields(), "action", action.verb())) {
                         (capitalized(action.verb())) " all that match…"
                     }
                 }

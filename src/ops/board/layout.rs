@@ -85,7 +85,7 @@ pub(super) fn token(viewer: &Viewer) -> Markup {
     html! { input type="hidden" name=(TOKEN_FIELD) value=(viewer.token); }
 }
 
-/// A page with one message, for whoever may not go on.
+/// A page with one message, when a request may not go on.
 pub(super) fn refusal(status: StatusCode, title: &str, text: &str) -> Response {
     let page = document(
         title,

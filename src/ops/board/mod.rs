@@ -84,13 +84,10 @@ pub fn router(app: &App, workers: Option<Alive>) -> Router {
         .route(SIGN_IN, get(sign_in::show).post(sign_in::sign_in))
         .route(SIGN_OUT, post(sign_in::sign_out))
         .route(JOBS, get(jobs::list))
-        .route("/board/jobs/change", get(change::ask_jobs).post(change::change_jobs))
+        .route(jobs::CHANGE, get(change::ask_jobs).post(change::change_jobs))
         .route("/board/jobs/{id}", get(jobs::show))
         .route(INBOX, get(inbox::list))
-        .route(
-            "/board/inbox/change",
-            get(change::ask_events).post(change::change_events),
-        )
+        .route(inbox::CHANGE, get(change::ask_events).post(change::change_events))
         .route("/board/inbox/{id}", get(inbox::show))
         .route(QUEUES, get(queues::list).post(queues::change))
         .route(SCHEDULES, get(schedules::list).post(schedules::run))
@@ -100,7 +97,7 @@ pub fn router(app: &App, workers: Option<Alive>) -> Router {
     pages.merge(files())
 }
 
-/// The files of the pages, which anybody may read.
+/// The files of the pages, which need no session.
 fn files() -> Router {
     let file = |path: &str, kind: &'static str, text: &'static str| {
         Router::new().route(path, get(async move || ([(header::CONTENT_TYPE, kind)], text)))

@@ -90,6 +90,18 @@ pub(super) fn link(page: &str, fields: &[(&str, Option<&str>)]) -> String {
     }
 }
 
+/// The same with one more field.
+pub(super) fn link_with(
+    page: &str,
+    mut fields: Vec<(&'static str, Option<&str>)>,
+    name: &'static str,
+    value: &str,
+) -> String {
+    fields.retain(|(field, _)| *field != name);
+    let more: Vec<(&str, Option<&str>)> = fields.into_iter().chain([(name, Some(value))]).collect();
+    link(page, &more)
+}
+
 /// An id within an address.
 pub(super) fn segment(page: &str, id: &str) -> String {
     let id: String = form_urlencoded::byte_serialize(id.as_bytes()).collect();

@@ -19,7 +19,7 @@ pub(super) struct Asked {
     next: Option<String>,
 }
 
-/// The page with the form; whoever is signed in goes on at once.
+/// The page with the form; a session that holds goes on at once.
 pub(super) async fn show(viewer: Option<Extension<Viewer>>, Query(asked): Query<Asked>) -> Response {
     let next = own_page(asked.next.as_deref());
     match viewer {
@@ -42,12 +42,11 @@ pub(super) async fn sign_in(State(board): State<Board>, request: Request) -> Res
     match keys.find(posted.get("key").unwrap_or_default().trim()) {
         Some((key, _)) => {
             let cookie = board.sessions.issue(key, board.app.clock.now());
-            tracing::info!(ops.key = key.name, "somebody signed in to the board");
+            tracing::info!(ops.key = key.name, "signed in to the board");
             with_cookie(Redirect::to(&next).into_response(), &cookie, LIFETIME.num_seconds())
         }
         None => {
-            let nobody = board.operator(None);
-            repair::refuse(&board.app.store, nobody, "sign in", "no key is like that").await;
+            repair::refuse(&board.app.store, board.operator(None), "sign in", "no key is like that").await;
             form(
                 StatusCode::UNAUTHORIZED,
                 &next,
@@ -82,7 +81,7 @@ fn form(status: StatusCode, next: &str, error: Option<&str>) -> Response {
     (status, Html(page.into_string())).into_response()
 }
 
-/// A page of the board: whoever makes up a link must not lead elsewhere with it.
+/// A page of the board: a made-up link must not lead elsewhere.
 fn own_page(next: Option<&str>) -> &str {
     let is_own = |next: &&str| {
         let rest = next.strip_prefix(OVERVIEW);
@@ -103,11 +102,11 @@ fn with_cookie(mut response: Response, value: &str, seconds: i64) -> Response {
 }
 
 impl Board {
-    /// Whoever acts, for the audit.
+    /// Who acts, for the audit.
     pub(super) fn operator(&self, viewer: Option<&Viewer>) -> repair::Operator {
         let name = viewer.and_then(|viewer| viewer.name.clone());
         repair::Operator {
-            name: name.unwrap_or_else(|| "nobody".to_owned()),
+            name: name.unwrap_or_else(|| "not signed in".to_owned()),
             door: AuditDoor::Board,
         }
     }

@@ -14,7 +14,7 @@ use crate::store::{
 use crate::worker::Alive;
 
 const FRESH: Duration = Duration::from_secs(1);
-/// A page is looked at by somebody who waits.
+/// A person waits for the page.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// What is shown of the jobs that ended.
@@ -103,7 +103,7 @@ async fn take(store: &Store) -> Result<Snapshot, StoreError> {
 }
 
 impl Snapshot {
-    /// What needs somebody, the worst first; nothing if all is well.
+    /// What needs an operator, the worst first; nothing if all is well.
     pub(super) fn problems(&self, workers: &[(Queue, bool)]) -> Vec<String> {
         let mut problems = Vec::new();
         if !self.is_migrated {
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_somebody_is_named_the_worst_first() {
+    fn what_needs_an_operator_is_named_the_worst_first() {
         let workers = [(Queue::SendMail, true)];
         assert_eq!(healthy().problems(&workers), [] as [&str; 0]);
         let mut ill = healthy();

@@ -85,12 +85,9 @@ impl Tx {
             if let Some(target) = made {
                 return Ok(Put::Made(target));
             }
-            let before = self.home_of_project(id).await?;
             let changed = self.update_project(id, organization_id, name, may_use, now).await?;
             if let Some(target) = changed {
-                if before.is_none_or(|(home, _)| home != organization_id) {
-                    self.move_invites(id, organization_id).await?;
-                }
+                self.move_invites(id, organization_id).await?;
                 return Ok(Put::Changed(target));
             }
         }

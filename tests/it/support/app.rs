@@ -272,7 +272,7 @@ impl TestApp {
         user
     }
 
-    /// Somebody who had signed up before they were invited; Clerk tells of them now.
+    /// A person who had signed up before they were invited; Clerk tells of them now.
     pub async fn earlier_person(&self, email: &str) -> FakeUser {
         let user = self.clerk().old_user(email);
         self.clerk().tells_of(&user).await;
