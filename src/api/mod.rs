@@ -10,6 +10,7 @@ mod limits;
 mod links;
 mod me;
 mod members;
+mod memberships;
 mod organizations;
 mod request;
 
@@ -85,6 +86,7 @@ fn for_the_app() -> OpenApiRouter<Api> {
         ))
         .routes(routes!(organizations::put_project, organizations::delete_project))
         .merge(members::for_the_app())
+        .merge(memberships::for_the_app())
         .merge(invites::routes())
         .routes(routes!(me::list_of))
         .routes(routes!(events::list))
@@ -100,7 +102,7 @@ fn for_pages() -> OpenApiRouter<Api> {
         .routes(routes!(me::accept))
         .routes(routes!(me::decline))
         .routes(routes!(me::dismiss))
-        .merge(members::for_pages())
+        .merge(memberships::for_pages())
 }
 
 pub use example::event_of as event_example;
