@@ -235,7 +235,12 @@ pub(super) async fn ask_events(
         form.retain(|(name, _)| *name != "before");
         form.push(("before", frozen));
         form.push(("total", Some(change.counted.to_string())));
-        format!("{} failed {}", change.counted, plural("event", change.counted))
+        format!(
+            "{} {} {}",
+            change.counted,
+            change.state(),
+            plural("event", change.counted)
+        )
     };
     let question = Question {
         section: Section::Inbox,
