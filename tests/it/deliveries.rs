@@ -129,10 +129,12 @@ async fn events_are_forwarded_to_a_local_address(database: TestDatabase) {
     let usher = UsherProcess::start_with(&database, &smtp.url(), &[("USHER_EVENTS_SECRET", SECRET)]).await;
     let acme = usher.organization("Acme").await;
     usher.invite(acme, "earlier@example.com").await;
-    let unnumbered = "usher_outgoing_events where number is null";
-    smtp.wait_for_mails(1).await;
     eventually("what was before has its numbers", async || {
-        database.pool.count(unnumbered).await == 0
+        database
+            .pool
+            .count("usher_outgoing_events where number is not null")
+            .await
+            == 2
     })
     .await;
 
@@ -277,6 +279,9 @@ async fn the_command_line_shows_replays_tests_and_enables(database: TestDatabase
     assert_eq!(database.pool.count(disabled).await, 0);
     let (well, said) = usher.usher(&["events", "enable", "app"]).await;
     assert!(!well && said.contains("no disabled endpoint is called app"), "{said}");
+    let audit = usher.json(&["audit", "--json"]).await;
+    let actions: Vec<_> = audit.as_array().unwrap().iter().map(|entry| &entry["action"]).collect();
+    assert_eq!(actions, ["enable endpoint", "send events again", "send events again"]);
     let (well, said) = usher.usher(&["events", "replay"]).await;
     assert!(!well && said.contains("which events?"), "{said}");
     assert!(usher.terminate().await);
