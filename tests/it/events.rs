@@ -421,7 +421,7 @@ fn a_wrong_endpoint_or_secret_stops_the_start_with_a_sentence() {
     let nine: Vec<_> = (0..9).map(|i| format!("e{i}=https://a.example")).collect();
     assert_eq!(
         refused(&nine.join(","), Some(SECRET)),
-        "USHER_EVENTS names more than 8 endpoints"
+        "USHER_EVENTS names more than 8 endpoints, and there are 8 at most: remove some, or let one of them pass events on"
     );
     assert!(refused("app=https://a.example", None).starts_with("USHER_EVENTS_SECRET is missing"));
     for secret in [
