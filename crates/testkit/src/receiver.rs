@@ -112,6 +112,7 @@ impl Receiver {
     ///
     /// # Panics
     /// When there is no free port.
+    #[expect(clippy::expect_used, reason = "nothing can be tested without a free port")]
     pub async fn start() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("an address");
