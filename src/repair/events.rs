@@ -44,7 +44,7 @@ impl EventAction {
     /// Why an event is not changed.
     fn refused(self) -> &'static str {
         match self {
-            Self::Replay => "is not there, or its payload is no longer kept",
+            Self::Replay => "is not there, was discarded, or its payload is no longer kept",
             Self::Discard => "is not there, or has not failed",
         }
     }
@@ -60,7 +60,7 @@ impl EventAction {
     /// The events of one state that this can be done to.
     fn select(self, mut filter: EventFilter) -> EventFilter {
         let state = *filter.state.get_or_insert(EventState::Failed);
-        filter.with_payload = state == EventState::Processed;
+        filter.replayable = state == EventState::Processed;
         filter
     }
 

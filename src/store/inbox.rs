@@ -63,6 +63,9 @@ impl EventState {
     }
 }
 
+/// Of processed events: those whose payload is still kept, and that nobody discarded for good.
+const REPLAYABLE: &str = "payload is not null and outcome <> 'discarded by hand'";
+
 #[derive(Debug, Clone, Default)]
 pub struct EventFilter {
     pub state: Option<EventState>,
@@ -71,8 +74,8 @@ pub struct EventFilter {
     pub since: Option<DateTime<Utc>>,
     /// Received before this time.
     pub before: Option<DateTime<Utc>>,
-    /// Only events whose payload is still kept.
-    pub with_payload: bool,
+    /// Only processed events that can be processed again.
+    pub replayable: bool,
     /// The next page of a list: older than this event.
     pub below: Option<EventKey>,
     /// Newer than this event.
@@ -91,8 +94,9 @@ impl EventFilter {
     /// type, `$4` and `$5` the event that all are below, `$6` and `$7` the one that all are beyond.
     fn conditions(&self) -> String {
         let mut text = self.state.map_or("true", EventState::condition).to_owned();
-        if self.with_payload {
-            text.push_str(" and payload is not null");
+        if self.replayable {
+            text.push_str(" and ");
+            text.push_str(REPLAYABLE);
         }
         for (is_asked, condition, unused) in [
             (self.since.is_some(), "received_at >= $1", "$1 = $1"),
@@ -409,7 +413,7 @@ impl Tx {
     pub async fn replay_events(&mut self, svix_ids: &[&str]) -> Result<Vec<String>> {
         let again = "error = null, processed_at = null, outcome = null";
         let waiting = self
-            .change_events(svix_ids, again, "(processed_at is null or payload is not null)")
+            .change_events(svix_ids, again, &format!("(processed_at is null or {REPLAYABLE})"))
             .await?;
         let dead = self.dead_jobs_about_events(&waiting).await?;
         let jobs: Vec<String> = dead.iter().map(|(job, _)| job.clone()).collect();

@@ -593,7 +593,7 @@ stories! {
         running.usher.well(&["webhooks", "discard", "--failed", "--yes"]).await;
         assert_eq!(failed().await, json!([]));
         let (well, said) = running.usher.usher(&["webhooks", "replay", "msg_2x"]).await;
-        assert!(!well && said.contains("event msg_2x is not there, or its payload is no longer kept"), "{said}");
+        assert!(!well && said.contains("event msg_2x is not there, was discarded, or its payload is no longer kept"), "{said}");
         assert!(!running.usher.usher(&["webhooks", "show", "msg_9"]).await.0);
     }
 }
