@@ -199,6 +199,19 @@ impl Connection {
             .await)?)
     }
 
+    /// A transaction of the app's that has invited somebody by SQL. Postgres only.
+    pub async fn invite_and_hold(&self, organization: Uuid) -> anyhow::Result<Transaction<'static, Postgres>> {
+        let Pool::Postgres(pool) = &self.0 else {
+            bail!("SQLite has no SQL interface");
+        };
+        let mut open = pool.begin().await?;
+        sqlx::query("select * from usher.invite('late@example.com', 'member', $1)")
+            .bind(organization.to_string())
+            .fetch_one(&mut *open)
+            .await?;
+        Ok(open)
+    }
+
     /// A transaction that locks an organization's row. Postgres only.
     pub async fn hold_organization(&self, id: Uuid) -> anyhow::Result<Transaction<'static, Postgres>> {
         let Pool::Postgres(pool) = &self.0 else {

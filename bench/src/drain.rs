@@ -13,12 +13,14 @@ use usher::clock::Clock;
 use usher::invites::Acceptance;
 use usher::invites::email::EmailAddress;
 use usher::store::{NewInvite, Store};
+use usher_testkit::receiver::Receiver;
 use uuid::Uuid;
 
 use crate::Bench;
 use crate::database::{Database, Kind};
+use crate::events::telling;
 use crate::load::{self, Connection, Latencies, Plan};
-use crate::service::{POLL_INTERVAL, Service};
+use crate::service::{POLL_INTERVAL, Service, buckets};
 use crate::webhooks::{self, Webhooks};
 
 /// Between two looks at the backlog.
@@ -40,8 +42,9 @@ pub struct Drain {
     pub memory_mb: f64,
 }
 
-/// Stores the backlog with no worker about, then starts one, and checks that everybody got in.
-pub async fn measure(bench: &Bench, kind: Kind, events: usize) -> anyhow::Result<Drain> {
+/// Stores the backlog with no worker about, then starts one, which may tell a receiver of everything, and checks that
+/// everybody got in.
+pub async fn measure(bench: &Bench, kind: Kind, events: usize, told: Option<&Receiver>) -> anyhow::Result<Drain> {
     let database = Database::create(kind, &bench.home).await?;
     invite(&database, 0..events).await?;
     let receiver = Service::start(bench, "api", &database).await?;
@@ -57,10 +60,12 @@ pub async fn measure(bench: &Bench, kind: Kind, events: usize) -> anyhow::Result
     let connection = database.connect().await?;
     ensure!(connection.count("usher_events where processed_at is null").await? == events);
 
-    let worker = Service::start(bench, "worker", &database).await?;
+    let settings = told.map(|receiver| telling(receiver, None));
+    let worker = Service::start_with(bench, "worker", &database, settings.as_ref().map_or(&[], |all| all)).await?;
     let (ready, ready_at) = (Instant::now(), Clock::System.now());
     let cpu = worker.cpu()?;
     wait_for_none(&connection, "usher_events where processed_at is null").await?;
+    wait_for_none(&connection, "usher_outgoing_events where number is null").await?;
     let open_jobs = format!("{} where status <> 'Done'", connection.jobs());
     wait_for_none(&connection, &open_jobs).await?;
     let acknowledged = ready.elapsed();
@@ -83,6 +88,14 @@ pub async fn measure(bench: &Bench, kind: Kind, events: usize) -> anyhow::Result
     ] {
         let count = connection.count(&rows).await?;
         ensure!(count == events, "{events} events, but {count} {what}");
+    }
+    if let Some(receiver) = told {
+        let outgoing = connection.count("usher_outgoing_events").await?;
+        ensure!(
+            receiver.count() == outgoing,
+            "{} of {outgoing} events were heard",
+            receiver.count()
+        );
     }
     drop(connection);
     database.remove().await?;
@@ -174,9 +187,8 @@ pub async fn effect(bench: &Bench, kind: Kind, events: usize) -> anyhow::Result<
         sleep(Duration::from_millis(20)).await;
     }
     let time = start.elapsed();
-    let mut private = Connection::open(service.private).await?;
-    ensure!(private.call(b"GET /metrics HTTP/1.1\r\nHost: usher\r\n\r\n").await? == 200);
-    let begun = begun(&private.last_answer(), events);
+    let of_events = "usher_job_wait_seconds_bucket{queue=\"process-clerk-event\",le=\"";
+    let begun = buckets(&service.metrics().await?, of_events, 0.01);
     drop(connection);
     service.stop().await?;
     database.remove().await?;
@@ -185,15 +197,4 @@ pub async fn effect(bench: &Bench, kind: Kind, events: usize) -> anyhow::Result<
         latencies: Latencies::of(&histogram, time),
         begun,
     })
-}
-
-/// The first buckets of the waits, as far as ten milliseconds.
-fn begun(metrics: &str, events: usize) -> Vec<(f64, f64)> {
-    let bucket = |line: &str| {
-        let labels = line.strip_prefix("usher_job_wait_seconds_bucket{queue=\"process-clerk-event\",le=\"")?;
-        let (seconds, count) = labels.split_once("\"} ")?;
-        let (seconds, count): (f64, f64) = (seconds.parse().ok()?, count.parse().ok()?);
-        (seconds <= 0.01).then_some((seconds * 1000.0, count / events as f64))
-    };
-    metrics.lines().filter_map(bucket).collect()
 }

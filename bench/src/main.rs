@@ -5,6 +5,7 @@
 
 mod database;
 mod drain;
+mod events;
 mod growth;
 mod intake;
 mod load;
@@ -23,7 +24,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use usher_testkit::process;
 use usher_testkit::smtp::SmtpServer;
 
@@ -55,7 +56,8 @@ struct Options {
     /// Connections that say nothing, or not all of it, beside the webhooks of others.
     #[arg(long, default_value_t = 10_000)]
     silent: usize,
-    /// Seconds for which one organization is locked while people sign up elsewhere.
+    /// Seconds for which one organization is locked while people sign up elsewhere, and for which a transaction of the
+    /// app's is open while others' events are sent.
     #[arg(long, default_value_t = 60.0)]
     locked: f64,
     /// Minutes of steady load at 1000 events a second, to see whether memory creeps; nothing else is then measured.
@@ -98,6 +100,8 @@ enum Part {
     Drain,
     /// Single events on an idle service.
     Effect,
+    /// What the app is told: deliveries to one receiver, the drain beside them, and the lag of single events.
+    Events,
     /// A backlog of mails sent by `--role worker`.
     Mails,
     /// What a killed process held, done by another.
@@ -115,16 +119,21 @@ enum Part {
 /// Events a second of the soak.
 const SOAK_RATE: u32 = 1000;
 
+/// Drains with an endpoint, and without: single ones differ by a fifth.
+const ROUNDS: usize = 3;
+
 /// What every measure is given.
 pub struct Bench {
     program: PathBuf,
     home: Home,
     smtp: SmtpServer,
+    /// Where the mail server and receivers of events run.
+    servers: Handle,
     warm_up: Duration,
     time: Duration,
 }
 
-/// One thread for the load, one for the mail server: the other cores are the service's.
+/// One thread for the load, one for the mail server and receivers of events: the other cores are the service's.
 fn main() -> anyhow::Result<()> {
     // Outside of what is awaited: a runtime that is dropped inside another panics, and an error would not be seen.
     let mail_server = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -146,6 +155,7 @@ async fn run(options: &Options, mail_server: &Runtime) -> anyhow::Result<()> {
         },
         program,
         smtp: mail_server.spawn(SmtpServer::start()).await?,
+        servers: mail_server.handle().clone(),
         warm_up: Duration::from_secs_f64((seconds / 5.0).min(2.0)),
         time: Duration::from_secs_f64(seconds),
     };
@@ -208,10 +218,13 @@ async fn measure(bench: &Bench, options: &Options, database: Kind, report: &mut 
         report.add(Measure::Intake(intake));
     }
     if options.wants(Part::Drain) {
-        report.add(Measure::Drain(drain::measure(bench, database, events).await?));
+        report.add(Measure::Drain(drain::measure(bench, database, events, None).await?));
     }
     if options.wants(Part::Effect) {
         report.add(Measure::Effect(drain::effect(bench, database, singles).await?));
+    }
+    if options.wants(Part::Events) {
+        told_of(bench, options, database, report, (events, singles)).await?;
     }
     if options.wants(Part::Mails) {
         report.add(Measure::Mails(mails::measure(bench, database, options.mails()).await?));
@@ -242,6 +255,25 @@ async fn measure(bench: &Bench, options: &Options, database: Kind, report: &mut 
     if options.wants(Part::Locked) && database == Kind::Postgres {
         let time = Duration::from_secs_f64(if options.quick { 2.0 } else { options.locked });
         report.add(Measure::Locked(locked::measure(bench, database, time).await?));
+    }
+    Ok(())
+}
+
+async fn told_of(
+    bench: &Bench,
+    options: &Options,
+    database: Kind,
+    report: &mut Report,
+    (events, singles): (usize, usize),
+) -> anyhow::Result<()> {
+    let rounds = if options.quick { 1 } else { ROUNDS };
+    report.add(Measure::Deliveries(events::deliveries(bench, database, events).await?));
+    report.add(Measure::Told(events::told(bench, database, events, rounds).await?));
+    report.add(Measure::Lag(events::lag(bench, database, singles).await?));
+    // In SQLite the open transaction of the app would keep out all others.
+    if database == Kind::Postgres {
+        let time = Duration::from_secs_f64(if options.quick { 2.0 } else { options.locked });
+        report.add(Measure::Lag(events::lag_beside_open(bench, singles, time).await?));
     }
     Ok(())
 }

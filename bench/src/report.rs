@@ -9,6 +9,7 @@ use usher::clock::Clock;
 
 use crate::database::Kind;
 use crate::drain::{Drain, Effect};
+use crate::events::{Deliveries, Lag, Told};
 use crate::growth::Growth;
 use crate::intake::Intake;
 use crate::load::Latencies;
@@ -70,6 +71,9 @@ pub enum Measure {
     Intake(Intake),
     Drain(Drain),
     Effect(Effect),
+    Deliveries(Deliveries),
+    Told(Told),
+    Lag(Lag),
     Mails(Mails),
     Kill {
         database: Kind,
@@ -173,12 +177,32 @@ impl Measure {
                 drain.memory_mb
             ),
             Self::Effect(effect) => {
-                let begun = effect
-                    .begun
-                    .iter()
-                    .map(|(ms, part)| format!(" {ms} ms {:.1} %", part * 100.0));
-                let begun = format!("  begun within{}", begun.collect::<Vec<_>>().join(","));
+                let begun = format!("  begun within{}", parts(&effect.begun));
                 row("from 202 to its effect, idle, role all", &effect.latencies, &begun);
+            }
+            Self::Deliveries(Deliveries {
+                deliveries,
+                per_second,
+                worker_cpu_us,
+                memory_mb,
+                ..
+            }) => println!(
+                "{:<44}{per_second:>11.0}   cpu/delivery {worker_cpu_us:.0} µs, memory {memory_mb:.0} MB",
+                format!("{deliveries} events to one endpoint"),
+            ),
+            Self::Told(told) => println!(
+                "{:<44}{:>11.0}   ({:.0} without an endpoint: {:.0} %)",
+                format!("drain of {} events, all told", told.with.events),
+                told.with.per_second,
+                told.without.per_second,
+                told.ratio * 100.0
+            ),
+            Self::Lag(lag) => {
+                let what = match lag.open_seconds {
+                    Some(seconds) => format!("the same beside one open for {seconds:.0} s"),
+                    None => "from 201 to the endpoint, idle, role all".to_owned(),
+                };
+                row(&what, &lag.heard, &format!("  numbered within{}", parts(&lag.numbered)));
             }
             Self::Mails(mails) => println!(
                 "{:<44}{:>11.0}   cpu/mail {:.0} µs, memory {:.0} MB",
@@ -242,6 +266,14 @@ impl Growth {
         row("  a page of an organization's invites", &self.list, "");
         row("  the metrics", &self.metrics, "");
     }
+}
+
+/// Which part took no longer than so many milliseconds.
+fn parts(buckets: &[(f64, f64)]) -> String {
+    let parts = buckets
+        .iter()
+        .map(|(ms, part)| format!(" {ms} ms {:.1} %", part * 100.0));
+    parts.collect::<Vec<_>>().join(",")
 }
 
 fn row(what: &str, latencies: &Latencies, more: &str) {

@@ -16,6 +16,7 @@ use crate::database::{
 use crate::journal::Journal;
 use crate::load::repeat_what_was_not_taken;
 use crate::model::{Model, Person, key};
+use crate::told;
 use crate::world::World;
 
 /// How long work that is due may take when nothing is broken any more.
@@ -52,7 +53,8 @@ async fn wait_for_quiet(world: &World, pool: &Pool) -> anyhow::Result<()> {
     loop {
         let open = open_jobs(pool).await?;
         let alive: Vec<&OpenJobs> = open.iter().filter(|jobs| jobs.status != "Killed").collect();
-        if alive.is_empty() {
+        let unnumbered = told::unnumbered(pool).await?;
+        if alive.is_empty() && unnumbered == 0 {
             world
                 .journal
                 .say(format!("all quiet after {:.1} s", since.elapsed().as_secs_f64()));
@@ -68,10 +70,13 @@ async fn wait_for_quiet(world: &World, pool: &Pool) -> anyhow::Result<()> {
                     )
                 })
                 .collect();
-            world.journal.violation(format!("jobs are stuck: {}", stuck.join(", ")));
+            world.journal.violation(format!(
+                "jobs are stuck: {}; events without a number: {unnumbered}",
+                stuck.join(", ")
+            ));
             return Ok(());
         }
-        if alive.iter().all(|jobs| !jobs.is_due) {
+        if !alive.is_empty() && alive.iter().all(|jobs| !jobs.is_due) {
             let hastened = hasten_jobs(pool).await?;
             world
                 .journal

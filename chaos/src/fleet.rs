@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use usher_testkit::process::{self, IGNORE_FILE_SIZE_SIGNAL, Signal};
 
 use crate::journal::{GoesOn, Journal};
+use crate::told;
 
 /// Who signs the session tokens.
 pub const ISSUER: &str = "https://clerk.example.com";
@@ -38,6 +39,8 @@ pub struct Settings {
     pub database_url: String,
     /// `SMTP_URL`.
     pub smtp_url: String,
+    /// The endpoint of `USHER_EVENTS`.
+    pub events_url: String,
     /// `CLERK_JWT_KEY`.
     pub jwt_key: String,
 }
@@ -191,6 +194,8 @@ impl Fleet {
                 ("USHER_RATE_LIMIT_ADDRESS", "off"),
                 ("CLERK_JWT_KEY", &settings.jwt_key),
                 ("CLERK_ISSUER", ISSUER),
+                ("USHER_EVENTS", &format!("app={}", settings.events_url)),
+                ("USHER_EVENTS_SECRET", told::SECRET),
             ])
             // No `.env` above our folder shall add to these.
             .current_dir("/");

@@ -15,6 +15,7 @@ mod neighbour;
 mod postgres;
 mod proxy;
 mod slow_clients;
+mod told;
 mod watch;
 mod world;
 
@@ -97,6 +98,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         (url.clone(), "SQLite".to_owned(), None, Some(url))
     };
     journal.say(&version);
+    let receiver = told::failing_receiver(seed).await;
     let settings = Settings {
         program: match options.program {
             Some(program) => std::path::absolute(program)?,
@@ -105,10 +107,11 @@ async fn main() -> anyhow::Result<ExitCode> {
         folder: folder.path().to_owned(),
         database_url,
         smtp_url: smtp.url(),
+        events_url: receiver.url.clone(),
         jwt_key: signer.public_pem()?,
     };
     let fleet = Fleet::new(settings, Arc::clone(&journal));
-    let world = Arc::new(World::new(fleet, smtp, Arc::clone(&journal), signer)?);
+    let world = Arc::new(World::new(fleet, smtp, receiver, Arc::clone(&journal), signer)?);
     let victims = Victims { world, postgres, file };
     let outcome = run(&victims, &plan, seed, options.clients).await;
     for process in victims.world.fleet.all() {
@@ -157,6 +160,7 @@ async fn run(victims: &Victims, plan: &[faults::Step], seed: u64, clients: usize
     victims.suffer(plan, seed).await?;
     stop.send_replace(true);
     while load.join_next().await.is_some() {}
+    world.receiver.always(None);
     world.journal.say("healed, and the load has ended");
     let since = Instant::now();
     if probe(world, &mut rng, HOME).await {
@@ -166,6 +170,7 @@ async fn run(victims: &Victims, plan: &[faults::Step], seed: u64, clients: usize
     check::settle(world, &database, &mut rng).await?;
     watching.abort();
     check::check(world, &database).await?;
+    told::check(world, &database).await?;
     neighbour::is_untouched(&database, &neighbours, &world.journal).await?;
     for process in world.fleet.all() {
         let status = process.terminate().await;

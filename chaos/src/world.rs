@@ -14,6 +14,7 @@ use usher::clock::Clock;
 use usher_clerk::DevSigner;
 use usher_testkit::fake_clerk::{SignIn, Webhook};
 use usher_testkit::process::{API_KEY, SIGNING_SECRET};
+use usher_testkit::receiver::Receiver;
 use usher_testkit::smtp::SmtpServer;
 use uuid::Uuid;
 
@@ -44,6 +45,8 @@ pub struct World {
     pub fleet: Fleet,
     /// Where mails end.
     pub smtp: SmtpServer,
+    /// The app, as it hears of events.
+    pub receiver: Receiver,
     /// What happened.
     pub journal: Arc<Journal>,
     /// Where people are invited into.
@@ -66,7 +69,13 @@ pub enum Reply {
 
 impl World {
     /// Nothing has happened yet.
-    pub fn new(fleet: Fleet, smtp: SmtpServer, journal: Arc<Journal>, signer: DevSigner) -> anyhow::Result<Self> {
+    pub fn new(
+        fleet: Fleet,
+        smtp: SmtpServer,
+        receiver: Receiver,
+        journal: Arc<Journal>,
+        signer: DevSigner,
+    ) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder()
             .no_proxy()
             .timeout(TIMEOUT)
@@ -83,6 +92,7 @@ impl World {
             model: Mutex::default(),
             fleet,
             smtp,
+            receiver,
             journal,
             places,
             http,

@@ -216,10 +216,17 @@ pub fn event_of(event_type: EventType) -> Value {
             (membership(json!({ "role": "member" })), json!({ "role": "member" }))
         }
         EventType::MembershipRemoved => (membership(json!({})), json!({ "role": "member" })),
-        EventType::OrganizationDeleted => (json!({ "organization": { "id": ACME, "name": "Acme" } }), json!({})),
+        EventType::OrganizationDeleted => (
+            json!({ "organization": { "id": ACME, "name": "Acme" } }),
+            json!({ "deleted": true }),
+        ),
+        EventType::OrganizationOwnerless => (
+            json!({ "organization": { "id": ACME, "name": "Acme" } }),
+            json!({ "role": "owner" }),
+        ),
         EventType::ProjectDeleted => (
             json!({ "organization": { "id": ACME, "name": "Acme" }, "project": { "id": APOLLO, "name": "Apollo" } }),
-            json!({}),
+            json!({ "deleted": true }),
         ),
     };
     json!({ "id": event_id(), "type": event_type, "timestamp": LATER, "data": data, "changes": changes })

@@ -5,15 +5,15 @@ use std::time::Duration;
 use anstream::println;
 use anyhow::{Context as _, bail};
 use chrono::{DateTime, TimeDelta, Utc};
-use futures::FutureExt as _;
 use serde_json::json;
 use url::Url;
 use uuid::Uuid;
 
-use super::report;
+use super::{command_line, report};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::events::{Answer, Sender, event_id, read_event_id};
+use crate::repair;
 use crate::store::{
     EventDeliveryFilter, EventDeliveryKey, EventDeliveryStatus, EventDeliveryView, EventType, FeedFilter, Store,
 };
@@ -101,8 +101,6 @@ pub struct Selection {
 
 /// Events that are replayed at most in one go.
 const MAX_BATCH_SIZE: u32 = 100_000;
-/// Deliveries that one transaction queues.
-const BATCH: usize = 500;
 /// How often `listen` looks.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -210,12 +208,7 @@ fn line(delivery: &EventDeliveryView) -> String {
 }
 
 async fn enable(store: &Store, endpoint: &str) -> anyhow::Result<()> {
-    let enabled = store
-        .transaction(endpoint, |tx, endpoint| tx.enable_endpoint(endpoint).boxed())
-        .await?;
-    if !enabled {
-        bail!("no disabled endpoint is called {endpoint}");
-    }
+    repair::enable_endpoint(store, command_line(), endpoint).await?;
     println!("{endpoint} is enabled and gets events from now on; usher events replay sends earlier ones.");
     Ok(())
 }
@@ -227,18 +220,8 @@ impl Replay {
         }
         let keys = self.keys(store).await?;
         report::confirm(&format!("send {} events again", keys.len()), self.yes)?;
-        let mut queued = 0;
-        for keys in keys.chunks(BATCH) {
-            queued += store
-                .transaction(keys, |tx, keys| {
-                    async move {
-                        let endpoints = tx.endpoints().await?;
-                        tx.queue_event_deliveries(keys, &endpoints).await
-                    }
-                    .boxed()
-                })
-                .await?;
-        }
+        let filter = self.selection.filter(store.now());
+        let queued = repair::send_again(store, command_line(), &self.events, &filter, &keys).await?;
         println!("{queued} events are queued again.");
         Ok(())
     }

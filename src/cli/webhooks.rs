@@ -2,6 +2,7 @@
 
 use anstream::println;
 use anyhow::bail;
+use chrono::{DateTime, Utc};
 use serde_json::json;
 
 use super::{command_line, report};
@@ -33,8 +34,13 @@ pub enum Webhooks {
         #[arg(long)]
         json: bool,
     },
-    /// Process failed events again.
-    Replay(Change),
+    /// Process events again: failed ones, and also processed ones as long as their payload is kept.
+    Replay {
+        #[command(flatten)]
+        change: Change,
+        #[command(flatten)]
+        selection: Selection,
+    },
     /// Discard failed events. They have no effect.
     Discard(Change),
 }
@@ -63,6 +69,25 @@ pub struct Selection {
     /// Only events received longer ago than this, such as 90m, 36h or 7d.
     #[arg(long, value_name = "AGE", value_parser = report::age)]
     older_than: Option<chrono::TimeDelta>,
+    /// Only events received at most this long ago.
+    #[arg(long, value_name = "AGE", value_parser = report::age)]
+    newer_than: Option<chrono::TimeDelta>,
+}
+
+impl Selection {
+    fn filter(self, now: DateTime<Utc>) -> EventFilter {
+        EventFilter {
+            state: self.state,
+            event_type: self.event_type,
+            since: self.newer_than.map(|age| now - age),
+            before: self.older_than.map(|age| now - age),
+            ..EventFilter::default()
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.state.is_none() && self.event_type.is_none() && self.older_than.is_none() && self.newer_than.is_none()
+    }
 }
 
 impl Webhooks {
@@ -70,7 +95,7 @@ impl Webhooks {
         match self {
             Self::List { selection, limit, json } => list(&store, selection, limit, json).await?,
             Self::Show { svix_id, payload, json } => show(&store, &svix_id, payload, json).await?,
-            Self::Replay(change) => change.run(&store, EventAction::Replay).await?,
+            Self::Replay { change, selection } => change.replay(&store, selection).await?,
             Self::Discard(change) => change.run(&store, EventAction::Discard).await?,
         }
         store.close().await;
@@ -80,13 +105,7 @@ impl Webhooks {
 
 async fn list(store: &Store, selection: Selection, limit: u32, as_json: bool) -> anyhow::Result<()> {
     let now = store.now();
-    let filter = EventFilter {
-        state: selection.state,
-        event_type: selection.event_type,
-        before: selection.older_than.map(|age| now - age),
-        ..EventFilter::default()
-    };
-    let events = store.read().await?.events(&filter, limit).await?;
+    let events = store.read().await?.events(&selection.filter(now), limit).await?;
     if as_json {
         return report::json(&events);
     }
@@ -151,15 +170,17 @@ async fn show(store: &Store, svix_id: &str, with_payload: bool, as_json: bool) -
 
 impl Change {
     async fn run(self, store: &Store, action: EventAction) -> anyhow::Result<()> {
-        let done = action.done();
         if self.failed {
-            let changed = change_failed(store, action, self.yes).await?;
-            println!("{changed} events are {done}.");
-            return Ok(());
+            let failed = EventFilter {
+                state: Some(EventState::Failed),
+                ..EventFilter::default()
+            };
+            return change_selected(store, action, vec![failed], self.yes).await;
         }
         if self.svix_ids.is_empty() {
             bail!("which events? Give ids or --failed");
         }
+        let done = action.done();
         let changed = action.change_all(store, command_line(), &self.svix_ids).await?;
         match changed.as_slice() {
             [svix_id] => println!("{svix_id} is {done}."),
@@ -167,21 +188,66 @@ impl Change {
         }
         Ok(())
     }
+
+    /// With a selection, whatever became of them: only what still waits for its first attempt is left alone.
+    async fn replay(self, store: &Store, selection: Selection) -> anyhow::Result<()> {
+        if selection.is_empty() {
+            if self.svix_ids.is_empty() && !self.failed {
+                bail!("which events? Give ids, --failed, or one of --state, --type, --newer-than and --older-than");
+            }
+            return self.run(store, EventAction::Replay).await;
+        }
+        if !self.svix_ids.is_empty() {
+            bail!("give ids or a selection, not both");
+        }
+        let mut filter = selection.filter(store.now());
+        if self.failed {
+            filter.state = Some(EventState::Failed);
+        }
+        let states = match filter.state {
+            Some(state) => vec![state],
+            None => vec![EventState::Failed, EventState::Processed],
+        };
+        let of_state = |state| EventFilter {
+            state: Some(state),
+            ..filter.clone()
+        };
+        let filters = states.into_iter().map(of_state).collect();
+        change_selected(store, EventAction::Replay, filters, self.yes).await
+    }
 }
 
-async fn change_failed(store: &Store, action: EventAction, yes: bool) -> anyhow::Result<u64> {
-    let mut change = match EventChange::count(store, command_line(), action, EventFilter::default()).await {
-        Ok(change) => change,
-        Err(RepairError::Nothing { .. }) => return Ok(0),
-        Err(error) => return Err(error.into()),
-    };
-    println!("{} failed", change.counted);
-    report::confirm(&format!("{} {} events", action.verb(), change.counted), yes)?;
-    let (mut changed, progress) = (0, report::progress(change.counted));
-    while let Some(batch) = change.next_batch(store).await? {
-        changed += batch;
-        progress.set_position(changed);
+/// Counts first, asks, and changes in batches what was counted.
+async fn change_selected(
+    store: &Store,
+    action: EventAction,
+    filters: Vec<EventFilter>,
+    yes: bool,
+) -> anyhow::Result<()> {
+    let mut changes = Vec::new();
+    for filter in filters {
+        match EventChange::count(store, command_line(), action, filter).await {
+            Ok(change) => changes.push(change),
+            Err(RepairError::Nothing { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
-    progress.finish_and_clear();
-    Ok(changed)
+    let mut changed = 0;
+    if !changes.is_empty() {
+        changes
+            .iter()
+            .for_each(|change| println!("{} {}", change.counted, change.state()));
+        let counted = changes.iter().map(|change| change.counted).sum();
+        report::confirm(&format!("{} {counted} events", action.verb()), yes)?;
+        let progress = report::progress(counted);
+        for mut change in changes {
+            while let Some(batch) = change.next_batch(store).await? {
+                changed += batch;
+                progress.set_position(changed);
+            }
+        }
+        progress.finish_and_clear();
+    }
+    println!("{changed} events are {}.", action.done());
+    Ok(())
 }

@@ -3,7 +3,7 @@
 //! transaction that stays open delays its own events only.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use futures::FutureExt as _;
@@ -22,33 +22,47 @@ const BATCH: u32 = 500;
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// The timeout of a batch.
 const LIMIT: Duration = Duration::from_secs(8);
+/// How many times as long as a batch took the numberer rests after it while more is recorded, and the maximum. What
+/// happens goes before telling of it: without the rest, 10,000 events from Clerk take effect at 71 % of the speed without an
+/// endpoint on Postgres.
+const REST: u32 = 4;
+const MAX_REST: Duration = Duration::from_millis(500);
 
 /// Gives numbers to events. Never returns.
 pub async fn keep_numbering(app: &App) {
     let mut recorded = app.store.wake.outgoing.subscribe();
     loop {
         recorded.mark_unchanged();
-        if let Err(error) = number(app).await {
+        let began = Instant::now();
+        let has_more = number_some(app).await.unwrap_or_else(|error| {
             tracing::warn!(error = %error, "could not number the events for the app; retrying");
+            false
+        });
+        if recorded.has_changed().unwrap_or(false) {
+            tokio::time::sleep((began.elapsed() * REST).min(MAX_REST)).await;
         }
-        let _ = tokio::time::timeout(POLL_INTERVAL, recorded.changed()).await;
+        if !has_more {
+            let _ = tokio::time::timeout(POLL_INTERVAL, recorded.changed()).await;
+        }
     }
 }
 
 /// Numbers all events that wait, unless another process does.
 pub async fn number(app: &App) -> Result<(), StoreError> {
+    while number_some(app).await? {}
+    Ok(())
+}
+
+/// Numbers one batch; whether there may be more.
+async fn number_some(app: &App) -> Result<bool, StoreError> {
     let look = async { app.store.read().await?.has_unnumbered().await };
     if !app.store.with_timeout(LIMIT, look).await? {
-        return Ok(());
+        return Ok(false);
     }
-    loop {
-        let batch = app.store.transaction(app, |tx, app| number_batch(tx, app).boxed());
-        let numbered = app.store.with_timeout(LIMIT, batch).await?;
-        numbered.iter().for_each(|&lag| metrics::event_numbered(lag));
-        if numbered.len() < BATCH as usize {
-            return Ok(());
-        }
-    }
+    let batch = app.store.transaction(app, |tx, app| number_batch(tx, app).boxed());
+    let numbered = app.store.with_timeout(LIMIT, batch).await?;
+    numbered.iter().for_each(|&lag| metrics::event_numbered(lag));
+    Ok(numbered.len() == BATCH as usize)
 }
 
 /// How long each event waited for its number.

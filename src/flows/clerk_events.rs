@@ -158,7 +158,7 @@ async fn apply_round(
     }
     let active = note_sign_ins(tx, round, &people).await?;
     // Before the match: invites of a deleted inviter can't be accepted.
-    delete_people(tx, round).await?;
+    delete_people(tx, round, roles).await?;
     let requests = requests(round, &people, &active);
     let Matched { accepted, locked } = match_people(tx, &requests, policy, roles, skip_locked).await?;
     note_sign_outs(tx, round, &people).await?;
@@ -264,7 +264,8 @@ async fn note_sign_outs(
     tx.lower_flags_of_the_signed_out(&signed_out).await
 }
 
-async fn delete_people(tx: &mut Tx, round: &[(String, Change)]) -> Result<(), StoreError> {
+/// An organization that loses its last owner by this is told of: nothing can keep Clerk from deleting somebody.
+async fn delete_people(tx: &mut Tx, round: &[(String, Change)], roles: &Roles) -> Result<(), StoreError> {
     let deleted: Vec<&str> = round
         .iter()
         .filter_map(|(_, change)| match change {
@@ -272,7 +273,13 @@ async fn delete_people(tx: &mut Tx, round: &[(String, Change)]) -> Result<(), St
             _ => None,
         })
         .collect();
-    tx.delete_people(&deleted).await
+    let highest = roles.organization.highest();
+    tx.lock_people(&deleted).await?;
+    let owned = tx.organizations_held_by(&deleted, highest).await?;
+    // Of two owners who are deleted at once, one is the last.
+    tx.lock_members_of(&owned).await?;
+    tx.delete_people(&deleted).await?;
+    tx.tell_of_ownerless(&owned, highest).await
 }
 
 fn outcome(change: &Change, person: Option<&Person>, was_accepted: bool, active: &HashSet<String>) -> Outcome {

@@ -41,12 +41,27 @@ impl EventAction {
         }
     }
 
-    /// The events that this can be done to.
-    fn fits(self) -> &'static str {
+    /// Why an event is not changed.
+    fn refused(self) -> &'static str {
         match self {
-            Self::Replay => "unprocessed",
-            Self::Discard => "failed",
+            Self::Replay => "is not there, was discarded, or its payload is no longer kept",
+            Self::Discard => "is not there, or has not failed",
         }
+    }
+
+    /// The states whose events can all be changed at once; the first one if none is asked for.
+    fn states(self) -> &'static [EventState] {
+        match self {
+            Self::Replay => &[EventState::Failed, EventState::Processed],
+            Self::Discard => &[EventState::Failed],
+        }
+    }
+
+    /// The events of one state that this can be done to.
+    fn select(self, mut filter: EventFilter) -> EventFilter {
+        let state = *filter.state.get_or_insert(EventState::Failed);
+        filter.replayable = state == EventState::Processed;
+        filter
     }
 
     fn audited(self) -> &'static str {
@@ -81,7 +96,7 @@ impl EventAction {
                     let ids: Vec<&str> = svix_ids.iter().map(String::as_str).collect();
                     let changed = self.apply(tx, &ids).await?;
                     if let Some(svix_id) = svix_ids.iter().find(|id| !changed.contains(id)) {
-                        anyhow::bail!("no {} event has the id {svix_id}", self.fits());
+                        anyhow::bail!("event {svix_id} {}", self.refused());
                     }
                     tx.note_change(&entry.row(), changed.len() as u64).await?;
                     Ok(changed)
@@ -92,7 +107,7 @@ impl EventAction {
     }
 }
 
-/// A change of all failed events that fit a filter, counted before.
+/// A change of all events of one state that fit a filter, counted before.
 #[derive(Debug, Clone)]
 pub struct EventChange {
     pub action: EventAction,
@@ -104,21 +119,21 @@ pub struct EventChange {
 }
 
 impl EventChange {
-    /// Counts the failed events. What is received later is not part of it.
+    /// Counts the events, the failed ones if no state is asked for. What is received later is not part of it.
     pub async fn count(
         store: &Store,
         operator: Operator,
         action: EventAction,
-        mut filter: EventFilter,
+        filter: EventFilter,
     ) -> Result<Self, RepairError> {
-        if filter.state.is_some_and(|state| state != EventState::Failed) {
+        if filter.state.is_some_and(|state| !action.states().contains(&state)) {
             return Err(RepairError::States {
                 verb: action.verb(),
                 what: "events",
-                states: vec![EventState::Failed.as_str()],
+                states: action.states().iter().map(|state| state.as_str()).collect(),
             });
         }
-        filter.state = Some(EventState::Failed);
+        let mut filter = action.select(filter);
         let words = words(&filter);
         filter.before = Some(filter.before.unwrap_or_else(|| store.now()));
         let counted = store.read().await?.count_events(&filter).await?;
@@ -143,10 +158,10 @@ impl EventChange {
         store: &Store,
         operator: Operator,
         action: EventAction,
-        mut filter: EventFilter,
+        filter: EventFilter,
         entry: Option<Uuid>,
     ) -> Self {
-        filter.state = Some(EventState::Failed);
+        let filter = action.select(filter);
         let words = words(&filter);
         Self {
             action,
@@ -176,6 +191,12 @@ impl EventChange {
             .await?;
         self.filter.beyond = Some(last);
         Ok(Some(changed))
+    }
+
+    /// The state that its events had.
+    #[must_use]
+    pub fn state(&self) -> EventState {
+        self.filter.state.unwrap_or(EventState::Failed)
     }
 
     /// The time before which the events of it were received.

@@ -5,12 +5,14 @@
 
 mod events;
 mod jobs;
+mod outgoing;
 mod queues;
 mod schedules;
 
 use chrono::TimeDelta;
 pub use events::{EventAction, EventChange};
 pub use jobs::{JobAction, JobChange};
+pub use outgoing::{enable_endpoint, send_again};
 pub use queues::{pause_queue, resume_queue};
 pub use schedules::{ScheduleView, run_schedule, schedules};
 use usher_base::mask::mask_addresses;
@@ -52,6 +54,8 @@ pub enum RepairError {
     IsPaused(Queue),
     #[error("{0} is not paused")]
     IsNotPaused(Queue),
+    #[error("no disabled endpoint is called {0}; usher events list --state cancelled shows what was not sent")]
+    IsNotDisabled(String),
     #[error(transparent)]
     Store(#[from] StoreError),
 }

@@ -63,6 +63,9 @@ impl EventState {
     }
 }
 
+/// Of processed events: those whose payload is still kept, and that nobody discarded for good.
+const REPLAYABLE: &str = "payload is not null and outcome <> 'discarded by hand'";
+
 #[derive(Debug, Clone, Default)]
 pub struct EventFilter {
     pub state: Option<EventState>,
@@ -71,6 +74,8 @@ pub struct EventFilter {
     pub since: Option<DateTime<Utc>>,
     /// Received before this time.
     pub before: Option<DateTime<Utc>>,
+    /// Only processed events that can be processed again.
+    pub replayable: bool,
     /// The next page of a list: older than this event.
     pub below: Option<EventKey>,
     /// Newer than this event.
@@ -89,6 +94,10 @@ impl EventFilter {
     /// type, `$4` and `$5` the event that all are below, `$6` and `$7` the one that all are beyond.
     fn conditions(&self) -> String {
         let mut text = self.state.map_or("true", EventState::condition).to_owned();
+        if self.replayable {
+            text.push_str(" and ");
+            text.push_str(REPLAYABLE);
+        }
         for (is_asked, condition, unused) in [
             (self.since.is_some(), "received_at >= $1", "$1 = $1"),
             (self.before.is_some(), "received_at < $2", "$2 = $2"),
@@ -399,11 +408,12 @@ impl Tx {
         Ok(payload.flatten())
     }
 
-    /// Replays failed events: their dead jobs become due again, or they get a new job if there is none. Returns the ids
-    /// of the events that are waiting now.
+    /// Replays events, also processed ones whose payload is still kept: their dead jobs become due again, or they get a
+    /// new job if there is none. Returns the ids of the events that are waiting now.
     pub async fn replay_events(&mut self, svix_ids: &[&str]) -> Result<Vec<String>> {
+        let again = "error = null, processed_at = null, outcome = null";
         let waiting = self
-            .change_open_events(svix_ids, "error = null", "processed_at is null")
+            .change_events(svix_ids, again, &format!("(processed_at is null or {REPLAYABLE})"))
             .await?;
         let dead = self.dead_jobs_about_events(&waiting).await?;
         let jobs: Vec<String> = dead.iter().map(|(job, _)| job.clone()).collect();
@@ -426,7 +436,7 @@ impl Tx {
     /// events.
     pub async fn discard_events(&mut self, svix_ids: &[&str]) -> Result<Vec<String>> {
         let discarded = self
-            .change_open_events(
+            .change_events(
                 svix_ids,
                 "processed_at = $2, outcome = 'discarded by hand'",
                 EventState::Failed.condition(),
@@ -438,7 +448,7 @@ impl Tx {
         Ok(discarded)
     }
 
-    async fn change_open_events(&mut self, svix_ids: &[&str], set: &str, condition: &str) -> Result<Vec<String>> {
+    async fn change_events(&mut self, svix_ids: &[&str], set: &str, condition: &str) -> Result<Vec<String>> {
         let ids: Vec<_> = svix_ids.iter().map(|svix_id| Payload { svix_id }).collect();
         let text = format!(
             "update usher_events set {set}

@@ -270,7 +270,7 @@ stories! {
         app.clock.advance(TimeDelta::seconds(1));
         let question = ada.get("/board/inbox/change?id=msg_1&action=discard").await;
         ada.post("/board/inbox/change", &question.form()).await.shows("1 event discarded");
-        ada.post("/board/inbox/change", &question.form()).await.shows("No failed event has the id msg_1");
+        ada.post("/board/inbox/change", &question.form()).await.shows("Event msg_1 is not there, or has not failed");
         ada.get("/board/inbox/msg_1").await.shows("discarded by hand");
         assert_eq!(audit(app).await.first().unwrap(), "ada: discard events msg_1, 1");
         ada.get("/board/jobs?about=msg_1").await.shows("No job is like that");

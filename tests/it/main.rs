@@ -25,6 +25,7 @@ mod contention;
 mod contract;
 mod cors;
 mod crashes;
+mod deliveries;
 mod delivery;
 mod deploy;
 mod docs;

@@ -515,6 +515,30 @@ stories! {
         assert!(!well && said.contains("1 failed") && said.contains("--yes"), "{said}");
     }
 
+    async fn processed_events_of_a_time_range_are_replayed(running) {
+        for name in ["ada", "bob"] {
+            running.usher.signed_up(&format!("msg_{name}"), &format!("{name}@example.com")).await;
+        }
+        let processed = async || {
+            let listed = running.usher.json(&["webhooks", "list", "--state", "processed", "--json"]).await;
+            listed.as_array().unwrap().len()
+        };
+        eventually("both are processed", async || processed().await == 2).await;
+        running.database.pool.execute("update usher_events set payload = null where svix_id = 'msg_bob'").await;
+        let (well, said) = running.usher.usher(&["webhooks", "replay"]).await;
+        assert!(!well && said.contains("which events?"), "{said}");
+        let said = running.usher.well(&["webhooks", "replay", "--older-than", "1h", "--yes"]).await;
+        assert!(said.contains("0 events are queued again"), "{said}");
+        let (well, said) = running.usher.usher(&["webhooks", "replay", "--state", "waiting", "--yes"]).await;
+        assert!(!well && said.contains("replay is for events that are failed or processed"), "{said}");
+        let said = running.usher.well(&["webhooks", "replay", "--newer-than", "1h", "--yes"]).await;
+        assert!(said.contains("1 processed") && said.contains("1 events are queued again"), "{said}");
+        eventually("it is processed again", async || processed().await == 2).await;
+        running.jobs_are(&[]).await;
+        let audit = running.usher.json(&["audit", "--json"]).await;
+        assert_eq!((&audit[0]["action"], &audit[0]["changed"]), (&json!("replay events"), &json!(1)));
+    }
+
     async fn an_invite_tells_its_whole_story_with_what_caused_it(running) {
         let organization = running.organization().await.to_string();
         let said = running.usher.well(&["invite", "ada@example.com", "--organization", &organization, "--role", "member"]).await;
@@ -564,11 +588,12 @@ stories! {
         assert!(said.contains("Events that failed stay in the inbox, 1 now"), "{said}");
         running.jobs_are(&[]).await;
         let (well, said) = running.usher.usher(&["webhooks", "discard", "msg_1"]).await;
-        assert!(!well && said.contains("no failed event has the id msg_1"), "{said}");
+        assert!(!well && said.contains("event msg_1 is not there, or has not failed"), "{said}");
         assert_eq!(failed().await[0]["svix_id"], "msg_2", "its job is gone, not the event");
         running.usher.well(&["webhooks", "discard", "--failed", "--yes"]).await;
         assert_eq!(failed().await, json!([]));
-        assert!(!running.usher.usher(&["webhooks", "replay", "msg_1"]).await.0, "done is done");
+        let (well, said) = running.usher.usher(&["webhooks", "replay", "msg_2x"]).await;
+        assert!(!well && said.contains("event msg_2x is not there, was discarded, or its payload is no longer kept"), "{said}");
         assert!(!running.usher.usher(&["webhooks", "show", "msg_9"]).await.0);
     }
 }

@@ -35,7 +35,13 @@ impl Settings {
         }
         let most = Queue::DELIVERIES.len();
         if endpoints.len() > most {
-            return Err(wrong(ENDPOINTS, format!("names more than {most} endpoints")));
+            return Err(wrong(
+                ENDPOINTS,
+                format!(
+                    "names more than {most} endpoints, and there are {most} at most: remove some, or let one of them pass \
+                     events on"
+                ),
+            ));
         }
         Ok(endpoints)
     }

@@ -236,7 +236,12 @@ pub(super) async fn ask_events(
         form.push(("since", query.filter().since.map(frozen)));
         form.push(("before", change.before().map(frozen)));
         form.push(("total", Some(change.counted.to_string())));
-        format!("{} failed {}", change.counted, plural("event", change.counted))
+        format!(
+            "{} {} {}",
+            change.counted,
+            change.state(),
+            plural("event", change.counted)
+        )
     };
     let question = Question {
         section: Section::Inbox,

@@ -51,6 +51,8 @@ named! {
         MembershipRemoved = "membership.removed",
         /// An organization was deleted.
         OrganizationDeleted = "organization.deleted",
+        /// Clerk deleted the last member with the organization's highest role.
+        OrganizationOwnerless = "organization.ownerless",
         /// A project was deleted.
         ProjectDeleted = "project.deleted",
     }
@@ -142,6 +144,15 @@ impl Tx {
             invite_id: None,
         };
         self.record_outgoing(event_type, subject, &json!({ "role": membership.role }));
+    }
+
+    /// What happened to an organization itself.
+    pub(super) fn tell_of_organization(&mut self, event_type: EventType, id: Uuid, changes: &serde_json::Value) {
+        let subject = Subject {
+            organization_id: Some(id),
+            ..Subject::default()
+        };
+        self.record_outgoing(event_type, subject, changes);
     }
 
     /// Removes the events of invites that this transaction created and removed again.

@@ -27,6 +27,11 @@ struct NewPerson<'a> {
 }
 
 #[derive(Serialize)]
+struct UserId<'a> {
+    user_id: &'a str,
+}
+
+#[derive(Serialize)]
 struct Pair {
     target_id: Uuid,
     admin_id: Uuid,
@@ -83,6 +88,44 @@ impl Tx {
             holders.entry(organization_id).or_default().insert(admin_id);
         }
         Ok(holders)
+    }
+
+    /// Tells of those among these organizations in which nobody has this role any more.
+    pub async fn tell_of_ownerless(&mut self, organizations: &[Uuid], role: &str) -> Result<()> {
+        if organizations.is_empty() {
+            return Ok(());
+        }
+        let holders = self.holders(organizations, role).await?;
+        for &id in organizations.iter().filter(|id| !holders.contains_key(id)) {
+            self.tell_of_organization(
+                EventType::OrganizationOwnerless,
+                id,
+                &serde_json::json!({ "role": role }),
+            );
+        }
+        Ok(())
+    }
+
+    /// The organizations in which these people have a role, by their Clerk user ids.
+    pub async fn organizations_held_by(&mut self, clerk_user_ids: &[&str], role: &str) -> Result<Vec<Uuid>> {
+        if clerk_user_ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = unfold(self.dialect(), &[("user_id", Type::Text)]);
+        let text = format!(
+            "select distinct m.organization_id from {rows}
+             join admins a on a.external_id = r.user_id and a.deleted_at is null
+             join organization_users m on m.admin_id = a.id and m.deleted_at is null and m.role = $2
+             order by m.organization_id"
+        );
+        let ids: Vec<_> = clerk_user_ids.iter().map(|user_id| UserId { user_id }).collect();
+        let ids = to_json(&ids)?;
+        let role = role.to_owned();
+        Ok(on_conn!(self, |conn| sqlx::query_scalar(sql(text))
+            .bind(ids)
+            .bind(role)
+            .fetch_all(conn)
+            .await)?)
     }
 
     /// The people with these Clerk user ids. Whoever Clerk has not told of yet gets a row, to be filled when it does.
@@ -253,31 +296,21 @@ impl Tx {
             .await)?;
         self.revoke_invites(&open).await?;
         self.end_memberships_in(&PROJECT_ADMINS, &its_projects, id).await?;
-        let (event_type, subject) = match target {
+        let deleted = serde_json::json!({ "deleted": true });
+        match target {
             Target::Organization(_) => {
                 self.end_memberships_in(&ORGANIZATION_USERS, "organization_id = $1", id)
                     .await?;
-                let organization_id = Some(id);
-                (
-                    EventType::OrganizationDeleted,
-                    Subject {
-                        organization_id,
-                        ..Subject::default()
-                    },
-                )
+                self.tell_of_organization(EventType::OrganizationDeleted, id, &deleted);
             }
             Target::Project(_) => {
-                let project_id = Some(id);
-                (
-                    EventType::ProjectDeleted,
-                    Subject {
-                        project_id,
-                        ..Subject::default()
-                    },
-                )
+                let subject = Subject {
+                    project_id: Some(id),
+                    ..Subject::default()
+                };
+                self.record_outgoing(EventType::ProjectDeleted, subject, &deleted);
             }
-        };
-        self.record_outgoing(event_type, subject, &serde_json::json!({ "deleted": true }));
+        }
         Ok(true)
     }
 

@@ -6,12 +6,11 @@ pub mod contract;
 pub mod db;
 pub mod jobs;
 pub mod process;
-pub mod receiver;
 pub mod tls;
 
 pub use app::TestApp;
 pub use db::TestDatabase;
-pub use usher_testkit::smtp;
+pub use usher_testkit::{receiver, smtp};
 
 /// The first SQL that docs/postgres.md shows under a heading.
 pub fn docs_sql(heading: &str) -> String {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use usher::clock::Clock;
 use usher_testkit::fake_clerk::{FakeUser, Webhook, event};
 use usher_testkit::process::{self, IGNORE_FILE_SIZE_SIGNAL, Process, Signal};
@@ -103,6 +103,20 @@ impl UsherProcess {
     /// Runs another command beside it, with the same settings; whether it ended well, and what it said.
     pub async fn usher(&self, arguments: &[&str]) -> (bool, String) {
         ended(arguments, self.environment.clone(), &self.folder).await
+    }
+
+    /// Begins a command that goes on until it is dropped.
+    pub fn begin(&self, arguments: &[&str]) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_usher"))
+            .args(arguments)
+            .env_clear()
+            .envs(self.environment.clone())
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("usher runs")
     }
 
     /// What a command says that must end well.
