@@ -1,27 +1,13 @@
 //! `GET /`: what somebody sees who opens usher's address. It is a page, and no part of the API's contract.
 
-use axum::body::{Body, to_bytes};
-use axum::http::{Request, StatusCode};
-use axum::response::Response;
-use tower::ServiceExt as _;
-
 use crate::support::TestDatabase;
 use crate::support::app::TestApp;
 
-async fn open(app: &TestApp, path: &str) -> Response {
-    let router = usher::service::public_router(&app.app).unwrap();
-    let request = Request::get(path).body(Body::empty()).unwrap();
-    let answer = router.oneshot(request).await.unwrap();
-    assert_eq!(answer.status(), StatusCode::OK, "{path}");
-    answer
-}
-
 async fn page(app: &TestApp) -> String {
-    let answer = open(app, "/").await;
-    let policy = answer.headers()["content-security-policy"].to_str().unwrap();
+    let answer = app.open("/").await;
+    let policy = answer.headers["content-security-policy"].to_str().unwrap();
     assert!(policy.starts_with("default-src 'none'; style-src 'self'"), "{policy}");
-    let body = to_bytes(answer.into_body(), usize::MAX).await.unwrap();
-    String::from_utf8(body.to_vec()).unwrap()
+    String::from_utf8(answer.body.to_vec()).unwrap()
 }
 
 #[tokio::test]
@@ -51,7 +37,7 @@ async fn in_development_it_leads_to_all_there_is_to_open() {
         assert!(page.contains(&format!("<a href=\"{link}\">")), "no {link} in {page}");
     }
     for path in ["/docs", "/i", "/ui/usher.js"] {
-        open(&app, path).await;
+        app.open(path).await;
     }
     app.finish().await;
 }
