@@ -99,6 +99,8 @@ pub(super) async fn memberships_of(
 }
 
 /// List the signed-in person's memberships
+///
+/// Organizations and projects, with the role in each.
 #[utoipa::path(
     get, path = "/v1/me/memberships", tag = tag::ME, operation_id = "listMyMemberships",
     responses((status = 200, description = "What they are a member of", body = Memberships, example = example::memberships)),

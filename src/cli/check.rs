@@ -1,5 +1,7 @@
 //! `usher check`: one line per check; exits with 1 if one fails.
 
+mod accept_page;
+mod optional;
 mod send_to;
 
 use anstream::println;
@@ -51,12 +53,20 @@ impl Report {
         self.failed += usize::from(matches!(found, Fail(_)));
         println!("{}  {what:<14} {text}", paint(style, mark));
     }
+
+    fn absent(&mut self, absent: &[optional::Absent]) {
+        for optional::Absent { name, consequence } in absent {
+            self.line("not set", &Warn(format!("{name}: {consequence}")));
+        }
+    }
 }
 
 /// Checks everything that can be checked without changes and, unless `send_to` is given, without sending mail.
 pub(super) async fn run(settings: Settings, send_to: Option<&str>) -> anyhow::Result<()> {
     let mut report = Report::default();
+    let absent = optional::absent(&settings);
     let Some((config, clients)) = set_up(settings, &mut report) else {
+        report.absent(&absent);
         bail!("nothing else can be checked before that is right");
     };
     let clock = Clock::System;
@@ -70,8 +80,10 @@ pub(super) async fn run(settings: Settings, send_to: Option<&str>) -> anyhow::Re
     }
     let (keys, date) = session_keys(&config).await;
     report.line("session keys", &keys);
+    report.line("accept page", &accept_page::check(&config));
     report.line("Clerk's API", &backend(clients.clerk.as_ref()).await);
     report.line("clock", &clerk_clock(&config, &clock, date).await);
+    report.absent(&absent);
     clients.mailer.close().await;
     match report.failed {
         0 => Ok(()),
@@ -214,7 +226,7 @@ async fn session_keys(config: &Config) -> (Check, Option<DateTime<Utc>>) {
         Some(SessionKeySource::Jwks(issuer)) => issuer,
         None => {
             return (
-                Skip("neither CLERK_JWT_KEY nor CLERK_ISSUER: nobody can use /v1/me"),
+                Warn("neither CLERK_JWT_KEY nor CLERK_ISSUER: nobody can use /v1/me".to_owned()),
                 None,
             );
         }
@@ -235,7 +247,9 @@ async fn session_keys(config: &Config) -> (Check, Option<DateTime<Utc>>) {
 
 async fn backend(clerk: Option<&BackendClient>) -> Check {
     let Some(clerk) = clerk else {
-        return Skip("no CLERK_SECRET_KEY: people are known from webhooks only");
+        return Warn(
+            "no CLERK_SECRET_KEY: people are known from webhooks only, and may have to wait for them".to_owned(),
+        );
     };
     match clerk.user("user_check").await {
         Ok(_) | Err(BackendError::InvalidId) => Pass("takes the secret key".to_owned()),

@@ -1,5 +1,6 @@
 //! `usher serve`: the API and the workers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::task::AbortOnDropHandle;
@@ -10,6 +11,7 @@ use crate::config::{Config, Environment};
 use crate::service::{Role, Service};
 use crate::shutdown;
 use crate::store::{MigrationError, Store};
+use crate::ui::home;
 
 /// Serve the API and run the jobs.
 #[derive(Debug, clap::Args)]
@@ -47,9 +49,9 @@ impl Serve {
         if migrated.transpose()?.is_none() {
             return Ok(());
         }
-        let environment = app.config.environment;
+        let config = Arc::clone(&app.config);
         let service = Service::start(app, self.role).await?;
-        greet(&service, environment);
+        greet(&service, &config);
         stop.cancelled().await;
         service.stop().await;
         Ok(())
@@ -70,20 +72,35 @@ async fn migrate_when_there(app: &App) -> Result<(), MigrationError> {
 }
 
 /// Says where it serves.
-fn greet(service: &Service, environment: Environment) {
+fn greet(service: &Service, config: &Config) {
     if let Some(address) = service.address() {
         tracing::info!("serving on http://{address}");
     }
     tracing::info!("health on http://{}/readyz", service.admin_address());
     tracing::info!("metrics on http://{}/metrics", service.admin_address());
     tracing::info!("the board on http://{}/board", service.admin_address());
-    if environment == Environment::Development {
-        eprintln!("{DEVELOPMENT}");
+    if config.environment == Environment::Development {
+        eprintln!("{}", in_development(service, config));
     }
 }
 
+/// What there is to open and to try.
+fn in_development(service: &Service, config: &Config) -> String {
+    let links = service.address().map(|public| {
+        let links = home::links(&format!("http://{public}"), service.admin_address());
+        let lines = links.iter().map(|link| format!("  {:<13}{}\n", link.name, link.url));
+        lines.collect::<String>()
+    });
+    let mails = home::mail_folder(config).map(|folder| format!("  {:<13}{folder}/\n", "mails"));
+    format!(
+        "\n{}{}{DEVELOPMENT}",
+        links.unwrap_or_default(),
+        mails.unwrap_or_default()
+    )
+}
+
 const DEVELOPMENT: &str = "
-  Development settings: secrets are generated under var/, mails go to var/outbox/.
+  Development settings: secrets are generated under var/.
 
   Send a first event      usher simulate user.created --email ada@example.com
   See an invite's way     usher demo

@@ -1,6 +1,7 @@
 //! The contract: the OpenAPI document, generated from the code, and the page that shows it.
 
 mod problems;
+mod targets;
 mod webhooks;
 
 use std::sync::LazyLock;
@@ -8,14 +9,15 @@ use std::sync::LazyLock;
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{Html, IntoResponse};
+use axum::routing::get;
+use serde_json::{Value, json};
 use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa::OpenApi as _;
+use utoipa::openapi::extensions::Extensions;
 use utoipa::openapi::path::{Operation, Parameter};
 use utoipa::openapi::schema::{Schema, SchemaType, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{OpenApi, PathItem, RefOr};
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use crate::{api, webhooks as clerk};
 
@@ -37,16 +39,16 @@ Calls are limited per API key, per person and, for links and wrong credentials, 
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
-    info(title = "usher", description = OVERVIEW, license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")),
+    info(title = "usher", description = OVERVIEW, contact(name = "usher's maintainers"), license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")),
     servers((url = "/", description = "This usher")),
     tags(
-        (name = "Invites", description = "Create, list, resend and revoke invites; called by the app"),
-        (name = "Organizations and projects", description = "For apps that don't share the database; their members"),
-        (name = "The signed-in person", description = "The banner and its answers, called by the app's pages"),
-        (name = "Invite links", description = "What a landing page shows"),
+        (name = "Organizations and projects", description = "What people are invited into, for apps that don't share the database"),
+        (name = "Invites", description = "Create, list, resend and revoke invites"),
+        (name = "Members", description = "Who is a member of what, with which role"),
         (name = "Events", description = "What happened, for the app"),
-        (name = "Webhooks", description = "What Clerk calls"),
-        (name = "Contract", description = "This document"),
+        (name = "The signed-in person", description = "The banner and its answers; their memberships"),
+        (name = "Invite links", description = "What a landing page shows"),
+        (name = "Webhooks", description = "What Clerk tells"),
     )
 )]
 struct Overview;
@@ -56,19 +58,36 @@ struct Overview;
 pub fn document() -> OpenApi {
     let mut document = Overview::openapi()
         .merge_from(api::openapi())
-        .merge_from(clerk::openapi())
-        .merge_from(routes_of_the_contract().into_openapi());
+        .merge_from(clerk::openapi());
     let components = document.components.get_or_insert_default();
     for (name, scheme) in security_schemes() {
         components.security_schemes.insert(name.to_owned(), scheme.into());
     }
     problems::register(components);
+    targets::take_exactly_one(components);
     document.webhooks = Some(webhooks::describe());
+    let groups = Extensions::from_iter([("x-tagGroups", by_caller())]);
+    document.extensions.get_or_insert_default().merge(groups);
     for operation in document.paths.paths.values_mut().flat_map(operations) {
         leave_out_rather_than_null(operation);
         problems::describe(operation);
     }
+    let webhooks = document.webhooks.iter_mut();
+    let webhooks = webhooks.flat_map(|webhooks| webhooks.paths.values_mut());
+    for operation in document.paths.paths.values_mut().chain(webhooks).flat_map(operations) {
+        // Without it, a reader can't tell "none" from "forgotten".
+        operation.security.get_or_insert_default();
+    }
     document
+}
+
+/// The tags by who calls; the name of the extension is the one that Redoc and Scalar read.
+fn by_caller() -> Value {
+    json!([
+        {"name": "Your server calls", "tags": ["Organizations and projects", "Invites", "Members", "Events"]},
+        {"name": "Your pages call", "tags": ["The signed-in person", "Invite links"]},
+        {"name": "Clerk calls", "tags": ["Webhooks"]},
+    ])
 }
 
 /// The document as text, as `docs/openapi.json` holds it.
@@ -79,64 +98,25 @@ pub fn text() -> serde_json::Result<String> {
     Ok(document().to_pretty_json()? + "\n")
 }
 
-/// Serves the document and the page that shows it.
+/// Serves the document and the page that shows it. Neither is a part of the contract.
 pub fn router() -> Router {
+    const SCRIPT: &str = "text/javascript; charset=utf-8";
+    const STYLE: &str = "text/css; charset=utf-8";
+    static DOCUMENT: LazyLock<String> = LazyLock::new(|| text().unwrap_or_default());
     let policy = SetResponseHeaderLayer::overriding(
         HeaderName::from_static("content-security-policy"),
         HeaderValue::from_static(PAGE_POLICY),
     );
-    Router::from(routes_of_the_contract()).layer(policy)
+    Router::new()
+        .route("/openapi.json", get(async || file("application/json", &DOCUMENT)))
+        .route("/docs", get(async || Html(include_str!("docs.html"))))
+        .route("/docs/docs.js", get(async || file(SCRIPT, include_str!("docs.js"))))
+        .route("/docs/docs.css", get(async || file(STYLE, include_str!("docs.css"))))
+        .layer(policy)
 }
 
-fn routes_of_the_contract() -> OpenApiRouter {
-    OpenApiRouter::new()
-        .routes(routes!(json))
-        .routes(routes!(page))
-        .routes(routes!(script))
-        .routes(routes!(style))
-}
-
-/// This document
-#[utoipa::path(
-    get, path = "/openapi.json", tag = "Contract", operation_id = "getOpenApi",
-    responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json", body = inline(serde_json::Map<String, serde_json::Value>)))
-)]
-async fn json() -> impl IntoResponse {
-    static TEXT: LazyLock<String> = LazyLock::new(|| text().unwrap_or_default());
-    ([(header::CONTENT_TYPE, "application/json")], TEXT.as_str())
-}
-
-/// A page that shows this document
-#[utoipa::path(
-    get, path = "/docs", tag = "Contract", operation_id = "getDocs",
-    responses((status = 200, description = "A page", content_type = "text/html", body = String))
-)]
-async fn page() -> Html<&'static str> {
-    Html(include_str!("docs.html"))
-}
-
-/// The page's script
-#[utoipa::path(
-    get, path = "/docs/docs.js", tag = "Contract", operation_id = "getDocsScript",
-    responses((status = 200, description = "JavaScript", content_type = "text/javascript", body = String))
-)]
-async fn script() -> impl IntoResponse {
-    (
-        [(header::CONTENT_TYPE, "text/javascript; charset=utf-8")],
-        include_str!("docs.js"),
-    )
-}
-
-/// The page's style
-#[utoipa::path(
-    get, path = "/docs/docs.css", tag = "Contract", operation_id = "getDocsStyle",
-    responses((status = 200, description = "CSS", content_type = "text/css", body = String))
-)]
-async fn style() -> impl IntoResponse {
-    (
-        [(header::CONTENT_TYPE, "text/css; charset=utf-8")],
-        include_str!("docs.css"),
-    )
+fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, kind)], text)
 }
 
 fn security_schemes() -> [(&'static str, SecurityScheme); 4] {

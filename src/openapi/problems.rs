@@ -78,10 +78,7 @@ fn problems_of(operation: &mut Operation) -> BTreeSet<Code> {
     let named: Vec<Value> = named.and_then(|named| named.as_array().cloned()).unwrap_or_default();
     let is_named = |code: &&Code| named.iter().any(|name| name == code.as_str());
     let mut codes: BTreeSet<Code> = Code::ALL.iter().filter(is_named).copied().collect();
-    let is_served_from_memory = operation.security.is_none() && codes.is_empty();
-    if !is_served_from_memory {
-        codes.extend([Code::Internal, Code::StoreUnavailable, Code::StoreBusy]);
-    }
+    codes.extend([Code::Internal, Code::StoreUnavailable, Code::StoreBusy]);
     if calls_with(operation, "api_key") {
         codes.extend([Code::Unauthorized, Code::RateLimited]);
     }

@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderValue, header};
 use axum::response::{Html, IntoResponse};
 use axum::routing::get;
 
+use super::{CSP, escaped};
 use crate::app::App;
 use crate::config::{Config, PublishableKey};
-
-const CSP: HeaderName = HeaderName::from_static("content-security-policy");
 
 /// The page, made once.
 struct Page {
@@ -64,14 +63,4 @@ fn html(config: &Config) -> String {
             if config.fake_clerk_key.is_some() { "yes" } else { "" },
         )
         .replace("{frontend_api}", &escaped(key.map_or("", |key| &key.frontend_api)))
-}
-
-/// For attributes and text.
-fn escaped(text: &str) -> String {
-    let replaced = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    // Braces, so that a name can't be taken for a place of the page's.
-    replaced
-        .replace('"', "&quot;")
-        .replace('\'', "&#39;")
-        .replace('{', "&#123;")
 }

@@ -1,4 +1,4 @@
-//! usher's own pages for the invitee: the accept page and the banner, which apps load. What needs a decision is asked of the API.
+//! usher's own pages: the accept page, the banner, which apps load, and `/`. What needs a decision is asked of the API.
 
 use std::sync::Arc;
 
@@ -14,6 +14,9 @@ use crate::app::App;
 
 mod accept;
 pub mod fake_clerk;
+pub mod home;
+
+const CSP: HeaderName = HeaderName::from_static("content-security-policy");
 
 /// What a browser may do with a script that any app's page loads.
 const CROSS_ORIGIN: [(HeaderName, &str); 3] = [
@@ -24,7 +27,9 @@ const CROSS_ORIGIN: [(HeaderName, &str); 3] = [
 
 /// The pages.
 pub fn pages(app: &App) -> Router {
-    accept::router(app).merge(fake_clerk::router(app))
+    home::router(app)
+        .merge(accept::router(app))
+        .merge(fake_clerk::router(app))
 }
 
 /// The files that browsers load, and may keep.
@@ -83,4 +88,14 @@ async fn serve(State(file): State<File>, headers: HeaderMap) -> Response {
     } else {
         (about, file.text).into_response()
     }
+}
+
+/// For attributes and text.
+fn escaped(text: &str) -> String {
+    let replaced = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    // Braces, so that a name can't be taken for a place of the page's.
+    replaced
+        .replace('"', "&quot;")
+        .replace('\'', "&#39;")
+        .replace('{', "&#123;")
 }

@@ -74,6 +74,8 @@ struct ClerkEvent {
     /// Such as `user.created`.
     #[schema(min_length = 1)]
     r#type: String,
+    /// Always `event`.
+    object: Option<String>,
     /// The event's data; its form depends on the type.
     data: Option<Value>,
 }

@@ -195,10 +195,11 @@ stories! {
     async fn all_is_well_in_one_line_each(deploy) {
         let said = deploy.check(&[]).await;
         said.is_well();
-        let lines: Vec<&str> = said.lines.iter().map(|(_, what, _)| what.as_str()).collect();
+        let lines = said.lines.iter().map(|(_, what, _)| what.as_str());
+        let lines: Vec<&str> = lines.filter(|what| *what != "not set").collect();
         assert_eq!(lines, [
             "configuration", "templates", "database", "schema", "database clock", "mail server", "sender", "session keys",
-            "Clerk's API", "clock",
+            "accept page", "Clerk's API", "clock",
         ]);
         assert_eq!(said.of("session keys"), "ok 1 at CLERK_ISSUER");
         assert_eq!(said.of("Clerk's API"), "ok takes the secret key");
@@ -306,6 +307,54 @@ async fn commands_that_look_at_the_database_ask_for_nothing_else_and_make_none()
 }
 
 #[tokio::test]
+async fn what_is_optional_and_absent_is_a_warning_with_its_consequence() {
+    let deploy = Deploy::to(TestDatabase::sqlite().await).await;
+    let said = deploy
+        .check(&[
+            ("INVITE_URL", None),
+            ("USHER_PUBLIC_URL", Some("https://invites.example.com")),
+        ])
+        .await;
+    said.is_well();
+    for (name, consequence) in [
+        ("CLERK_PUBLISHABLE_KEY", "can't sign anybody up"),
+        ("APP_URL", "leads nowhere"),
+        ("CLERK_AUTHORIZED_PARTIES", "any origin"),
+        ("USHER_EVENTS", "not told"),
+        ("USHER_OPS_KEYS", "changes nothing"),
+        ("MAIL_UNSUBSCRIBE", "List-Unsubscribe"),
+    ] {
+        let is_told = |(mark, what, words): &(String, String, String)| {
+            mark == "warn" && what == "not set" && words.starts_with(name) && words.contains(consequence)
+        };
+        assert!(said.lines.iter().any(is_told), "no {name} in:\n{}", said.all);
+    }
+}
+
+#[tokio::test]
+async fn an_accept_page_outside_of_clerks_domain_fails() {
+    let deploy = Deploy::to(TestDatabase::sqlite().await).await;
+    // clerk.example.com$
+    let key = ("CLERK_PUBLISHABLE_KEY", Some("pk_live_Y2xlcmsuZXhhbXBsZS5jb20k"));
+    let pem = SIGNER.public_pem().unwrap();
+    let keys = ("CLERK_JWT_KEY", Some(pem.as_str()));
+    let issuer = ("CLERK_ISSUER", Some("https://clerk.example.com"));
+    let check = async |url| {
+        let page = ("USHER_PUBLIC_URL", Some(url));
+        deploy.check(&[key, keys, issuer, ("INVITE_URL", None), page]).await
+    };
+    let said = check("https://invites.example.com").await;
+    said.is_well();
+    assert!(
+        said.of("accept page").starts_with("ok within example.com"),
+        "{}",
+        said.all
+    );
+    let said = check("https://invites.example.org").await;
+    said.failed_for("accept page", "https://invites.example.com");
+}
+
+#[tokio::test]
 async fn a_key_of_one_s_own_is_read_and_nobody_asked() {
     let deploy = Deploy::to(TestDatabase::sqlite().await).await;
     let pem = SIGNER.public_pem().unwrap();
@@ -318,14 +367,19 @@ async fn a_key_of_one_s_own_is_read_and_nobody_asked() {
     said.is_well();
     assert_eq!(said.of("session keys"), "ok CLERK_JWT_KEY is a key");
     assert!(
-        said.of("Clerk's API").starts_with("- no CLERK_SECRET_KEY"),
+        said.of("Clerk's API").starts_with("warn no CLERK_SECRET_KEY"),
         "{}",
         said.all
     );
     assert!(said.of("clock").starts_with("- Clerk was not asked"), "{}", said.all);
     let said = deploy.check(&[("CLERK_JWT_KEY", Some("no key"))]).await;
     said.failed_for("configuration", "CLERK_JWT_KEY");
-    assert_eq!(said.lines.len(), 1, "{}", said.all);
+    let is_about_settings = |what: &str| ["configuration", "not set"].contains(&what);
+    assert!(
+        said.lines.iter().all(|(_, what, _)| is_about_settings(what)),
+        "{}",
+        said.all
+    );
 }
 
 #[tokio::test]

@@ -207,6 +207,9 @@ fn a_demo_that_stays_goes_on_serving_and_no_second_one_takes_its_folder() {
         .1
         .to_owned();
 
+    let link = demo.line_with("/i#");
+    assert!(link.trim().starts_with(&format!("{}/i#", demo.url)), "{link}");
+
     let second = machine.run(&["demo"]).badly();
     assert!(second.contains("another usher demo is at work"), "{second}");
 

@@ -1,5 +1,6 @@
 //! The configuration: what stops the start, what development generates, what is never shown.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 
 use clap::CommandFactory as _;
@@ -209,6 +210,59 @@ fn the_readme_documents_every_setting_as_the_help_does() {
             "{name} is shown, but can't be set"
         );
     }
+}
+
+const EXAMPLE: &str = include_str!("../../.env.example");
+
+#[test]
+fn the_example_of_env_has_every_setting_with_the_words_of_the_help() {
+    let (mut words, mut told) = (Vec::new(), BTreeMap::new());
+    for line in EXAMPLE.lines() {
+        match line.strip_prefix("# ") {
+            Some(comment) => words.push(comment),
+            None => {
+                if let Some((name, _)) = line.trim_start_matches('#').split_once('=') {
+                    let before = told.insert(name.to_owned(), words.join(" "));
+                    assert_eq!(before, None, "{name} stands there twice");
+                }
+                words.clear();
+            }
+        }
+    }
+    let mut settings = BTreeMap::new();
+    for argument in Cli::command().get_arguments() {
+        if let (Some(variable), Some(help)) = (argument.get_env(), argument.get_help()) {
+            let help = argument.get_long_help().unwrap_or(help).to_string().replace('\n', " ");
+            settings.insert(variable.to_string_lossy().into_owned(), help);
+        }
+    }
+    assert_eq!(told, settings);
+}
+
+#[test]
+fn the_example_of_env_can_be_copied_and_its_defaults_are_those_in_force() {
+    let without_comments = EXAMPLE.replace("\n#", "\n").replace("\n ", "\n# ");
+    let nothing = config_with_dot_env("");
+    assert_eq!(config_with_dot_env(EXAMPLE), nothing);
+    assert_eq!(config_with_dot_env(&without_comments), nothing);
+}
+
+/// What `usher config` prints in production with this `.env`.
+fn config_with_dot_env(text: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join(".env"), text).unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_usher"))
+        .arg("config")
+        .env_clear()
+        .envs(environment("sqlite:///var/lib/usher.db", "smtp://localhost:2525"))
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let shown = String::from_utf8(output.stdout).unwrap();
+    // Not shown unless it is set.
+    let others = shown.lines().filter(|line| !line.starts_with("RUST_LOG="));
+    others.collect::<Vec<_>>().join("\n")
 }
 
 /// `usher serve` in an otherwise complete production environment with this change: its exit code and what it said.

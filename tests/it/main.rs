@@ -34,6 +34,7 @@ mod dot_env;
 mod events;
 mod follow_up;
 mod fuzz;
+mod home;
 mod keys;
 mod limits;
 mod mail;

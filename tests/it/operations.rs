@@ -657,7 +657,7 @@ stories! {
             "ok    mail server    connected and logged in",
             "ok    sender         Acme <no-reply@acme.example>",
             "ok    session keys   CLERK_JWT_KEY is a key",
-            "-     Clerk's API ",
+            "warn  Clerk's API ",
         ] {
             assert!(said.contains(line), "no “{line}” in:\n{said}");
         }

@@ -144,13 +144,18 @@ stories! {
         app.invite_to_organization(acme, "ada@example.com", "member").await;
         app.run_jobs().await;
         let token = app.token_in_mail_to("ada@example.com");
-        for path in [&format!("/v1/invite-links/{token}"), "/v1/invite-links/forged", "/v1/me/invites", "/v1/invites", "/docs", "/nothing"] {
+        for path in [&format!("/v1/invite-links/{token}"), "/v1/invite-links/forged", "/v1/me/invites", "/v1/invites", "/nothing"] {
             for method in [Method::GET, Method::HEAD, Method::OPTIONS, Method::DELETE] {
                 let answer = app.send(request(method.clone(), path, None, None)).await;
                 assert_eq!(answer.headers["referrer-policy"], "no-referrer", "{method} {path}");
                 assert_eq!(answer.headers["cache-control"], "no-store", "{method} {path}");
                 assert_eq!(answer.headers["x-content-type-options"], "nosniff", "{method} {path}");
             }
+        }
+        for page in ["/", "/docs", "/i"] {
+            let answer = app.open(page).await;
+            assert_eq!(answer.headers["referrer-policy"], "no-referrer", "{page}");
+            assert_eq!(answer.headers["cache-control"], "no-store", "{page}");
         }
         // Nothing is loaded from anywhere by what stands beside the token.
         let mail = app.mails()[0].html();

@@ -35,6 +35,8 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
 }
 
 /// Show an invite with its delivery
+///
+/// `delivery` is what became of its last mail.
 #[utoipa::path(
     get, path = "/v1/invites/{id}", tag = tag::INVITES, operation_id = "getInvite",
     params(("id" = Uuid, Path, description = "The invite's id", example = example::invite_id)),

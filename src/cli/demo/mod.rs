@@ -5,6 +5,7 @@ mod stage;
 mod story;
 mod timeline;
 
+use std::io::{IsTerminal as _, stdin, stdout};
 use std::path::Path;
 
 use anstream::println;
@@ -19,11 +20,11 @@ pub(super) const LOG: &str = "warn,usher::webhooks=error";
 
 /// Show invites from start to end with the real service, offline, in a few seconds.
 ///
-/// It uses a new database, secrets and an outbox in var/demo, which is emptied first, and free ports. It does not use your
-/// settings or change your data.
+/// On a terminal it then serves on until Ctrl-C, with an invite for you to open. It uses a new database, secrets and an outbox
+/// in var/demo, which is emptied first, and free ports. It does not use your settings or change your data.
 #[derive(Debug, clap::Args)]
 pub struct Demo {
-    /// Keep serving until Ctrl-C, and print addresses and keys to try.
+    /// Keep serving until Ctrl-C, also without a terminal.
     #[arg(long)]
     stay: bool,
 }
@@ -39,12 +40,17 @@ impl Demo {
 
     async fn perform(&self, stage: &Stage) -> anyhow::Result<()> {
         story::tell(stage).await?;
-        show_what_is_left(stage).await?;
-        if self.stay {
-            stay(stage).await
+        let stays = self.stay || (stdin().is_terminal() && stdout().is_terminal());
+        let link = if stays {
+            Some(story::invites_you(stage).await?)
         } else {
-            show_how_to_go_on();
-            Ok(())
+            None
+        };
+        show_what_is_left(stage).await?;
+        show_how_to_go_on();
+        match link {
+            Some(link) => stay(stage, &link).await,
+            None => Ok(()),
         }
     }
 }
@@ -83,20 +89,23 @@ const HOW_TO_GO_ON: &str = "
 
   Under cargo, `usher …` is `cargo run -- …`.";
 
-async fn stay(stage: &Stage) -> anyhow::Result<()> {
+async fn stay(stage: &Stage, link: &str) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
-    let (address, key, secret) = (&stage.address, &stage.secrets.api_key, &stage.secrets.signing_secret);
+    let (address, admin) = (&stage.address, &stage.admin_address);
+    let (key, secret) = (&stage.secrets.api_key, &stage.secrets.signing_secret);
     println!("\n{}", paint(STRONG, "usher serves on until Ctrl-C"));
-    println!("  address   {address}");
     println!("  API key   {key}");
-    println!("  health    {}/readyz", stage.admin_address);
+    println!("  API       {address}/docs");
+    println!("  board     {admin}/board");
+    println!("  health    {admin}/readyz");
     println!("\n{}", paint(STRONG, "From a second terminal"));
     println!("  curl -H 'Authorization: Bearer {key}' \\");
     println!("    {address}/v1/organizations/{}/members", stage.organization_id);
     println!();
     println!("  CLERK_WEBHOOK_SIGNING_SECRET={secret} \\");
     println!("    usher simulate user.created --email you@example.com --url {address}");
-    println!("\n  Under cargo, `usher …` is `cargo run -- …`.");
+    println!("\n{}", paint(STRONG, "Open this page and click"));
+    println!("  {link}");
     stop.cancelled().await;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The demo's usher in this process, and what each party does with it over HTTP.
 
 use std::fs::{self, File, TryLockError};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,7 @@ pub(super) struct Stage {
     pub organization_id: Uuid,
     pub project_id: Uuid,
     pub clock: Clock,
+    app: App,
     timeline: Timeline,
     signer: DevSigner,
     http: reqwest::Client,
@@ -51,7 +53,7 @@ impl Stage {
     pub(super) async fn set(folder: &Path) -> anyhow::Result<(Self, Service)> {
         let lock = take(folder)?;
         empty(folder)?;
-        let service = start(folder).await?;
+        let (app, service) = start(folder).await?;
         let address = service.address().context("usher does not listen")?;
         let secrets = DevSecrets::load_or_generate(folder)?;
         let clock = Clock::System;
@@ -67,6 +69,7 @@ impl Stage {
             organization_id: clock.new_id(),
             project_id: clock.new_id(),
             clock,
+            app,
             timeline: Timeline::start(),
             _lock: lock,
         };
@@ -176,6 +179,13 @@ impl Stage {
         }
     }
 
+    /// The link that an invite's mail has.
+    pub(super) async fn link(&self, invite_id: &str) -> anyhow::Result<String> {
+        let invite = self.app.store.read().await?.invite(invite_id.parse()?).await?;
+        let claim = invite.context("the invite is gone")?.link_claim();
+        Ok(self.app.config.invite_url.link(&self.app.token_key.token(claim)))
+    }
+
     /// Waits for a mail.
     pub(super) async fn mail(&self, to: &str, subject: &str) -> anyhow::Result<Mail> {
         self.until(&format!("a mail to {to}, “{subject}”"), async || {
@@ -212,18 +222,24 @@ fn empty(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn start(folder: &Path) -> anyhow::Result<Service> {
-    let any_port = || Some("127.0.0.1:0".to_owned());
+async fn start(folder: &Path) -> anyhow::Result<(App, Service)> {
     let settings = Settings {
         usher_env: Some("development".to_owned()),
-        usher_listen: any_port(),
-        usher_admin_listen: any_port(),
+        usher_listen: Some(free_address()?),
+        usher_admin_listen: Some("127.0.0.1:0".to_owned()),
         app_name: Some("Engine Room".to_owned()),
         ..Settings::default()
     };
     let app = App::new(settings.resolve_in(folder)?, Clock::System).await?;
     app.store.migrate(&app.config.rules()).await?;
-    Service::start(app, Role::All).await
+    let service = Service::start(app.clone(), Role::All).await?;
+    Ok((app, service))
+}
+
+/// Chosen before the start, because the links in mails name it.
+fn free_address() -> anyhow::Result<String> {
+    let free = TcpListener::bind("127.0.0.1:0").context("there is no free port")?;
+    Ok(free.local_addr()?.to_string())
 }
 
 /// An answer, with its request.

@@ -34,6 +34,11 @@ const KAY: Person = Person {
     last_name: "McNulty",
     email: "kay@example.com",
 };
+const YOU: Person = Person {
+    first_name: "You",
+    last_name: "",
+    email: "you@example.com",
+};
 
 /// Runs the whole story. Fails at the first unexpected result.
 pub(super) async fn tell(stage: &Stage) -> anyhow::Result<()> {
@@ -60,6 +65,14 @@ pub(super) async fn tell(stage: &Stage) -> anyhow::Result<()> {
         )
         .await?;
     stage.part("All is well", ops_look_around(stage)).await
+}
+
+/// An invite that is left for whoever watches the demo: the link of its mail.
+pub(super) async fn invites_you(stage: &Stage) -> anyhow::Result<String> {
+    let id = stage
+        .part("And you are invited", invite_into_organization(stage, YOU, "member"))
+        .await?;
+    stage.link(&id).await
 }
 
 async fn the_founder_comes_in(stage: &Stage) -> anyhow::Result<()> {

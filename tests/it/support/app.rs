@@ -169,6 +169,13 @@ impl TestApp {
         answer_of(self.router.clone(), request).await
     }
 
+    /// Opens a page or a file of usher's, which the contract does not describe.
+    pub async fn open(&self, path: &str) -> Answer {
+        let opened = raw_answer_of(self.router.clone(), request(Method::GET, path, None, None)).await;
+        assert_eq!(opened.status, 200, "{path}");
+        opened
+    }
+
     /// Delivers a webhook as it is.
     pub async fn deliver(&self, webhook: Webhook) -> Answer {
         self.send(into_request(webhook)).await
@@ -373,16 +380,20 @@ impl Invitee<'_> {
 
 async fn answer_of(router: Router, request: Request<Body>) -> Answer {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let answer = raw_answer_of(router, request).await;
+    super::contract::assert_kept(&method, &path, &answer);
+    answer
+}
+
+async fn raw_answer_of(router: Router, request: Request<Body>) -> Answer {
     let response = router.oneshot(request).await.expect("an answer");
     let (parts, body) = response.into_parts();
     let body = axum::body::to_bytes(body, usize::MAX).await.expect("a body");
-    let answer = Answer {
+    Answer {
         status: parts.status,
         headers: parts.headers,
         body,
-    };
-    super::contract::assert_kept(&method, &path, &answer);
-    answer
+    }
 }
 
 /// A request with a bearer and a JSON body, where given.
