@@ -266,7 +266,7 @@ fn payload_of(event: &EventView, viewer: &Viewer, is_asked: bool, payload: Optio
         let address = link(&segment(INBOX, &event.svix_id), &[("payload", Some("show"))]);
         return html! { p { a.button href=(address) { "Show the payload" } } };
     }
-    match payload.map(|payload| redacted(payload)) {
+    match payload.map(redacted) {
         Some(Some(payload)) => html! { pre tabindex="0" aria-label="Payload" { (payload) } },
         Some(None) => html! { p { "It is no JSON, so it is not shown: secrets could not be cut out." } },
         None => html! { p { "It is not kept any more." } },
