@@ -51,7 +51,10 @@ pub async fn measure(bench: &Bench, kind: Kind, rate: u32, minutes: f64) -> anyh
     let connection = database.connect().await?;
     wait_for_none(&connection, "usher_events where processed_at is null").await?;
     let events = connection.count("usher_events").await?;
-    ensure!(connection.count("admins").await? == events, "an event had no effect");
+    ensure!(
+        connection.count("usher_people").await? == events,
+        "an event had no effect"
+    );
     service.stop().await?;
     drop(connection);
     database.remove().await?;

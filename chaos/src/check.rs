@@ -130,7 +130,7 @@ impl Truth {
             addresses: pool
                 .rows(
                     "select p.clerk_user_id, a.email_key, a.verified
-                     from usher_addresses a join usher_people p on p.admin_id = a.admin_id",
+                     from usher_addresses a join usher_people p on p.id = a.person_id",
                 )
                 .await?,
             members: pool

@@ -33,7 +33,7 @@ alter table admins alter column organization_id drop not null;
 create index if not exists usher_admins_external_id on admins (external_id);
 -- People who may be linked by their address when Clerk tells of them.
 create index if not exists usher_admins_unlinked on admins (lower(trim(email))) where external_id is null and deleted_at is null;
-comment on table admins is 'People.';
+comment on table admins is 'People who are, or were, members.';
 comment on column admins.id is 'The app''s id of the person.';
 comment on column admins.organization_id is 'Deprecated: membership lives in organization_users.';
 comment on column admins.external_id is 'The Clerk user id.';
@@ -113,7 +113,12 @@ comment on column project_admins.deleted_at is 'Soft deletion: set means removed
 
 create table usher_people (
     clerk_user_id text primary key,
+    id uuid not null unique,
     admin_id uuid,
+    email text,
+    first_name text,
+    last_name text,
+    image_url text,
     clerk_created_at timestamptz,
     clerk_updated_at timestamptz,
     banned boolean not null default false,
@@ -122,10 +127,15 @@ create table usher_people (
     seen_at timestamptz,
     deleted_at timestamptz
 );
-create index usher_people_admin on usher_people (admin_id);
-comment on table usher_people is 'What Clerk last said of each person, and the tombstones of the deleted.';
+create index usher_people_admin on usher_people (admin_id) where admin_id is not null;
+comment on table usher_people is 'What Clerk last said of each person, and the tombstones of the deleted. Not all are members.';
 comment on column usher_people.clerk_user_id is 'user_…';
-comment on column usher_people.admin_id is 'Their row in admins; null for a tombstone of somebody never seen.';
+comment on column usher_people.id is 'UUIDv7; a new row in admins gets it, too.';
+comment on column usher_people.admin_id is 'The row in admins that was theirs when Clerk last told of them, if there was one. Which one is theirs now, admins.external_id tells.';
+comment on column usher_people.email is 'Their primary address if it is verified, or else another verified one.';
+comment on column usher_people.first_name is 'As Clerk shows it.';
+comment on column usher_people.last_name is 'As Clerk shows it.';
+comment on column usher_people.image_url is 'As Clerk shows it.';
 comment on column usher_people.clerk_created_at is 'When Clerk created them.';
 comment on column usher_people.clerk_updated_at is 'The version of what is stored: an older one never overwrites a newer one.';
 comment on column usher_people.banned is 'Banned in Clerk: no invite is for them.';
@@ -135,16 +145,16 @@ comment on column usher_people.seen_at is 'When Clerk last told of them.';
 comment on column usher_people.deleted_at is 'Deleted in Clerk; a late or replayed event never revives them.';
 
 create table usher_addresses (
-    admin_id uuid not null,
+    person_id uuid not null,
     email_key text not null,
     email text not null,
     verified boolean not null,
     is_primary boolean not null,
-    primary key (admin_id, email_key)
+    primary key (person_id, email_key)
 );
 create index usher_addresses_verified on usher_addresses (email_key) where verified;
 comment on table usher_addresses is 'Every address that Clerk knows of a person.';
-comment on column usher_addresses.admin_id is 'The person.';
+comment on column usher_addresses.person_id is 'The person, a usher_people.id.';
 comment on column usher_addresses.email_key is 'What addresses are compared by.';
 comment on column usher_addresses.email is 'As Clerk shows it.';
 comment on column usher_addresses.verified is 'Clerk verified it; only such an address matches invites.';
@@ -152,15 +162,15 @@ comment on column usher_addresses.is_primary is 'Their main address.';
 
 create table usher_sessions (
     clerk_session_id text primary key,
-    admin_id uuid,
+    person_id uuid,
     status text not null check (status in ('active', 'ended')),
     started_at timestamptz,
     ended_at timestamptz
 );
-create index usher_sessions_active on usher_sessions (admin_id) where status = 'active';
+create index usher_sessions_active on usher_sessions (person_id) where status = 'active';
 comment on table usher_sessions is 'Who is signed in, as far as the webhooks tell.';
 comment on column usher_sessions.clerk_session_id is 'sess_…';
-comment on column usher_sessions.admin_id is 'The person; null if they were unknown when the session ended.';
+comment on column usher_sessions.person_id is 'The person, a usher_people.id; null if they were unknown when the session ended.';
 comment on column usher_sessions.status is 'active or ended; an ended session is never revived by a late event.';
 comment on column usher_sessions.started_at is 'When Clerk says it began.';
 comment on column usher_sessions.ended_at is 'When usher learnt of its end.';
@@ -177,7 +187,9 @@ create table invites (
     status text not null check (status in ('pending', 'accepted', 'declined', 'revoked', 'expired')),
     acceptance text not null check (acceptance in ('auto', 'ask', 'default')),
     invited_by uuid,
+    invited_by_clerk_id text,
     accepted_by uuid,
+    accepted_by_clerk_id text,
     locale text,
     message text,
     token_version integer not null default 1,
@@ -225,14 +237,16 @@ comment on column invites.role is 'The role it gives.';
 comment on column invites.status is 'pending, accepted, declined, revoked or expired; pending past expires_at counts as expired.';
 comment on column invites.acceptance is 'auto lets in, ask shows the banner, default follows AUTO_ACCEPT.';
 comment on column invites.invited_by is 'The inviter, an admins.id.';
+comment on column invites.invited_by_clerk_id is 'The Clerk user id that the inviter had: known also when the app has deleted the row.';
 comment on column invites.accepted_by is 'Who accepted, an admins.id.';
+comment on column invites.accepted_by_clerk_id is 'The Clerk user id of who accepted.';
 comment on column invites.locale is 'The language for the mail (BCP 47).';
 comment on column invites.message is 'A few words from the inviter.';
 comment on column invites.token_version is 'The version that the link is derived from; raised to make older links void.';
 comment on column invites.invited_at is 'When the address was asked, or last asked again.';
 comment on column invites.expires_at is 'From then on it is expired.';
 comment on column invites.flagged_at is 'Since when the banner shows it.';
-comment on column invites.flagged_for is 'To whom the banner shows it, an admins.id.';
+comment on column invites.flagged_for is 'To whom the banner shows it, a usher_people.id.';
 comment on column invites.dismissed_at is 'When that person put the banner away, until their next sign-in.';
 comment on column invites.accepted_at is 'When it was accepted.';
 comment on column invites.declined_at is 'When it was declined.';
@@ -958,14 +972,24 @@ end
 $$;
 comment on function usher_app_id_key is 'What an id of the app''s is inside: itself if it is a UUID, else computed from it.';
 
+-- As admin_of in src/store/people/find.rs says it.
+create function usher_admin_of(clerk_user_id text) returns uuid language plpgsql stable as $$
+#variable_conflict use_variable
+begin
+    return coalesce(
+        (select a.id from admins a where a.external_id = clerk_user_id and a.deleted_at is null
+            order by a.created_at, a.id limit 1),
+        (select p.id from usher_people p where p.clerk_user_id = clerk_user_id and p.deleted_at is null
+            and not exists (select from admins a where a.id in (p.id, p.admin_id))));
+end
+$$;
+
 -- Read by Tx::live_people, too.
 create function usher_inviter(named_id uuid, clerk_user_id text) returns uuid language plpgsql stable as $$
 #variable_conflict use_variable
 begin
     return coalesce(
-        (select a.id from admins a where a.id = named_id and a.deleted_at is null),
-        (select a.id from admins a where a.external_id = clerk_user_id and a.deleted_at is null
-            order by a.created_at, a.id limit 1));
+        (select a.id from admins a where a.id = named_id and a.deleted_at is null), usher_admin_of(clerk_user_id));
 end
 $$;
 comment on function usher_inviter is 'Who an admin''s id or a Clerk user id means; of several members with one Clerk account the oldest.';
@@ -1007,7 +1031,7 @@ begin
         select a.deleted_at is null
             and not exists (select from usher_people u where u.clerk_user_id = a.external_id
                 and (u.banned or u.locked or u.deleted_at is not null))
-            and (a.external_id is not null or not exists (select from usher_people u where u.admin_id = a.id
+            and (a.external_id is not null or not exists (select from usher_people u where a.id in (u.id, u.admin_id)
                 and (u.banned or u.locked or u.deleted_at is not null)))
         from admins a where a.id = inviter), false)
     then
@@ -1136,7 +1160,9 @@ begin
         if inviter is null then
             perform usher_refuse_field('invited_by', 'is not a known person');
         end if;
-        if exists (select from usher_addresses a where a.verified and a.email_key = asked_key and a.admin_id = inviter) then
+        if exists (select from usher_addresses a join usher_people p on p.id = a.person_id
+            where a.verified and a.email_key = asked_key and usher_admin_of(p.clerk_user_id) = inviter)
+        then
             perform usher_refuse_field('email', 'is the inviter''s own address');
         end if;
         obstacle := usher_inviter_obstacle(inviter, home, project, wanted);
@@ -1149,9 +1175,10 @@ begin
 
     if exists (
         select from usher_addresses a
-        join admins owner on owner.id = a.admin_id and owner.deleted_at is null
-        left join organization_users m on m.organization_id = home and m.admin_id = a.admin_id and m.deleted_at is null
-        left join project_admins pm on pm.project_id = project and pm.admin_id = a.admin_id and pm.deleted_at is null
+        join usher_people p on p.id = a.person_id
+        join admins owner on owner.external_id = p.clerk_user_id and owner.deleted_at is null
+        left join organization_users m on m.organization_id = home and m.admin_id = owner.id and m.deleted_at is null
+        left join project_admins pm on pm.project_id = project and pm.admin_id = owner.id and pm.deleted_at is null
         where a.verified and a.email_key = asked_key
           and case when project is null
               then array_position(ladder, m.role) >= array_position(ladder, wanted)
@@ -1166,9 +1193,10 @@ begin
     -- What is decided about the invite is decided while its row is held, and the day's counts come last.
     ends_at := asked_at + make_interval(secs => extract(epoch from lifetime)::double precision);
     insert into invites as i (id, kind, organization_id, project_id, email, email_key, role, status, acceptance, invited_by,
-        locale, message, invited_at, expires_at, created_at, updated_at)
+        invited_by_clerk_id, locale, message, invited_at, expires_at, created_at, updated_at)
     values (new_id, case when project is null then 'organization' else 'project' end, home, project, usher_trimmed(asked),
-        asked_key, wanted, 'pending', way, inviter, language_tag, words, asked_at, ends_at, asked_at, asked_at)
+        asked_key, wanted, 'pending', way, inviter, (select a.external_id from admins a where a.id = inviter), language_tag,
+        words, asked_at, ends_at, asked_at, asked_at)
     on conflict (kind, target_id, email_key) where status in ('pending', 'expired') do update set updated_at = i.updated_at
     returning * into saved;
     if saved.id <> new_id then
@@ -1198,8 +1226,9 @@ begin
     if saved.id <> new_id then
         -- Without a mail, the link that the invitee has already goes on working.
         update invites i set status = 'pending', organization_id = home, email = usher_trimmed(asked), role = wanted,
-            acceptance = way, invited_by = inviter, locale = language_tag, message = words, invited_at = asked_at,
-            expires_at = ends_at, expired_at = null, dismissed_at = null, mail_held = held,
+            acceptance = way, invited_by = inviter,
+            invited_by_clerk_id = (select a.external_id from admins a where a.id = inviter), locale = language_tag,
+            message = words, invited_at = asked_at, expires_at = ends_at, expired_at = null, dismissed_at = null, mail_held = held,
             token_version = i.token_version + (held is null)::integer, updated_at = asked_at
         where i.id = saved.id returning * into saved;
     elsif held is not null then
@@ -1279,7 +1308,8 @@ begin
             'usher_tell_of_events', 'usher_record_event',
             'usher_refuse_field', 'usher_trimmed', 'usher_email_key', 'usher_new_id', 'usher_queue_invite_email',
             'usher_count_asked_mails', 'usher_reserve_mail', 'usher_manages_organization', 'usher_inviter_obstacle',
-            'usher_invite_obstacle', 'usher_invite', 'usher_enqueue_invite_email', 'usher_inviter', 'usher_app_id_key')
+            'usher_invite_obstacle', 'usher_invite', 'usher_enqueue_invite_email', 'usher_inviter', 'usher_admin_of',
+            'usher_app_id_key')
     loop
         execute format('alter function %s set search_path = pg_catalog, %I, pg_temp', mine, current_schema());
         execute format('alter function %s set timezone = ''UTC''', mine);
@@ -1509,19 +1539,18 @@ begin
             perform usher_refuse_field('role', 'must be one of ' || array_to_string(roles, ', '));
         end if;
 
-        insert into usher_people as u (clerk_user_id, admin_id)
-        values (user_id, coalesce(usher_inviter(null, user_id), usher_new_id()))
-        on conflict on constraint usher_people_pkey do update set admin_id = u.admin_id;
-        insert into admins (id, external_id, created_at, updated_at)
-        select u.admin_id, u.clerk_user_id, asked_at, asked_at from usher_people u
-        where u.clerk_user_id = user_id and u.deleted_at is null and u.admin_id is not null
-        on conflict (id) do nothing;
-        person := usher_inviter(null, user_id);
+        insert into usher_people as u (clerk_user_id, id) values (user_id, usher_new_id())
+        on conflict on constraint usher_people_pkey do update set id = u.id;
+        person := usher_admin_of(user_id);
         if person is null or exists (select from usher_people u
             where u.clerk_user_id = user_id and (u.banned or u.locked or u.deleted_at is not null))
         then
             perform usher_refuse(409, 'person_blocked', 'the person is banned, locked or deleted in Clerk', 'clerk_user_id');
         end if;
+        insert into admins (id, external_id, email, first_name, last_name, image_url, created_at, updated_at)
+        select u.id, u.clerk_user_id, u.email, u.first_name, u.last_name, u.image_url, asked_at, asked_at
+        from usher_people u where u.id = person
+        on conflict (id) do nothing;
 
         perform from organizations o where o.id = place.organization for no key update;
         select m.role into held_in_organization from organization_users m
@@ -1542,7 +1571,8 @@ begin
             select i.* from invites i
             where i.target_id = coalesce(place.project, place.organization) and i.status in ('pending', 'expired')
                 and i.kind = case when place.project is null then 'organization' else 'project' end
-                and i.email_key in (select a.email_key from usher_addresses a where a.admin_id = person and a.verified)
+                and i.email_key in (select a.email_key from usher_addresses a join usher_people u on u.id = a.person_id
+                    where u.clerk_user_id = user_id and a.verified)
             order by i.id for update
         loop
             perform usher_revoke_invite(open.id);
@@ -1698,10 +1728,9 @@ begin
     select i.id as invite_id, coalesce(o.app_id, i.organization_id::text) as organization_id,
         coalesce(p.app_id, i.project_id::text) as project_id, i.email, i.role,
         case when i.status = 'pending' and i.expires_at <= now() then 'expired' else i.status end as status,
-        inviter.external_id as invited_by, i.invited_at, i.expires_at, invitee.external_id as accepted_by,
+        i.invited_by_clerk_id as invited_by, i.invited_at, i.expires_at, i.accepted_by_clerk_id as accepted_by,
         i.accepted_at, i.declined_at, i.revoked_at, i.mail_held, i.created_at, i.updated_at
-    from invites i left join usher_app_ids o on o.key = i.organization_id left join usher_app_ids p on p.key = i.project_id
-    left join admins inviter on inviter.id = i.invited_by left join admins invitee on invitee.id = i.accepted_by;
+    from invites i left join usher_app_ids o on o.key = i.organization_id left join usher_app_ids p on p.key = i.project_id;
     comment on view app_invites is 'All invites, with the ids that the app uses.';
 end
 $views$;

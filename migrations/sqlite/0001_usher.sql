@@ -14,7 +14,7 @@ create table organizations (
     deleted_at text
 ) strict;
 
--- People.
+-- People who are, or were, members.
 create table admins (
     -- The app's id of the person.
     id blob primary key,
@@ -99,12 +99,23 @@ create table project_admins (
 ) strict;
 create index usher_project_admins_admin on project_admins (admin_id);
 
--- What Clerk last said of each person, and the tombstones of the deleted.
+-- What Clerk last said of each person, and the tombstones of the deleted. Not all are members.
 create table usher_people (
     -- user_…
     clerk_user_id text primary key,
-    -- Their row in admins; null for a tombstone of somebody never seen.
+    -- UUIDv7; a new row in admins gets it, too.
+    id blob not null unique,
+    -- The row in admins that was theirs when Clerk last told of them, if there was one. Which one is theirs now,
+    -- admins.external_id tells.
     admin_id blob,
+    -- Their primary address if it is verified, or else another verified one.
+    email text,
+    -- As Clerk shows it.
+    first_name text,
+    -- As Clerk shows it.
+    last_name text,
+    -- As Clerk shows it.
+    image_url text,
     -- When Clerk created them.
     clerk_created_at text,
     -- The version of what is stored: an older one never overwrites a newer one.
@@ -120,12 +131,12 @@ create table usher_people (
     -- Deleted in Clerk; a late or replayed event never revives them.
     deleted_at text
 ) strict;
-create index usher_people_admin on usher_people (admin_id);
+create index usher_people_admin on usher_people (admin_id) where admin_id is not null;
 
 -- Every address that Clerk knows of a person.
 create table usher_addresses (
-    -- The person.
-    admin_id blob not null,
+    -- The person, a usher_people.id.
+    person_id blob not null,
     -- What addresses are compared by.
     email_key text not null,
     -- As Clerk shows it.
@@ -134,7 +145,7 @@ create table usher_addresses (
     verified integer not null check (verified in (0, 1)),
     -- Their main address.
     is_primary integer not null check (is_primary in (0, 1)),
-    primary key (admin_id, email_key)
+    primary key (person_id, email_key)
 ) strict;
 create index usher_addresses_verified on usher_addresses (email_key) where verified;
 
@@ -142,8 +153,8 @@ create index usher_addresses_verified on usher_addresses (email_key) where verif
 create table usher_sessions (
     -- sess_…
     clerk_session_id text primary key,
-    -- The person; null if they were unknown when the session ended.
-    admin_id blob,
+    -- The person, a usher_people.id; null if they were unknown when the session ended.
+    person_id blob,
     -- active or ended; an ended session is never revived by a late event.
     status text not null check (status in ('active', 'ended')),
     -- When Clerk says it began.
@@ -151,7 +162,7 @@ create table usher_sessions (
     -- When usher learnt of its end.
     ended_at text
 ) strict;
-create index usher_sessions_active on usher_sessions (admin_id) where status = 'active';
+create index usher_sessions_active on usher_sessions (person_id) where status = 'active';
 
 -- Addresses invited into an organization or a project.
 create table invites (
@@ -177,8 +188,12 @@ create table invites (
     acceptance text not null check (acceptance in ('auto', 'ask', 'default')),
     -- The inviter, an admins.id.
     invited_by blob,
+    -- The Clerk user id that the inviter had: known also when the app has deleted the row.
+    invited_by_clerk_id text,
     -- Who accepted, an admins.id.
     accepted_by blob,
+    -- The Clerk user id of who accepted.
+    accepted_by_clerk_id text,
     -- The language for the mail (BCP 47).
     locale text,
     -- A few words from the inviter.
@@ -191,7 +206,7 @@ create table invites (
     expires_at text not null,
     -- Since when the banner shows it.
     flagged_at text,
-    -- To whom the banner shows it, an admins.id.
+    -- To whom the banner shows it, a usher_people.id.
     flagged_for blob,
     -- When that person put the banner away, until their next sign-in.
     dismissed_at text,

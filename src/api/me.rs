@@ -122,10 +122,7 @@ async fn items(
 ) -> Result<Vec<InviteJson>, StoreError> {
     let shown = match (asked, known) {
         (_, Some(person)) if person.deleted_at.is_some() => Vec::new(),
-        (Some(profile), known) => {
-            let admin_id = known.and_then(|person| person.admin_id);
-            shown_to_profile(tx, profile, admin_id, roles).await?
-        }
+        (Some(profile), known) => shown_to_profile(tx, profile, known, roles).await?,
         (None, Some(person)) => shown_to_person(tx, person, roles).await?,
         (None, None) => Vec::new(),
     };
@@ -156,7 +153,7 @@ async fn shown_to_person(tx: &mut Tx, person: &Person, roles: &Roles) -> Result<
     let Some(person) = person.for_matching().filter(|person| !person.blocked) else {
         return Ok(Vec::new());
     };
-    let waiting = tx.invite_candidates(&[person.admin_id]).await?;
+    let waiting = tx.invite_candidates(&[person]).await?;
     Ok(waiting
         .iter()
         .filter(|waiting| !waiting.is_dismissed() && waiting.facts.obstacle(roles).is_none())
@@ -167,10 +164,12 @@ async fn shown_to_person(tx: &mut Tx, person: &Person, roles: &Roles) -> Result<
 async fn shown_to_profile(
     tx: &mut Tx,
     profile: &Profile,
-    admin_id: Option<Uuid>,
+    known: Option<&Person>,
     roles: &Roles,
 ) -> Result<Vec<Uuid>, StoreError> {
-    if profile.banned || profile.locked {
+    // Known, but the app has cut the link.
+    let is_cut = known.is_some_and(|person| person.seen_at.is_some() && person.admin_id.is_none());
+    if profile.banned || profile.locked || is_cut {
         return Ok(Vec::new());
     }
     let verified: Vec<&EmailKey> = profile
@@ -180,8 +179,8 @@ async fn shown_to_profile(
         .map(|address| &address.key)
         .collect();
     let open = tx.pending_invites_at(&verified).await?;
-    let dismissed = match admin_id {
-        Some(admin_id) => tx.dismissed_by(admin_id).await?,
+    let dismissed = match known {
+        Some(person) => tx.dismissed_by(person.id).await?,
         None => Vec::new(),
     };
     Ok(open
@@ -216,7 +215,7 @@ pub(super) async fn accept(State(api): State<Api>, me: SignedIn, Id(id): Id) -> 
 async fn accept_one(api: &Api, store: Store, me: &SignedIn, id: Uuid) -> Result<Json<InviteJson>, Problem> {
     let (invitee, invite) = authenticate_for(api, &store, me, id).await?;
     let invite = invite.ok_or_else(Problem::not_found)?;
-    accept_invite(api, invitee, &invite).await
+    accept_invite(api, me, invitee, &invite).await
 }
 
 body! {
@@ -263,7 +262,7 @@ async fn accept_claim(api: &Api, store: Store, me: &SignedIn, claim: &LinkClaim)
         .await?
         .filter(|invite| invite.token_version == claim.version);
     let invite = invite.ok_or_else(Problem::not_found)?;
-    if theirs.is_none() && !is_accepted_by(&invite, invitee.person.admin_id) {
+    if theirs.is_none() && !is_accepted_by(&invite, &me.clerk_user_id) {
         let facts = invitee.tx.accept_facts(&[invite.id]).await?;
         // Without what it leads into, a link is as void as one that is forged.
         let leads_somewhere = facts.get(&invite.id).is_some_and(|facts| facts.target_exists);
@@ -276,7 +275,7 @@ async fn accept_claim(api: &Api, store: Store, me: &SignedIn, claim: &LinkClaim)
     if invite.status_at(invitee.tx.now()) == Status::Expired {
         return Err(Code::LinkExpired.into());
     }
-    accept_invite(api, invitee, &invite).await
+    accept_invite(api, me, invitee, &invite).await
 }
 
 fn other_address(invite: &Invite) -> Problem {
@@ -286,13 +285,18 @@ fn other_address(invite: &Invite) -> Problem {
     ))
 }
 
-async fn accept_invite(api: &Api, invitee: Invitee, invite: &Invite) -> Result<Json<InviteJson>, Problem> {
+async fn accept_invite(
+    api: &Api,
+    me: &SignedIn,
+    invitee: Invitee,
+    invite: &Invite,
+) -> Result<Json<InviteJson>, Problem> {
     let Invitee { mut tx, person } = invitee;
-    let waiting = tx.invite_candidates(&[person.admin_id]).await?;
+    let waiting = tx.invite_candidates(&[person]).await?;
     let Some(waiting) = waiting.iter().find(|waiting| waiting.invite.id == invite.id) else {
-        return accepted_before(tx, invite.id, person.admin_id).await;
+        return accepted_before(tx, invite.id, me).await;
     };
-    let Accepted { invites, refused } = accept_candidates(&mut tx, &[waiting], &api.app.config.roles).await?;
+    let Accepted { people, refused } = accept_candidates(&mut tx, &[waiting], &api.app.config.roles).await?;
     if let Some(refused) = refused.first() {
         // Commit, because the refusal is recorded.
         tx.commit().await?;
@@ -302,23 +306,23 @@ async fn accept_invite(api: &Api, invitee: Invitee, invite: &Invite) -> Result<J
             obstacle => refused_by(obstacle),
         });
     }
-    if invites.is_empty() {
-        return accepted_before(tx, invite.id, person.admin_id).await;
+    if people.is_empty() {
+        return accepted_before(tx, invite.id, me).await;
     }
     answered(tx, invite.id).await
 }
 
 /// The answer for an invite that is no longer open. Who has accepted it, also by the webhook a moment ago, gets the invite.
-async fn accepted_before(mut tx: Tx, id: Uuid, admin_id: Uuid) -> Result<Json<InviteJson>, Problem> {
+async fn accepted_before(mut tx: Tx, id: Uuid, me: &SignedIn) -> Result<Json<InviteJson>, Problem> {
     let invite = tx.invite(id).await?.ok_or_else(Problem::not_found)?;
-    if is_accepted_by(&invite, admin_id) {
+    if is_accepted_by(&invite, &me.clerk_user_id) {
         return answered(tx, id).await;
     }
     Err(closed(invite.status_at(tx.now())))
 }
 
-fn is_accepted_by(invite: &Invite, admin_id: Uuid) -> bool {
-    invite.accepted_by == Some(admin_id)
+fn is_accepted_by(invite: &Invite, clerk_user_id: &str) -> bool {
+    invite.accepted_by_clerk_id.as_deref() == Some(clerk_user_id)
 }
 
 /// Decline an invite
@@ -344,7 +348,7 @@ pub(super) async fn decline(State(api): State<Api>, me: SignedIn, Id(id): Id) ->
 async fn decline_one(api: &Api, store: Store, me: &SignedIn, id: Uuid) -> Result<Json<InviteJson>, Problem> {
     let (Invitee { mut tx, person }, invite) = authenticate_for(api, &store, me, id).await?;
     if invite.is_none() || !tx.decline_invite(id).await? {
-        return Err(not_open(&mut tx, id, person.admin_id).await?);
+        return Err(not_open(&mut tx, id, person.id).await?);
     }
     answered(tx, id).await
 }
@@ -371,8 +375,8 @@ pub(super) async fn dismiss(State(api): State<Api>, me: SignedIn, Id(id): Id) ->
 
 async fn dismiss_one(api: &Api, store: Store, me: &SignedIn, id: Uuid) -> Result<Json<InviteJson>, Problem> {
     let (Invitee { mut tx, person }, invite) = authenticate_for(api, &store, me, id).await?;
-    if invite.is_none() || !tx.dismiss_invite(id, person.admin_id).await? {
-        return Err(not_open(&mut tx, id, person.admin_id).await?);
+    if invite.is_none() || !tx.dismiss_invite(id, person.id).await? {
+        return Err(not_open(&mut tx, id, person.id).await?);
     }
     answered(tx, id).await
 }
@@ -435,7 +439,7 @@ async fn authenticate_for(
     id: Uuid,
 ) -> Result<(Invitee, Option<Invite>), Problem> {
     let mut invitee = authenticate(api, store, me).await?;
-    let invite = invitee.tx.invite_of(id, invitee.person.admin_id).await?;
+    let invite = invitee.tx.invite_of(id, invitee.person.id).await?;
     if invite.is_some() {
         return Ok((invitee, invite));
     }
@@ -444,7 +448,7 @@ async fn authenticate_for(
         Some(invitee) => invitee,
         None => authenticate(api, store, me).await?,
     };
-    let invite = invitee.tx.invite_of(id, invitee.person.admin_id).await?;
+    let invite = invitee.tx.invite_of(id, invitee.person.id).await?;
     Ok((invitee, invite))
 }
 
@@ -455,9 +459,9 @@ async fn answered(mut tx: Tx, id: Uuid) -> Result<Json<InviteJson>, Problem> {
 }
 
 /// Why the invite can't be answered. An unknown one and another person's get the same answer.
-async fn not_open(tx: &mut Tx, id: Uuid, admin_id: Uuid) -> Result<Problem, StoreError> {
+async fn not_open(tx: &mut Tx, id: Uuid, person_id: Uuid) -> Result<Problem, StoreError> {
     let now = tx.now();
-    let invite = tx.invite_of(id, admin_id).await?;
+    let invite = tx.invite_of(id, person_id).await?;
     Ok(invite.map_or_else(Problem::not_found, |invite| closed(invite.status_at(now))))
 }
 

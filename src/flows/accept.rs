@@ -1,7 +1,7 @@
 //! Accepting invites: the status, the memberships and the notice to the inviter, in one transaction. Every way to
 //! accept goes through here.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
@@ -12,7 +12,8 @@ use crate::store::{DeliveryKind, Grant, InviteCandidate, NewDelivery, StoreError
 
 #[derive(Debug, Clone, Default)]
 pub struct Accepted {
-    pub invites: Vec<Invite>,
+    /// The people who were let in, by usher's ids.
+    pub people: HashSet<Uuid>,
     /// Invites that can't be accepted now; the reason was recorded, nothing else was changed.
     pub refused: Vec<Refused>,
 }
@@ -37,18 +38,21 @@ pub async fn accept_candidates(
     let waiting: Vec<&InviteCandidate> = waiting.iter().collect();
     let (waiting, refused) = refuse(tx, &waiting, roles).await?;
     let accepted = tx.accept_invites(&waiting).await?;
-    let organization_ids: HashMap<Uuid, Uuid> = waiting
+    let candidates: HashMap<(Uuid, Uuid), &InviteCandidate> = waiting
         .iter()
-        .map(|waiting| (waiting.invite.id, waiting.target_organization_id))
+        .map(|&waiting| ((waiting.invite.id, waiting.person.admin_id), waiting))
         .collect();
 
     let mut organizations = Grants::new(&roles.organization);
     let mut projects = Grants::new(&roles.project);
+    let mut people = HashSet::new();
     for invite in &accepted {
-        let (Some(admin_id), Some(&target_organization_id)) = (invite.accepted_by, organization_ids.get(&invite.id))
-        else {
+        let Some(admin_id) = invite.accepted_by else { continue };
+        let Some(candidate) = candidates.get(&(invite.id, admin_id)) else {
             continue;
         };
+        people.insert(candidate.person.id);
+        let target_organization_id = candidate.target_organization_id;
         match (invite.kind, invite.project_id) {
             (TargetKind::Project, Some(project_id)) => {
                 // A member of a project becomes a member of its organization, with the lowest role.
@@ -58,15 +62,14 @@ pub async fn accept_candidates(
             _ => organizations.add(target_organization_id, admin_id, &invite.role),
         }
     }
+    // A row in `admins` is a member: people get theirs when they are let in, not before.
+    tx.add_to_admins(&people.iter().copied().collect::<Vec<_>>()).await?;
     tx.grant_in_organizations(&organizations.into_vec(), &roles.organization)
         .await?;
     tx.grant_in_projects(&projects.into_vec(), &roles.project).await?;
     let notices = notices(tx, &accepted).await?;
     tx.queue_deliveries(&notices).await?;
-    Ok(Accepted {
-        invites: accepted,
-        refused,
-    })
+    Ok(Accepted { people, refused })
 }
 
 /// Splits off the candidates whose invite can't be accepted, and records why.

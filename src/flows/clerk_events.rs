@@ -152,27 +152,21 @@ async fn apply_round(
 ) -> Result<(), StoreError> {
     let people = learn_people(tx, round).await?;
     for (svix_id, change) in round {
-        if let Some(admin_id) = change.person().and_then(|id| people.get(id)?.admin_id) {
-            tx.with_correlation_id(admin_id, svix_id);
+        if let Some(person) = change.person().and_then(|id| people.get(id)?.for_matching()) {
+            tx.with_correlation_id(&person, svix_id);
         }
     }
     let active = note_sign_ins(tx, round, &people).await?;
     // Before the match: invites of a deleted inviter can't be accepted.
     delete_people(tx, round, roles).await?;
     let requests = requests(round, &people, &active);
-    let Matched { accepted, locked } = match_people(tx, &requests, policy, roles, skip_locked).await?;
+    let Matched { let_in, locked } = match_people(tx, &requests, policy, roles, skip_locked).await?;
     note_sign_outs(tx, round, &people).await?;
 
-    let let_in: HashSet<Uuid> = accepted.iter().filter_map(|invite| invite.accepted_by).collect();
     for (svix_id, change) in round {
         let person = change.person().and_then(|id| people.get(id));
-        let was_accepted = person
-            .and_then(|person| person.admin_id)
-            .is_some_and(|id| let_in.contains(&id));
-        let is_locked = person
-            .and_then(|person| person.admin_id)
-            .is_some_and(|id| locked.contains(&id));
-        if is_locked {
+        let was_accepted = person.is_some_and(|person| let_in.contains(&person.id));
+        if person.is_some_and(|person| locked.contains(&person.id)) {
             outcomes.insert(svix_id.clone(), Outcome::Locked);
             continue;
         }
@@ -216,7 +210,7 @@ async fn note_sign_ins(
         .filter_map(|(_, change)| match change {
             Change::SignedIn { session, .. } => Some(SessionStart {
                 clerk_session_id: session.clerk_session_id.clone(),
-                admin_id: live(people.get(&session.clerk_user_id)?)?,
+                person_id: live(people.get(&session.clerk_user_id)?)?,
                 started_at: session.created_at,
             }),
             _ => None,
@@ -226,7 +220,7 @@ async fn note_sign_ins(
 }
 
 fn live(person: &Person) -> Option<Uuid> {
-    person.admin_id.filter(|_| person.deleted_at.is_none())
+    person.deleted_at.is_none().then_some(person.id)
 }
 
 fn requests(
@@ -255,9 +249,9 @@ async fn note_sign_outs(
     let mut signed_out = Vec::new();
     for (_, change) in round {
         if let Change::SignedOut(session) = change {
-            let admin_id = people.get(&session.clerk_user_id).and_then(|person| person.admin_id);
-            ends.push((session.clerk_session_id.as_str(), admin_id));
-            signed_out.extend(admin_id);
+            let person_id = people.get(&session.clerk_user_id).map(|person| person.id);
+            ends.push((session.clerk_session_id.as_str(), person_id));
+            signed_out.extend(person_id);
         }
     }
     tx.end_sessions(&ends).await?;

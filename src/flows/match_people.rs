@@ -5,7 +5,6 @@ use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
 
 use super::accept::{accept_candidates, refuse};
-use crate::invites::Invite;
 use crate::invites::matching::{AutoAccept, Decision, MatchTrigger, Person, decide};
 use crate::invites::roles::Roles;
 use crate::store::{StoreError, Tx};
@@ -17,8 +16,9 @@ pub struct MatchRequest {
 }
 
 pub struct Matched {
-    pub accepted: Vec<Invite>,
-    /// People, by `admins.id`, with an invite that was not accepted because its target is locked.
+    /// The people who were let in.
+    pub let_in: HashSet<Uuid>,
+    /// People with an invite that was not accepted because its target is locked.
     pub locked: HashSet<Uuid>,
 }
 
@@ -33,15 +33,15 @@ pub async fn match_people(
     let requests: HashMap<Uuid, MatchRequest> = requests
         .iter()
         .filter(|request| !request.person.blocked)
-        .map(|request| (request.person.admin_id, *request))
+        .map(|request| (request.person.id, *request))
         .collect();
-    let people: Vec<Uuid> = requests.keys().copied().collect();
+    let people: Vec<Person> = requests.values().map(|request| request.person).collect();
     let waiting = tx.invite_candidates(&people).await?;
     let now = tx.now();
     let mut accepted = Vec::new();
     let mut flagged = Vec::new();
     for waiting in &waiting {
-        let Some(request) = requests.get(&waiting.admin_id) else {
+        let Some(request) = requests.get(&waiting.person.id) else {
             continue;
         };
         match decide(&request.person, &waiting.invite, policy, request.trigger, now) {
@@ -59,11 +59,11 @@ pub async fn match_people(
         accepted.retain(|candidate| {
             let is_locked = candidate.target_ids().any(|id| targets.contains(&id));
             if is_locked {
-                locked.insert(candidate.admin_id);
+                locked.insert(candidate.person.id);
             }
             !is_locked
         });
     }
-    let accepted = accept_candidates(tx, &accepted, roles).await?.invites;
-    Ok(Matched { accepted, locked })
+    let let_in = accept_candidates(tx, &accepted, roles).await?.people;
+    Ok(Matched { let_in, locked })
 }

@@ -69,6 +69,8 @@ pub struct Invite {
     pub invited_by: Option<Uuid>,
     /// The person who accepted, an `admins.id`.
     pub accepted_by: Option<Uuid>,
+    /// Their Clerk user id.
+    pub accepted_by_clerk_id: Option<String>,
     /// The language of the mail (BCP 47).
     pub locale: Option<String>,
     /// The inviter's message.
@@ -80,7 +82,7 @@ pub struct Invite {
     pub expires_at: DateTime<Utc>,
     /// Since when the banner shows it.
     pub flagged_at: Option<DateTime<Utc>>,
-    /// The person whose banner shows it, an `admins.id`.
+    /// The person whose banner shows it, by usher's id.
     pub flagged_for: Option<Uuid>,
     /// When that person dismissed the banner, until their next sign-in.
     pub dismissed_at: Option<DateTime<Utc>>,

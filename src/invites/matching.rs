@@ -56,6 +56,9 @@ pub enum MatchTrigger {
 /// What the match needs to know about a person, besides their verified addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Person {
+    /// usher's id of the person.
+    pub id: Uuid,
+    /// The `admins.id` that they have, or get when they are let in.
     pub admin_id: Uuid,
     pub clerk_created_at: DateTime<Utc>,
     /// Banned, locked or deleted: no invite is accepted or shown.
@@ -87,7 +90,7 @@ pub fn decide(
     if lets_in(person, invite, policy) {
         return Decision::Accept;
     }
-    let already_theirs = invite.flagged_for == Some(person.admin_id);
+    let already_theirs = invite.flagged_for == Some(person.id);
     let shown = already_theirs && invite.flagged_at.is_some() && invite.dismissed_at.is_none();
     let dismissed = already_theirs && invite.dismissed_at.is_some();
     match trigger {

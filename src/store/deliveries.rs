@@ -265,8 +265,8 @@ impl Tx {
                  a.first_name as inviter_first_name, a.last_name as inviter_last_name, a.email as inviter_email,
                  b.first_name as invitee_first_name, b.last_name as invitee_last_name,
                  case d.kind
-                     when 'accepted_notice' then (select u.locale from usher_people u where u.admin_id = i.invited_by)
-                     else (select u.locale from usher_addresses x join usher_people u on u.admin_id = x.admin_id
+                     when 'accepted_notice' then (select u.locale from usher_people u where u.clerk_user_id = a.external_id)
+                     else (select u.locale from usher_addresses x join usher_people u on u.id = x.person_id
                            where x.email_key = i.email_key and x.verified order by u.seen_at desc limit 1)
                  end as recipient_locale,
                  not exists (
@@ -275,8 +275,9 @@ impl Tx {
                          or (d.kind = 'reminder' and n.kind = 'invite'
                              and (n.status = 'queued' or n.queued_at > d.queued_at)))) as is_newest,
                  (select s.reason from usher_suppressions s where s.email_key = case d.kind
-                     when 'accepted_notice' then (select x.email_key from usher_addresses x
-                         where x.admin_id = i.invited_by and x.email = d.to_email limit 1)
+                     when 'accepted_notice' then (select x.email_key from admins m join usher_people u on u.clerk_user_id = m.external_id
+                         join usher_addresses x on x.person_id = u.id
+                         where m.id = i.invited_by and x.email = d.to_email limit 1)
                      else i.email_key end) as suppressed_for
              from usher_deliveries d
              join invites i on i.id = d.invite_id

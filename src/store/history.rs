@@ -10,6 +10,7 @@ use super::invites::{INVITE_ID, invite_ids};
 use super::rows::{Time, Type, of_rows, sql, to_json, unfold};
 use super::{Result, Tx, on_conn};
 use crate::invites::accept::Obstacle;
+use crate::invites::matching;
 use crate::metrics::{self, InviteEvent};
 
 /// An event of an invite's history.
@@ -30,7 +31,7 @@ pub struct HistoryEntry {
 pub(super) struct History {
     /// The correlation id of the whole transaction.
     cause: Option<String>,
-    /// The correlation id per person: events from Clerk share transactions.
+    /// The correlation id per person, by both of their ids: events from Clerk share transactions.
     by_person: HashMap<Uuid, String>,
     rows: Vec<Row>,
 }
@@ -72,8 +73,10 @@ impl History {
 
 impl Tx {
     /// Sets the correlation id of what this transaction does to a person's invites: the id of the event.
-    pub fn with_correlation_id(&mut self, admin_id: Uuid, svix_id: &str) {
-        self.history.by_person.insert(admin_id, svix_id.to_owned());
+    pub fn with_correlation_id(&mut self, person: &matching::Person, svix_id: &str) {
+        for id in [person.id, person.admin_id] {
+            self.history.by_person.insert(id, svix_id.to_owned());
+        }
     }
 
     /// Records an event of an invite, caused by `person` if one is named.

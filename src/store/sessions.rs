@@ -5,7 +5,7 @@ use serde::Serialize;
 use std::collections::HashSet;
 use uuid::Uuid;
 
-use super::people::admin_ids;
+use super::people::{PERSON_ID, person_ids};
 use super::rows::{Time, Type, among, in_order_of_id, sql, to_json, unfold};
 use super::{Result, Tx, on_conn};
 
@@ -13,21 +13,20 @@ use super::{Result, Tx, on_conn};
 pub struct SessionStart {
     /// `sess_…`
     pub clerk_session_id: String,
-    /// The `admins.id`.
-    pub admin_id: Uuid,
+    pub person_id: Uuid,
     pub started_at: DateTime<Utc>,
 }
 
 #[derive(Serialize)]
 struct SessionRow<'a> {
     session_id: &'a str,
-    admin_id: Option<Uuid>,
+    person_id: Option<Uuid>,
     started_at: Option<Time>,
 }
 
 const COLUMNS: &[(&str, Type)] = &[
     ("session_id", Type::Text),
-    ("admin_id", Type::Uuid),
+    ("person_id", Type::Uuid),
     ("started_at", Type::Time),
 ];
 
@@ -41,16 +40,16 @@ impl Tx {
             .iter()
             .map(|start| SessionRow {
                 session_id: &start.clerk_session_id,
-                admin_id: Some(start.admin_id),
+                person_id: Some(start.person_id),
                 started_at: Some(Time(start.started_at)),
             })
             .collect();
         rows.sort_by_key(|row| row.session_id);
         let source = unfold(self.dialect(), COLUMNS);
         let text = format!(
-            "insert into usher_sessions (clerk_session_id, admin_id, status, started_at)
-             select r.session_id, r.admin_id, 'active', r.started_at from {source} where true
-             on conflict (clerk_session_id) do update set admin_id = excluded.admin_id
+            "insert into usher_sessions (clerk_session_id, person_id, status, started_at)
+             select r.session_id, r.person_id, 'active', r.started_at from {source} where true
+             on conflict (clerk_session_id) do update set person_id = excluded.person_id
              returning clerk_session_id, status"
         );
         let rows = to_json(&rows)?;
@@ -70,20 +69,20 @@ impl Tx {
         }
         let mut rows: Vec<_> = ends
             .iter()
-            .map(|&(session_id, admin_id)| SessionRow {
+            .map(|&(session_id, person_id)| SessionRow {
                 session_id,
-                admin_id,
+                person_id,
                 started_at: None,
             })
             .collect();
         rows.sort_by_key(|row| row.session_id);
         let source = unfold(self.dialect(), COLUMNS);
         let text = format!(
-            "insert into usher_sessions (clerk_session_id, admin_id, status, ended_at)
-             select r.session_id, r.admin_id, 'ended', $2 from {source} where true
+            "insert into usher_sessions (clerk_session_id, person_id, status, ended_at)
+             select r.session_id, r.person_id, 'ended', $2 from {source} where true
              on conflict (clerk_session_id) do update set status = 'ended',
                  ended_at = coalesce(usher_sessions.ended_at, excluded.ended_at),
-                 admin_id = coalesce(usher_sessions.admin_id, excluded.admin_id)"
+                 person_id = coalesce(usher_sessions.person_id, excluded.person_id)"
         );
         let rows = to_json(&rows)?;
         let now = self.clock.now();
@@ -97,29 +96,29 @@ impl Tx {
     }
 
     /// Hides the banner for the people among these without an active session.
-    pub async fn lower_flags_of_the_signed_out(&mut self, admins: &[Uuid]) -> Result<()> {
-        if admins.is_empty() {
+    pub async fn lower_flags_of_the_signed_out(&mut self, people: &[Uuid]) -> Result<()> {
+        if people.is_empty() {
             return Ok(());
         }
-        let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
+        let rows = unfold(self.dialect(), PERSON_ID);
         let text = format!(
             "update invites set flagged_at = null, updated_at = $2
              where status = 'pending' and {} and not exists (
-                 select 1 from usher_sessions s where s.admin_id = invites.flagged_for and s.status = 'active')",
+                 select 1 from usher_sessions s where s.person_id = invites.flagged_for and s.status = 'active')",
             among(
                 self.dialect(),
                 "id",
                 &format!(
                     "select id from invites where status = 'pending' and flagged_at is not null
-                         and flagged_for in (select r.admin_id from {rows}) {}",
+                         and flagged_for in (select r.person_id from {rows}) {}",
                     in_order_of_id(self.dialect())
                 )
             )
         );
-        let admins = admin_ids(admins)?;
+        let people = person_ids(people)?;
         let now = self.clock.now();
         on_conn!(self, |conn| sqlx::query(sql(text))
-            .bind(admins)
+            .bind(people)
             .bind(now)
             .execute(conn)
             .await

@@ -57,7 +57,7 @@ stories! {
             let error = assert_unreadable_at_once(app, &svix_id).await;
             assert!(error.starts_with("data"), "{error}");
         }
-        assert_eq!(app.pool.count("admins").await, 6, "the others have their effect");
+        assert_eq!(app.pool.count("usher_people").await, 6, "the others have their effect");
     }
 
     async fn what_no_database_takes_is_unreadable_at_once_and_spoils_no_other_event(app) {
@@ -86,7 +86,7 @@ stories! {
             let error = assert_unreadable_at_once(app, svix_id).await;
             assert!(error.starts_with(expected), "{svix_id}: {error}");
         }
-        assert_eq!(app.pool.count("admins").await, 1);
+        assert_eq!(app.pool.count("usher_people").await, 1);
         assert_eq!(app.pool.count("usher_events where svix_id = 'msg_good' and processed_at is not null").await, 1);
     }
 
@@ -125,11 +125,11 @@ stories! {
         });
         deliver(app, "msg_1", &body.replace("HALF", r"\ud83d")).await;
         app.run_jobs().await;
-        let name = app.pool.text("select first_name || ' ' || last_name from admins").await.unwrap();
+        let name = app.pool.text("select first_name || ' ' || last_name from usher_people").await.unwrap();
         let (first, last) = name.split_once(' ').unwrap();
         assert!(first.starts_with("Ada") && !first.contains('\0'), "{first:?}");
         assert_eq!(last, "L".repeat(255));
-        assert_eq!(app.pool.count("admins where image_url is null and email = 'ada@example.com'").await, 1);
+        assert_eq!(app.pool.count("usher_people where image_url is null and email = 'ada@example.com'").await, 1);
         assert_eq!(app.pool.count("usher_people where locale is null").await, 1);
     }
 
@@ -246,6 +246,10 @@ async fn what_the_apps_own_tables_do_not_take_is_failed_at_once_and_spoils_no_ot
     app.pool
         .execute("alter table admins alter column first_name type varchar(5)")
         .await;
+    let acme = app.organization("Acme").await;
+    for email in ["augusta@example.com", "ada@example.com"] {
+        app.invite_to_organization(acme, email, "member").await;
+    }
     let named = |email: &str, name: &str| user_event(&app, email, |data| data["first_name"] = json!(name));
     deliver(&app, "msg_long", &named("augusta@example.com", "Augusta")).await;
     deliver(&app, "msg_short", &named("ada@example.com", "Ada")).await;

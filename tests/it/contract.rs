@@ -491,9 +491,8 @@ async fn change(stage: &Stage, world: &str) {
         // Ada would get the invite again, so it was somebody else, who had her address then.
         "accepted" => {
             ada.accept(invite).await.expect(200);
-            let grace = "select admin_id from usher_people where clerk_user_id = 'user_2grace'";
             app.pool
-                .execute(&format!("update invites set accepted_by = ({grace})"))
+                .execute("update invites set accepted_by_clerk_id = 'user_2grace'")
                 .await;
         }
         "declined" => drop(ada.decline(invite).await.expect(200)),

@@ -64,7 +64,7 @@ async fn a_process_that_is_killed_mid_work_loses_nothing(database: TestDatabase)
         database.pool.count("invites where status = 'accepted'").await,
         PEOPLE as i64
     );
-    assert_eq!(database.pool.count("admins").await, PEOPLE as i64);
+    assert_eq!(database.pool.count("usher_people").await, PEOPLE as i64);
     let jobs = database.pool.jobs();
     eventually("no job is stuck", async || {
         database

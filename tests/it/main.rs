@@ -45,6 +45,7 @@ mod neighbours;
 mod operations;
 mod ops_files;
 mod own_tables;
+mod people;
 mod places;
 mod pooler;
 mod private;

@@ -258,7 +258,7 @@ stories! {
         assert_eq!(app.members(acme).await, ["ada@example.com member"]);
         assert_eq!(app.show(&invite).await["status"], "accepted");
         assert_eq!(app.pool.count("organization_users").await, 1);
-        assert_eq!(app.pool.count("admins").await, 1);
+        assert_eq!(app.pool.count("usher_people").await, 1);
     }
 
     async fn a_thousand_events_about_many_people_and_the_same_ones_share_transactions(app) {

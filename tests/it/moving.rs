@@ -104,7 +104,7 @@ async fn file_with_people(database: &TestDatabase) {
         .pool
         .execute(
             "with recursive n (i) as (select 1 union all select i + 1 from n where i < 20000)
-             insert into usher_people (clerk_user_id) select 'user_' || i from n",
+             insert into usher_people (clerk_user_id, id) select 'user_' || i, randomblob(16) from n",
         )
         .await;
 }

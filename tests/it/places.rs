@@ -214,6 +214,8 @@ async fn members(app: &TestApp, count: usize, organization: Uuid, project: Uuid)
         })
         .collect();
     let people = tx.save_people(&profiles.iter().collect::<Vec<_>>()).await.unwrap();
+    let ids: Vec<Uuid> = people.iter().map(|person| person.id).collect();
+    tx.add_to_admins(&ids).await.unwrap();
     let roles = &app.app.config.roles;
     let grants = |place_id| -> Vec<Grant> {
         let grant = |admin_id| Grant {

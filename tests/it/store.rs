@@ -7,6 +7,7 @@ use serde_json::json;
 use usher::invites::accept::Obstacle;
 use usher::invites::email::EmailAddress;
 use usher::invites::limits::{MailHold, RecentMails};
+use usher::invites::matching;
 use usher::invites::roles::Roles;
 use usher::invites::{Acceptance, Invite, InviteFilter, PersonRef, Status, Target, TargetKind};
 use usher::store::{
@@ -80,7 +81,22 @@ async fn set_up(app: &TestApp, tx: &mut Tx) -> (Uuid, Uuid, Uuid) {
         ],
     );
     let people = tx.save_people(&[&ada]).await.unwrap();
-    (organization, project, people[0].admin_id.unwrap())
+    assert_eq!(
+        people[0].admin_id,
+        Some(people[0].id),
+        "what the row in admins will have"
+    );
+    tx.add_to_admins(&[people[0].id]).await.unwrap();
+    (organization, project, people[0].id)
+}
+
+fn person(app: &TestApp, id: Uuid) -> matching::Person {
+    matching::Person {
+        id,
+        admin_id: id,
+        clerk_created_at: app.now(),
+        blocked: false,
+    }
 }
 
 stories! {
@@ -198,7 +214,7 @@ stories! {
         assert_eq!((invite.message.clone(), invite.locale.as_deref()), (to_organization.message.clone(), Some("fr")));
         assert_eq!(invite.expires_at, to_organization.expires_at);
 
-        let stale = tx.invite_candidates(&[ada]).await.unwrap();
+        let stale = tx.invite_candidates(&[person(app, ada)]).await.unwrap();
         let again = NewInvite { id: tx.new_id(), role: "admin".to_owned(), ..to_organization.clone() };
         let held = tx.save_invites(std::slice::from_ref(&again)).await.unwrap();
         assert_eq!(held, std::slice::from_ref(&invite), "it is there already, and is left as it is");
@@ -214,14 +230,14 @@ stories! {
         assert_eq!(tx.invite_views(&[invite.id]).await.unwrap()[0].held(), None);
         assert_eq!((refreshed[0].id, refreshed[0].token_version, refreshed[0].role.as_str()), (invite.id, 2, "admin"));
 
-        let waiting = tx.invite_candidates(&[ada]).await.unwrap();
+        let waiting = tx.invite_candidates(&[person(app, ada)]).await.unwrap();
         let ids: HashSet<Uuid> = waiting.iter().map(|waiting| waiting.invite.id).collect();
         assert_eq!(ids, HashSet::from([to_organization.id, to_project.id]), "verified addresses only");
-        assert!(waiting.iter().all(|waiting| waiting.admin_id == ada && waiting.target_organization_id == organization));
+        assert!(waiting.iter().all(|waiting| waiting.person.admin_id == ada && waiting.target_organization_id == organization));
         assert_eq!(tx.invite_of(invite.id, ada).await.unwrap().map(|invite| invite.id), Some(invite.id));
         assert_eq!(tx.invite_of(invite.id, project).await.unwrap(), None, "somebody else");
 
-        let refreshed = tx.invite_candidates(&[ada]).await.unwrap();
+        let refreshed = tx.invite_candidates(&[person(app, ada)]).await.unwrap();
         let to_acme: Vec<_> = refreshed.iter().filter(|waiting| waiting.invite.id == invite.id).collect();
         let outdated: Vec<_> = stale.iter().filter(|waiting| waiting.invite.id == invite.id).collect();
         tx.flag_invites(&outdated).await.unwrap();
@@ -275,7 +291,7 @@ stories! {
         let (organization, _, ada) = set_up(app, &mut tx).await;
         let invite = new_invite(&tx, organization, None, "ada@example.com");
         tx.save_invites(std::slice::from_ref(&invite)).await.unwrap();
-        let waiting = tx.invite_candidates(&[ada]).await.unwrap();
+        let waiting = tx.invite_candidates(&[person(app, ada)]).await.unwrap();
         assert_eq!(waiting[0].facts.obstacle(&Roles::default()), None);
         tx.commit().await.unwrap();
         for (obstacle, noted) in [
@@ -297,10 +313,10 @@ stories! {
         let invite = new_invite(&tx, organization, None, "ada@example.com");
         tx.save_invites(std::slice::from_ref(&invite)).await.unwrap();
         app.clock.advance(TimeDelta::days(1) + TimeDelta::microseconds(6));
-        let waiting = tx.invite_candidates(&[ada]).await.unwrap();
+        let waiting = tx.invite_candidates(&[person(app, ada)]).await.unwrap();
         assert_eq!(waiting.len(), 1);
         app.clock.advance(TimeDelta::microseconds(1));
-        assert!(tx.invite_candidates(&[ada]).await.unwrap().is_empty());
+        assert!(tx.invite_candidates(&[person(app, ada)]).await.unwrap().is_empty());
         assert!(tx.accept_invites(&[&waiting[0]]).await.unwrap().is_empty());
         assert!(!tx.decline_invite(invite.id).await.unwrap());
         assert!(!tx.dismiss_invite(invite.id, ada).await.unwrap());
@@ -484,9 +500,9 @@ stories! {
         let (organization, _, ada) = set_up(app, &mut tx).await;
         let invite = new_invite(&tx, organization, None, "ada@example.com");
         tx.save_invites(std::slice::from_ref(&invite)).await.unwrap();
-        let waiting = tx.invite_candidates(&[ada]).await.unwrap();
+        let waiting = tx.invite_candidates(&[person(app, ada)]).await.unwrap();
         tx.flag_invites(&[&waiting[0]]).await.unwrap();
-        let start = |id: &str| SessionStart { clerk_session_id: id.to_owned(), admin_id: ada, started_at: app.now() };
+        let start = |id: &str| SessionStart { clerk_session_id: id.to_owned(), person_id: ada, started_at: app.now() };
         tx.end_sessions(&[("sess_early", None)]).await.unwrap();
         let active = tx.start_sessions(&[start("sess_1"), start("sess_early")]).await.unwrap();
         assert_eq!(active, HashSet::from(["sess_1".to_owned()]));

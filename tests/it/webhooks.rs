@@ -64,7 +64,7 @@ stories! {
         assert_eq!(app.pool.count("usher_events").await, 72);
         assert_eq!(jobs::all(&app.pool).await.len(), 72);
         app.run_jobs().await;
-        assert_eq!(app.pool.count("admins").await, 72);
+        assert_eq!(app.pool.count("usher_people").await, 72);
     }
 
     async fn security_10_what_clerk_did_not_sign_is_refused_and_leaves_nothing(app) {
@@ -171,7 +171,7 @@ stories! {
         tx.commit().await.unwrap();
         app.run_jobs().await;
         assert_eq!(app.pool.count("usher_events where processed_at is not null and error is null").await, 1);
-        assert_eq!(app.pool.count("admins").await, 1);
+        assert_eq!(app.pool.count("usher_people").await, 1);
 
         // What was processed may run again, too, and changes nothing a second time.
         let mut tx = app.app.store.begin().await.unwrap();
@@ -179,7 +179,7 @@ stories! {
         tx.commit().await.unwrap();
         app.run_jobs().await;
         assert_eq!(app.pool.count("usher_events where processed_at is not null and error is null").await, 1);
-        assert_eq!(app.pool.count("admins").await, 1);
+        assert_eq!(app.pool.count("usher_people").await, 1);
     }
 
     async fn one_unreadable_event_in_a_group_spoils_no_other(app) {
@@ -189,7 +189,7 @@ stories! {
             app.clerk().deliver(&format!("msg_{n}"), "user.created", data).await.expect(202);
         }
         app.run_jobs().await;
-        assert_eq!(app.pool.count("admins").await, 9);
+        assert_eq!(app.pool.count("usher_people").await, 9);
         assert_eq!(app.pool.count("usher_events where error is not null").await, 1);
     }
 

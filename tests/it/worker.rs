@@ -125,7 +125,7 @@ stories! {
         }
         eventually("all are processed", async || running.jobs_are("status = 'Done'", 500).await).await;
         assert!(running.jobs_are("attempts = 1", 500).await, "none was run twice");
-        assert_eq!(running.database.pool.count("admins").await, 500);
+        assert_eq!(running.database.pool.count("usher_people").await, 500);
         assert!(running.workers.alive().all());
     }
 
@@ -295,7 +295,7 @@ async fn several_processes_share_one_postgres_and_run_nothing_twice() {
     })
     .await;
     assert!(first.jobs_are("attempts = 1", 500).await);
-    assert_eq!(first.database.pool.count("admins").await, 500);
+    assert_eq!(first.database.pool.count("usher_people").await, 500);
     for workers in others {
         workers.stop().await;
     }

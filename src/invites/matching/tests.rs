@@ -26,6 +26,7 @@ fn invite() -> Invite {
         acceptance: Acceptance::Default,
         invited_by: None,
         accepted_by: None,
+        accepted_by_clerk_id: None,
         locale: None,
         message: None,
         token_version: 1,
@@ -45,6 +46,7 @@ fn invite() -> Invite {
 
 fn person(created_hour: i64) -> Person {
     Person {
+        id: ADA,
         admin_id: ADA,
         clerk_created_at: at(created_hour),
         blocked: false,

@@ -16,6 +16,7 @@ use crate::store::{Result, Tx, on_conn};
 struct PairRow<'a> {
     invite_id: Uuid,
     person_id: Uuid,
+    admin_id: Uuid,
     version: i32,
     role: &'a str,
     inviter: Option<Uuid>,
@@ -28,7 +29,8 @@ fn pairs(waiting: &[&InviteCandidate]) -> Result<String> {
         .iter()
         .map(|waiting| PairRow {
             invite_id: waiting.invite.id,
-            person_id: waiting.admin_id,
+            person_id: waiting.person.id,
+            admin_id: waiting.person.admin_id,
             version: waiting.invite.token_version,
             role: &waiting.invite.role,
             inviter: waiting.invite.invited_by,
@@ -42,6 +44,7 @@ fn pairs(waiting: &[&InviteCandidate]) -> Result<String> {
 const PAIR: &[(&str, Type)] = &[
     ("invite_id", Type::Uuid),
     ("person_id", Type::Uuid),
+    ("admin_id", Type::Uuid),
     ("version", Type::Int),
     ("role", Type::Text),
     ("inviter", Type::Uuid),
@@ -53,7 +56,7 @@ const AS_DECIDED: &str = "invites.token_version = r.version and invites.role = r
 
 impl Tx {
     /// Marks invites as accepted by their person and returns them; skips those that are no longer open or were renewed
-    /// in the meantime. The caller adds the memberships in the same transaction.
+    /// in the meantime. The caller adds the people to `admins` and the memberships in the same transaction.
     pub async fn accept_invites(&mut self, accepted: &[&InviteCandidate]) -> Result<Vec<Invite>> {
         if accepted.is_empty() {
             return Ok(Vec::new());
@@ -62,7 +65,8 @@ impl Tx {
         let ids = format!("select r.invite_id from {source}");
         let and_these = and_among(self.dialect(), "invites.id", &ids);
         let text = format!(
-            "update invites set status = 'accepted', accepted_by = r.person_id, accepted_at = $2,
+            "update invites set status = 'accepted', accepted_by = r.admin_id, accepted_at = $2,
+                 accepted_by_clerk_id = (select p.clerk_user_id from usher_people p where p.id = r.person_id),
                  flagged_at = null, flagged_for = null, dismissed_at = null, updated_at = $2
              from {source}
              where invites.id = r.invite_id and {AS_DECIDED} {and_these}
@@ -93,7 +97,7 @@ impl Tx {
         for (waiting, obstacle) in refused {
             let id = waiting.invite.id;
             if known.get(&id).map(String::as_str) != Some(obstacle.as_str()) && noted.insert(id) {
-                self.record_refusal(id, waiting.admin_id, *obstacle);
+                self.record_refusal(id, waiting.person.id, *obstacle);
             }
         }
         Ok(())
@@ -126,7 +130,7 @@ impl Tx {
     }
 
     /// Dismisses an open invite's banner for its person until their next sign-in; `false` if it was not open any more.
-    pub async fn dismiss_invite(&mut self, id: Uuid, admin_id: Uuid) -> Result<bool> {
+    pub async fn dismiss_invite(&mut self, id: Uuid, person_id: Uuid) -> Result<bool> {
         let now = self.clock.now();
         let dismissed = on_conn!(self, |conn| sqlx::query(
             "update invites set flagged_at = null, flagged_for = $3, dismissed_at = $2, updated_at = $2
@@ -134,7 +138,7 @@ impl Tx {
         )
         .bind(id)
         .bind(now)
-        .bind(admin_id)
+        .bind(person_id)
         .execute(conn)
         .await?
         .rows_affected());

@@ -83,6 +83,9 @@ const NEW_ROW: &[(&str, Type)] = &[
     ("expires_at", Type::Time),
 ];
 
+/// Who the inviter is in Clerk, which stays known when the app deletes or links the row in `admins` otherwise.
+const INVITED_BY_CLERK_ID: &str = "(select a.external_id from admins a where a.id = r.invited_by)";
+
 impl Tx {
     /// Creates invites, at most one per target and address in one call. If the address already has an invite, pending
     /// or expired, that one is returned unchanged. All of them are locked until the transaction ends, so a decision
@@ -96,9 +99,9 @@ impl Tx {
         let source = unfold(self.dialect(), NEW_ROW);
         let text = format!(
             "insert into invites (id, kind, organization_id, project_id, email, email_key, role, status, acceptance,
-                 invited_by, locale, message, invited_at, expires_at, created_at, updated_at)
+                 invited_by, invited_by_clerk_id, locale, message, invited_at, expires_at, created_at, updated_at)
              select r.new_id, r.kind, r.organization_id, r.project_id, r.email, r.email_key, r.role, 'pending',
-                 r.acceptance, r.invited_by, r.locale, r.message, $2, r.expires_at, $2, $2
+                 r.acceptance, r.invited_by, {INVITED_BY_CLERK_ID}, r.locale, r.message, $2, r.expires_at, $2, $2
              from {source} where true
              on conflict (kind, target_id, email_key) where status in ('pending', 'expired') do update set
                  updated_at = invites.updated_at
@@ -166,7 +169,8 @@ impl Tx {
         let and_these = and_among(self.dialect(), "invites.id", &ids);
         let text = format!(
             "update invites set status = 'pending', organization_id = r.organization_id, email = r.email, role = r.role,
-                 acceptance = r.acceptance, invited_by = r.invited_by, locale = r.locale, message = r.message,
+                 acceptance = r.acceptance, invited_by = r.invited_by, invited_by_clerk_id = {INVITED_BY_CLERK_ID},
+                 locale = r.locale, message = r.message,
                  invited_at = $2, expires_at = r.expires_at, expired_at = null, dismissed_at = null,
                  token_version = invites.token_version + r.versions, mail_held = r.held, updated_at = $2
              from {source}

@@ -52,7 +52,7 @@ fn inviter_facts(person: &str, organization: &str, project: &str) -> String {
         "(select a.deleted_at is null
               and not exists (select 1 from usher_people u where u.clerk_user_id = a.external_id and {BLOCKED})
               and (a.external_id is not null
-                  or not exists (select 1 from usher_people u where u.admin_id = a.id and {BLOCKED}))
+                  or not exists (select 1 from usher_people u where a.id in (u.id, u.admin_id) and {BLOCKED}))
           from admins a where a.id = {person}) as inviter_acts,
          (select coalesce(m.role, '') from organization_users m
           where m.organization_id = {organization} and m.admin_id = {person} and m.deleted_at is null)

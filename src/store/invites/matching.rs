@@ -1,11 +1,14 @@
 //! Open invites and the people who have their address.
 
+use std::collections::HashMap;
+
 use uuid::Uuid;
 
 use super::{INVITE_OF_I, accept_facts};
 use crate::invites::Invite;
 use crate::invites::accept::AcceptFacts;
 use crate::invites::email::EmailKey;
+use crate::invites::matching::Person;
 use crate::store::people::{EMAIL_KEY, EmailKeyRow};
 use crate::store::rows::{checked, of_rows, sql, to_json, unfold};
 use crate::store::{Result, Tx, on_conn};
@@ -14,7 +17,7 @@ use crate::store::{Result, Tx, on_conn};
 #[derive(Debug, Clone)]
 pub struct InviteCandidate {
     pub invite: Invite,
-    pub admin_id: Uuid,
+    pub person: Person,
     /// The organization of the membership: for a project, the organization that it belongs to today.
     pub target_organization_id: Uuid,
     /// The data that decides whether the person may accept it.
@@ -32,7 +35,7 @@ impl InviteCandidate {
     /// Whether this person dismissed the banner.
     #[must_use]
     pub fn is_dismissed(&self) -> bool {
-        self.invite.dismissed_at.is_some() && self.invite.flagged_for == Some(self.admin_id)
+        self.invite.dismissed_at.is_some() && self.invite.flagged_for == Some(self.person.id)
     }
 }
 
@@ -50,15 +53,17 @@ pub struct OpenInvite {
 
 impl Tx {
     /// The open invites for existing targets whose address is a verified address of these people, oldest first.
-    pub async fn invite_candidates(&mut self, admins: &[Uuid]) -> Result<Vec<InviteCandidate>> {
+    pub async fn invite_candidates(&mut self, people: &[Person]) -> Result<Vec<InviteCandidate>> {
         // Joined here: without statistics, Postgres would read all addresses for each invite.
-        let owners = self.verified_addresses(admins).await?;
+        let ids: Vec<Uuid> = people.iter().map(|person| person.id).collect();
+        let owners = self.verified_addresses(&ids).await?;
+        let people: HashMap<Uuid, Person> = people.iter().map(|person| (person.id, *person)).collect();
         let invites = self.open_invites_to(owners.keys().map(String::as_str)).await?;
         let waiting = |open: OpenInvite| {
             let owners = owners.get(open.invite.email_key.as_str()).into_iter().flatten();
-            let waiting = owners.map(move |&admin_id| InviteCandidate {
+            let waiting = owners.filter_map(|id| people.get(id)).map(|&person| InviteCandidate {
                 invite: open.invite.clone(),
-                admin_id,
+                person,
                 target_organization_id: open.target_organization_id,
                 facts: open.facts.clone(),
             });
@@ -100,28 +105,27 @@ impl Tx {
     }
 
     /// The invite, open or not, if its address is a verified address of this person. `None` if its target was deleted.
-    pub async fn invite_of(&mut self, id: Uuid, admin_id: Uuid) -> Result<Option<Invite>> {
+    pub async fn invite_of(&mut self, id: Uuid, person_id: Uuid) -> Result<Option<Invite>> {
         let text = format!(
             "select {INVITE_OF_I} from invites i
-             join usher_addresses a on a.email_key = i.email_key and a.verified and a.admin_id = $2
-             join admins person on person.id = a.admin_id and person.deleted_at is null
+             join usher_addresses a on a.email_key = i.email_key and a.verified and a.person_id = $2
              left join projects p on p.id = i.project_id
              join organizations o on o.id = coalesce(p.organization_id, i.organization_id) and o.deleted_at is null
              where i.id = $1 and (i.project_id is null or p.deleted_at is null)"
         );
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(id)
-            .bind(admin_id)
+            .bind(person_id)
             .fetch_optional(conn)
             .await)?)
     }
 
     /// The open invites whose banner this person dismissed.
-    pub async fn dismissed_by(&mut self, admin_id: Uuid) -> Result<Vec<Uuid>> {
+    pub async fn dismissed_by(&mut self, person_id: Uuid) -> Result<Vec<Uuid>> {
         Ok(on_conn!(self, |conn| sqlx::query_scalar(
             "select id from invites where status = 'pending' and flagged_for = $1 and dismissed_at is not null"
         )
-        .bind(admin_id)
+        .bind(person_id)
         .fetch_all(conn)
         .await)?)
     }

@@ -5,14 +5,14 @@ use std::collections::{HashMap, HashSet};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{EmailKeyRow, Person, Profile, admin_ids};
+use super::{EMAIL_KEY, EmailKeyRow, PERSON_ID, Person, Profile, admin_ids, admin_of, person_ids};
 use crate::invites::email::EmailKey;
 use crate::store::rows::{Type, among, of_rows, sql, to_json, unfold};
 use crate::store::{Result, Tx, on_conn};
 
 #[derive(Serialize)]
 struct AddressRow<'a> {
-    admin_id: Uuid,
+    person_id: Uuid,
     email_key: &'a str,
     email: &'a str,
     verified: bool,
@@ -23,19 +23,17 @@ impl Tx {
     /// Replaces the addresses of the people whose profile was applied.
     pub(super) async fn save_addresses(&mut self, profiles: &[&Profile], applied: &[Person]) -> Result<()> {
         let mut addresses = Vec::new();
-        let mut admins = Vec::with_capacity(applied.len());
+        let mut people = Vec::with_capacity(applied.len());
         for person in applied {
             let profile = profiles
                 .iter()
                 .find(|profile| profile.clerk_user_id == person.clerk_user_id);
-            let (Some(profile), Some(admin_id)) = (profile, person.admin_id) else {
-                continue;
-            };
-            admins.push(admin_id);
+            let Some(profile) = profile else { continue };
+            people.push(person.id);
             let mut seen = HashSet::new();
             for address in profile.addresses.iter().filter(|address| seen.insert(&address.key)) {
                 addresses.push(AddressRow {
-                    admin_id,
+                    person_id: person.id,
                     email_key: address.key.as_str(),
                     email: &address.email,
                     verified: address.verified,
@@ -46,17 +44,17 @@ impl Tx {
         let source = unfold(
             self.dialect(),
             &[
-                ("admin_id", Type::Uuid),
+                ("person_id", Type::Uuid),
                 ("email_key", Type::Text),
                 ("email", Type::Text),
                 ("verified", Type::Bool),
                 ("is_primary", Type::Bool),
             ],
         );
-        self.delete_addresses(&admins).await?;
+        self.delete_addresses(&people).await?;
         let text = format!(
-            "insert into usher_addresses (admin_id, email_key, email, verified, is_primary)
-             select r.admin_id, r.email_key, r.email, r.verified, r.is_primary from {source}"
+            "insert into usher_addresses (person_id, email_key, email, verified, is_primary)
+             select r.person_id, r.email_key, r.email, r.verified, r.is_primary from {source}"
         );
         let rows = to_json(&addresses)?;
         on_conn!(self, |conn| sqlx::query(sql(text))
@@ -77,11 +75,10 @@ impl Tx {
                and exists (
                  select 1 from usher_addresses newer
                  where newer.email_key = usher_addresses.email_key and newer.verified
-                   and newer.admin_id <> usher_addresses.admin_id
-                   and (select max(p.clerk_updated_at) from usher_people p
-                        where p.admin_id = newer.admin_id and p.deleted_at is null)
-                     > (select min(p.clerk_updated_at) from usher_people p
-                        where p.admin_id = usher_addresses.admin_id))",
+                   and newer.person_id <> usher_addresses.person_id
+                   and (select p.clerk_updated_at from usher_people p
+                        where p.id = newer.person_id and p.deleted_at is null)
+                     > (select p.clerk_updated_at from usher_people p where p.id = usher_addresses.person_id))",
             among(
                 self.dialect(),
                 "email_key",
@@ -96,54 +93,50 @@ impl Tx {
         Ok(())
     }
 
-    pub(super) async fn delete_addresses(&mut self, admins: &[Uuid]) -> Result<()> {
-        let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
-        let theirs = of_rows(self.dialect(), "admin_id", "admin_id", &rows);
+    pub(super) async fn delete_addresses(&mut self, people: &[Uuid]) -> Result<()> {
+        let rows = unfold(self.dialect(), PERSON_ID);
+        let theirs = of_rows(self.dialect(), "person_id", "person_id", &rows);
         let text = format!("delete from usher_addresses where {theirs}");
-        let admins = admin_ids(admins)?;
+        let people = person_ids(people)?;
         on_conn!(self, |conn| sqlx::query(sql(text))
-            .bind(admins)
+            .bind(people)
             .execute(conn)
             .await
             .map(drop))?;
         Ok(())
     }
 
-    /// The verified addresses of these people, by key, with their owners; skips deleted people.
-    pub(in crate::store) async fn verified_addresses(&mut self, admins: &[Uuid]) -> Result<HashMap<String, Vec<Uuid>>> {
-        if admins.is_empty() {
+    /// The verified addresses of these people, by key, with their owners.
+    pub(in crate::store) async fn verified_addresses(&mut self, people: &[Uuid]) -> Result<HashMap<String, Vec<Uuid>>> {
+        if people.is_empty() {
             return Ok(HashMap::new());
         }
-        let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
-        // A subquery for the person of each address: in a join, Postgres might read all people for each.
-        let text = format!(
-            "select a.email_key, a.admin_id from usher_addresses a
-             where a.verified and {}
-               and (select person.deleted_at is null from admins person where person.id = a.admin_id)",
-            of_rows(self.dialect(), "a.admin_id", "admin_id", &rows)
-        );
-        let admins = admin_ids(admins)?;
+        let rows = unfold(self.dialect(), PERSON_ID);
+        let theirs = of_rows(self.dialect(), "person_id", "person_id", &rows);
+        let text = format!("select email_key, person_id from usher_addresses where verified and {theirs}");
+        let people = person_ids(people)?;
         let found: Vec<(String, Uuid)> = on_conn!(self, |conn| sqlx::query_as(sql(text))
-            .bind(admins)
+            .bind(people)
             .fetch_all(conn)
             .await)?;
         let mut owners: HashMap<String, Vec<Uuid>> = HashMap::new();
-        for (email_key, admin_id) in found {
-            owners.entry(email_key).or_default().push(admin_id);
+        for (email_key, person_id) in found {
+            owners.entry(email_key).or_default().push(person_id);
         }
         Ok(owners)
     }
 
-    /// The primary addresses of these people; skips deleted people and people without one.
+    /// Where mail to these members goes, by `admins.id`: the address of the Clerk account that is linked now. Skips deleted
+    /// people and people without a verified address.
     pub async fn addresses_of_people(&mut self, admins: &[Uuid]) -> Result<HashMap<Uuid, String>> {
         if admins.is_empty() {
             return Ok(HashMap::new());
         }
         let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
         let text = format!(
-            "select id, email from admins
-             where deleted_at is null and email is not null and {}",
-            of_rows(self.dialect(), "id", "admin_id", &rows)
+            "select a.id, p.email from admins a join usher_people p on p.clerk_user_id = a.external_id
+             where a.deleted_at is null and p.deleted_at is null and p.email is not null and {}",
+            of_rows(self.dialect(), "a.id", "admin_id", &rows)
         );
         let admins = admin_ids(admins)?;
         let found: Vec<(Uuid, String)> = on_conn!(self, |conn| sqlx::query_as(sql(text))
@@ -153,7 +146,7 @@ impl Tx {
         Ok(found.into_iter().collect())
     }
 
-    /// The owners of these verified addresses, as pairs of key and `admins.id`.
+    /// The owners of these verified addresses, as pairs of key and `admins.id`. Skips people whose link the app has cut.
     pub async fn owners_of(&mut self, keys: &[&EmailKey]) -> Result<Vec<(EmailKey, Uuid)>> {
         let rows: Vec<_> = keys
             .iter()
@@ -161,16 +154,20 @@ impl Tx {
                 email_key: key.as_str(),
             })
             .collect();
-        let source = unfold(self.dialect(), &[("email_key", Type::Text)]);
+        let source = unfold(self.dialect(), EMAIL_KEY);
+        // A subquery for the person of each address: in a join, Postgres might read all people for each.
         let text = format!(
-            "select email_key, admin_id from usher_addresses
-             where verified and {}",
-            of_rows(self.dialect(), "email_key", "email_key", &source)
+            "select x.email_key, (select {} from usher_people p where p.id = x.person_id) as admin_id
+             from usher_addresses x where x.verified and {}",
+            admin_of("p"),
+            of_rows(self.dialect(), "x.email_key", "email_key", &source)
         );
         let rows = to_json(&rows)?;
-        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
-            .bind(rows)
-            .fetch_all(conn)
-            .await)?)
+        let owners: Vec<(EmailKey, Option<Uuid>)> =
+            on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(rows).fetch_all(conn).await)?;
+        Ok(owners
+            .into_iter()
+            .filter_map(|(key, admin_id)| Some((key, admin_id?)))
+            .collect())
     }
 }

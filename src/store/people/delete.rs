@@ -1,10 +1,17 @@
 //! People whom Clerk deleted.
 
+use serde::Serialize;
 use uuid::Uuid;
 
-use super::{UserId, admin_ids};
-use crate::store::rows::{Type, among, in_order_of_id, sql, to_json, unfold};
+use super::{PERSON_ID, admin_ids, person_ids};
+use crate::store::rows::{Type, among, in_order_of_id, of_rows, sql, to_json, unfold};
 use crate::store::{Result, Tx, on_conn};
+
+#[derive(Serialize)]
+struct Tombstone<'a> {
+    user_id: &'a str,
+    new_id: Uuid,
+}
 
 impl Tx {
     /// Soft-deletes people with all their memberships. Keeps tombstones, also of people that usher never knew.
@@ -13,48 +20,47 @@ impl Tx {
             return Ok(());
         }
         let now = self.clock.now();
-        let mut ids: Vec<_> = clerk_user_ids.iter().map(|user_id| UserId { user_id }).collect();
+        let mut ids: Vec<_> = clerk_user_ids
+            .iter()
+            .map(|user_id| Tombstone {
+                user_id,
+                new_id: self.clock.new_id(),
+            })
+            .collect();
         ids.sort_by_key(|row| row.user_id);
         let ids = to_json(&ids)?;
-        let rows = unfold(self.dialect(), &[("user_id", Type::Text)]);
+        let rows = unfold(self.dialect(), &[("user_id", Type::Text), ("new_id", Type::Uuid)]);
         let text = format!(
-            "insert into usher_people (clerk_user_id, admin_id, deleted_at)
-             select r.user_id,
-                 (select id from admins where external_id = r.user_id and deleted_at is null
-                  order by created_at, id limit 1), $2
+            "insert into usher_people (clerk_user_id, id, deleted_at) select r.user_id, r.new_id, $2
              from {rows} where true
              on conflict (clerk_user_id) do update set
-                 admin_id = coalesce(usher_people.admin_id, excluded.admin_id),
-                 deleted_at = coalesce(usher_people.deleted_at, excluded.deleted_at)"
+                 deleted_at = coalesce(usher_people.deleted_at, excluded.deleted_at)
+             returning id"
         );
-        on_conn!(self, |conn| sqlx::query(sql(text))
+        let people: Vec<Uuid> = on_conn!(self, |conn| sqlx::query_scalar(sql(text))
             .bind(&ids)
             .bind(now)
-            .execute(conn)
-            .await
-            .map(drop))?;
-        // An app may have several rows for one Clerk user, and rows that no event mentioned.
+            .fetch_all(conn)
+            .await)?;
+        // An app may have several rows for one Clerk user. What it has linked to another one meanwhile stays.
         let text = format!(
-            "select id from admins where external_id in (select r.user_id from {rows})
-             union
-             select admin_id from usher_people
-             where admin_id is not null and clerk_user_id in (select r.user_id from {rows})"
+            "update admins set deleted_at = coalesce(deleted_at, $2),
+                 updated_at = case when deleted_at is null then $2 else updated_at end
+             where {} returning id",
+            of_rows(self.dialect(), "external_id", "user_id", &rows)
         );
         let admins: Vec<Uuid> = on_conn!(self, |conn| sqlx::query_scalar(sql(text))
             .bind(ids)
+            .bind(now)
             .fetch_all(conn)
             .await)?;
-        self.delete_addresses(&admins).await?;
-        let admins = admin_ids(&admins)?;
-        let these = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
+        self.delete_addresses(&people).await?;
+        let people = person_ids(&people)?;
+        let these = unfold(self.dialect(), PERSON_ID);
         for text in [
             format!(
-                "update admins set deleted_at = $2, updated_at = $2
-                     where deleted_at is null and id in (select r.admin_id from {these})"
-            ),
-            format!(
                 "update usher_sessions set status = 'ended', ended_at = $2
-                     where status = 'active' and admin_id in (select r.admin_id from {these})"
+                     where status = 'active' and person_id in (select r.person_id from {these})"
             ),
             format!(
                 "update invites set flagged_at = null, flagged_for = null, dismissed_at = null, updated_at = $2
@@ -64,20 +70,20 @@ impl Tx {
                     "id",
                     &format!(
                         "select id from invites
-                         where status = 'pending' and flagged_for in (select r.admin_id from {these}) {}",
+                         where status = 'pending' and flagged_for in (select r.person_id from {these}) {}",
                         in_order_of_id(self.dialect())
                     )
                 )
             ),
         ] {
             on_conn!(self, |conn| sqlx::query(sql(text))
-                .bind(&admins)
+                .bind(&people)
                 .bind(now)
                 .execute(conn)
                 .await
                 .map(drop))?;
         }
         // Memberships are locked after people and invites.
-        self.end_memberships(&admins).await
+        self.end_memberships(&admin_ids(&admins)?).await
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{PERSON, Person, UserId};
+use super::{PERSON_ID, Person, UserId, person, person_ids};
 use crate::invites::PersonRef;
 use crate::store::rows::{Type, of_rows, sql, to_json, unfold};
 use crate::store::{Dialect, Result, Tx, on_conn};
@@ -16,6 +16,18 @@ struct RefRow<'a> {
     user_id: Option<&'a str>,
 }
 
+/// The `admins.id` of the row `p` in `usher_people`: the row that is linked to their Clerk account today, or the id that
+/// their row gets when they are let in. Null if there was a row and the app has deleted it or linked it to another account.
+pub(in crate::store) fn admin_of(p: &str) -> String {
+    format!(
+        "coalesce(
+             (select a.id from admins a where a.external_id = {p}.clerk_user_id and a.deleted_at is null
+              order by a.created_at, a.id limit 1),
+             case when {p}.deleted_at is null
+                 and not exists (select 1 from admins a where a.id in ({p}.id, {p}.admin_id)) then {p}.id end)"
+    )
+}
+
 /// The `admins.id` that an admin's id or a Clerk user id means; null for unknown and deleted people. On Postgres, it is the
 /// function that inviting by SQL reads, too; SQLite has no functions of its own.
 pub(in crate::store) fn inviter(dialect: Dialect, admin_id: &str, user_id: &str) -> String {
@@ -24,8 +36,24 @@ pub(in crate::store) fn inviter(dialect: Dialect, admin_id: &str, user_id: &str)
         Dialect::Sqlite => format!(
             "coalesce((select a.id from admins a where a.id = {admin_id} and a.deleted_at is null),
                  (select a.id from admins a where a.external_id = {user_id} and a.deleted_at is null
-                  order by a.created_at, a.id limit 1))"
+                  order by a.created_at, a.id limit 1),
+                 (select {} from usher_people p where p.clerk_user_id = {user_id}))",
+            admin_of("p")
         ),
+    }
+}
+
+/// An address for a row of `admins`; null if the app's addresses are unique and another row has it, which keeps it then.
+/// usher itself uses `usher_addresses`.
+pub(super) fn free_email(dialect: Dialect, email: &str, admin_id: &str) -> String {
+    match dialect {
+        Dialect::Postgres => format!(
+            "case when (select unique_emails from usher_settings) <> 'no' and exists (
+                 select from admins o where lower(trim(o.email)) = lower(trim({email})) and o.id <> {admin_id}
+                     and (o.deleted_at is null or (select unique_emails from usher_settings) = 'all'))
+                 then null else {email} end"
+        ),
+        Dialect::Sqlite => email.to_owned(),
     }
 }
 
@@ -41,9 +69,10 @@ impl Tx {
         }
         let ids: Vec<_> = clerk_user_ids.iter().map(|user_id| UserId { user_id }).collect();
         let rows = unfold(self.dialect(), &[("user_id", Type::Text)]);
-        let named = of_rows(self.dialect(), "clerk_user_id", "user_id", &rows);
+        let named = of_rows(self.dialect(), "p.clerk_user_id", "user_id", &rows);
         let text = format!(
-            "select {PERSON} from usher_people where {named} and (seen_at is not null or deleted_at is not null) {lock}"
+            "select {} from usher_people p where {named} and (p.seen_at is not null or p.deleted_at is not null) {lock}",
+            person("p")
         );
         let ids = to_json(&ids)?;
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
@@ -56,14 +85,40 @@ impl Tx {
     /// or deleted. So a decision based on them is still true at the commit.
     pub async fn lock_people(&mut self, clerk_user_ids: &[&str]) -> Result<Vec<Person>> {
         let lock = match self.dialect() {
-            Dialect::Postgres => "order by clerk_user_id for update",
+            Dialect::Postgres => "order by p.clerk_user_id for update of p",
             // A writing transaction locks the whole database.
-            Dialect::Sqlite => "order by clerk_user_id",
+            Dialect::Sqlite => "order by p.clerk_user_id",
         };
         self.find_people(clerk_user_ids, lock).await
     }
 
-    /// The `admins.id` of each of these people; skips unknown and deleted people.
+    /// Gives these people rows in `admins`, where they have none: they are let in. Their ids are the people's own.
+    pub async fn add_to_admins(&mut self, people: &[Uuid]) -> Result<()> {
+        if people.is_empty() {
+            return Ok(());
+        }
+        let rows = unfold(self.dialect(), PERSON_ID);
+        let theirs = of_rows(self.dialect(), "p.id", "person_id", &rows);
+        let text = format!(
+            "insert into admins (id, external_id, email, first_name, last_name, image_url, created_at, updated_at)
+             select p.id, p.clerk_user_id, {}, p.first_name, p.last_name, p.image_url, $2, $2
+             from usher_people p where {theirs} and {} = p.id
+             on conflict (id) do nothing",
+            free_email(self.dialect(), "p.email", "p.id"),
+            admin_of("p")
+        );
+        let people = person_ids(people)?;
+        let now = self.clock.now();
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(people)
+            .bind(now)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        Ok(())
+    }
+
+    /// The `admins.id` of each of these people, or what it will be; skips unknown and deleted people.
     pub async fn live_people(&mut self, wanted: &[PersonRef]) -> Result<HashMap<PersonRef, Uuid>> {
         if wanted.is_empty() {
             return Ok(HashMap::new());

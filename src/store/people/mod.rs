@@ -1,9 +1,9 @@
-//! People: what Clerk last said about each, their row in the app's `admins`, and their addresses.
+//! People: what Clerk last said about each, their addresses, and their row in `admins` if they are members.
 
 mod addresses;
 mod delete;
 mod find;
-pub(in crate::store) use find::inviter;
+pub(in crate::store) use find::{admin_of, inviter};
 mod save;
 
 use chrono::{DateTime, Utc};
@@ -51,7 +51,10 @@ pub struct Address {
 pub struct Person {
     /// `user_…`
     pub clerk_user_id: String,
-    /// `None` for the tombstone of a person who was deleted before usher knew them.
+    /// What addresses, sessions and flags are kept by.
+    pub id: Uuid,
+    /// Their row in `admins`, looked up now; if they have none, the id that it gets when they are let in. `None` if the app
+    /// has deleted the row or linked it to another Clerk account: a link that the app has cut stays cut.
     pub admin_id: Option<Uuid>,
     pub clerk_created_at: Option<DateTime<Utc>>,
     pub banned: bool,
@@ -63,10 +66,11 @@ pub struct Person {
 }
 
 impl Person {
-    /// The data for matching; `None` for a tombstone.
+    /// The data for matching; `None` for a tombstone, and if the app has cut the link.
     #[must_use]
     pub fn for_matching(&self) -> Option<matching::Person> {
         Some(matching::Person {
+            id: self.id,
             admin_id: self.admin_id?,
             clerk_created_at: self.clerk_created_at?,
             blocked: self.banned || self.locked || self.deleted_at.is_some(),
@@ -74,7 +78,13 @@ impl Person {
     }
 }
 
-const PERSON: &str = "clerk_user_id, admin_id, clerk_created_at, banned, locked, seen_at, deleted_at";
+/// The columns of [`Person`], of the row `p` in `usher_people`.
+fn person(p: &str) -> String {
+    format!(
+        "{p}.clerk_user_id, {p}.id, {} as admin_id, {p}.clerk_created_at, {p}.banned, {p}.locked, {p}.seen_at, {p}.deleted_at",
+        admin_of(p)
+    )
+}
 
 #[derive(Serialize)]
 pub(super) struct EmailKeyRow<'a> {
@@ -86,6 +96,18 @@ pub(super) const EMAIL_KEY: &[(&str, Type)] = &[("email_key", Type::Text)];
 #[derive(Serialize)]
 struct UserId<'a> {
     user_id: &'a str,
+}
+
+#[derive(Serialize)]
+struct PersonId {
+    person_id: Uuid,
+}
+
+pub(super) const PERSON_ID: &[(&str, Type)] = &[("person_id", Type::Uuid)];
+
+pub(super) fn person_ids(ids: &[Uuid]) -> Result<String> {
+    let rows: Vec<_> = ids.iter().map(|&person_id| PersonId { person_id }).collect();
+    to_json(&rows)
 }
 
 #[derive(Serialize)]

@@ -5,15 +5,16 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{Address, EMAIL_KEY, EmailKeyRow, PERSON, Person, Profile};
+use super::find::free_email;
+use super::{Address, EMAIL_KEY, EmailKeyRow, Person, Profile, admin_ids, person};
 use crate::invites::email::{EmailAddress, EmailKey};
-use crate::store::rows::{Time, Type, and_among, of_rows, sql, to_json, unfold};
+use crate::store::rows::{Time, Type, of_rows, sql, to_json, unfold};
 use crate::store::{Dialect, Result, Tx, on_conn};
 
 #[derive(Serialize)]
 struct ProfileRow<'a> {
     user_id: &'a str,
-    new_admin_id: Uuid,
+    new_id: Uuid,
     email: Option<&'a str>,
     first_name: Option<&'a str>,
     last_name: Option<&'a str>,
@@ -25,9 +26,21 @@ struct ProfileRow<'a> {
     updated_at: Time,
 }
 
+#[derive(Serialize)]
+struct LinkRow<'a> {
+    user_id: &'a str,
+    admin_id: Uuid,
+}
+
 impl Profile {
     fn verified(&self) -> impl Iterator<Item = &Address> {
         self.addresses.iter().filter(|address| address.verified)
+    }
+
+    /// The primary address if it is verified, or else another verified one: what is not verified may be another person's.
+    fn email(&self) -> Option<&str> {
+        let primary = self.verified().find(|address| address.primary);
+        primary.or(self.verified().next()).map(|address| address.email.as_str())
     }
 }
 
@@ -78,13 +91,9 @@ impl Tx {
         Ok(people)
     }
 
-    async fn save_profiles<'a>(&mut self, profiles: &[&'a Profile]) -> Result<Vec<Person>> {
-        let links = self.people_to_link(profiles).await?;
-        let row = |profile: &&'a Profile| {
-            let known = links.get(profile.clerk_user_id.as_str()).copied();
-            self.profile_row(profile, known.unwrap_or_else(|| self.clock.new_id()))
-        };
-        let mut rows: Vec<_> = profiles.iter().map(row).collect();
+    async fn save_profiles(&mut self, profiles: &[&Profile]) -> Result<Vec<Person>> {
+        self.link_people(profiles).await?;
+        let mut rows: Vec<_> = profiles.iter().map(|profile| self.profile_row(profile)).collect();
         // Always in this order, so that processes can't deadlock.
         rows.sort_by_key(|row| row.user_id);
         let rows = to_json(&rows)?;
@@ -92,7 +101,7 @@ impl Tx {
             self.dialect(),
             &[
                 ("user_id", Type::Text),
-                ("new_admin_id", Type::Uuid),
+                ("new_id", Type::Uuid),
                 ("email", Type::Text),
                 ("first_name", Type::Text),
                 ("last_name", Type::Text),
@@ -105,22 +114,23 @@ impl Tx {
             ],
         );
         let text = format!(
-            "insert into usher_people
-                 (clerk_user_id, admin_id, clerk_created_at, clerk_updated_at, banned, locked, locale, seen_at)
-             select r.user_id,
-                 coalesce(
-                     (select id from admins where external_id = r.user_id and deleted_at is null
-                      order by created_at, id limit 1),
-                     r.new_admin_id),
+            "insert into usher_people (clerk_user_id, id, admin_id, email, first_name, last_name, image_url,
+                 clerk_created_at, clerk_updated_at, banned, locked, locale, seen_at)
+             select r.user_id, r.new_id,
+                 (select id from admins where external_id = r.user_id and deleted_at is null
+                  order by created_at, id limit 1),
+                 r.email, r.first_name, r.last_name, r.image_url,
                  r.created_at, r.updated_at, r.banned, r.locked, r.locale, $2
              from {source} where true
              on conflict (clerk_user_id) do update set
-                 admin_id = coalesce(usher_people.admin_id, excluded.admin_id),
+                 admin_id = coalesce(excluded.admin_id, usher_people.admin_id), email = excluded.email,
+                 first_name = excluded.first_name, last_name = excluded.last_name, image_url = excluded.image_url,
                  clerk_created_at = excluded.clerk_created_at, clerk_updated_at = excluded.clerk_updated_at,
                  banned = excluded.banned, locked = excluded.locked, locale = excluded.locale, seen_at = excluded.seen_at
              where usher_people.deleted_at is null
                  and coalesce(usher_people.clerk_updated_at <= excluded.clerk_updated_at, true)
-             returning {PERSON}"
+             returning {}",
+            person("usher_people")
         );
         let now = self.clock.now();
         let applied: Vec<Person> = on_conn!(self, |conn| sqlx::query_as(sql(text))
@@ -128,45 +138,73 @@ impl Tx {
             .bind(now)
             .fetch_all(conn)
             .await)?;
-        // If the app's addresses are unique, the row that has the address keeps it. usher itself uses usher_addresses.
-        let email = match self.dialect() {
-            Dialect::Postgres => {
-                "case when (select unique_emails from usher_settings) <> 'no' and exists (
-                     select from admins o where lower(trim(o.email)) = lower(trim(r.email)) and o.id <> p.admin_id
-                         and (o.deleted_at is null or (select unique_emails from usher_settings) = 'all'))
-                     then null else r.email end"
+        let members: Vec<Uuid> = applied.iter().filter_map(|person| person.admin_id).collect();
+        self.update_admins(&members).await?;
+        Ok(applied)
+    }
+
+    /// Writes what Clerk says to the rows in `admins` that there are. Where they may be the app's, nothing that it has is
+    /// emptied.
+    async fn update_admins(&mut self, admins: &[Uuid]) -> Result<()> {
+        let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
+        let columns = ["email", "first_name", "last_name", "image_url"].map(|column| {
+            let told = match column {
+                "email" => free_email(self.dialect(), "p.email", "admins.id"),
+                _ => format!("p.{column}"),
+            };
+            match self.dialect() {
+                Dialect::Postgres => format!(
+                    "{column} = case when current_schema() = 'usher' then {told} else coalesce({told}, admins.{column}) end"
+                ),
+                Dialect::Sqlite => format!("{column} = {told}"),
             }
-            Dialect::Sqlite => "r.email",
-        };
-        let and_theirs = and_among(
-            self.dialect(),
-            "p.clerk_user_id",
-            &format!("select r.user_id from {source}"),
-        );
+        });
         let text = format!(
-            "insert into admins
-                 (id, external_id, email, first_name, last_name, image_url, created_at, updated_at)
-             select p.admin_id, r.user_id, {email}, r.first_name, r.last_name, r.image_url, $2, $2
-             from {source} join usher_people p on p.clerk_user_id = r.user_id
-                 and p.deleted_at is null and p.clerk_updated_at = r.updated_at {and_theirs}
-             where true
-             on conflict (id) do update set
-                 external_id = excluded.external_id, updated_at = excluded.updated_at, {}",
-            ["email", "first_name", "last_name", "image_url"]
-                // When a person is linked for the first time, the app's value stays where Clerk has none.
-                .map(|column| format!(
-                    "{column} = case when admins.external_id is null
-                         then coalesce(excluded.{column}, admins.{column}) else excluded.{column} end"
-                ))
-                .join(", ")
+            "update admins set updated_at = $2, {}
+             from usher_people p
+             where p.clerk_user_id = admins.external_id and admins.deleted_at is null and {}",
+            columns.join(", "),
+            of_rows(self.dialect(), "admins.id", "admin_id", &rows)
         );
+        let admins = admin_ids(admins)?;
+        let now = self.clock.now();
         on_conn!(self, |conn| sqlx::query(sql(text))
-            .bind(rows)
+            .bind(admins)
             .bind(now)
             .execute(conn)
             .await
             .map(drop))?;
-        Ok(applied)
+        Ok(())
+    }
+
+    /// Links the app's people who have no Clerk account yet with those of whom Clerk tells for the first time: a link that
+    /// the app cuts later is not made again.
+    async fn link_people(&mut self, profiles: &[&Profile]) -> Result<()> {
+        let mut links = self.people_to_link(profiles).await?;
+        if links.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<&str> = links.keys().copied().collect();
+        let known = self.people_by_clerk_id(&ids).await?;
+        links.retain(|user_id, _| known.iter().all(|person| person.clerk_user_id != *user_id));
+        let mut rows: Vec<_> = links
+            .into_iter()
+            .map(|(user_id, admin_id)| LinkRow { user_id, admin_id })
+            .collect();
+        rows.sort_by_key(|row| row.admin_id);
+        let source = unfold(self.dialect(), &[("user_id", Type::Text), ("admin_id", Type::Uuid)]);
+        let text = format!(
+            "update admins set external_id = r.user_id from {source}
+             where admins.id = r.admin_id and admins.external_id is null
+                 and not exists (select 1 from admins o where o.external_id = r.user_id and o.deleted_at is null)"
+        );
+        let rows = to_json(&rows)?;
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(rows)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        Ok(())
     }
 
     /// The app's people without a Clerk id, by the Clerk user who has their address, verified.
@@ -199,14 +237,11 @@ impl Tx {
         Ok(links(profiles, &found))
     }
 
-    fn profile_row<'a>(&self, profile: &'a Profile, new_admin_id: Uuid) -> ProfileRow<'a> {
-        let primary = profile.addresses.iter().find(|address| address.primary);
+    fn profile_row<'a>(&self, profile: &'a Profile) -> ProfileRow<'a> {
         ProfileRow {
             user_id: &profile.clerk_user_id,
-            new_admin_id,
-            email: primary
-                .or(profile.addresses.first())
-                .map(|address| address.email.as_str()),
+            new_id: self.clock.new_id(),
+            email: profile.email(),
             first_name: profile.first_name.as_deref(),
             last_name: profile.last_name.as_deref(),
             image_url: profile.image_url.as_deref(),

@@ -23,8 +23,10 @@ pub enum MemberPerson {
 #[derive(Serialize)]
 struct NewPerson<'a> {
     user_id: &'a str,
-    new_admin_id: Uuid,
+    new_id: Uuid,
 }
+
+const NEW_PERSON: &[(&str, Type)] = &[("user_id", Type::Text), ("new_id", Type::Uuid)];
 
 #[derive(Serialize)]
 struct UserId<'a> {
@@ -128,13 +130,14 @@ impl Tx {
             .await)?)
     }
 
-    /// The people with these Clerk user ids. Whoever Clerk has not told of yet gets a row, to be filled when it does.
+    /// The people with these Clerk user ids, who get rows in `admins`. Of whom Clerk has not told yet, the rest is filled in
+    /// when it does.
     pub async fn people_to_be_members(&mut self, clerk_user_ids: &[&str]) -> Result<HashMap<String, MemberPerson>> {
         if clerk_user_ids.is_empty() {
             return Ok(HashMap::new());
         }
-        self.make_people_known(clerk_user_ids).await?;
-        let rows = unfold(self.dialect(), &[("user_id", Type::Text), ("new_admin_id", Type::Uuid)]);
+        let people = self.make_people_known(clerk_user_ids).await?;
+        let rows = unfold(self.dialect(), NEW_PERSON);
         let blocked = format!(
             "select p.clerk_user_id from usher_people p join {rows} on r.user_id = p.clerk_user_id
              where p.banned or p.locked or p.deleted_at is not null"
@@ -145,6 +148,12 @@ impl Tx {
             .fetch_all(conn)
             .await)?;
         let blocked: HashSet<String> = blocked.into_iter().collect();
+        let let_in: Vec<Uuid> = people
+            .into_iter()
+            .filter(|(user_id, _)| !blocked.contains(user_id))
+            .map(|(_, id)| id)
+            .collect();
+        self.add_to_admins(&let_in).await?;
         let named: Vec<PersonRef> = clerk_user_ids
             .iter()
             .map(|&id| PersonRef::Clerk(id.to_owned()))
@@ -164,7 +173,7 @@ impl Tx {
             .iter()
             .map(|user_id| NewPerson {
                 user_id,
-                new_admin_id: self.clock.new_id(),
+                new_id: self.clock.new_id(),
             })
             .collect();
         rows.sort_by_key(|row| row.user_id);
@@ -172,36 +181,19 @@ impl Tx {
         to_json(&rows)
     }
 
-    /// The row in `usher_people` decides which of two transactions makes the one in `admins`, and keeps its id.
-    async fn make_people_known(&mut self, clerk_user_ids: &[&str]) -> Result<()> {
-        let rows = unfold(self.dialect(), &[("user_id", Type::Text), ("new_admin_id", Type::Uuid)]);
+    /// Rows in `usher_people`, which stay locked: they decide which of two transactions makes those in `admins`.
+    async fn make_people_known(&mut self, clerk_user_ids: &[&str]) -> Result<Vec<(String, Uuid)>> {
+        let rows = unfold(self.dialect(), NEW_PERSON);
         let ids = self.new_people(clerk_user_ids)?;
-        let now = self.clock.now();
-        let claim = format!(
-            "insert into usher_people (clerk_user_id, admin_id)
-             select r.user_id,
-                 coalesce(
-                     (select id from admins where external_id = r.user_id and deleted_at is null
-                      order by created_at, id limit 1),
-                     r.new_admin_id)
-             from {rows} where $2 = $2
-             on conflict (clerk_user_id) do update set admin_id = usher_people.admin_id"
+        let text = format!(
+            "insert into usher_people (clerk_user_id, id) select r.user_id, r.new_id from {rows} where true
+             on conflict (clerk_user_id) do update set id = usher_people.id
+             returning clerk_user_id, id"
         );
-        let make = format!(
-            "insert into admins (id, external_id, created_at, updated_at)
-             select p.admin_id, p.clerk_user_id, $2, $2 from {rows} join usher_people p on p.clerk_user_id = r.user_id
-             where p.deleted_at is null and p.admin_id is not null
-             on conflict (id) do nothing"
-        );
-        for text in [claim, make] {
-            on_conn!(self, |conn| sqlx::query(sql(text))
-                .bind(&ids)
-                .bind(now)
-                .execute(conn)
-                .await
-                .map(drop))?;
-        }
-        Ok(())
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(ids)
+            .fetch_all(conn)
+            .await)?)
     }
 
     /// Gives these roles, also lower ones, at most one per person and target.
@@ -256,7 +248,9 @@ impl Tx {
         for (kind, theirs) in by_kind {
             let rows = unfold(self.dialect(), PAIR);
             let text = format!(
-                "select i.id from {rows} join usher_addresses a on a.admin_id = r.admin_id and a.verified
+                "select i.id from {rows} join admins m on m.id = r.admin_id
+                 join usher_people p on p.clerk_user_id = m.external_id
+                 join usher_addresses a on a.person_id = p.id and a.verified
                  join invites i on i.target_id = r.target_id and i.kind = '{kind}' and i.email_key = a.email_key
                      and i.status in ('pending', 'expired')"
             );
