@@ -7,6 +7,7 @@ mod database;
 mod drain;
 mod events;
 mod growth;
+mod import;
 mod intake;
 mod load;
 mod locked;
@@ -108,6 +109,8 @@ enum Part {
     Kill,
     /// The same on a small and on a full database.
     Growth,
+    /// Memberships from a file, by `usher members import`.
+    Import,
     /// A long past that is let go.
     Retention,
     /// Thousands of connections that say nothing, or not all of it, beside the webhooks of others.
@@ -242,6 +245,10 @@ async fn measure(bench: &Bench, options: &Options, database: Kind, report: &mut 
         for &size in sizes {
             report.add(Measure::Growth(growth::measure(bench, database, size, events).await?));
         }
+    }
+    if options.wants(Part::Import) {
+        let memberships = if options.quick { 1_000 } else { 50_000 };
+        report.add(Measure::Import(import::measure(bench, database, memberships).await?));
     }
     if options.wants(Part::Retention) {
         let rows = if options.quick { 1_000 } else { 1_000_000 };

@@ -11,6 +11,7 @@ use crate::database::Kind;
 use crate::drain::{Drain, Effect};
 use crate::events::{Deliveries, Lag, Told};
 use crate::growth::Growth;
+use crate::import::Import;
 use crate::intake::Intake;
 use crate::load::Latencies;
 use crate::locked::Locked;
@@ -80,6 +81,7 @@ pub enum Measure {
         seconds: f64,
     },
     Growth(Growth),
+    Import(Import),
     Retention(Retention),
     Silent(Silent),
     Locked(Locked),
@@ -213,6 +215,12 @@ impl Measure {
             ),
             Self::Kill { seconds, .. } => println!("what a killed process held was done after {seconds:.1} s"),
             Self::Growth(growth) => growth.print(),
+            Self::Import(import) => println!(
+                "{:<44}{:>11.0}   the same file again {:.0}",
+                format!("import of {} memberships", import.memberships),
+                import.per_second,
+                import.again_per_second
+            ),
             Self::Retention(retention) => {
                 let gauges = format!("  the queue's gauges {:.1} ms", retention.gauges_ms);
                 let what = format!("lets go of {} rows, by 500 and 500", retention.rows);
