@@ -42,6 +42,9 @@ use proxy::Proxy;
 use watch::{HOME, probe};
 use world::World;
 
+/// How long webhooks took is judged in runs of these minutes and more: short ones are part of the tests, which run beside others.
+const TIMED_MINUTES: f64 = 5.0;
+
 /// Breaks everything around the running usher while it works, and looks whether it kept its word.
 #[derive(Parser)]
 struct Options {
@@ -120,7 +123,9 @@ async fn main() -> anyhow::Result<ExitCode> {
     if let Err(error) = &outcome {
         journal.violation(format!("the run was not finished: {error:#}"));
     }
-    journal.check_latencies();
+    if options.minutes >= TIMED_MINUTES {
+        journal.check_latencies();
+    }
     journal.summary();
     println!("\n{}", journal.row(&version, seed, options.minutes));
     let is_well = journal.violations() == 0;
