@@ -1,5 +1,6 @@
--- The tables that the app and usher share come first. They may already be the app's own, with more columns and with
--- rows: what is there stays as it is, what is missing is added.
+-- The tables that the app and usher share come first, in the app's schema if they are the app's. They may be there already, with
+-- more columns and with rows: what is there stays as it is, what is missing is added.
+select set_config('search_path', quote_ident(coalesce(nullif(current_setting('usher.app_schema', true), ''), 'usher')), true);
 
 create table if not exists organizations (
     id uuid primary key,
@@ -29,7 +30,6 @@ alter table admins add column if not exists role text;
 alter table admins add column if not exists created_at timestamptz not null default now();
 alter table admins add column if not exists updated_at timestamptz not null default now();
 alter table admins add column if not exists deleted_at timestamptz;
-alter table admins alter column organization_id drop not null;
 create index if not exists usher_admins_external_id on admins (external_id);
 -- People who may be linked by their address when Clerk tells of them.
 create index if not exists usher_admins_unlinked on admins (lower(trim(email))) where external_id is null and deleted_at is null;
@@ -56,14 +56,7 @@ create table if not exists organization_users (
     deleted_at timestamptz,
     unique (organization_id, admin_id)
 );
--- The app's own table may be there without these: an app that deletes its rows for good goes on doing so.
 alter table organization_users alter column id set default gen_random_uuid();
-alter table organization_users
-    drop constraint if exists organization_users_organization_id_fkey,
-    drop constraint if exists organization_users_admin_id_fkey,
-    add constraint organization_users_organization_id_fkey
-        foreign key (organization_id) references organizations (id) on delete cascade,
-    add constraint organization_users_admin_id_fkey foreign key (admin_id) references admins (id) on delete cascade;
 create index if not exists usher_organization_users_admin on organization_users (admin_id);
 comment on table organization_users is 'Who is in which organization: many to many.';
 comment on column organization_users.id is 'The membership.';
@@ -93,8 +86,8 @@ comment on column projects.deleted_at is 'Soft deletion: set means gone.';
 
 create table if not exists project_admins (
     id uuid primary key default gen_random_uuid(),
-    project_id uuid not null references projects (id),
-    admin_id uuid not null references admins (id),
+    project_id uuid not null references projects (id) on delete cascade,
+    admin_id uuid not null references admins (id) on delete cascade,
     role text not null,
     unique (project_id, admin_id)
 );
@@ -110,70 +103,6 @@ comment on column project_admins.role is 'One of the configured project roles.';
 comment on column project_admins.created_at is 'When the row was made.';
 comment on column project_admins.updated_at is 'When the row last changed.';
 comment on column project_admins.deleted_at is 'Soft deletion: set means removed; an accepted invite revives it.';
-
-create table usher_people (
-    clerk_user_id text primary key,
-    id uuid not null unique,
-    admin_id uuid,
-    email text,
-    first_name text,
-    last_name text,
-    image_url text,
-    clerk_created_at timestamptz,
-    clerk_updated_at timestamptz,
-    banned boolean not null default false,
-    locked boolean not null default false,
-    locale text,
-    seen_at timestamptz,
-    deleted_at timestamptz
-);
-create index usher_people_admin on usher_people (admin_id) where admin_id is not null;
-comment on table usher_people is 'What Clerk last said of each person, and the tombstones of the deleted. Not all are members.';
-comment on column usher_people.clerk_user_id is 'user_…';
-comment on column usher_people.id is 'UUIDv7; a new row in admins gets it, too.';
-comment on column usher_people.admin_id is 'The row in admins that was theirs when Clerk last told of them, if there was one. Which one is theirs now, admins.external_id tells.';
-comment on column usher_people.email is 'Their primary address if it is verified, or else another verified one.';
-comment on column usher_people.first_name is 'As Clerk shows it.';
-comment on column usher_people.last_name is 'As Clerk shows it.';
-comment on column usher_people.image_url is 'As Clerk shows it.';
-comment on column usher_people.clerk_created_at is 'When Clerk created them.';
-comment on column usher_people.clerk_updated_at is 'The version of what is stored: an older one never overwrites a newer one.';
-comment on column usher_people.banned is 'Banned in Clerk: no invite is for them.';
-comment on column usher_people.locked is 'Locked in Clerk: no invite is for them.';
-comment on column usher_people.locale is 'Their language (BCP 47).';
-comment on column usher_people.seen_at is 'When Clerk last told of them.';
-comment on column usher_people.deleted_at is 'Deleted in Clerk; a late or replayed event never revives them.';
-
-create table usher_addresses (
-    person_id uuid not null,
-    email_key text not null,
-    email text not null,
-    verified boolean not null,
-    is_primary boolean not null,
-    primary key (person_id, email_key)
-);
-create index usher_addresses_verified on usher_addresses (email_key) where verified;
-comment on table usher_addresses is 'Every address that Clerk knows of a person.';
-comment on column usher_addresses.person_id is 'The person, a usher_people.id.';
-comment on column usher_addresses.email_key is 'What addresses are compared by.';
-comment on column usher_addresses.email is 'As Clerk shows it.';
-comment on column usher_addresses.verified is 'Clerk verified it; only such an address matches invites.';
-comment on column usher_addresses.is_primary is 'Their main address.';
-
-create table usher_sessions (
-    clerk_session_id text primary key,
-    person_id uuid,
-    status text not null check (status in ('active', 'ended')),
-    started_at timestamptz,
-    ended_at timestamptz
-);
-create index usher_sessions_active on usher_sessions (person_id) where status = 'active';
-comment on table usher_sessions is 'Who is signed in, as far as the webhooks tell.';
-comment on column usher_sessions.clerk_session_id is 'sess_…';
-comment on column usher_sessions.person_id is 'The person, a usher_people.id; null if they were unknown when the session ended.';
-comment on column usher_sessions.status is 'active or ended; an ended session is never revived by a late event.';
-comment on column usher_sessions.started_at is 'When Clerk says it began.';
-comment on column usher_sessions.ended_at is 'When usher learnt of its end.';
 
 create table invites (
     id uuid primary key,
@@ -258,6 +187,82 @@ comment on column invites.remind_at is 'When the next reminder is due; null for 
 comment on column invites.mail_held is 'Why the address was last asked without a mail; null where a mail was queued.';
 comment on column invites.created_at is 'When the row was made.';
 comment on column invites.updated_at is 'When the row last changed.';
+
+-- From here on all is usher's own.
+select set_config('search_path', concat_ws(', ', 'usher', quote_ident(nullif(current_setting('usher.app_schema', true), ''))), true);
+
+create table usher_layout (
+    only_row integer primary key check (only_row = 1),
+    app_schema text
+);
+insert into usher_layout (only_row, app_schema) values (1, nullif(current_setting('usher.app_schema', true), ''));
+comment on table usher_layout is 'Where the tables above are: one row, written once.';
+comment on column usher_layout.only_row is 'Always 1.';
+comment on column usher_layout.app_schema is 'USHER_APP_SCHEMA with USHER_TABLES=shared; null where all tables are in the schema usher.';
+
+create table usher_people (
+    clerk_user_id text primary key,
+    id uuid not null unique,
+    admin_id uuid,
+    email text,
+    first_name text,
+    last_name text,
+    image_url text,
+    clerk_created_at timestamptz,
+    clerk_updated_at timestamptz,
+    banned boolean not null default false,
+    locked boolean not null default false,
+    locale text,
+    seen_at timestamptz,
+    deleted_at timestamptz
+);
+create index usher_people_admin on usher_people (admin_id) where admin_id is not null;
+comment on table usher_people is 'What Clerk last said of each person, and the tombstones of the deleted. Not all are members.';
+comment on column usher_people.clerk_user_id is 'user_…';
+comment on column usher_people.id is 'UUIDv7; a new row in admins gets it, too.';
+comment on column usher_people.admin_id is 'The row in admins that was theirs when Clerk last told of them, if there was one. Which one is theirs now, admins.external_id tells.';
+comment on column usher_people.email is 'Their primary address if it is verified, or else another verified one.';
+comment on column usher_people.first_name is 'As Clerk shows it.';
+comment on column usher_people.last_name is 'As Clerk shows it.';
+comment on column usher_people.image_url is 'As Clerk shows it.';
+comment on column usher_people.clerk_created_at is 'When Clerk created them.';
+comment on column usher_people.clerk_updated_at is 'The version of what is stored: an older one never overwrites a newer one.';
+comment on column usher_people.banned is 'Banned in Clerk: no invite is for them.';
+comment on column usher_people.locked is 'Locked in Clerk: no invite is for them.';
+comment on column usher_people.locale is 'Their language (BCP 47).';
+comment on column usher_people.seen_at is 'When Clerk last told of them.';
+comment on column usher_people.deleted_at is 'Deleted in Clerk; a late or replayed event never revives them.';
+
+create table usher_addresses (
+    person_id uuid not null,
+    email_key text not null,
+    email text not null,
+    verified boolean not null,
+    is_primary boolean not null,
+    primary key (person_id, email_key)
+);
+create index usher_addresses_verified on usher_addresses (email_key) where verified;
+comment on table usher_addresses is 'Every address that Clerk knows of a person.';
+comment on column usher_addresses.person_id is 'The person, a usher_people.id.';
+comment on column usher_addresses.email_key is 'What addresses are compared by.';
+comment on column usher_addresses.email is 'As Clerk shows it.';
+comment on column usher_addresses.verified is 'Clerk verified it; only such an address matches invites.';
+comment on column usher_addresses.is_primary is 'Their main address.';
+
+create table usher_sessions (
+    clerk_session_id text primary key,
+    person_id uuid,
+    status text not null check (status in ('active', 'ended')),
+    started_at timestamptz,
+    ended_at timestamptz
+);
+create index usher_sessions_active on usher_sessions (person_id) where status = 'active';
+comment on table usher_sessions is 'Who is signed in, as far as the webhooks tell.';
+comment on column usher_sessions.clerk_session_id is 'sess_…';
+comment on column usher_sessions.person_id is 'The person, a usher_people.id; null if they were unknown when the session ended.';
+comment on column usher_sessions.status is 'active or ended; an ended session is never revived by a late event.';
+comment on column usher_sessions.started_at is 'When Clerk says it began.';
+comment on column usher_sessions.ended_at is 'When usher learnt of its end.';
 
 create table usher_deliveries (
     id uuid primary key,
@@ -428,7 +433,7 @@ comment on column usher_job_failures.about is 'What the job carries: the id of a
 
 create table usher_invite_history (
     id uuid primary key,
-    invite_id uuid not null references invites (id),
+    invite_id uuid not null references invites (id) on delete cascade,
     event text not null,
     at timestamptz not null,
     cause text,
@@ -680,47 +685,63 @@ create trigger usher_leave_others_notified after insert on apalis.jobs
     for each row when (new.job_type not like 'usher:%') execute function apalis.notify_new_jobs();
 
 -- An app that still writes admins.organization_id (or admins.role) sees the membership follow. Nothing here may make the
--- app's own statement fail.
+-- app's own statement fail, and it names no column of the app's, which may drop or change each: hence JSON.
 create function usher_mirror_organization() returns trigger language plpgsql security definer as $$
 declare
+    was jsonb := case when tg_op = 'UPDATE' then to_jsonb(old) end;
+    becomes jsonb := to_jsonb(new);
     lowest text := (select organization_roles[1] from usher_settings);
+    home uuid := usher_id_in(becomes ->> 'organization_id');
+    former uuid := usher_id_in(was ->> 'organization_id');
 begin
-    -- Nothing is set up yet: the backfill, which comes after, takes this row over.
-    if lowest is null then
+    -- usher gives the memberships itself to those whom it lets in.
+    if current_setting('usher.lets_in', true) = 'on' then
+        return null;
+    end if;
+    -- Most of what is written, by usher or the app, is about other columns. And before anything is set up, the backfill, which
+    -- comes after, takes this row over.
+    if lowest is null or home is null or (was is not null
+        and (was -> 'organization_id', was -> 'role', was -> 'deleted_at')
+            is not distinct from (becomes -> 'organization_id', becomes -> 'role', becomes -> 'deleted_at'))
+    then
         return null;
     end if;
     -- Who was moved has left; a column that is emptied is on its way out of the schema, and says nothing of anybody. What is
     -- noted here also keeps a backfill that read the row before from bringing back what it read.
-    if tg_op = 'UPDATE' and old.organization_id <> new.organization_id then
+    if former <> home then
         insert into organization_users (organization_id, admin_id, role, created_at, updated_at, deleted_at)
-        select o.id, new.id, coalesce(old.role::text, lowest), now(), now(), now()
-        from organizations o where o.id = old.organization_id
+        select o.id, new.id, coalesce(was ->> 'role', lowest), now(), now(), now()
+        from organizations o where o.id = former
         on conflict (organization_id, admin_id) do update set deleted_at = excluded.deleted_at, updated_at = excluded.updated_at
             where organization_users.deleted_at is null;
     end if;
-    if new.deleted_at is not null or not exists (select from organizations where id = new.organization_id) then
+    if becomes ->> 'deleted_at' is not null or not exists (select from organizations where id = home) then
         return null;
     end if;
-    if tg_op = 'INSERT' or old.organization_id is distinct from new.organization_id or old.deleted_at is not null then
+    if was is null or former is distinct from home or was ->> 'deleted_at' is not null then
         insert into organization_users (organization_id, admin_id, role, created_at, updated_at)
-        values (new.organization_id, new.id, coalesce(new.role::text, lowest), now(), now())
+        values (home, new.id, coalesce(becomes ->> 'role', lowest), now(), now())
         on conflict (organization_id, admin_id) do update
             set role = excluded.role, deleted_at = null, updated_at = excluded.updated_at
             where organization_users.deleted_at is not null;
-    elsif old.role is distinct from new.role then
+    else
         insert into organization_users (organization_id, admin_id, role, created_at, updated_at)
-        values (new.organization_id, new.id, coalesce(new.role::text, lowest), now(), now())
+        values (home, new.id, coalesce(becomes ->> 'role', lowest), now(), now())
         on conflict (organization_id, admin_id) do update set role = excluded.role, updated_at = excluded.updated_at
             where organization_users.deleted_at is null;
     end if;
     return null;
 end
 $$;
-comment on function usher_mirror_organization is 'Mirrors what the app writes to admins.organization_id into organization_users.';
+comment on function usher_mirror_organization is 'Mirrors admins.organization_id into organization_users.';
 
--- usher's own writes never name these columns together with an organization, so they never come here.
-create trigger usher_mirror_organization after insert or update of organization_id, role, deleted_at on admins
-    for each row when (new.organization_id is not null) execute function usher_mirror_organization();
+create function usher_id_in(written text) returns uuid language sql immutable parallel safe as $$
+    select case when written ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then written::uuid end
+$$;
+comment on function usher_id_in is 'A UUID, or null for what is none.';
+
+create trigger usher_mirror_organization after insert or update on admins
+    for each row execute function usher_mirror_organization();
 
 -- An app that keeps identities in a table of its own (USHER_IDENTITIES) has them mirrored into admins.external_id, and
 -- those that usher learns of mirrored back. `usher migrate` puts the two triggers on where they are wanted.
@@ -984,6 +1005,48 @@ begin
 end
 $$;
 
+-- Rows in admins for people who are let in, of whom the app has none; called by Tx::add_to_admins. Of the app's columns, those are
+-- filled that there are: it may have dropped the others.
+create function usher_add_to_admins(people json, asked_at timestamptz) returns void language plpgsql as $$
+declare
+    is_own boolean := (select app_schema is null from usher_layout);
+    names text;
+    sources text;
+begin
+    select string_agg(given.name, ', '), string_agg(given.source, ', ') into names, sources
+    from (values
+        ('id', 'p.id'), ('external_id', 'p.clerk_user_id'), ('first_name', 'p.first_name'), ('last_name', 'p.last_name'),
+        ('image_url', 'p.image_url'), ('created_at', '$2'), ('updated_at', '$2'),
+        ('organization_id', case when is_own then 'null::uuid' else 'r.organization_id' end),
+        -- A row that has the address keeps it, where the app's are unique.
+        ('email', $email$case when s.unique_emails = 'no' or not exists (
+            select from admins o where lower(trim(o.email)) = lower(trim(p.email)) and o.id <> p.id
+                and (o.deleted_at is null or s.unique_emails = 'all')) then p.email end$email$)
+    ) as given (name, source)
+    join pg_attribute a on a.attrelid = 'admins'::regclass and a.attname = given.name and not a.attisdropped;
+    perform set_config('usher.lets_in', 'on', true);
+    execute format('insert into admins (%s) select %s from json_to_recordset($1) as r(person_id uuid, organization_id uuid)
+        join usher_people p on p.id = r.person_id cross join usher_settings s
+        where usher_admin_of(p.clerk_user_id) = p.id on conflict (id) do nothing', names, sources) using people, asked_at;
+    perform set_config('usher.lets_in', 'off', true);
+end
+$$;
+comment on function usher_add_to_admins is 'Makes rows in admins for people who are let in.';
+
+-- Called by Tx::update_admins. What the app keeps of its people, the app changes.
+create function usher_update_admins(admins json, asked_at timestamptz) returns void language plpgsql as $$
+begin
+    if exists (select from usher_layout where app_schema is null) then
+        update admins a set updated_at = asked_at, email = p.email, first_name = p.first_name, last_name = p.last_name,
+            image_url = p.image_url
+        from usher_people p
+        where p.clerk_user_id = a.external_id and a.deleted_at is null
+            and a.id = any (array(select r.admin_id from json_to_recordset($1) as r(admin_id uuid)));
+    end if;
+end
+$$;
+comment on function usher_update_admins is 'Writes what Clerk says of members to usher''s own table of them.';
+
 -- Read by Tx::live_people, too.
 create function usher_inviter(named_id uuid, clerk_user_id text) returns uuid language plpgsql stable as $$
 #variable_conflict use_variable
@@ -1069,7 +1132,7 @@ end
 $$;
 comment on function usher_invite_obstacle is 'Why an invite would let nobody in, if it is so.';
 
-create function usher_invite(
+create function invite(
     email text,
     role text,
     organization_id uuid default null,
@@ -1242,9 +1305,9 @@ begin
     return query select saved.id, saved.id = new_id, saved.expires_at;
 end
 $$;
-comment on function usher_invite is 'Invites an address in the caller''s transaction, and queues the mail.';
+comment on function invite is 'Invites an address in the caller''s transaction, and queues the mail.';
 
-create function usher_enqueue_invite_email(invite_id uuid) returns uuid language plpgsql security definer as $$
+create function resend(invite_id uuid) returns uuid language plpgsql security definer as $$
 #variable_conflict use_column
 declare
     wanted alias for $1;
@@ -1279,7 +1342,7 @@ begin
         and d.queued_at > asked_at - interval '24 hours';
     if newest + settings.resend_cool_down > asked_at or mails >= settings.resend_daily_cap then
         perform usher_refuse(429, 'resend_too_soon', 'the address was written to only recently',
-            hint => 'usher_invite queues the mail by itself.');
+            hint => 'usher.invite queues the mail by itself.');
     end if;
     if not usher_reserve_mail(saved.invited_by,
         coalesce((select p.organization_id from projects p where p.id = saved.project_id), saved.organization_id),
@@ -1293,7 +1356,7 @@ begin
     return usher_queue_invite_email(saved, 'resent');
 end
 $$;
-comment on function usher_enqueue_invite_email is 'Sends an open invite''s mail once more; an expired one is renewed.';
+comment on function resend is 'Sends an open invite''s mail once more; an expired one is renewed.';
 
 -- They run with the rights of usher's role, whatever the caller's search path and time zone are. Nobody may call
 -- anything until it is granted.
@@ -1303,31 +1366,30 @@ declare
 begin
     for mine in
         select p.oid::regprocedure from pg_proc p
-        where p.pronamespace = (select oid from pg_namespace where nspname = current_schema()) and p.proname in (
-            'usher_mirror_organization', 'usher_mirror_identity', 'usher_note_identity', 'usher_refuse', 'usher_settings_in_force',
+        where p.pronamespace = 'usher'::regnamespace and p.proname in (
+            'usher_mirror_organization', 'usher_id_in', 'usher_mirror_identity', 'usher_note_identity', 'usher_refuse', 'usher_settings_in_force',
             'usher_tell_of_events', 'usher_record_event',
             'usher_refuse_field', 'usher_trimmed', 'usher_email_key', 'usher_new_id', 'usher_queue_invite_email',
             'usher_count_asked_mails', 'usher_reserve_mail', 'usher_manages_organization', 'usher_inviter_obstacle',
-            'usher_invite_obstacle', 'usher_invite', 'usher_enqueue_invite_email', 'usher_inviter', 'usher_admin_of',
+            'usher_invite_obstacle', 'invite', 'resend', 'usher_inviter', 'usher_admin_of', 'usher_add_to_admins', 'usher_update_admins',
             'usher_app_id_key')
     loop
-        execute format('alter function %s set search_path = pg_catalog, %I, pg_temp', mine, current_schema());
+        execute format('alter function %s set search_path = pg_catalog, %s, pg_temp', mine,
+            (select concat_ws(', ', 'usher', quote_ident(app_schema)) from usher_layout));
         execute format('alter function %s set timezone = ''UTC''', mine);
         execute format('revoke all on function %s from public', mine);
     end loop;
 end
 $$;
 
--- In a schema of its own, what the app calls needs no prefix, and takes ids of any type.
+-- Ids of other types, where usher keeps what they are.
 do $$
 declare
     id_type text;
 begin
-    if current_schema() <> 'usher' then
+    if exists (select from usher_layout where app_schema is not null) then
         return;
     end if;
-    alter function usher_invite rename to invite;
-    alter function usher_enqueue_invite_email rename to resend;
     foreach id_type in array array['text', 'bigint'] loop
         execute format($text$
             create function invite(
@@ -1358,7 +1420,7 @@ declare
     mine regprocedure;
     id_type text;
 begin
-    if current_schema() <> 'usher' then
+    if exists (select from usher_layout where app_schema is not null) then
         return;
     end if;
 
@@ -1706,7 +1768,7 @@ $door$;
 -- What an app may read in SQL; with USHER_TABLES=shared it has the tables.
 do $views$
 begin
-    if current_schema() <> 'usher' then
+    if exists (select from usher_layout where app_schema is not null) then
         return;
     end if;
 

@@ -162,7 +162,7 @@ pub(super) async fn put_project(
 
 /// An app's own tables have UUIDs.
 fn must_be_spelt(api: &Api, id: &AppId) -> Result<(), Problem> {
-    if api.app.config.tables == Tables::Shared && id.spelling().is_some() {
+    if api.app.config.layout.tables == Tables::Shared && id.spelling().is_some() {
         return Err(Problem::new(Code::InvalidId).with_detail("With USHER_TABLES=shared, ids are UUIDs."));
     }
     Ok(())

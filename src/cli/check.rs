@@ -133,7 +133,7 @@ async fn check_database(config: &Config, clock: &Clock, report: &mut Report) {
         let found = Warn("there is no file yet: usher serve makes it, or usher migrate".to_owned());
         return report.line("database", &found);
     }
-    let store = match Store::open_with(url, config.tables, clock.clone()).await {
+    let store = match Store::open_with(url, &config.layout, clock.clone()).await {
         Ok(store) => store,
         Err(error) => return report.line("database", &Fail(format!("USHER_DATABASE_URL: {error}"))),
     };

@@ -302,7 +302,7 @@ async fn test(config: &Config, sender: &Sender, name: &str) -> anyhow::Result<()
 
 /// Polls the database, so that it works beside any usher of the same database.
 async fn listen(config: &Config, sender: &Sender, forward: &Url) -> anyhow::Result<()> {
-    let store = super::existing_database(&config.database_url, config.tables).await?;
+    let store = super::existing_database(&config.database_url, &config.layout).await?;
     let mut filter = FeedFilter {
         after: store.read().await?.last_number().await?,
         ..FeedFilter::default()

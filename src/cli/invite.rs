@@ -52,7 +52,7 @@ impl InviteSomebody {
             "locale": self.locale, "message": self.message,
         });
         let request = InviteRequest::parse(body, &config.roles);
-        let store = existing_database(&config.database_url, config.tables).await?;
+        let store = existing_database(&config.database_url, &config.layout).await?;
         if !store.is_migrated().await.unwrap_or(false) {
             bail!("the schema is not the one that this version works with, or there is none: run usher migrate");
         }

@@ -21,7 +21,7 @@ impl Migrate {
             println!("Would make the database file with the whole schema. Nothing was changed.");
             return Ok(());
         }
-        let store = Store::open_with(url, config.tables, Clock::System)
+        let store = Store::open_with(url, &config.layout, Clock::System)
             .await
             .context("USHER_DATABASE_URL can't be used")?;
         if self.dry_run {

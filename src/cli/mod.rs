@@ -34,7 +34,7 @@ use crate::clock::Clock;
 use crate::config::{self as settings, DotEnv, Settings, without_environment};
 use crate::repair::Operator;
 use crate::secret::Secret;
-use crate::store::{AuditDoor, Store, Tables};
+use crate::store::{AuditDoor, Layout, Store};
 
 /// Adds invited people to the organizations and projects that they were invited to.
 #[derive(Debug, Parser)]
@@ -219,15 +219,15 @@ fn command_line() -> Operator {
 
 /// Opens the database for a command that needs nothing else.
 async fn open_database(settings: &Settings) -> anyhow::Result<Store> {
-    let (url, tables) = settings.database()?;
-    existing_database(&url, tables).await
+    let (url, layout) = settings.database()?;
+    existing_database(&url, &layout).await
 }
 
 /// Opens the database for a command that does not create one.
-async fn existing_database(url: &Secret, tables: Tables) -> anyhow::Result<Store> {
+async fn existing_database(url: &Secret, layout: &Layout) -> anyhow::Result<Store> {
     let url = url.expose();
     if !Store::file_exists(url)? {
         bail!("USHER_DATABASE_URL names a file that is not there yet: usher serve makes it, or usher migrate");
     }
-    Ok(Store::open_with(url, tables, Clock::System).await?)
+    Ok(Store::open_with(url, layout, Clock::System).await?)
 }

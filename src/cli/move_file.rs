@@ -29,10 +29,10 @@ impl Move {
         if !Store::file_exists(from)? {
             bail!("USHER_DATABASE_URL names a file that is not there; there is nothing to move");
         }
-        let file = Store::open_with(from, config.tables, Clock::System)
+        let file = Store::open_with(from, &config.layout, Clock::System)
             .await
             .context("USHER_DATABASE_URL can't be used")?;
-        let target = Store::open_with(&self.to, config.tables, Clock::System)
+        let target = Store::open_with(&self.to, &config.layout, Clock::System)
             .await
             .context("--to can't be used")?;
         let bar = if io::stderr().is_terminal() {

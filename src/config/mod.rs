@@ -41,7 +41,7 @@ use crate::invites::roles::Roles;
 use crate::ops_key::OpsKeys;
 use crate::rate_limit::RateLimit;
 use crate::secret::Secret;
-use crate::store::{EventType, Identities, Rules, Tables};
+use crate::store::{EventType, Identities, Layout, Rules};
 use crate::telemetry::{LogFilter, LogFormat};
 use usher_mail::{MailConfig, TransportConfig};
 
@@ -108,7 +108,7 @@ pub struct Config {
     pub invite_reminders: Reminders,
     pub mail_caps: MailCaps,
     pub roles: Roles,
-    pub tables: Tables,
+    pub layout: Layout,
     pub identities: Identities,
     pub templates_dir: Option<PathBuf>,
     /// Where events are sent.

@@ -212,6 +212,9 @@ pub struct Settings {
     /// those of an app on the same Postgres. It is chosen once, at the first migration. Default: `own`.
     #[arg(long, env = "USHER_TABLES", global = true, value_name = "KIND")]
     pub usher_tables: Option<String>,
+    /// The schema of the app's tables, with `USHER_TABLES=shared`; chosen once, too. Default: `public`.
+    #[arg(long, env = "USHER_APP_SCHEMA", global = true, value_name = "SCHEMA")]
+    pub usher_app_schema: Option<String>,
     /// Where an app on the same Postgres stores Clerk's user ids: in `admins.external_id`, or in the table `admin_identities`.
     /// Default: `admins.external_id`.
     #[arg(long, env = "USHER_IDENTITIES", global = true, value_name = "PLACE")]

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::invites::accept::Obstacle;
 use crate::invites::roles::{RoleOrder, Roles};
 use crate::invites::{Invite, TargetKind};
-use crate::store::{DeliveryKind, Grant, InviteCandidate, NewDelivery, StoreError, Tx};
+use crate::store::{DeliveryKind, Grant, InviteCandidate, LetIn, NewDelivery, StoreError, Tx};
 
 #[derive(Debug, Clone, Default)]
 pub struct Accepted {
@@ -46,13 +46,18 @@ pub async fn accept_candidates(
     let mut organizations = Grants::new(&roles.organization);
     let mut projects = Grants::new(&roles.project);
     let mut people = HashSet::new();
+    let mut let_in = Vec::new();
     for invite in &accepted {
         let Some(admin_id) = invite.accepted_by else { continue };
         let Some(candidate) = candidates.get(&(invite.id, admin_id)) else {
             continue;
         };
-        people.insert(candidate.person.id);
         let target_organization_id = candidate.target_organization_id;
+        people.insert(candidate.person.id);
+        let_in.push(LetIn {
+            person_id: candidate.person.id,
+            organization_id: target_organization_id,
+        });
         match (invite.kind, invite.project_id) {
             (TargetKind::Project, Some(project_id)) => {
                 // A member of a project becomes a member of its organization, with the lowest role.
@@ -63,7 +68,7 @@ pub async fn accept_candidates(
         }
     }
     // A row in `admins` is a member: people get theirs when they are let in, not before.
-    tx.add_to_admins(&people.iter().copied().collect::<Vec<_>>()).await?;
+    tx.add_to_admins(&let_in).await?;
     tx.grant_in_organizations(&organizations.into_vec(), &roles.organization)
         .await?;
     tx.grant_in_projects(&projects.into_vec(), &roles.project).await?;

@@ -30,13 +30,16 @@ pub async fn set_members(
 ) -> Result<Vec<Result<Membership, MemberRefusal>>, StoreError> {
     // In the order of locks: people, targets, invites, memberships.
     let targets = load_targets(tx, requests.iter().map(|request| request.target), organizations).await?;
-    let is_known = |request: &&MemberRequest| targets.contains_key(&request.target);
-    let ids: HashSet<&str> = requests
+    let wanted: HashMap<&str, Uuid> = requests
         .iter()
-        .filter(is_known)
-        .map(|request| request.clerk_user_id.as_str())
+        .filter_map(|request| {
+            Some((
+                request.clerk_user_id.as_str(),
+                targets.get(&request.target)?.organization_id,
+            ))
+        })
         .collect();
-    let people = tx.people_to_be_members(&ids.into_iter().collect::<Vec<_>>()).await?;
+    let people = tx.people_to_be_members(&wanted).await?;
     let organization_ids: HashSet<Uuid> = targets.values().map(|info| info.organization_id).collect();
     let known: Vec<Uuid> = people
         .values()

@@ -74,7 +74,7 @@ pub use outgoing::{
     EventTarget, EventType, FeedFilter, FeedRow, Numbered, QueuedEvent, Subject, Unnumbered,
 };
 pub use pauses::PausedQueue;
-pub use people::{Address, Person, Profile};
+pub use people::{Address, LetIn, Person, Profile};
 pub(crate) use pools::Pool;
 pub use pools::PoolName;
 use pools::{PendingWrite, Pools, Renewal, busy, is_busy};
@@ -104,7 +104,7 @@ named! {
     Tables("kind of tables") {
         /// usher's own, on Postgres in the schema `usher`.
         Own = "own",
-        /// The app's, in the schema that the connection finds first.
+        /// The app's, in a schema of its own; all else is in the schema `usher`, too.
         Shared = "shared",
     }
 }
@@ -114,6 +114,38 @@ impl Default for Tables {
     fn default() -> Self {
         Self::Own
     }
+}
+
+/// In which schemas of Postgres the tables are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Layout {
+    pub tables: Tables,
+    /// The schema of the app's tables, with [`Tables::Shared`].
+    pub app_schema: Option<String>,
+}
+
+impl Layout {
+    #[must_use]
+    pub fn shared(app_schema: impl Into<String>) -> Self {
+        Self {
+            tables: Tables::Shared,
+            app_schema: Some(app_schema.into()),
+        }
+    }
+
+    /// The statement that every connection begins with. The app's schema comes first: its triggers run in usher's sessions,
+    /// too, and must find there what they find in the app's. That is why usher's tables have names of their own.
+    fn search_path(&self) -> String {
+        match &self.app_schema {
+            None => "set search_path = usher".to_owned(),
+            Some(schema) => format!("set search_path = {}, usher", quoted(schema)),
+        }
+    }
+}
+
+/// A name as SQL writes it.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 #[derive(Debug, Clone)]
@@ -134,7 +166,7 @@ pub struct Store {
     migrations: Arc<Migrator>,
     lost: watch::Sender<()>,
     renew: watch::Sender<Renewal>,
-    tables: Tables,
+    layout: Layout,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,26 +183,26 @@ impl Store {
     /// When the address can't be parsed or a SQLite file can't be opened. An unavailable Postgres is no error here:
     /// connections are opened when needed.
     pub async fn open(url: &str, clock: Clock) -> Result<Self> {
-        Self::open_with(url, Tables::Own, clock).await
+        Self::open_with(url, &Layout::default(), clock).await
     }
 
     /// As [`Store::open`], for tables that may be shared with the app.
     ///
     /// # Errors
     /// As there.
-    pub async fn open_with(url: &str, tables: Tables, clock: Clock) -> Result<Self> {
+    pub async fn open_with(url: &str, layout: &Layout, clock: Clock) -> Result<Self> {
         let (lost, renew) = (watch::Sender::new(()), watch::Sender::new(Renewal::default()));
         let unusable =
             |problem: String| StoreError(sqlx::Error::Configuration(format!("its address {problem}").into()));
         check_address(url).map_err(unusable)?;
         let dialect = Dialect::of(url).ok_or_else(|| unusable("is of no database".to_owned()))?;
-        let pools = Pools::open(dialect, url, tables, &lost, &renew).await?;
+        let pools = Pools::open(dialect, url, layout, &lost, &renew).await?;
         Ok(Self {
             pool: pools.get(PoolName::Requests).clone(),
             wake: Wake::default(),
             clock,
             pools,
-            tables,
+            layout: layout.clone(),
             pool_name: PoolName::Requests,
             lock_wait: None,
             long_waits: Arc::new(Semaphore::new(retry::MAX_LONG_WAITS)),

@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool, 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{ACQUIRE_TIMEOUT, ANSWER_TIMEOUT, Dialect, Result, Tables, no_answer};
+use super::{ACQUIRE_TIMEOUT, ANSWER_TIMEOUT, Dialect, Layout, Result, no_answer};
 use usher_base::private;
 
 /// The settings of every connection of a pool. After 15 seconds Postgres ends a transaction whose client is idle, and
@@ -88,14 +88,14 @@ impl Pools {
     pub(super) async fn open(
         dialect: Dialect,
         url: &str,
-        tables: Tables,
+        layout: &Layout,
         lost: &watch::Sender<()>,
         renew: &watch::Sender<Renewal>,
     ) -> Result<Self> {
         match dialect {
             Dialect::Postgres => {
                 let open =
-                    |name: PoolName| open_postgres(url, tables, name.connections(), lost.clone(), renew.subscribe());
+                    |name: PoolName| open_postgres(url, layout, name.connections(), lost.clone(), renew.subscribe());
                 let [intake, requests, jobs, health] = PoolName::ALL.map(open);
                 Ok(Self([intake?, requests?, jobs?, health?].map(Pool::Postgres)))
             }
@@ -122,26 +122,23 @@ pub(crate) enum Pool {
     },
 }
 
-/// usher's tables are found in this schema alone: nothing of the app's has their names there.
-pub(super) const OWN_PATH: &str = "set search_path = usher";
-
 fn open_postgres(
     url: &str,
-    tables: Tables,
+    layout: &Layout,
     connections: u32,
     lost: watch::Sender<()>,
     renew: watch::Receiver<Renewal>,
 ) -> Result<PgPool> {
     let options: PgConnectOptions = url.parse()?;
+    let path = layout.search_path();
     Ok(PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .after_connect(move |conn, _| {
+            let path = path.clone();
             Box::pin(async move {
                 conn.execute(SESSION).await?;
-                if tables == Tables::Own {
-                    conn.execute(OWN_PATH).await?;
-                }
+                conn.execute(AssertSqlSafe(path)).await?;
                 conn.execute(ISOLATION).await.map(drop)
             })
         })

@@ -92,7 +92,7 @@ impl Store {
         let (Pool::Sqlite { writer, .. }, Pool::Postgres(postgres)) = (&self.pool, &target.pool) else {
             return Err(MoveError::WrongDatabases);
         };
-        if target.tables != Tables::Own {
+        if target.layout.tables != Tables::Own {
             return Err(MoveError::WrongDatabases);
         }
         // Statement by statement: there is one connection, and the migration needs it, too.

@@ -221,7 +221,7 @@ async fn an_app_s_database_is_taken_over_and_everything_of_the_app_s_stays() {
         "every live person, with their role"
     );
     let of_column = "select col_description('admins'::regclass, attnum) from pg_attribute
-                     where attrelid = 'admins'::regclass and attname = 'organization_id' and not attnotnull";
+                     where attrelid = 'admins'::regclass and attname = 'organization_id'";
     let comment = pool.text(of_column).await.unwrap();
     assert!(
         comment.starts_with("Deprecated:") && comment.ends_with("Their employer."),
@@ -270,8 +270,8 @@ async fn an_app_that_knows_clerk_s_ids_and_its_old_code_go_on_as_before() {
     }
     app.run_jobs().await;
     assert_eq!(app.pool.count("admins").await, 3);
-    assert_eq!(app.members(ACME).await, ["ada@example.com owner"]);
-    assert_eq!(app.project_members(APOLLO).await, ["ada@example.com admin"]);
+    assert_eq!(app.members(ACME).await, ["Ada@Example.com owner"]);
+    assert_eq!(app.project_members(APOLLO).await, ["Ada@Example.com admin"]);
     app.finish().await;
 }
 
@@ -345,6 +345,10 @@ async fn code_that_still_writes_organization_id_sees_the_membership_follow() {
     );
     run("update admins set organization_id = organization_id, role = role, first_name = 'Eve' where email = 'eve@example.com'").await;
     assert_eq!(memberships(&database).await, moved, "nothing is new");
+    database
+        .pool
+        .execute("alter table admins alter column organization_id drop not null")
+        .await;
     run("update admins set organization_id = null where email = 'eve@example.com'").await;
     assert_eq!(
         memberships(&database).await,
@@ -374,7 +378,7 @@ async fn usher_works_on_the_app_s_tables_and_old_and_new_ways_in_do_not_fight() 
     app.run_jobs().await;
     assert_eq!(
         app.members(ACME).await,
-        ["ada@example.com owner", "bob@example.com superhero"],
+        ["Ada@Example.com owner", "bob@example.com superhero"],
         "linked, with what she had"
     );
     assert_eq!(app.pool.count("admins where lower(email) = 'ada@example.com'").await, 1);
@@ -392,16 +396,75 @@ async fn usher_works_on_the_app_s_tables_and_old_and_new_ways_in_do_not_fight() 
     );
     assert!(app.members(ACME).await.contains(&"new@example.com member".to_owned()));
 
-    // Somebody without any address or name can come, too.
+    // Of whom Clerk only tells, the app's tables hold nothing.
     let mut phone = app.clerk().user("phone@example.com");
     phone.emails.clear();
     app.clerk().tell("user.created", phone.to_json()).await;
     app.run_jobs().await;
     assert_eq!(
         app.pool
+            .count("admins where external_id = 'user_phoneexamplecom'")
+            .await,
+        0
+    );
+    // Let in, they need no address and no name.
+    app.put(
+        &format!("/v1/organizations/{ACME}/members/user_phoneexamplecom"),
+        json!({ "role": "member" }),
+    )
+    .await
+    .expect(201);
+    assert_eq!(
+        app.pool
             .count("admins where external_id = 'user_phoneexamplecom' and email is null")
             .await,
         1
+    );
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn what_usher_writes_keeps_to_the_apps_schema_whatever_becomes_of_it() {
+    let app = TestApp::start_shared(adopted().await).await;
+    let may_be_null =
+        "pg_attribute where attrelid = 'admins'::regclass and attname = 'organization_id' and not attnotnull";
+    assert_eq!(app.pool.count(may_be_null).await, 0, "it stays as the app declared it");
+    app.person("new@example.com", Some((ACME, "owner"))).await;
+    let theirs = format!("admins where email = 'new@example.com' and organization_id = '{ACME}'");
+    assert_eq!(app.pool.count(&theirs).await, 1, "where they came in");
+    assert!(app.members(ACME).await.contains(&"new@example.com owner".to_owned()));
+    let told = "usher_outgoing_events where type = 'membership.created'";
+    assert_eq!(app.pool.count(told).await, 1, "once, with the role of the invite");
+
+    // The app's next migrations.
+    app.pool
+        .execute(
+            "alter table admins drop column organization_id; alter table admins alter column role type varchar(30);
+             alter table admins drop column role;
+             alter table admins drop column image_url",
+        )
+        .await;
+    app.person("later@example.com", Some((ACME, "member"))).await;
+    assert!(app.members(ACME).await.contains(&"later@example.com member".to_owned()));
+
+    // Invites don't keep the app from deleting what they led into.
+    app.invite_to_organization(ACME, "open@example.com", "member").await;
+    app.run_jobs().await;
+    app.pool
+        .execute("delete from project_admins; delete from projects")
+        .await;
+    app.pool
+        .execute(
+            "delete from organization_users; delete from organizations where not exists (
+        select from admins a where to_jsonb(a) ->> 'organization_id' = organizations.id::text)",
+        )
+        .await;
+    assert_eq!(app.pool.count(&format!("organizations where id = '{ACME}'")).await, 0);
+    assert_eq!(
+        app.pool
+            .count(&format!("invites where organization_id = '{ACME}'"))
+            .await,
+        0
     );
     app.finish().await;
 }
@@ -450,11 +513,8 @@ async fn an_address_links_nobody_who_might_be_somebody_else() {
     app.run_jobs().await;
     let linked = "admins where external_id is not null and organization_id is not null";
     assert_eq!(app.pool.count(linked).await, 0);
-    assert_eq!(
-        app.pool.count("admins where external_id is not null").await,
-        2,
-        "they are people of their own"
-    );
+    assert_eq!(app.pool.count("admins where external_id is not null").await, 0);
+    assert_eq!(app.pool.count("usher_people").await, 2, "they are people of their own");
     assert_eq!(app.pool.count("organization_users").await, 3);
     app.finish().await;
 }
@@ -490,13 +550,12 @@ async fn identities_in_a_table_of_the_app_s_are_followed_and_kept() {
         "those of Clerk only"
     );
 
-    let carol = app.clerk().user_created("carol@example.com").await;
-    app.run_jobs().await;
+    let carol = app.person("carol@example.com", Some((ACME, "member"))).await;
     let noted = format!(
         "admin_identities where subject = '{}' and provider = 'clerk' and issuer = 'https://clerk.acme.example'",
         carol.id
     );
-    assert_eq!(app.pool.count(&noted).await, 1, "the app finds whom usher learnt of");
+    assert_eq!(app.pool.count(&noted).await, 1, "the app finds whom usher let in");
 
     app.pool
         .execute(
@@ -527,6 +586,12 @@ async fn an_address_that_may_be_there_once_only_is_left_to_whoever_has_it() {
         ada.emails[0].1 = false;
         app.clerk().tell("user.created", ada.to_json()).await;
         app.person("gone@example.com", Some((ACME, "member"))).await;
+        app.put(
+            &format!("/v1/organizations/{ACME}/members/{}", ada.id),
+            json!({ "role": "member" }),
+        )
+        .await
+        .expect(201);
         let address = async |id: &str| {
             let text = format!("select email from admins where external_id = '{id}'");
             app.pool.text(&text).await

@@ -12,7 +12,7 @@ use usher::invites::token::LinkClaim;
 use usher::invites::{Acceptance, PersonRef};
 use usher::problem::Code;
 use usher::secret::Secret;
-use usher::store::{DeliveryKind, Grant, NewDelivery, NewInvite, Tx};
+use usher::store::{DeliveryKind, Grant, LetIn, NewDelivery, NewInvite, Tx};
 use usher_testkit::fake_clerk::FakeUser;
 use uuid::Uuid;
 
@@ -144,6 +144,12 @@ impl Stage {
             app.run_jobs().await;
             let mut tx = app.app.store.begin().await.unwrap();
             let admin_id = id_of(&mut tx, grace).await;
+            tx.add_to_admins(&[LetIn {
+                person_id: admin_id,
+                organization_id: acme,
+            }])
+            .await
+            .unwrap();
             let roles = &app.app.config.roles;
             let grant = |place_id| Grant {
                 target_id: place_id,

@@ -10,7 +10,7 @@ stories! {
         let acme = app.organization("Acme").await;
         let bob = app.earlier_person("bob@example.com").await;
         let invite = app.invite_to_organization(acme, "bob@example.com", "member").await;
-        assert_eq!(app.signed_in(&bob).banner_ids().await, [invite.clone()]);
+        assert_eq!(app.signed_in(&bob).banner_ids().await, std::slice::from_ref(&invite));
         assert_eq!(app.signed_in(&bob).dismiss(&invite).await.expect(200)["status"], "pending");
         app.clerk().tell("user.updated", bob.to_json()).await;
         app.run_jobs().await;
@@ -73,7 +73,7 @@ stories! {
         app.pool.execute(&format!("update admins set external_id = '{}'", second.id)).await;
         let invite = app.invite_to_organization(globex, "second@example.com", "member").await;
         assert_eq!(app.signed_in(&first).accept(&invite).await.problem(404), "not_found");
-        assert_eq!(app.signed_in(&second).banner_ids().await, [invite.clone()]);
+        assert_eq!(app.signed_in(&second).banner_ids().await, std::slice::from_ref(&invite));
         app.signed_in(&second).accept(&invite).await.expect(200);
         // The row is the second account's now, with what it was a member of.
         assert_eq!(app.pool.count("admins").await, 1);

@@ -6,7 +6,7 @@ use axum::http::Method;
 use futures::future::join_all;
 use serde_json::{Value, json};
 use usher::secret::Secret;
-use usher::store::{Address, Grant, Profile};
+use usher::store::{Address, Grant, LetIn, Profile};
 use uuid::Uuid;
 
 use crate::support::app::{API_KEY, Answer, TestApp, request};
@@ -214,8 +214,13 @@ async fn members(app: &TestApp, count: usize, organization: Uuid, project: Uuid)
         })
         .collect();
     let people = tx.save_people(&profiles.iter().collect::<Vec<_>>()).await.unwrap();
-    let ids: Vec<Uuid> = people.iter().map(|person| person.id).collect();
-    tx.add_to_admins(&ids).await.unwrap();
+    let let_in = |person: &usher::store::Person| LetIn {
+        person_id: person.id,
+        organization_id: organization,
+    };
+    tx.add_to_admins(&people.iter().map(let_in).collect::<Vec<_>>())
+        .await
+        .unwrap();
     let roles = &app.app.config.roles;
     let grants = |place_id| -> Vec<Grant> {
         let grant = |admin_id| Grant {

@@ -59,7 +59,14 @@ fn cases() -> Vec<Case> {
 async fn holder(app: &TestApp, n: usize, case: &Case, acme: Uuid, apollo: Uuid) -> FakeUser {
     let person = app.person(&format!("holder{n}@example.com"), None).await;
     let mut tx = app.app.store.begin().await.unwrap();
-    let admin_id = tx.people_by_clerk_id(&[&person.id]).await.unwrap()[0].admin_id.unwrap();
+    let known = tx.people_by_clerk_id(&[&person.id]).await.unwrap().remove(0);
+    tx.add_to_admins(&[usher::store::LetIn {
+        person_id: known.id,
+        organization_id: acme,
+    }])
+    .await
+    .unwrap();
+    let admin_id = known.admin_id.unwrap();
     let grant = |place_id, role: &str| usher::store::Grant {
         target_id: place_id,
         admin_id,

@@ -28,7 +28,7 @@ async fn start_with_caps(inviter: &str, organization: &str) -> TestApp {
     app
 }
 
-/// `usher_invite` with the fields of a create request.
+/// `usher.invite` with the fields of a create request.
 pub async fn sql_invite(conn: &mut PgConnection, body: &Value) -> Result<(Uuid, bool), sqlx::Error> {
     let text = |name: &str| body[name].as_str().map(str::to_owned);
     let uuid = |name: &str| body[name].as_str().and_then(|id| id.parse::<Uuid>().ok());

@@ -87,6 +87,23 @@ async fn tables_that_are_not_as_an_app_of_clerk_s_has_them() {
             "project_admins has 1 pairs of (project_id, admin_id) more than once",
         ),
         (
+            "create table organizations (id uuid primary key); create table admins (id uuid primary key);
+             create table organization_members (
+                 organization_id uuid references organizations (id), admin_id uuid references admins (id));
+             insert into organizations values (gen_random_uuid()); insert into admins values (gen_random_uuid());
+             insert into organization_members select o.id, a.id from organizations o, admins a",
+            "the table organization_members refers to organizations and admins and has rows",
+        ),
+        (
+            "create table users (id uuid primary key)",
+            "people are in the table users",
+        ),
+        (
+            "create table organization_users (organization_id uuid, admin_id uuid,
+                 role text not null check (role in ('viewer', 'owner')))",
+            "organization_users.role may not be member, admin (constraint organization_users_role_check)",
+        ),
+        (
             "create type level as enum ('low'); create table project_admins (project_id uuid, admin_id uuid, role level)",
             "project_admins.role is of the type level",
         ),
@@ -96,7 +113,7 @@ async fn tables_that_are_not_as_an_app_of_clerk_s_has_them() {
         let before = catalog(&database).await;
         assert_says(
             &complaint(&database, &database.url),
-            &[words, "this database can't be used"],
+            &[words, "this database can't be used", "with USHER_TABLES=own"],
         );
         assert_eq!(catalog(&database).await, before, "{script}");
     }
@@ -110,14 +127,9 @@ async fn tables_in_another_schema() {
         .execute("create schema app; create table app.admins (id uuid primary key)")
         .await;
     let before = catalog(&database).await;
-    let url = format!(
-        "{}{}options=-csearch_path%3Dpublic,app",
-        database.url,
-        if database.url.contains('?') { '&' } else { '?' }
-    );
     assert_says(
-        &complaint(&database, &url),
-        &["admins is in the schema app", "begin with app"],
+        &complaint(&database, &database.url),
+        &["admins is in the schema app", "set USHER_APP_SCHEMA=app"],
     );
     assert_eq!(catalog(&database).await, before);
 }
@@ -133,24 +145,15 @@ async fn a_role_without_rights() {
     database.pool.execute(&format!("create role {role} login")).await;
     let before = catalog(&database).await;
     let url = database.url_of_role(&role);
-    assert_says(
-        &complaint(&database, &url),
-        &[&format!("grant create on schema public to {role}")],
-    );
-    database
-        .pool
-        .execute(&format!("grant create on schema public to {role}"))
-        .await;
-    assert_says(
-        &complaint(&database, &url),
-        &["the extension hstore", "grant create on database"],
-    );
     let name = database.pool.text("select current_database()::text").await.unwrap();
+    let allow_schemas = format!("grant create on database {name} to {role}");
+    assert_says(&complaint(&database, &url), &["the schema usher", &allow_schemas]);
+    database.pool.execute(&allow_schemas).await;
+    let allow_tables = format!("grant create on schema public to {role}");
+    assert_says(&complaint(&database, &url), &[&allow_tables]);
     database
         .pool
-        .execute(&format!(
-            "grant create on database {name} to {role}; create table admins (id uuid primary key)"
-        ))
+        .execute(&format!("{allow_tables}; create table admins (id uuid primary key)"))
         .await;
     assert_says(&complaint(&database, &url), &["admins belongs to the role usher"]);
     database.pool.execute("drop table admins").await;

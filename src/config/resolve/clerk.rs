@@ -8,7 +8,7 @@ use crate::config::error::{ConfigError, Problems, wrong};
 use crate::config::values::{list, non_empty};
 use crate::config::{DevSecrets, SessionKeySource, Settings};
 use crate::secret::Secret;
-use crate::store::{Identities, Tables};
+use crate::store::{Identities, Layout, Tables};
 use usher_clerk::{DevSigner, check_public_key};
 
 impl Settings {
@@ -110,11 +110,25 @@ impl Settings {
         Ok(key)
     }
 
-    pub(in crate::config) fn tables(&self) -> Result<Tables, ConfigError> {
+    pub(in crate::config) fn layout(&self) -> Result<Layout, ConfigError> {
+        const APP_SCHEMA: &str = "USHER_APP_SCHEMA";
         let given = self.usher_tables.as_deref().map(str::parse);
-        given
+        let tables = given
             .unwrap_or(Ok(Tables::Own))
-            .map_err(|_| wrong("USHER_TABLES", "must be own or shared"))
+            .map_err(|_| wrong("USHER_TABLES", "must be own or shared"))?;
+        if tables == Tables::Own {
+            return Ok(Layout::default());
+        }
+        let app_schema = self.usher_app_schema.as_deref().unwrap_or("public");
+        let is_reserved =
+            ["usher", "apalis", "information_schema"].contains(&app_schema) || app_schema.starts_with("pg_");
+        if app_schema.is_empty() || app_schema.len() > 63 || app_schema.contains('\0') || is_reserved {
+            return Err(wrong(
+                APP_SCHEMA,
+                "must be the schema of the app's tables, such as public",
+            ));
+        }
+        Ok(Layout::shared(app_schema))
     }
 
     pub(super) fn identities(&self) -> Result<Identities, ConfigError> {

@@ -20,7 +20,7 @@ use crate::api_key::ApiKey;
 use crate::invites::roles::Roles;
 use crate::ops_key::OpsKeys;
 use crate::secret::Secret;
-use crate::store::{Tables, check_address};
+use crate::store::{Layout, check_address};
 use crate::telemetry::{LogFilter, LogFormat};
 
 /// In characters, for every secret.
@@ -61,8 +61,8 @@ impl Settings {
     }
 
     /// Where the data lives: all that commands need which look at it and change nothing else.
-    pub fn database(&self) -> Result<(Secret, Tables), ConfigErrors> {
-        Ok((self.database_in(Path::new(VAR))?, self.tables()?))
+    pub fn database(&self) -> Result<(Secret, Layout), ConfigErrors> {
+        Ok((self.database_in(Path::new(VAR))?, self.layout()?))
     }
 
     /// Both orders of roles, and who invites: what tells whether an invite lets somebody in.
@@ -171,7 +171,7 @@ impl Settings {
             invite_reminders: all.or_default(self.invite_reminders()),
             mail_caps: self.mail_caps(&mut all),
             roles: self.roles(&mut all),
-            tables: all.or_default(self.tables()),
+            layout: all.or_default(self.layout()),
             identities: all.or_default(self.identities()),
             templates_dir: self.templates_dir.clone(),
             event_secrets: all.or_default(self.event_secrets(!event_endpoints.is_empty(), dev)),

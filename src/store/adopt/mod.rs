@@ -2,6 +2,7 @@
 //! only briefly and can be repeated; existing rows are filled in afterwards. Nothing is dropped or renamed.
 
 mod backfill;
+mod conflicts;
 mod plan;
 mod schema;
 
@@ -77,7 +78,7 @@ struct Remark {
 }
 
 /// Reads the app's own comments before usher's comments replace them.
-pub(super) async fn remarks(conn: &mut PgConnection) -> sqlx::Result<Remarks> {
+pub(super) async fn remarks(conn: &mut PgConnection, app_schema: &str) -> sqlx::Result<Remarks> {
     let found = sqlx::query_as(
         "select case d.objsubid when 0 then format('table %I', c.relname)
                     else format('column %I.%I', c.relname, a.attname) end as object,
@@ -85,11 +86,12 @@ pub(super) async fn remarks(conn: &mut PgConnection) -> sqlx::Result<Remarks> {
              d.description as text
          from pg_description d
          join pg_class c on c.oid = d.objoid and d.classoid = 'pg_class'::regclass
-         join pg_namespace n on n.oid = c.relnamespace and n.nspname = current_schema()
+         join pg_namespace n on n.oid = c.relnamespace and n.nspname = $2
          left join pg_attribute a on a.attrelid = c.oid and a.attnum = d.objsubid and d.objsubid > 0
          where c.relname = any ($1)",
     )
     .bind(APP_TABLES)
+    .bind(app_schema)
     .fetch_all(conn)
     .await?;
     Ok(Remarks(found))

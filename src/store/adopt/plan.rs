@@ -126,11 +126,10 @@ pub(in crate::store) fn plan(schema: &Schema, rules: &Rules) -> Result<Vec<Step>
 }
 
 fn problems(schema: &Schema, rules: &Rules) -> Vec<String> {
-    let mut problems = Vec::new();
+    let mut problems = schema.conflicts.clone();
     for (table, elsewhere) in &schema.elsewhere {
         problems.push(format!(
-            "the table {table} is in the schema {elsewhere}, but usher's tables would go to {}; let the search path of \
-             usher's role begin with {elsewhere}",
+            "the table {table} is in the schema {elsewhere}, not in {}; set USHER_APP_SCHEMA={elsewhere} if it is the app's",
             schema.name
         ));
     }
@@ -259,7 +258,8 @@ fn people(schema: &Schema, admins: &Table, steps: &mut Vec<Step>) {
     ] {
         add_column("admins", admins, column, data_type, steps);
     }
-    for column in MAY_BE_EMPTY {
+    // The organization is the one that they come into.
+    for column in MAY_BE_EMPTY.iter().filter(|column| **column != "organization_id") {
         if admins.columns.get(*column).is_some_and(|column| column.not_null) {
             steps.push(Step {
                 says: format!("let admins.{column} be null, for people who come by an invite"),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::super::settings::{Identities, Rules, UniqueEmails};
+use super::conflicts;
 
 /// The tables that the app and usher share.
 pub(in crate::store) const APP_TABLES: &[&str] = &[
@@ -21,17 +22,19 @@ pub(super) const IDENTITIES: &str = "admin_identities";
 /// What a database already contains.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Schema {
-    /// The schema that contains, or will contain, usher's tables.
+    /// The schema of the app's tables: `USHER_APP_SCHEMA`.
     pub(super) name: String,
     pub(super) tables: BTreeMap<String, Table>,
     /// Indexes of the schema by name, and whether each is valid.
     pub(super) indexes: BTreeMap<String, bool>,
-    /// Tables that the search path finds in another schema.
+    /// Tables that are in another schema, and not in this one.
     pub(super) elsewhere: Vec<(String, String)>,
     /// Whether the app has values in `admins.external_id`, Clerk ids or others.
     pub(super) has_external_ids: bool,
     /// Whether the app has a unique index on the address.
     pub(in crate::store) unique_emails: UniqueEmails,
+    /// What can't be shared, as sentences; looked for before anything is adopted.
+    pub(super) conflicts: Vec<String>,
     /// Whether usher's first migration has run: the tables are then as it left them.
     pub(in crate::store) is_adopted: bool,
 }
@@ -103,24 +106,30 @@ impl Schema {
     }
 
     /// Reads the catalog.
-    pub(in crate::store) async fn read(conn: &mut PgConnection, is_adopted: bool) -> sqlx::Result<Self> {
+    pub(in crate::store) async fn read(
+        conn: &mut PgConnection,
+        name: &str,
+        rules: &Rules,
+        is_adopted: bool,
+    ) -> sqlx::Result<Self> {
         let mut wanted = APP_TABLES.to_vec();
         wanted.push(IDENTITIES);
         let mut schema = Self {
-            name: sqlx::query_scalar("select current_schema()")
-                .fetch_one(&mut *conn)
-                .await?,
+            name: name.to_owned(),
             is_adopted,
             ..Self::default()
         };
         let tables: Vec<TableRow> = sqlx::query_as(
-            "select c.relname::text as name, n.nspname::text as schema_name, n.nspname = current_schema() as is_here,
+            "select c.relname::text as name, n.nspname::text as schema_name, n.nspname = $2 as is_here,
                  c.relkind in ('r', 'p') as is_table, pg_has_role(c.relowner, 'USAGE') as is_ours,
                  pg_get_userbyid(c.relowner)::text as owner
              from pg_class c join pg_namespace n on n.oid = c.relnamespace
-             where c.relname = any ($1) and c.relkind in ('r', 'p', 'v', 'm', 'f') and pg_table_is_visible(c.oid)",
+             where c.relname = any ($1) and c.relkind in ('r', 'p', 'v', 'm', 'f')
+                 and n.nspname <> 'usher' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+             order by is_here",
         )
         .bind(&wanted)
+        .bind(name)
         .fetch_all(&mut *conn)
         .await?;
         for row in tables {
@@ -131,6 +140,7 @@ impl Schema {
                     owner: row.owner,
                     ..Table::default()
                 };
+                schema.elsewhere.retain(|(name, _)| *name != row.name);
                 schema.tables.insert(row.name, table);
             } else {
                 schema.elsewhere.push((row.name, row.schema_name));
@@ -139,6 +149,9 @@ impl Schema {
         schema.read_columns(conn, &wanted).await?;
         schema.read_indexes(conn, &wanted).await?;
         schema.look_at_rows(conn).await?;
+        if !is_adopted {
+            schema.conflicts = conflicts::find(conn, name, rules).await?;
+        }
         Ok(schema)
     }
 
@@ -148,11 +161,12 @@ impl Schema {
                  a.attnotnull as not_null, a.atthasdef or a.attidentity <> '' as has_default
              from pg_attribute a
              join pg_class c on c.oid = a.attrelid
-             join pg_namespace n on n.oid = c.relnamespace and n.nspname = current_schema()
+             join pg_namespace n on n.oid = c.relnamespace and n.nspname = $2
              join pg_type t on t.oid = a.atttypid
              where c.relname = any ($1) and a.attnum > 0 and not a.attisdropped",
         )
         .bind(tables)
+        .bind(&self.name)
         .fetch_all(conn)
         .await?;
         for row in columns {
@@ -179,10 +193,11 @@ impl Schema {
              from pg_index x
              join pg_class c on c.oid = x.indrelid
              join pg_class i on i.oid = x.indexrelid
-             join pg_namespace n on n.oid = c.relnamespace and n.nspname = current_schema()
+             join pg_namespace n on n.oid = c.relnamespace and n.nspname = $2
              where c.relname = any ($1)",
         )
         .bind(tables)
+        .bind(&self.name)
         .fetch_all(conn)
         .await?;
         for row in indexes {

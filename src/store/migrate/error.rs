@@ -24,8 +24,10 @@ pub enum MigrationError {
 /// Why a database can't be used, in a sentence that says what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Validation {
-    #[error("it was set up with USHER_TABLES={0}, which can't be changed; set that")]
-    OtherTables(&'static str),
+    #[error("it was set up with {0}, which can't be changed; set that")]
+    OtherTables(String),
+    #[error("the tables {0} are those of an earlier usher, which this one can't use; give usher a new database")]
+    Earlier(String),
     #[error("its schema usher holds something that is not usher's; rename that schema, or use another database")]
     SchemaInUse,
     #[error("what answers at its address is no Postgres server ({0}); see that host and port are the right ones")]
@@ -41,8 +43,8 @@ pub enum Validation {
     /// Not every text can be stored.
     #[error("its encoding is {0}, and usher needs UTF8; make a new database with encoding 'UTF8'")]
     Encoding(String),
-    #[error("the search path of usher's role names no schema that is there; create one, or set the search path")]
-    NoSchema,
+    #[error("it has no schema {0}, which USHER_APP_SCHEMA names; set that to the schema of the app's tables")]
+    NoSchema(String),
     #[error("{0}")]
     Rights(String),
     #[error(
@@ -78,7 +80,7 @@ pub enum Validation {
     #[error("the file holds a table {0} that is not usher's; give usher a file of its own")]
     ForeignFile(&'static str),
     /// The app's tables are not as usher needs them.
-    #[error("{}", .0.join("; "))]
+    #[error("{}; with USHER_TABLES=own usher needs none of the app's tables", .0.join("; "))]
     App(Vec<String>),
 }
 

@@ -21,6 +21,8 @@ use usher_base::private;
 
 /// Not sqlx's default name, which the app may use in the same database.
 pub(super) const TABLE: &str = "usher_migrations";
+/// With its schema: the app may have a table of that name.
+const TABLE_ON_POSTGRES: &str = "usher.usher_migrations";
 /// On SQLite apalis would use sqlx's default name (APALIS trap 11).
 const APALIS_TABLE_ON_SQLITE: &str = "_apalis_migrations";
 
@@ -35,7 +37,7 @@ impl Store {
             Pool::Postgres(pool) => {
                 // A connection of its own: its settings and locks end with it.
                 let mut conn = postgres::connect(pool).await?;
-                let outcome = postgres::migrate(pool, &mut conn, &self.migrations, self.tables, rules).await;
+                let outcome = postgres::migrate(pool, &mut conn, &self.migrations, &self.layout, rules).await;
                 let _ = conn.close().await;
                 outcome
             }
@@ -72,7 +74,7 @@ impl Store {
             text.into_sql_str(),
             false,
         ));
-        self.migrations = Arc::new(named(Migrator::with_migrations(all), TABLE));
+        self.migrations = Arc::new(named(Migrator::with_migrations(all), table(self.dialect())));
         self
     }
 
@@ -84,7 +86,7 @@ impl Store {
         match &self.pool {
             Pool::Postgres(pool) => {
                 let mut conn = postgres::connect(pool).await?;
-                let outcome = postgres::plan(pool, &mut conn, &self.migrations, self.tables, rules).await;
+                let outcome = postgres::plan(pool, &mut conn, &self.migrations, &self.layout, rules).await;
                 let _ = conn.close().await;
                 outcome
             }
@@ -122,7 +124,14 @@ pub(super) fn migrator(dialect: Dialect) -> Migrator {
         Dialect::Postgres => sqlx::migrate!("migrations/postgres"),
         Dialect::Sqlite => sqlx::migrate!("migrations/sqlite"),
     };
-    named(migrator, TABLE)
+    named(migrator, table(dialect))
+}
+
+fn table(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Postgres => TABLE_ON_POSTGRES,
+        Dialect::Sqlite => TABLE,
+    }
 }
 
 fn named(mut migrator: Migrator, table: &'static str) -> Migrator {

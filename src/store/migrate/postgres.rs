@@ -7,11 +7,11 @@ use sqlx::migrate::{Migration, Migrator};
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, Row as _, SqlSafeStr as _};
 
-use super::{Applied, MigrationError, TABLE, Validation, named};
+use super::{Applied, MigrationError, TABLE_ON_POSTGRES, Validation, named};
 use crate::store::adopt::{self, Schema, Step};
-use crate::store::pools::{ISOLATION, OWN_PATH};
+use crate::store::pools::ISOLATION;
 use crate::store::settings::{Rules, UniqueEmails};
-use crate::store::{ACQUIRE_TIMEOUT, Tables};
+use crate::store::{ACQUIRE_TIMEOUT, Layout};
 
 const APALIS_TABLE: &str = "apalis._sqlx_migrations";
 /// The oldest Postgres with everything that usher and apalis use (`gen_random_uuid`, trusted extensions).
@@ -42,18 +42,18 @@ pub(super) async fn migrate(
     pool: &PgPool,
     conn: &mut PgConnection,
     migrator: &Migrator,
-    tables: Tables,
+    layout: &Layout,
     rules: &Rules,
 ) -> Result<(), MigrationError> {
     check_pooling(pool, conn).await?;
-    check_postgres(conn, migrator, tables).await?;
+    check_postgres(conn, migrator, layout).await?;
     advisory_lock(conn).await?;
     // Read after the lock: another process may have migrated in the meantime.
     let Prepared {
         applied,
         steps,
         unique_emails,
-    } = prepare(conn, migrator, tables, rules).await?;
+    } = prepare(conn, migrator, layout, rules).await?;
     let queue = queue_migrations();
     if !Applied::on_postgres(conn, APALIS_TABLE).await?.is_complete(&queue) {
         let mut own = connect(pool).await?;
@@ -66,10 +66,10 @@ pub(super) async fn migrate(
         adopt::take(conn, step).await?;
     }
     sqlx::raw_sql(adopt::LOCK_TIMEOUT).execute(&mut *conn).await?;
-    let run = async |conn: &mut PgConnection| apply(conn, migrator, &applied).await;
+    let run = async |conn: &mut PgConnection| apply(conn, migrator, &applied, layout).await;
     adopt::retry_on_lock_timeout(conn, run, |error| error.sql().is_some_and(adopt::gave_way)).await?;
     rules.publish_on_postgres(conn, unique_emails).await?;
-    if tables == Tables::Shared {
+    if layout.app_schema.is_some() {
         adopt::mirror_identities(conn, rules).await?;
         adopt::fill(conn, rules).await?;
     }
@@ -164,12 +164,12 @@ pub(super) async fn plan(
     pool: &PgPool,
     conn: &mut PgConnection,
     migrator: &Migrator,
-    tables: Tables,
+    layout: &Layout,
     rules: &Rules,
 ) -> Result<Vec<String>, MigrationError> {
     check_pooling(pool, conn).await?;
-    check_postgres(conn, migrator, tables).await?;
-    let Prepared { applied, steps, .. } = prepare(conn, migrator, tables, rules).await?;
+    check_postgres(conn, migrator, layout).await?;
+    let Prepared { applied, steps, .. } = prepare(conn, migrator, layout, rules).await?;
     let mut outlook = Vec::new();
     let queue = Applied::on_postgres(conn, APALIS_TABLE).await?;
     if !queue.is_complete(&queue_migrations()) {
@@ -178,9 +178,10 @@ pub(super) async fn plan(
     outlook.extend(steps.into_iter().map(|step| step.says));
     outlook.extend(applied.missing(migrator));
     let has_memberships: bool = sqlx::query_scalar(
-        "select count(*) = 2 from information_schema.columns where table_schema = current_schema()
+        "select count(*) = 2 from information_schema.columns where table_schema = $1
              and (table_name, column_name) in (('admins', 'organization_id'), ('organizations', 'id'))",
     )
+    .bind(&layout.app_schema)
     .fetch_one(&mut *conn)
     .await?;
     if has_memberships && !applied.has(SCHEMA) {
@@ -207,41 +208,52 @@ struct Prepared {
 async fn prepare(
     conn: &mut PgConnection,
     migrator: &Migrator,
-    tables: Tables,
+    layout: &Layout,
     rules: &Rules,
 ) -> Result<Prepared, MigrationError> {
-    let applied = Applied::on_postgres(conn, TABLE).await?;
-    if tables == Tables::Own {
-        let mut steps = Vec::new();
-        if !applied.is_complete(migrator) {
-            steps = own_schema(conn).await?;
-            check_rights(conn, tables).await?;
-        }
-        return Ok(Prepared {
-            applied,
-            steps,
-            unique_emails: UniqueEmails::No,
-        });
-    }
-    let schema = Schema::read(conn, applied.has(SCHEMA)).await?;
+    let applied = Applied::on_postgres(conn, TABLE_ON_POSTGRES).await?;
     let mut steps = Vec::new();
-    if !applied.is_complete(migrator) || !schema.fits(rules) {
-        check_rights(conn, tables).await?;
-        steps = adopt::plan(&schema, rules).map_err(Validation::App)?;
+    let mut unique_emails = UniqueEmails::No;
+    let is_complete = applied.is_complete(migrator);
+    if !is_complete {
+        steps = own_schema(conn).await?;
+    }
+    match &layout.app_schema {
+        None if is_complete => {}
+        None => check_rights(conn, layout).await?,
+        Some(app_schema) => {
+            let schema = Schema::read(conn, app_schema, rules, applied.has(SCHEMA)).await?;
+            unique_emails = schema.unique_emails;
+            if !is_complete || !schema.fits(rules) {
+                check_rights(conn, layout).await?;
+                steps.extend(adopt::plan(&schema, rules).map_err(Validation::App)?);
+            }
+        }
     }
     Ok(Prepared {
         applied,
         steps,
-        unique_emails: schema.unique_emails,
+        unique_emails,
     })
 }
 
 /// Runs usher's migrations. The first one sets comments on the shared tables; it restores the app's own comments in the
 /// same transaction.
-async fn apply(conn: &mut PgConnection, migrator: &Migrator, applied: &Applied) -> Result<(), MigrationError> {
+async fn apply(
+    conn: &mut PgConnection,
+    migrator: &Migrator,
+    applied: &Applied,
+    layout: &Layout,
+) -> Result<(), MigrationError> {
+    let app_schema = layout.app_schema.as_deref().unwrap_or_default();
     if !applied.has(SCHEMA) {
         let mut tx = conn.begin().await?;
-        let remarks = adopt::remarks(&mut tx).await?;
+        // Where the file makes the tables that the app and usher share.
+        sqlx::query("select set_config('usher.app_schema', $1, true)")
+            .bind(app_schema)
+            .execute(&mut *tx)
+            .await?;
+        let remarks = adopt::remarks(&mut tx, app_schema).await?;
         migrator.run_to(SCHEMA, &mut *tx).await.map_err(MigrationError::Usher)?;
         remarks.restore(&mut tx).await?;
         tx.commit().await?;
@@ -288,39 +300,58 @@ async fn own_schema(conn: &mut PgConnection) -> Result<Vec<Step>, MigrationError
     })
 }
 
-/// Whether this usher can use the server and its schema, and the tables are of the kind that they were set up with.
-/// From here on, usher's own tables are found by their names.
-async fn check_postgres(conn: &mut PgConnection, migrator: &Migrator, tables: Tables) -> Result<(), MigrationError> {
-    // By the role's own search path, before it is changed.
-    let (is_own, is_shared): (bool, bool) = sqlx::query_as(
-        "select to_regclass('usher.usher_migrations') is not null,
-             to_regclass('usher_migrations') is distinct from to_regclass('usher.usher_migrations')",
-    )
-    .fetch_one(&mut *conn)
-    .await?;
-    match tables {
-        Tables::Own if is_shared => return Err(Validation::OtherTables("shared").into()),
-        Tables::Shared if is_own => return Err(Validation::OtherTables("own").into()),
-        Tables::Own => sqlx::raw_sql(OWN_PATH).execute(&mut *conn).await.map(drop)?,
-        Tables::Shared => {}
-    }
-    let (version, encoding, schema): (i32, String, Option<String>) = sqlx::query_as(
+/// Whether this usher can use the server and its schemas, and the tables are where they were when they were set up. From here
+/// on, usher's own tables are found by their names.
+async fn check_postgres(conn: &mut PgConnection, migrator: &Migrator, layout: &Layout) -> Result<(), MigrationError> {
+    let (version, encoding, earlier, has_app_schema): (i32, String, Option<String>, bool) = sqlx::query_as(
         "select current_setting('server_version_num')::integer / 10000, current_setting('server_encoding'),
-             current_schema()::text",
+             (select c.oid::regclass::text from pg_class c
+              where c.relname = 'usher_migrations' and c.relnamespace = to_regnamespace(quote_ident($1))),
+             $1 is null or exists (select from pg_namespace where nspname = $1)",
     )
+    .bind(&layout.app_schema)
     .fetch_one(&mut *conn)
     .await?;
-    check_server(version, &encoding, schema.is_some() || tables == Tables::Own)?;
-    Ok(Applied::on_postgres(conn, TABLE).await?.check(migrator)?)
+    check_server(version, &encoding)?;
+    if let Some(table) = earlier {
+        return Err(Validation::Earlier(table).into());
+    }
+    if let Some(name) = layout.app_schema.as_ref().filter(|_| !has_app_schema) {
+        return Err(Validation::NoSchema(name.clone()).into());
+    }
+    sqlx::raw_sql(AssertSqlSafe(layout.search_path()))
+        .execute(&mut *conn)
+        .await?;
+    let applied = Applied::on_postgres(conn, TABLE_ON_POSTGRES).await?;
+    applied.check(migrator)?;
+    if applied.has(SCHEMA) {
+        check_layout(conn, layout).await?;
+    }
+    Ok(())
 }
 
-fn check_server(version: i32, encoding: &str, has_schema: bool) -> Result<(), Validation> {
+/// Where the shared tables are is chosen once.
+async fn check_layout(conn: &mut PgConnection, layout: &Layout) -> Result<(), MigrationError> {
+    let chosen: Option<Option<String>> = sqlx::query_scalar("select app_schema from usher.usher_layout")
+        .fetch_optional(conn)
+        .await?;
+    match chosen {
+        Some(chosen) if chosen != layout.app_schema => {
+            let was = chosen.map_or_else(
+                || "USHER_TABLES=own".to_owned(),
+                |schema| format!("USHER_TABLES=shared and USHER_APP_SCHEMA={schema}"),
+            );
+            Err(Validation::OtherTables(was).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_server(version: i32, encoding: &str) -> Result<(), Validation> {
     if version < OLDEST_POSTGRES {
         Err(Validation::TooOld(version))
     } else if encoding != "UTF8" {
         Err(Validation::Encoding(encoding.to_owned()))
-    } else if !has_schema {
-        Err(Validation::NoSchema)
     } else {
         Ok(())
     }
@@ -330,34 +361,35 @@ fn check_server(version: i32, encoding: &str, has_schema: bool) -> Result<(), Va
 struct Rights {
     role: String,
     database: String,
-    schema: String,
-    may_create: bool,
+    may_make_schemas: bool,
+    /// In the app's schema, if there is one.
+    may_make_tables: bool,
     may_keep_a_queue: bool,
 }
 
-/// Whether tables and extensions can be created; checked only when something must be done.
-async fn check_rights(conn: &mut PgConnection, tables: Tables) -> Result<(), MigrationError> {
+/// Whether schemas, tables and extensions can be created; checked only when something must be done.
+async fn check_rights(conn: &mut PgConnection, layout: &Layout) -> Result<(), MigrationError> {
     let rights: Rights = sqlx::query_as(
-        "select current_user::text as role, current_database()::text as database, coalesce(current_schema()::text, 'usher') as schema,
-             coalesce(has_schema_privilege(current_schema(), 'CREATE'),
-                 has_database_privilege(current_database(), 'CREATE')) as may_create,
+        "select current_user::text as role, current_database()::text as database,
+             coalesce(has_schema_privilege(to_regnamespace('usher'), 'CREATE'),
+                 has_database_privilege(current_database(), 'CREATE')) as may_make_schemas,
+             coalesce(has_schema_privilege(to_regnamespace(quote_ident($1)), 'CREATE'), true) as may_make_tables,
              has_database_privilege(current_database(), 'CREATE')
                  or (exists (select from pg_extension where extname = 'hstore')
                      and exists (select from pg_namespace where nspname = 'apalis' and pg_has_role(nspowner, 'USAGE')))
                  as may_keep_a_queue",
     )
+    .bind(&layout.app_schema)
     .fetch_one(conn)
     .await?;
-    let Rights {
-        role, database, schema, ..
-    } = rights;
-    if !rights.may_create && tables == Tables::Own {
+    let Rights { role, database, .. } = rights;
+    if !rights.may_make_schemas {
         let sentence = format!(
             "the role {role} may not make the schema usher; let an owner run: grant create on database {database} to {role}"
         );
         return Err(Validation::Rights(sentence).into());
     }
-    if !rights.may_create {
+    if let Some(schema) = layout.app_schema.as_ref().filter(|_| !rights.may_make_tables) {
         let sentence = format!(
             "the role {role} may not create tables in the schema {schema}; \
              let an owner run: grant create on schema {schema} to {role}"
@@ -380,14 +412,13 @@ mod tests {
 
     #[test]
     fn a_server_that_is_too_old_or_of_another_encoding_is_refused() {
-        for (version, encoding, has_schema, verdict) in [
-            (12, "UTF8", true, Err(Validation::TooOld(12))),
-            (13, "UTF8", true, Ok(())),
-            (18, "UTF8", true, Ok(())),
-            (15, "SQL_ASCII", true, Err(Validation::Encoding("SQL_ASCII".to_owned()))),
-            (15, "UTF8", false, Err(Validation::NoSchema)),
+        for (version, encoding, verdict) in [
+            (12, "UTF8", Err(Validation::TooOld(12))),
+            (13, "UTF8", Ok(())),
+            (18, "UTF8", Ok(())),
+            (15, "SQL_ASCII", Err(Validation::Encoding("SQL_ASCII".to_owned()))),
         ] {
-            assert_eq!(check_server(version, encoding, has_schema), verdict);
+            assert_eq!(check_server(version, encoding), verdict);
         }
     }
 }

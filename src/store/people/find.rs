@@ -5,10 +5,19 @@ use std::collections::HashMap;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{PERSON_ID, Person, UserId, person, person_ids};
+use super::{PERSON_ID, Person, UserId, person};
 use crate::invites::PersonRef;
 use crate::store::rows::{Type, of_rows, sql, to_json, unfold};
 use crate::store::{Dialect, Result, Tx, on_conn};
+
+/// A person who becomes a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct LetIn {
+    /// usher's id of the person.
+    pub person_id: Uuid,
+    /// The organization that they are let into, with an app's own tables the one that their row names.
+    pub organization_id: Uuid,
+}
 
 #[derive(Serialize)]
 struct RefRow<'a> {
@@ -40,20 +49,6 @@ pub(in crate::store) fn inviter(dialect: Dialect, admin_id: &str, user_id: &str)
                  (select {} from usher_people p where p.clerk_user_id = {user_id}))",
             admin_of("p")
         ),
-    }
-}
-
-/// An address for a row of `admins`; null if the app's addresses are unique and another row has it, which keeps it then.
-/// usher itself uses `usher_addresses`.
-pub(super) fn free_email(dialect: Dialect, email: &str, admin_id: &str) -> String {
-    match dialect {
-        Dialect::Postgres => format!(
-            "case when (select unique_emails from usher_settings) <> 'no' and exists (
-                 select from admins o where lower(trim(o.email)) = lower(trim({email})) and o.id <> {admin_id}
-                     and (o.deleted_at is null or (select unique_emails from usher_settings) = 'all'))
-                 then null else {email} end"
-        ),
-        Dialect::Sqlite => email.to_owned(),
     }
 }
 
@@ -92,22 +87,28 @@ impl Tx {
         self.find_people(clerk_user_ids, lock).await
     }
 
-    /// Gives these people rows in `admins`, where they have none: they are let in. Their ids are the people's own.
-    pub async fn add_to_admins(&mut self, people: &[Uuid]) -> Result<()> {
+    /// Gives people rows in `admins`, where they have none: they are let in, each into an organization. The ids of the rows
+    /// are the people's own.
+    pub async fn add_to_admins(&mut self, people: &[LetIn]) -> Result<()> {
         if people.is_empty() {
             return Ok(());
         }
-        let rows = unfold(self.dialect(), PERSON_ID);
-        let theirs = of_rows(self.dialect(), "p.id", "person_id", &rows);
-        let text = format!(
-            "insert into admins (id, external_id, email, first_name, last_name, image_url, created_at, updated_at)
-             select p.id, p.clerk_user_id, {}, p.first_name, p.last_name, p.image_url, $2, $2
-             from usher_people p where {theirs} and {} = p.id
-             on conflict (id) do nothing",
-            free_email(self.dialect(), "p.email", "p.id"),
-            admin_of("p")
-        );
-        let people = person_ids(people)?;
+        let mut people = people.to_vec();
+        // Always in this order, so that processes can't deadlock.
+        people.sort_by_key(|row| row.person_id);
+        people.dedup_by_key(|row| row.person_id);
+        let people = to_json(&people)?;
+        let text = match self.dialect() {
+            Dialect::Postgres => "select usher_add_to_admins($1::text::json, $2)".to_owned(),
+            Dialect::Sqlite => format!(
+                "insert into admins (id, external_id, email, first_name, last_name, image_url, created_at, updated_at)
+                 select p.id, p.clerk_user_id, p.email, p.first_name, p.last_name, p.image_url, $2, $2
+                 from usher_people p where {} and {} = p.id
+                 on conflict (id) do nothing",
+                of_rows(self.dialect(), "p.id", "person_id", &unfold(self.dialect(), PERSON_ID)),
+                admin_of("p")
+            ),
+        };
         let now = self.clock.now();
         on_conn!(self, |conn| sqlx::query(sql(text))
             .bind(people)

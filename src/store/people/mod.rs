@@ -3,6 +3,7 @@
 mod addresses;
 mod delete;
 mod find;
+pub use find::LetIn;
 pub(in crate::store) use find::{admin_of, inviter};
 mod save;
 

@@ -5,7 +5,6 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::find::free_email;
 use super::{Address, EMAIL_KEY, EmailKeyRow, Person, Profile, admin_ids, person};
 use crate::invites::email::{EmailAddress, EmailKey};
 use crate::store::rows::{Time, Type, of_rows, sql, to_json, unfold};
@@ -143,29 +142,18 @@ impl Tx {
         Ok(applied)
     }
 
-    /// Writes what Clerk says to the rows in `admins` that there are. Where they may be the app's, nothing that it has is
-    /// emptied.
+    /// Writes what Clerk says to the rows in `admins` that there are, if the table is usher's.
     async fn update_admins(&mut self, admins: &[Uuid]) -> Result<()> {
-        let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
-        let columns = ["email", "first_name", "last_name", "image_url"].map(|column| {
-            let told = match column {
-                "email" => free_email(self.dialect(), "p.email", "admins.id"),
-                _ => format!("p.{column}"),
-            };
-            match self.dialect() {
-                Dialect::Postgres => format!(
-                    "{column} = case when current_schema() = 'usher' then {told} else coalesce({told}, admins.{column}) end"
-                ),
-                Dialect::Sqlite => format!("{column} = {told}"),
-            }
-        });
-        let text = format!(
-            "update admins set updated_at = $2, {}
-             from usher_people p
-             where p.clerk_user_id = admins.external_id and admins.deleted_at is null and {}",
-            columns.join(", "),
-            of_rows(self.dialect(), "admins.id", "admin_id", &rows)
-        );
+        let text = match self.dialect() {
+            Dialect::Postgres => "select usher_update_admins($1::text::json, $2)".to_owned(),
+            Dialect::Sqlite => format!(
+                "update admins set updated_at = $2, email = p.email, first_name = p.first_name, last_name = p.last_name,
+                     image_url = p.image_url
+                 from usher_people p where p.clerk_user_id = admins.external_id and admins.deleted_at is null
+                     and admins.id in (select r.admin_id from {})",
+                unfold(self.dialect(), &[("admin_id", Type::Uuid)])
+            ),
+        };
         let admins = admin_ids(admins)?;
         let now = self.clock.now();
         on_conn!(self, |conn| sqlx::query(sql(text))

@@ -9,7 +9,7 @@ use super::members::{Memberships, ORGANIZATION_USERS, PROJECT_ADMINS, membership
 use super::{Grant, Membership, TARGET_ID, target_ids};
 use crate::invites::{PersonRef, Target};
 use crate::store::rows::{Type, sql, to_json, unfold};
-use crate::store::{Dialect, EventType, Result, Subject, Tx, on_conn};
+use crate::store::{Dialect, EventType, LetIn, Result, Subject, Tx, on_conn};
 
 /// Somebody who is to be a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,9 +130,13 @@ impl Tx {
             .await)?)
     }
 
-    /// The people with these Clerk user ids, who get rows in `admins`. Of whom Clerk has not told yet, the rest is filled in
+    /// The people with these Clerk user ids, who get rows in `admins`, each for the organization that is named with them. Of whom Clerk has not told yet, the rest is filled in
     /// when it does.
-    pub async fn people_to_be_members(&mut self, clerk_user_ids: &[&str]) -> Result<HashMap<String, MemberPerson>> {
+    pub async fn people_to_be_members(
+        &mut self,
+        wanted: &HashMap<&str, Uuid>,
+    ) -> Result<HashMap<String, MemberPerson>> {
+        let clerk_user_ids = &wanted.keys().copied().collect::<Vec<_>>()[..];
         if clerk_user_ids.is_empty() {
             return Ok(HashMap::new());
         }
@@ -148,11 +152,14 @@ impl Tx {
             .fetch_all(conn)
             .await)?;
         let blocked: HashSet<String> = blocked.into_iter().collect();
-        let let_in: Vec<Uuid> = people
-            .into_iter()
-            .filter(|(user_id, _)| !blocked.contains(user_id))
-            .map(|(_, id)| id)
-            .collect();
+        let let_in = |(user_id, person_id): (String, Uuid)| {
+            let organization_id = *wanted.get(user_id.as_str()).filter(|_| !blocked.contains(&user_id))?;
+            Some(LetIn {
+                person_id,
+                organization_id,
+            })
+        };
+        let let_in: Vec<LetIn> = people.into_iter().filter_map(let_in).collect();
         self.add_to_admins(&let_in).await?;
         let named: Vec<PersonRef> = clerk_user_ids
             .iter()

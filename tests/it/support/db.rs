@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, PgPool, SqlitePool};
 use tempfile::TempDir;
 use usher::clock::Clock;
-use usher::store::{MigrationError, Rules, Store, Tables};
+use usher::store::{Layout, MigrationError, Rules, Store};
 use usher_testkit::database::{Database, Pool};
 use uuid::Uuid;
 
@@ -27,7 +27,7 @@ impl TestDatabase {
     pub async fn sqlite() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let database = Database::sqlite(folder.path());
-        migrate(&database.url, Tables::Own, &Rules::default())
+        migrate(&database.url, &Layout::default(), &Rules::default())
             .await
             .expect("the schema");
         Self::of(database, folder).await
@@ -43,7 +43,11 @@ impl TestDatabase {
     }
 
     pub async fn postgres() -> Self {
-        let fill = async |url: &str| migrate(url, Tables::Own, &Rules::default()).await.expect("the schema");
+        let fill = async |url: &str| {
+            migrate(url, &Layout::default(), &Rules::default())
+                .await
+                .expect("the schema")
+        };
         let copy = Database::postgres_copy(&server(), "usher_template", fill).await;
         Self::of(copy.expect("a copy"), tempfile::tempdir().expect("a temporary folder")).await
     }
@@ -69,17 +73,17 @@ impl TestDatabase {
 
     /// Brings the schema up to date, as `usher migrate` does.
     pub async fn migrate(&self, rules: &Rules) -> Result<(), MigrationError> {
-        migrate(&self.url, Tables::Own, rules).await
+        migrate(&self.url, &Layout::default(), rules).await
     }
 
     /// Sets it up beside the app's tables, as `usher migrate` does with `USHER_TABLES=shared`.
     pub async fn migrate_shared(&self, rules: &Rules) -> Result<(), MigrationError> {
-        migrate(&self.url, Tables::Shared, rules).await
+        migrate(&self.url, &Layout::shared("public"), rules).await
     }
 }
 
-async fn migrate(url: &str, tables: Tables, rules: &Rules) -> Result<(), MigrationError> {
-    let store = Store::open_with(url, tables, Clock::System).await.expect("a store");
+async fn migrate(url: &str, layout: &Layout, rules: &Rules) -> Result<(), MigrationError> {
+    let store = Store::open_with(url, layout, Clock::System).await.expect("a store");
     let outcome = store.migrate(rules).await;
     store.close().await;
     outcome
