@@ -202,7 +202,7 @@ async function decline() {
         sessionStorage.removeItem(TOKEN);
         say("declined", "done", [], namesOf(invite, language));
     } catch (failure) {
-        // To who is somebody else, an invite by its id does not exist.
+        // For another person, an invite by its id does not exist.
         refused(failure.code === "not_found" ? { ...failure, code: "other_address" } : failure);
     }
 }
@@ -258,7 +258,7 @@ async function findSession() {
     };
 }
 
-/** In development without Clerk: usher signs a token for whoever the visitor says they are. */
+/** In development without Clerk: usher signs a token for the person that the visitor chooses. */
 function playedSession() {
     const played = () => JSON.parse(sessionStorage.getItem(PLAYED) ?? "null");
     const play = async (who) => {

@@ -257,7 +257,7 @@ class UsherInvites extends HTMLElement {
             this.#items = items;
             this.#render();
             if (isNew) this.#tell("shown", { invites: this.invites });
-            // Somebody who has just signed up: usher may hear of them in a moment.
+            // The person has just signed up: usher may hear of them in a moment.
             if (!synced) wait = 5000;
         } catch (failure) {
             this.#tell("error", { code: failure.code ?? "no_token" });

@@ -45,7 +45,7 @@ export async function until(look, what = "something") {
 /** The databases that the tests run on. */
 export const DATABASES = process.env.USHER_TEST_POSTGRES_URL ? ["sqlite", "postgres"] : ["sqlite"];
 
-/** Somebody at Clerk. Long there, so that invites wait for their answer, unless `created` says otherwise. */
+/** A person at Clerk. Long there, so that invites wait for their answer, unless `created` says otherwise. */
 export function user(email, { verified = true, created = Date.now() - 1e9 } = {}) {
     const id = `user_${createHash("sha256").update(email).digest("hex").slice(0, 20)}`;
     return { id, email, verified, created };
