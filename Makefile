@@ -28,8 +28,9 @@ test: ## Run all tests, on SQLite and on a throw-away Postgres (installed if mis
 
 # P narrows them down: make test-faces P=tests/faces/accept.test.js
 P ?= tests/faces/*.test.js
-test-faces: ## Test the pages in a headless Chromium, on both databases; screenshots go to target/faces
+test-faces: ## Test the pages in a headless Chromium, on both databases, and Clerk's played script against its types
 	cargo build --locked
+	scripts/with-browser tsc --project tests/faces
 	USHER_TEST_POSTGRES_FSYNC=off scripts/with-postgres scripts/with-browser sh -ec 'exec node --test --test-concurrency=1 $(P)'
 
 # F is how many cases each target gets; the dear ones do fewer. The readers need no Postgres.

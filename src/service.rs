@@ -13,6 +13,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 
 use crate::app::App;
+use crate::config::Environment;
 use crate::names::named;
 use crate::ops::Scrape;
 use crate::problem::Problem;
@@ -134,7 +135,7 @@ pub fn public_router(app: &App) -> anyhow::Result<Router> {
     let webhooks = webhooks::router(app).context("CLERK_WEBHOOK_SIGNING_SECRET can't be used")?;
     let routes = webhooks
         .merge(api::router(app))
-        .merge(openapi::router())
+        .merge(openapi::router(app.config.environment == Environment::Development))
         .merge(ui::pages(app));
     Ok(guard(routes).merge(ui::files()))
 }

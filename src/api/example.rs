@@ -251,8 +251,13 @@ pub(super) fn accept_by_token() -> Value {
 pub(super) fn link_preview() -> Value {
     json!({
         "id": invite_id(), "kind": "organization", "organization": { "name": "Acme" }, "project": null, "role": "member",
-        "invited_by": { "name": "Grace Hopper" }, "email": "a***@example.com", "status": "pending", "expires_at": EXPIRY,
+        "invited_by": { "name": "Grace Hopper" }, "email": "a***@example.com", "address": null, "status": "pending",
+        "expires_at": EXPIRY,
     })
+}
+
+pub(super) fn link_preview_by_body() -> Value {
+    with(link_preview(), json!({ "address": "ada@example.com" }))
 }
 
 fn with(mut invite: Value, changes: Value) -> Value {

@@ -35,6 +35,10 @@ pub(super) struct LinkPreview {
     /// The invited address, masked: its first letter and its domain.
     #[schema(example = "a***@example.com")]
     email: String,
+    /// The whole invited address, with which a page fills the form of sign-up. Only for a token that came in the body, while
+    /// the invite is open; else null.
+    #[schema(required, example = "ada@example.com")]
+    address: Option<String>,
     /// The status now.
     status: Status,
     /// When it expires.
@@ -60,7 +64,10 @@ struct OnlyName {
     extensions(("x-problems" = json!([Code::NotFound, Code::RateLimited])))
 )]
 pub(super) async fn preview(State(api): State<Api>, Segment(token): Segment) -> Result<Json<LinkPreview>, Problem> {
-    preview_of(&api, &token).await
+    let mut preview = preview_of(&api, &token).await?;
+    // Addresses with the token in them are kept in logs and histories, for people who never had the mail.
+    preview.address = None;
+    Ok(Json(preview))
 }
 
 body! {
@@ -73,20 +80,21 @@ body! {
 
 /// Preview an invite link, with the token in the body
 ///
-/// As `GET /v1/invite-links/{token}`, for pages: the token stays out of addresses, which logs keep. It changes nothing.
+/// As `GET /v1/invite-links/{token}`, for pages: the token stays out of addresses, which logs keep. It changes nothing. Of
+/// an open invite it tells the whole address, too: the page fills the form of sign-up with it.
 #[utoipa::path(
     post, path = "/v1/invite-links", tag = tag::LINKS, operation_id = "previewInviteLinkByBody",
     request_body(content = Link, example = example::accept_by_token),
-    responses((status = 200, description = "What the link's holder may see of the invite", body = LinkPreview, example = example::link_preview)),
+    responses((status = 200, description = "What the link's holder may see of the invite", body = LinkPreview, example = example::link_preview_by_body)),
     extensions(("x-problems" = json!([Code::NotFound, Code::RateLimited])))
 )]
 pub(super) async fn preview_by_body(State(api): State<Api>, mut fields: Fields) -> Result<Json<LinkPreview>, Problem> {
     let body = Link::read(&mut fields);
     let token = fields.finish(body).map_err(Problem::invalid)?.token;
-    preview_of(&api, &token).await
+    Ok(Json(preview_of(&api, &token).await?))
 }
 
-async fn preview_of(api: &Api, token: &str) -> Result<Json<LinkPreview>, Problem> {
+async fn preview_of(api: &Api, token: &str) -> Result<LinkPreview, Problem> {
     let claim = api.app.token_key.verify(token).ok_or_else(Problem::not_found)?;
     let mut tx = api.app.store.read().await?;
     let now = tx.now();
@@ -95,7 +103,8 @@ async fn preview_of(api: &Api, token: &str) -> Result<Json<LinkPreview>, Problem
         .filter(|view| view.invite.token_version == claim.version && view.facts.target_exists)
         .ok_or_else(Problem::not_found)?;
     let inviter = full_name(view.inviter_first_name.as_deref(), view.inviter_last_name.as_deref());
-    Ok(Json(LinkPreview {
+    let status = view.invite.status_at(now);
+    Ok(LinkPreview {
         id: view.invite.id,
         kind: view.invite.kind,
         organization: OnlyName {
@@ -104,8 +113,9 @@ async fn preview_of(api: &Api, token: &str) -> Result<Json<LinkPreview>, Problem
         project: view.project_name.map(|name| OnlyName { name }),
         invited_by: inviter.map(|name| OnlyName { name }),
         email: mask(&view.invite.email),
-        status: view.invite.status_at(now),
         expires_at: Rfc3339(view.invite.expires_at),
         role: view.invite.role,
-    }))
+        address: (status == Status::Pending).then_some(view.invite.email),
+        status,
+    })
 }

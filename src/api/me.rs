@@ -229,7 +229,7 @@ body! {
 /// Accept by link
 ///
 /// A link works only for the invited address: the signed-in person must have it, verified. Who has accepted the invite
-/// already gets it again. Somebody who has just signed up may get 409 `not_synced`, until Clerk has told of them.
+/// already gets it again. A person who has just signed up may get 409 `not_synced`, until Clerk has told of them.
 #[utoipa::path(
     post, path = "/v1/me/invites/accept", tag = tag::ME, operation_id = "acceptInviteByLink",
     request_body(content = AcceptByToken, example = example::accept_by_token),

@@ -86,64 +86,106 @@ function deref(spec, thing) {
   return thing.$ref ? thing.$ref.split('/').slice(1).reduce((place, key) => place[key], spec) : thing;
 }
 
+function callersOf(op) {
+  return (op.security || []).flatMap((one) => Object.keys(one));
+}
+
+function exampleOf(content) {
+  const { example, examples } = content || {};
+  return example === undefined ? Object.values(examples || {})[0]?.value : example;
+}
+
+// The call for a shell, with the document's examples; the first way to call is enough.
+function curl(path, method, op) {
+  const example = (name) => op.parameters.find((one) => one.name === name)?.example ?? name;
+  const url = location.origin + path.replace(/\{(\w+)\}/g, (_, name) => encodeURIComponent(example(name)));
+  const caller = { api_key: '$API_KEY', session: '$SESSION_TOKEN' }[callersOf(op)[0]];
+  const content = exampleOf(op.requestBody?.content['application/json']);
+  const body = content && JSON.stringify(content, null, 2).replaceAll("'", "'\\''");
+  return ['curl' + (method === 'get' || (body && method === 'post') ? '' : ' -X ' + method.toUpperCase()) + ` '${url}'`,
+    caller && `-H "Authorization: Bearer ${caller}"`,
+    body && "-H 'Content-Type: application/json'",
+    body && `-d '${body}'`].filter(Boolean).join(' \\\n  ');
+}
+
 function answer(spec, status, response) {
   const headers = Object.entries(response.headers || {}).map(([name, header]) => [name, false, [], deref(spec, header).description]);
   return el('details', { class: 'answer s' + status[0] },
     el('summary', {}, el('b', {}, status), ' ', inline(response.description || '')),
     body(response.content),
-    headers.length ? [el('h4', {}, 'Headers'), fields(headers)] : []);
+    headers.length ? [el('h5', {}, 'Headers'), fields(headers)] : []);
 }
 
 function operation(spec, path, method, op) {
-  const callers = (op.security || []).flatMap((one) => Object.keys(one));
+  const callers = callersOf(op);
   const parameters = (op.parameters || []).map((one) => [one.name, one.required, [...type(one.schema), ' in ' + one.in], one.description]);
   return el('section', { id: op.operationId },
-    el('h3', {}, op.summary || op.operationId),
+    el('h4', {}, op.summary || op.operationId),
     el('p', { class: 'route' }, el('b', { class: method }, method.toUpperCase()), ' ', el('code', {}, path)),
     prose(op.description),
     callers.length ? el('p', { class: 'type' }, 'Called with: ', callers.flatMap((name, i) =>
       [i ? ' or ' : '', el('a', { href: '#scheme-' + name }, name)])) : null,
-    parameters.length ? [el('h4', {}, 'Parameters'), fields(parameters)] : [],
-    op.requestBody ? [el('h4', {}, 'Body'), prose(op.requestBody.description), body(op.requestBody.content)] : [],
-    el('h4', {}, 'Answers'),
+    parameters.length ? [el('h5', {}, 'Parameters'), fields(parameters)] : [],
+    op.requestBody ? [el('h5', {}, 'Body'), prose(op.requestBody.description), body(op.requestBody.content)] : [],
+    callers.includes('svix_signature') ? [] : el('details', {}, el('summary', {}, 'With curl'), el('pre', { tabindex: '0' }, curl(path, method, op))),
+    el('h5', {}, 'Answers'),
     Object.entries(op.responses).map(([status, response]) => answer(spec, status, response)));
 }
 
+// Each entry of the navigation with its section, for the search.
+const entries = [];
+
 function show(spec) {
-  const nav = document.querySelector('nav');
+  const nav = document.querySelector('nav ul');
   const main = document.querySelector('main');
   main.replaceChildren(
     el('h1', {}, spec.info.title + ' ' + spec.info.version),
     ...prose(spec.info.description),
     el('p', {}, el('a', { href: '/openapi.json' }, 'openapi.json')));
-  const group = (title, text) => {
-    main.append(el('h2', {}, title), ...prose(text));
+  const part = (title) => {
     const list = el('ul');
-    nav.append(el('h2', {}, title), list);
+    const item = el('li', {}, el('h2', {}, title), list);
+    const heading = el('h2', {}, title);
+    nav.append(item);
+    main.append(heading);
+    return { list, heads: [item, heading] };
+  };
+  const group = (within, title, text) => {
+    const list = el('ul');
+    const item = el('li', {}, title ? el('h3', {}, title) : [], list);
+    const head = el('div', {}, title ? el('h3', {}, title) : [], ...prose(text));
+    within.list.append(item);
+    main.append(head);
     return (id, words, section) => {
       main.append(section);
-      list.append(el('li', {}, el('a', { href: '#' + id }, words)));
+      const item_ = el('li', {}, el('a', { href: '#' + id }, words));
+      list.append(item_);
+      const text = [id, words, section.textContent].join(' ').toLowerCase();
+      entries.push({ text, shown: [item_, section], heads: [item, head, ...within.heads] });
     };
   };
-  for (const tag of spec.tags) {
-    const add = group(tag.name, tag.description);
-    for (const [path, item] of Object.entries(spec.paths)) {
-      for (const method of METHODS) {
-        const op = item[method];
-        if (op && op.tags.includes(tag.name)) add(op.operationId, op.summary, operation(spec, path, method, op));
+  for (const callers of spec['x-tagGroups']) {
+    const within = part(callers.name);
+    for (const name of callers.tags) {
+      const add = group(within, name, spec.tags.find((tag) => tag.name === name).description);
+      for (const [path, item] of Object.entries(spec.paths)) {
+        for (const method of METHODS) {
+          const op = item[method];
+          if (op && op.tags.includes(name)) add(op.operationId, op.summary, operation(spec, path, method, op));
+        }
       }
     }
   }
-  const schemes = group('Who calls', '');
+  const schemes = group(part('Who calls'), '', '');
   for (const [name, scheme] of Object.entries(spec.components.securitySchemes)) {
     const id = 'scheme-' + name;
     const how = [scheme.type, scheme.scheme, scheme.in, scheme.name].filter(Boolean).join(' ');
-    schemes(id, name, el('section', { id }, el('h3', {}, name), el('p', { class: 'type' }, how), prose(scheme.description)));
+    schemes(id, name, el('section', { id }, el('h4', {}, name), el('p', { class: 'type' }, how), prose(scheme.description)));
   }
-  const schemas = group('Schemas', '');
+  const schemas = group(part('Schemas'), '', '');
   for (const [name, schema] of Object.entries(spec.components.schemas)) {
     const id = 'schema-' + name;
-    schemas(id, name, el('section', { id }, el('h3', {}, name), prose(schema.description), shape(schema)));
+    schemas(id, name, el('section', { id }, el('h4', {}, name), prose(schema.description), shape(schema)));
   }
   if (location.hash) {
     const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
@@ -151,7 +193,33 @@ function show(spec) {
   }
 }
 
+// Shows what has all of the words, with its headings.
+function find(words) {
+  const wanted = words.toLowerCase().split(/\s+/).filter(Boolean);
+  for (const { heads } of entries) for (const head of heads) head.hidden = true;
+  let found = 0;
+  for (const { text, shown, heads } of entries) {
+    const isFound = wanted.every((word) => text.includes(word));
+    for (const node of shown) node.hidden = !isFound;
+    if (isFound) for (const head of heads) head.hidden = false;
+    found += isFound;
+  }
+  document.getElementById('found').textContent = wanted.length ? found + ' found' : '';
+}
+
+const search = document.getElementById('search');
+search.addEventListener('input', () => find(search.value));
+document.addEventListener('keydown', (event) => {
+  if (event.key === '/' && !event.target.closest('input, textarea')) {
+    event.preventDefault();
+    search.focus();
+  }
+});
+
 fetch('/openapi.json')
   .then((response) => response.json())
-  .then(show)
+  .then((spec) => {
+    show(spec);
+    document.dispatchEvent(new CustomEvent('usher-docs', { detail: spec }));
+  })
   .catch((error) => document.querySelector('main').replaceChildren(el('p', {}, 'openapi.json could not be shown: ' + error)));

@@ -98,8 +98,9 @@ pub fn text() -> serde_json::Result<String> {
     Ok(document().to_pretty_json()? + "\n")
 }
 
-/// Serves the document and the page that shows it. Neither is a part of the contract.
-pub fn router() -> Router {
+/// Serves the document and the page that shows it. Neither is a part of the contract. `is_development`: calls can be sent
+/// from the page.
+pub fn router(is_development: bool) -> Router {
     const SCRIPT: &str = "text/javascript; charset=utf-8";
     const STYLE: &str = "text/css; charset=utf-8";
     static DOCUMENT: LazyLock<String> = LazyLock::new(|| text().unwrap_or_default());
@@ -107,9 +108,16 @@ pub fn router() -> Router {
         HeaderName::from_static("content-security-policy"),
         HeaderValue::from_static(PAGE_POLICY),
     );
-    Router::new()
+    let mut routes = Router::new();
+    let mut try_it = "";
+    if is_development {
+        try_it = "\n<script src=\"/docs/try.js\" defer></script>";
+        routes = routes.route("/docs/try.js", get(async || file(SCRIPT, include_str!("try.js"))));
+    }
+    let page = include_str!("docs.html").replace("{try}", try_it);
+    routes
         .route("/openapi.json", get(async || file("application/json", &DOCUMENT)))
-        .route("/docs", get(async || Html(include_str!("docs.html"))))
+        .route("/docs", get(async || Html(page)))
         .route("/docs/docs.js", get(async || file(SCRIPT, include_str!("docs.js"))))
         .route("/docs/docs.css", get(async || file(STYLE, include_str!("docs.css"))))
         .layer(policy)

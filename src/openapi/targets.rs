@@ -1,4 +1,4 @@
-//! What somebody is invited into, or becomes a member of, is one organization or one project: never both, never none.
+//! What a person is invited into, or becomes a member of, is one organization or one project: never both, never none.
 
 use serde_json::{Value, json};
 use utoipa::openapi::extensions::Extensions;

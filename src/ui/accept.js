@@ -3,6 +3,7 @@
 // The token comes in the fragment. It moves to this tab's storage at once, so that it is in no address that Clerk, a proxy or
 // a history may keep, and is still there after signing up. It is sent in the bodies of requests only.
 
+import { clerkSession, loadClerk } from "./clerk.js";
 import { callUsher, callWhenKnown, element, fill, languageOf, namesOf, sentenceOf } from "./usher.js";
 
 const TEXTS = {
@@ -17,9 +18,9 @@ const TEXTS = {
         other: "This invite is for {email}.", otherText: "You are signed in as {me}.", another: "Use another account",
         verify: "Please verify {email} first.", verifyText: "Then come back to this page.", openAccount: "Open my account", again: "Try again",
         away: "We can't be reached at the moment.", awayText: "Your invite is safe. Please try again in a moment.",
-        setUp: "Your account is still being set up.", setUpText: "This takes longer than usual. Try again in a minute; if it stays so, ask whoever invited you.",
-        rights: "This invite can't be accepted any more.", impersonated: "Who acts as somebody else can't answer invites.",
-        app: "Please open {app} and sign in there.", play: "Development: who opens the link?", invitee: "The invited person", stranger: "Somebody else",
+        setUp: "Your account is still being set up.", setUpText: "This takes longer than usual. Try again in a minute; if it stays so, ask the person who invited you.",
+        rights: "This invite can't be accepted any more.", impersonated: "You act for another person, so you can't answer their invites.",
+        app: "Please open {app} and sign in there.", play: "Development: who opens the link?", invitee: "The invited person", stranger: "Another person",
     },
     de: {
         wait: "Einen Moment …", to: "Gesendet an {email}. Gültig bis {date}.", signUp: "Registrieren", signIn: "Anmelden", accept: "Annehmen", decline: "Ablehnen",
@@ -83,7 +84,6 @@ const TEXTS = {
     },
 };
 
-const CLERK_LOAD_LIMIT = 15_000;
 const TOKEN = "usher-token";
 const PLAYED = "usher-played-session";
 const main = document.getElementById("main");
@@ -97,13 +97,13 @@ let invite;
 let session;
 const isBroken = () => say("away", "awayText", [button("again", start, true)]);
 
-/** Shows one state: its heading, its text and its buttons. */
-function say(title, text, buttons = [], names = {}) {
-    const words = (key) => (key === "" ? "" : fill(texts[key] ?? key, { app: settings.appName, ...names }));
-    const heading = element("h1", { tabindex: "-1" }, words(title));
+/** Shows one state: its heading, its text and its buttons. Names are filled in once, so that braces in them stay. */
+function say(name, text, buttons = [], names = {}, title = texts[name]) {
+    const words = (sentence) => fill(sentence, { app: settings.appName, ...names });
+    const heading = element("h1", { tabindex: "-1" }, title === texts[name] ? words(title) : title);
     const state = document.getElementById("state");
-    state.dataset.state = title;
-    state.replaceChildren(heading, ...(text ? [element("p", {}, words(text))] : []), element("div", { class: "buttons" }, ...buttons));
+    state.dataset.state = name;
+    state.replaceChildren(heading, ...(text ? [element("p", {}, words(texts[text]))] : []), element("div", { class: "buttons" }, ...buttons));
     heading.focus();
 }
 
@@ -129,7 +129,8 @@ function onward(url) {
 
 function takeToken() {
     const token = location.hash.slice(1);
-    if (token) {
+    // Clerk's forms may put a path there.
+    if (token && !token.startsWith("/")) {
         sessionStorage.setItem(TOKEN, token);
         history.replaceState(null, "", location.pathname + location.search);
     }
@@ -145,31 +146,36 @@ async function start() {
     } catch ({ code }) {
         return code === "not_found" ? say("forged", "forgedText") : isBroken();
     }
-    const names = namesOf(invite, language);
-    const closed = { declined: "wasDeclined", revoked: "revoked", expired: "expired" }[invite.status];
-    if (closed) return say(closed, "askNew", [], names);
-    if (invite.status === "accepted") return say("wasAccepted", "", [onward()].filter(Boolean), names);
+    if (invite.status !== "pending") return showClosed(invite.status);
     try {
-        session = await findSession();
+        session ??= await findSession();
     } catch {
         return isBroken();
     }
     return session.isSignedIn() ? offer() : askToSignIn();
 }
 
-function showInvite(buttons, note) {
-    say(sentenceOf(invite, language), "to", buttons, { ...namesOf(invite, language), email: invite.email });
-    if (note) document.querySelector("#state .buttons").before(element("small", {}, note));
+function showClosed(status) {
+    const names = namesOf(invite, language);
+    if (status === "accepted") {
+        const link = onward();
+        return say("wasAccepted", link ? "" : "done", [link].filter(Boolean), names);
+    }
+    return say(status === "declined" ? "wasDeclined" : status, "askNew", [], names);
+}
+
+function showInvite(name, buttons) {
+    const names = { ...namesOf(invite, language), email: invite.email };
+    say(name, "to", buttons, names, sentenceOf(invite, language));
 }
 
 function askToSignIn() {
-    showInvite(session.ways(), session.note);
-    document.getElementById("state").dataset.state = "signed-out";
+    showInvite("signed-out", session.ways());
+    if (session.note) document.querySelector("#state .buttons").before(element("small", {}, session.note));
 }
 
 function offer() {
-    showInvite([button("accept", accept, true), button("decline", askOnce)]);
-    document.getElementById("state").dataset.state = "signed-in";
+    showInvite("signed-in", [button("accept", accept, true), button("decline", askOnce)]);
 }
 
 function askOnce() {
@@ -178,15 +184,16 @@ function askOnce() {
 
 async function accept() {
     const waiting = setTimeout(() => say("wait"), 1500);
+    let accepted;
     try {
         const options = { body: { token: takeToken() }, getToken: session.getToken };
-        const accepted = await callWhenKnown(base, "POST", "/v1/me/invites/accept", options);
-        await welcome(accepted);
+        accepted = await callWhenKnown(base, "POST", "/v1/me/invites/accept", options);
     } catch (failure) {
-        refused(failure);
+        return refused(failure);
     } finally {
         clearTimeout(waiting);
     }
+    return welcome(accepted);
 }
 
 async function decline() {
@@ -195,7 +202,7 @@ async function decline() {
         sessionStorage.removeItem(TOKEN);
         say("declined", "done", [], namesOf(invite, language));
     } catch (failure) {
-        // To who is somebody else, an invite by its id does not exist.
+        // For another person, an invite by its id does not exist.
         refused(failure.code === "not_found" ? { ...failure, code: "other_address" } : failure);
     }
 }
@@ -203,9 +210,9 @@ async function decline() {
 /** What stands in the way, and what to do about it. */
 function refused({ code }) {
     const names = { ...namesOf(invite, language), email: invite.email, me: session.email() };
-    const closed = { invite_accepted: "wasAccepted", invite_declined: "wasDeclined", invite_revoked: "revoked", invite_expired: "expired", link_expired: "expired" }[code];
-    if (closed) return say(closed, "askNew", [], names);
-    if (code === "other_address" && session.isUnverified(invite.email)) {
+    const closed = /^(?:invite|link)_(accepted|declined|revoked|expired)$/.exec(code);
+    if (closed) return showClosed(closed[1]);
+    if (code === "other_address" && session.isUnverified()) {
         return say("verify", "verifyText", [button("openAccount", session.openAccount, true), button("again", start)], names);
     }
     if (code === "other_address") return say("other", "otherText", [button("another", anotherAccount, true)], names);
@@ -240,60 +247,18 @@ async function welcome(accepted) {
 
 /** Who is signed in: by Clerk's script, by usher's stand-in in development, or by the app only. */
 async function findSession() {
-    if (settings.key) return clerkSession(await loadClerk());
+    if (settings.key) {
+        const clerk = await loadClerk(settings.frontendApi, settings.key);
+        const signedIn = clerkSession(clerk, () => invite.address, offer);
+        return { ...signedIn, ways: () => [button("signUp", signedIn.signUp, true), button("signIn", signedIn.signIn)] };
+    }
     if (settings.development) return playedSession();
     return {
         isSignedIn: () => false, note: fill(texts.app, { app: settings.appName }), ways: () => [onward()].filter(Boolean),
     };
 }
 
-async function loadClerk() {
-    if (!window.Clerk) {
-        await new Promise((resolve, reject) => {
-            const script = element("script", {
-                src: `https://${settings.frontendApi}/npm/@clerk/clerk-js@5/dist/clerk.browser.js`, crossorigin: "anonymous",
-                async: "", "data-clerk-publishable-key": settings.key,
-            });
-            script.addEventListener("load", resolve);
-            script.addEventListener("error", () => {
-                script.remove();
-                reject(new Error("Clerk's script can't be loaded"));
-            });
-            setTimeout(reject, CLERK_LOAD_LIMIT, new Error("Clerk's script takes too long"));
-            document.head.append(script);
-        });
-    }
-    if (!window.Clerk.loaded) await window.Clerk.load();
-    return window.Clerk;
-}
-
-/** The server masks the address: its first character and its domain. */
-const isMaskOf = (masked, email) => masked.toLowerCase() === `${[...email][0]}***${email.slice(email.lastIndexOf("@"))}`.toLowerCase();
-
-function clerkSession(clerk) {
-    const back = { forceRedirectUrl: location.href, signInForceRedirectUrl: location.href, signUpForceRedirectUrl: location.href };
-    let before = clerk.session?.id;
-    clerk.addListener(({ session: now }) => {
-        const isNew = now && now.id !== before;
-        before = now?.id;
-        if (!isNew || invite.status !== "pending") return;
-        clerk.closeSignIn?.();
-        clerk.closeSignUp?.();
-        offer();
-    });
-    return {
-        isSignedIn: () => Boolean(clerk.session),
-        getToken: () => clerk.session?.getToken(),
-        email: () => clerk.user?.primaryEmailAddress?.emailAddress,
-        isUnverified: (masked) => (clerk.user?.emailAddresses ?? []).some(
-            ({ emailAddress, verification }) => verification?.status !== "verified" && isMaskOf(masked, emailAddress)),
-        openAccount: () => clerk.openUserProfile(),
-        signOut: () => clerk.signOut({ redirectUrl: location.href }),
-        ways: () => [button("signUp", () => clerk.openSignUp(back), true), button("signIn", () => clerk.openSignIn(back))],
-    };
-}
-
-/** In development without Clerk: usher signs a token for whoever the visitor says they are. */
+/** In development without Clerk: usher signs a token for the person that the visitor chooses. */
 function playedSession() {
     const played = () => JSON.parse(sessionStorage.getItem(PLAYED) ?? "null");
     const play = async (who) => {

@@ -1,4 +1,4 @@
-//! Clerk's place on the accept page, in development without Clerk: whoever opens the page says who they are. The event goes
+//! Clerk's place on the accept page, in development without Clerk: the visitor says who they are. The event goes
 //! the way of Clerk's events, and the session token is signed by development's own key.
 
 use anyhow::Context as _;
@@ -19,7 +19,7 @@ use usher_testkit::fake_clerk::{FakeUser, SignIn, event};
 
 const LIFETIME: TimeDelta = TimeDelta::hours(1);
 /// Who opens a link that was sent to another address.
-const STRANGER: &str = "somebody.else@example.com";
+const STRANGER: &str = "another.person@example.com";
 
 /// The Clerk user who owns this address, here: always the same one for one address, however it is written.
 #[must_use]

@@ -41,6 +41,7 @@ pub fn files() -> Router {
     Router::new()
         .merge(file("/ui/usher.js", SCRIPT, include_str!("usher.js")))
         .merge(file("/ui/accept.js", SCRIPT, include_str!("accept.js")))
+        .merge(file("/ui/clerk.js", SCRIPT, include_str!("clerk.js")))
         .merge(file("/ui/icon.svg", "image/svg+xml", include_str!("icon.svg")))
         .merge(file(
             "/ui/accept.css",

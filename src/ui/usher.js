@@ -16,7 +16,7 @@ const TEXTS = {
         in: "{project} in {organization}", until: "Valid until {date}", accept: "Accept", decline: "Decline", dismiss: "Not now",
         sure: "Decline this invite for good?", keep: "Keep", accepted: "You are now in {where}.", declined: "Invite to {where} declined.",
         gone: "The invite to {where} is no longer valid.", rights: "The inviter may no longer give this role. Ask for a new invite.",
-        impersonated: "Who acts as somebody else can't answer invites.", again: "This did not work. Please try again.",
+        impersonated: "You act for another person, so you can't answer their invites.", again: "This did not work. Please try again.",
         roles: { member: "member", admin: "admin", owner: "owner", support: "support", client: "client", editor: "editor" },
     },
     de: {
@@ -63,14 +63,17 @@ export function languageOf(wanted, known = TEXTS) {
 export const fill = (sentence, names) =>
     sentence.replace(/\{(\w+)\}/g, (_, name) => `\u2068${names[name] ?? ""}\u2069`);
 
+/** Without the marks that turn the direction of writing: a name could turn the words after it. */
+const plain = (name) => name?.replace(/[\u202A-\u202E\u2066-\u2069]/g, "");
+
 /** What the sentences about an invite are filled with. */
 export function namesOf(invite, language) {
     const texts = TEXTS[language];
-    const { organization, project, invited_by: inviter, role } = invite;
-    const where = project
-        ? fill(texts.in, { project: project.name, organization: organization.name }) : organization.name;
-    const date = new Intl.DateTimeFormat(language, { dateStyle: "long" }).format(new Date(invite.expires_at));
-    return { who: inviter?.name ?? inviter?.email, where, role: Object.hasOwn(texts.roles, role) ? texts.roles[role] : role, date };
+    const { project, invited_by: inviter, role } = invite;
+    const organization = plain(invite.organization.name);
+    const where = project ? fill(texts.in, { project: plain(project.name), organization }) : organization;
+    const date = new Intl.DateTimeFormat(language, { dateStyle: "long" }).format(new Date(invite.expires_at)).replaceAll(" ", "\u00a0");
+    return { who: plain(inviter?.name ?? inviter?.email), where, role: Object.hasOwn(texts.roles, role) ? texts.roles[role] : role, date };
 }
 
 export function sentenceOf(invite, language) {
@@ -130,6 +133,9 @@ export function element(tag, attributes = {}, ...children) {
     return made;
 }
 
+/** All of the languages above are written from left to right, also on a page that is not. */
+const sentence = (text) => element("span", { dir: "ltr" }, text);
+
 const STYLE = `
 :host { display: block; font: var(--usher-font, inherit); color: var(--usher-color, light-dark(#1a1d23, #eceef2));
     color-scheme: var(--usher-color-scheme, inherit); }
@@ -140,7 +146,7 @@ li { display: flex; flex-wrap: wrap; gap: .75rem 1.5rem; align-items: center; ju
     border-radius: var(--usher-radius, .5rem); animation: come .2s ease-out }
 @keyframes come { from { opacity: 0; transform: translateY(-.25rem) } }
 @media (prefers-reduced-motion: reduce) { li { animation: none } }
-.words { flex: 1 1 16rem; min-width: 0; overflow-wrap: anywhere }
+.words { flex: 1 1 16rem; min-width: 0; overflow-wrap: anywhere; text-wrap: pretty; word-break: auto-phrase }
 p { margin: 0; max-height: 6em; overflow: auto }
 small { color: var(--usher-muted, light-dark(#545b6b, #a9b0c0)) }
 .buttons { display: flex; flex-wrap: wrap; gap: .5rem }
@@ -251,7 +257,7 @@ class UsherInvites extends HTMLElement {
             this.#items = items;
             this.#render();
             if (isNew) this.#tell("shown", { invites: this.invites });
-            // Somebody who has just signed up: usher may hear of them in a moment.
+            // The person has just signed up: usher may hear of them in a moment.
             if (!synced) wait = 5000;
         } catch (failure) {
             this.#tell("error", { code: failure.code ?? "no_token" });
@@ -288,8 +294,8 @@ class UsherInvites extends HTMLElement {
         const id = `i-${invite.id}`;
         const isAsked = this.#asking === invite.id;
         const words = element("div", { class: "words", part: "words" },
-            element("p", { id, tabindex: "-1", dir: "auto" }, sentenceOf(invite, language)),
-            element("small", { dir: "auto" }, isAsked ? texts.sure : fill(texts.until, namesOf(invite, language))));
+            element("p", { id, tabindex: "-1" }, sentence(sentenceOf(invite, language))),
+            element("small", {}, sentence(isAsked ? texts.sure : fill(texts.until, namesOf(invite, language)))));
         const button = (part, text, onclick) =>
             element("button", { type: "button", part: `button ${part}`, class: part === "accept" ? "first" : "", "aria-describedby": id, onclick }, text);
         const answer = (action) => (event) => this.#answer(event.currentTarget, invite, action);
@@ -311,13 +317,14 @@ class UsherInvites extends HTMLElement {
         if (button.getAttribute("aria-disabled")) return;
         button.setAttribute("aria-disabled", "true");
         const texts = TEXTS[this.#language];
-        const say = (sentence) => (this.#status.textContent = fill(sentence, namesOf(invite, this.#language)));
+        const say = (text) => this.#status.replaceChildren(sentence(fill(text, namesOf(invite, this.#language))));
         try {
             const path = `/v1/me/invites/${encodeURIComponent(invite.id)}/${action}`;
             const answered = await callWhenKnown(this.#base, "POST", path, { getToken: () => this.#token() });
             const done = { accept: "accepted", decline: "declined", dismiss: "dismissed" }[action];
             this.#remove(invite);
-            say(texts[done] ?? "");
+            if (texts[done]) say(texts[done]);
+            else this.#status.replaceChildren();
             this.#tell(done, { invite: answered });
         } catch ({ code }) {
             const gone = ["not_found", "invite_accepted", "invite_declined", "invite_revoked", "invite_expired", "target_deleted"];

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
-import { DATABASES, closeBrowser, lookAt, open, startApp, startUsher, until, user } from "./faces.js";
+import { DATABASES, closeBrowser, lookAt, lookAtAll, open, startApp, startUsher, until, user } from "./faces.js";
 
 after(closeBrowser);
 
@@ -57,38 +57,149 @@ for (const database of DATABASES) {
     });
 }
 
-test("the banner stays away while the server is away or answers HTML, and comes in each language", async () => {
-    const invite = {
-        id: "0192e4a0-0000-7000-8000-000000000001", kind: "organization", organization: { name: "Acme" }, role: "member",
-        invited_by: { name: "Grace Hopper" }, expires_at: "2026-12-24T12:00:00Z",
-    };
-    const paths = {};
+test("a page that may not call is named in the log, once", async () => {
+    const paths = { "/favicon.ico": " " };
     const app = await startApp(paths);
     const usher = await startUsher();
     try {
-        const opened = async (lang, api) => {
-            paths["/v1/me/invites"] = api;
-            paths["/"] = page(usher.url, `src="${app.url}" lang="${lang}" ${lang === "ja" ? 'dir="rtl"' : ""}`, "token");
-            return open(`${app.url}/`, { width: 375 });
-        };
-        const json = (_, answer) => answer.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify({ items: [invite], synced: true }));
-        for (const lang of ["en", "de", "es", "fr", "ja"]) {
-            const { page: tab } = await opened(lang, json);
-            await tab.locator("usher-invites li").waitFor();
-            await lookAt(tab, `banner-${lang}-375`);
-        }
-        for (const api of ["<h1>502 Bad Gateway</h1>", (_, answer) => answer.destroy()]) {
-            const { page: tab } = await opened("en", api);
-            const code = await tab.evaluate(() => new Promise((resolve) => {
-                const banner = document.querySelector("usher-invites");
-                banner.addEventListener("usher-error", ({ detail }) => resolve(detail.code));
-                customElements.whenDefined("usher-invites").then(() => banner.refresh());
-            }));
-            assert.equal(code, "unreachable");
-            assert.equal(await tab.locator("usher-invites li").count(), 0);
-        }
+        paths["/"] = page(usher.url, "", usher.sessionToken(user("ada@example.com")));
+        const { page: tab, errors } = await open(`${app.url}/`);
+        await tab.reload();
+        await until(() => errors.filter((error) => error.includes("CORS")).length >= 2, "the browser to refuse both");
+        const named = usher.log.join("").split("\n").filter((line) => line.includes("refused by CORS"));
+        assert.equal(named.length, 1, usher.log.join(""));
+        assert.ok(named[0].includes(app.url) && named[0].includes("CLERK_AUTHORIZED_PARTIES"), named[0]);
     } finally {
         await usher.stop();
         await app.stop();
+    }
+});
+
+const INVITE = {
+    id: "0192e4a0-0000-7000-8000-000000000001", kind: "organization", organization: { name: "Acme" }, role: "member",
+    invited_by: { name: "Grace Hopper" }, expires_at: "2026-12-24T12:00:00Z",
+};
+const answers = (items) => (_, answer) =>
+    answer.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify({ items, synced: true }));
+
+/** A page of an app that answers the banner's question itself. */
+async function pageOf(usher, run) {
+    const paths = { "/favicon.ico": " " };
+    const app = await startApp(paths);
+    const opened = async (api, { attributes = "", options = { width: 375 }, html = (text) => text } = {}) => {
+        paths["/v1/me/invites"] = api;
+        paths["/"] = html(page(usher.url, `src="${app.url}" ${attributes}`, "token"));
+        return open(`${app.url}/`, options);
+    };
+    try {
+        await run(opened, paths);
+    } finally {
+        await app.stop();
+    }
+}
+
+test("<usher-invites> on its own", async (t) => {
+    const usher = await startUsher();
+    const items = (tab) => tab.locator("usher-invites li");
+    /** The code of the next failure that the banner tells. */
+    const failureOf = (tab, act) => tab.evaluate(async (act) => {
+        const banner = document.querySelector("usher-invites");
+        const told = new Promise((resolve) => banner.addEventListener("usher-error", ({ detail }) => resolve(detail.code), { once: true }));
+        await customElements.whenDefined("usher-invites");
+        if (act) banner.refresh();
+        return told;
+    }, act);
+    try {
+        for (const lang of ["en", "de", "es", "fr", "ja"]) {
+            await t.test(`speaks ${lang}`, () => pageOf(usher, async (opened) => {
+                const { page: tab } = await opened(answers([INVITE]), { attributes: `lang="${lang}"` });
+                await items(tab).waitFor();
+                await lookAtAll(tab, `banner-${lang}`);
+            }));
+        }
+
+        await t.test("stays away while the server is away or answers HTML, and comes when it is back", () => pageOf(usher, async (opened, paths) => {
+            for (const api of ["<h1>502 Bad Gateway</h1>", (_, answer) => answer.destroy(), answers("none"), answers(null)]) {
+                const { page: tab } = await opened(api);
+                assert.equal(await failureOf(tab, true), "unreachable");
+                assert.equal(await items(tab).count(), 0);
+                paths["/v1/me/invites"] = answers([INVITE]);
+                await tab.evaluate(() => document.querySelector("usher-invites").refresh());
+                await items(tab).waitFor();
+            }
+        }));
+
+        await t.test("a slow server holds nothing up, and one that hangs is given up", () => pageOf(usher, async (opened, paths) => {
+            const { page: tab } = await opened((request, answer) => void setTimeout(answers([INVITE]), 1500, request, answer));
+            assert.equal(await items(tab).count(), 0, "it takes no room until it has something to say");
+            assert.equal(await tab.locator("usher-invites").evaluate((banner) => banner.offsetHeight), 0);
+            await items(tab).waitFor();
+            paths["/v1/me/invites"] = () => {};
+            assert.equal(await failureOf(tab, true), "unreachable");
+            assert.equal(await items(tab).count(), 1, "what is known stays");
+        }));
+
+        await t.test("asks again when the page is seen again, and not while it is hidden", () => pageOf(usher, async (opened, paths) => {
+            let asked = 0;
+            const { page: tab } = await opened((request, answer) => (asked++, answers(asked === 1 ? [INVITE] : [])(request, answer)));
+            await items(tab).waitFor();
+            const become = (isHidden) => tab.evaluate((isHidden) => {
+                Object.defineProperty(document, "hidden", { configurable: true, get: () => isHidden });
+                document.dispatchEvent(new Event("visibilitychange"));
+            }, isHidden);
+            await become(true);
+            assert.equal(asked, 1);
+            await become(false);
+            await until(async () => await items(tab).count() === 0, "the answered invite to go");
+            assert.equal(asked, 2);
+        }));
+
+        await t.test("right to left, the words are at the right and the buttons at the left", () => pageOf(usher, async (opened) => {
+            const hebrew = { ...INVITE, organization: { name: "בית קפה" }, invited_by: { name: "נעמה" } };
+            const html = (text) => text.replace('<html lang="en"', '<html lang="he" dir="rtl"');
+            const { page: tab } = await opened(answers([INVITE, { ...hebrew, id: "2" }]), { html, options: { width: 1200 } });
+            await items(tab).first().waitFor();
+            for (const item of await items(tab).all()) {
+                const words = await item.locator("p span").boundingBox();
+                const until = await item.locator("small span").boundingBox();
+                const accept = await item.getByRole("button", { name: "Accept" }).boundingBox();
+                const dismiss = await item.getByRole("button", { name: "Not now" }).boundingBox();
+                assert.ok(accept.x + accept.width <= words.x && dismiss.x < accept.x, "as it is read");
+                assert.ok(Math.abs(words.x + words.width - until.x - until.width) < 2, "both lines begin at the right");
+            }
+            await lookAtAll(tab, "banner-rtl");
+        }));
+
+        await t.test("moves only where motion is wanted", () => pageOf(usher, async (opened) => {
+            for (const [reduced, name] of [[false, "come"], [true, "none"]]) {
+                const { page: tab } = await opened(answers([INVITE]), { options: { reduced } });
+                await items(tab).waitFor();
+                assert.equal(await items(tab).evaluate((item) => getComputedStyle(item).animationName), name);
+            }
+        }));
+
+        await t.test("by keyboard alone, and the focus goes on to the next invite", () => pageOf(usher, async (opened, paths) => {
+            const others = ["2", "3"].map((id) => ({ ...INVITE, id, organization: { name: `Acme ${id}` } }));
+            const { page: tab } = await opened(answers([INVITE, ...others]));
+            paths[`/v1/me/invites/${INVITE.id}/dismiss`] = answers([]);
+            await items(tab).first().waitFor();
+            for (const key of ["Tab", "Tab", "Tab", "Enter"]) await tab.keyboard.press(key);
+            await until(async () => await items(tab).count() === 2, "the first to be dismissed");
+            const focused = () => tab.evaluate(() => document.querySelector("usher-invites").shadowRoot.activeElement?.textContent);
+            assert.match(await focused(), /Acme 2/);
+            await tab.keyboard.press("Tab");
+            assert.equal(await focused(), "Accept");
+        }));
+
+        await t.test("takes its look from variables and parts", () => pageOf(usher, async (opened) => {
+            const style = "<style>usher-invites { --usher-accent: rgb(0, 100, 0) } usher-invites::part(dismiss) { display: none }</style>";
+            const { page: tab } = await opened(answers([INVITE]), { html: (text) => text.replace("<main>", `${style}<main>`) });
+            await items(tab).waitFor();
+            const accept = tab.getByRole("button", { name: "Accept" });
+            assert.equal(await accept.evaluate((button) => getComputedStyle(button).backgroundColor), "rgb(0, 100, 0)");
+            assert.equal(await tab.getByText("Not now").isVisible(), false);
+        }));
+    } finally {
+        await usher.stop();
     }
 });

@@ -4,6 +4,8 @@
 //     const ada = user("ada@example.com");
 //     await usher.tellsOf(ada);                   // Clerk's webhook
 //     usher.sessionToken(ada);                    // Clerk's session token
+//     const { page } = await openWithClerk(link); // the accept page, with Clerk's script played by clerk.js
+//     await signIn(page, usher, ada);             // at Clerk
 //     const { page } = await open(url, { dark: true, width: 375 });
 //     await lookAt(page, "name");                 // a screenshot under target/faces, and axe-core without serious findings
 
@@ -13,6 +15,7 @@ import { createHmac, createHash, createSign, generateKeyPairSync, randomUUID } f
 import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
+import { DatabaseSync } from "node:sqlite";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -22,7 +25,9 @@ const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 export const SCREENSHOTS = join(ROOT, "target/faces");
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const ISSUER = "https://clerk.example.com";
-const API_KEY = "test-api-key-of-more-than-32-characters";
+/** Settings with which the accept page loads Clerk's script. */
+export const CLERK_SETTINGS = { CLERK_PUBLISHABLE_KEY: `pk_test_${Buffer.from("clerk.example.com$").toString("base64")}` };
+export const API_KEY = "test-api-key-of-more-than-32-characters";
 const SIGNING_SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 const KEYS = generateKeyPairSync("rsa", { modulusLength: 2048 });
 
@@ -40,7 +45,7 @@ export async function until(look, what = "something") {
 /** The databases that the tests run on. */
 export const DATABASES = process.env.USHER_TEST_POSTGRES_URL ? ["sqlite", "postgres"] : ["sqlite"];
 
-/** Somebody at Clerk. Long there, so that invites wait for their answer, unless `created` says otherwise. */
+/** A person at Clerk. Long there, so that invites wait for their answer, unless `created` says otherwise. */
 export function user(email, { verified = true, created = Date.now() - 1e9 } = {}) {
     const id = `user_${createHash("sha256").update(email).digest("hex").slice(0, 20)}`;
     return { id, email, verified, created };
@@ -66,7 +71,7 @@ export async function startUsher({ postgres = false, settings = {}, clerk = true
         stdio: ["ignore", "ignore", "pipe"],
     });
     process_.stderr.setEncoding("utf8").on("data", (text) => log.push(text));
-    const usher = new Usher(`http://127.0.0.1:${port}`, process_, folder, log);
+    const usher = new Usher(`http://127.0.0.1:${port}`, process_, folder, log, database);
     await until(() => {
         assert.equal(process_.exitCode, null, log.join(""));
         return fetch(`${usher.url}/openapi.json`).then((answer) => answer.ok, () => false);
@@ -75,8 +80,8 @@ export async function startUsher({ postgres = false, settings = {}, clerk = true
 }
 
 class Usher {
-    constructor(url, process, folder, log) {
-        Object.assign(this, { url, process, folder, log });
+    constructor(url, process, folder, log, database) {
+        Object.assign(this, { url, process, folder, log, database });
     }
 
     /** Where the private listener is. */
@@ -85,9 +90,11 @@ class Usher {
     }
 
     async stop() {
-        const ended = new Promise((resolve) => this.process.once("exit", resolve));
-        this.process.kill("SIGTERM");
-        await ended;
+        if (this.process.exitCode === null && this.process.signalCode === null) {
+            const ended = new Promise((resolve) => this.process.once("exit", resolve));
+            this.process.kill("SIGTERM");
+            await ended;
+        }
         rmSync(this.folder, { recursive: true, force: true });
     }
 
@@ -111,6 +118,23 @@ class Usher {
         return this.call("POST", "/v1/invites", { organization_id: organization, email, role: "member", ...fields });
     }
 
+    /** Lets an invite expire, as if its time had passed. */
+    async expire(id) {
+        const set = "update invites set expires_at = updated_at where";
+        if (this.database.startsWith("sqlite")) {
+            const database = new DatabaseSync(this.database.slice("sqlite://".length));
+            database.exec(`pragma busy_timeout = 5000; ${set} id = x'${id.replaceAll("-", "")}'`);
+            database.close();
+        } else {
+            await psql(this.database, `set search_path = usher; ${set} id = '${id}'`);
+        }
+    }
+
+    /** The link of the newest mail to this address. */
+    async link(email) {
+        return `${this.url}/i#${await this.token(email)}`;
+    }
+
     /** The token of the newest mail to this address. */
     async token(email) {
         const outbox = join(this.folder, "var/outbox");
@@ -123,11 +147,11 @@ class Usher {
     }
 
     /** Delivers a webhook of Clerk's about a user and waits until usher knows them. */
-    async tellsOf(who) {
+    async tellsOf(who, names = {}) {
         const verification = { status: who.verified ? "verified" : "unverified", strategy: "email_code" };
         const data = {
-            id: who.id, object: "user", first_name: null, last_name: null, image_url: null, banned: false, locked: false,
-            primary_email_address_id: "idn_1", created_at: who.created, updated_at: Date.now(),
+            id: who.id, object: "user", first_name: null, last_name: null, ...names, image_url: null, banned: false,
+            locked: false, primary_email_address_id: "idn_1", created_at: who.created, updated_at: Date.now(),
             email_addresses: [{ id: "idn_1", object: "email_address", email_address: who.email, verification }],
         };
         await this.deliver({ type: "user.updated", object: "event", data, timestamp: Date.now() });
@@ -151,10 +175,10 @@ class Usher {
         assert.ok(answer.ok, `${answer.status}`);
     }
 
-    sessionToken(who) {
+    sessionToken(who, more = {}) {
         const now = Math.floor(Date.now() / 1000);
         const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
-        const claims = { iss: ISSUER, sub: who.id, sid: "sess_1", iat: now, nbf: now, exp: now + 3600, sts: "active", v: 2 };
+        const claims = { iss: ISSUER, sub: who.id, sid: "sess_1", iat: now, nbf: now, exp: now + 3600, sts: "active", v: 2, ...more };
         const text = `${part({ alg: "RS256", typ: "JWT" })}.${part(claims)}`;
         return `${text}.${createSign("RSA-SHA256").update(text).sign(KEYS.privateKey, "base64url")}`;
     }
@@ -179,11 +203,15 @@ async function freePort() {
 async function freshPostgres() {
     const name = `faces_${randomUUID().replaceAll("-", "")}`;
     const url = new URL(process.env.USHER_TEST_POSTGRES_URL);
-    const psql = spawn("psql", [url.href, "-qc", `create database ${name}`], { stdio: "inherit" });
-    const code = await new Promise((resolve) => psql.once("exit", resolve));
-    assert.equal(code, 0);
+    await psql(url.href, `create database ${name}`);
     url.pathname = `/${name}`;
     return url.href;
+}
+
+async function psql(url, statement) {
+    const command = spawn("psql", [url, "-qc", statement], { stdio: "inherit" });
+    const code = await new Promise((resolve) => command.once("exit", resolve));
+    assert.equal(code, 0);
 }
 
 /** A page of an app: answers each path with what `paths` has for it, a text of HTML or a function. */
@@ -205,13 +233,13 @@ export async function startApp(paths) {
 let browser;
 
 /** Opens a page in a browser of its own. What it logs as an error, or throws, is kept in `errors`. */
-export async function open(url, { dark = false, width = 1200, height = 800, locale = "en", reduced = false, init } = {}) {
+export async function open(url, { dark = false, width = 1200, height = 800, locale = "en", reduced = false, prepare } = {}) {
     browser ??= await chromium.launch({ executablePath: process.env.USHER_TEST_CHROMIUM, args: ["--no-sandbox"] });
     const context = await browser.newContext({
         colorScheme: dark ? "dark" : "light", viewport: { width, height }, locale,
         reducedMotion: reduced ? "reduce" : "no-preference",
     });
-    if (init) await context.addInitScript(init.script, init.argument);
+    await prepare?.(context);
     const page = await context.newPage();
     const errors = [];
     page.on("pageerror", (error) => errors.push(String(error)));
@@ -220,15 +248,60 @@ export async function open(url, { dark = false, width = 1200, height = 800, loca
     return { page, context, errors };
 }
 
+/** Opens the accept page; Clerk's host answers with clerk.js. */
+export async function openWithClerk(url, options = {}) {
+    const script = readFileSync(new URL("clerk.js", import.meta.url), "utf8");
+    const prepare = (context) => context.route(`${ISSUER}/**`, (route) => {
+        const isForms = route.request().url().includes("/@clerk/ui@");
+        const headers = { "access-control-allow-origin": "*" };
+        const body = isForms ? "window.__internal_ClerkUICtor = class {}" : script;
+        return route.fulfill({ contentType: "text/javascript", headers, body });
+    });
+    return open(url, { ...options, prepare });
+}
+
+/** Signs the visitor of a page in at the played Clerk; null signs out. `more` goes into the session token. */
+export async function signIn(page, usher, who, more) {
+    const status = who.verified ? "verified" : "unverified";
+    const visitor = { id: who.id, email: who.email, status, token: usher.sessionToken(who, more) };
+    await page.evaluate((visitor) => window.becomeAtClerk(visitor), visitor);
+}
+
+/** Both widths and both color schemes: a picture of each. */
+export async function lookAtAll(page, name, options) {
+    for (const colorScheme of ["light", "dark"]) {
+        await page.emulateMedia({ colorScheme });
+        for (const width of [375, 1200]) {
+            await page.setViewportSize({ width, height: 800 });
+            await lookAt(page, `${name}-${colorScheme}-${width}`, options);
+        }
+    }
+}
+
+export const LANGUAGES = ["en", "de", "es", "fr", "ja"];
+/** Names that want to be more than words: markup, places in a sentence, marks that turn the direction of writing. */
+export const HOSTILE = ["<img src=x onerror=alert(1)>", "{email} {who} {where}", "\u2069\u202Eevil\u2066", `"><script>alert(1)</script>`];
+
+/** Waits for a state of the accept page. */
+export const state = (page, name) => page.locator(`#state[data-state="${name}"]`).waitFor({ timeout: 10_000 });
+
+/** Clicks one of its buttons. */
+export const act = (page, name) => page.locator(`[data-action="${name}"]`).click();
+
 export async function closeBrowser() {
     await browser?.close();
     browser = undefined;
 }
 
 /** Keeps a screenshot, and finds nothing serious with axe-core. */
-export async function lookAt(page, name) {
+export async function lookAt(page, name, { fullPage = true } = {}) {
     mkdirSync(SCREENSHOTS, { recursive: true });
-    await page.screenshot({ path: join(SCREENSHOTS, `${name}.png`), fullPage: true });
+    // What fades in has no contrast yet.
+    await page.evaluate(() => {
+        const roots = [document, ...[...document.querySelectorAll("usher-invites")].map((banner) => banner.shadowRoot)];
+        return Promise.all(roots.flatMap((root) => root.getAnimations()).map(({ finished }) => finished)).then(() => {});
+    });
+    await page.screenshot({ path: join(SCREENSHOTS, `${name}.png`), fullPage });
     const wide = await page.evaluate(() => document.documentElement.scrollWidth > window.innerWidth);
     assert.ok(!wide, `${name} scrolls sideways`);
     // Through the debugger, so that the page's own policy does not stop it.

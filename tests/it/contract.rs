@@ -645,3 +645,23 @@ async fn the_page_needs_no_other_host_and_runs_no_script_but_its_own() {
     );
     app.finish().await;
 }
+
+#[tokio::test]
+async fn calls_can_be_sent_from_the_page_in_development_only() {
+    for (environment, may) in [("development", true), ("production", false)] {
+        let app = TestApp::start_with(TestDatabase::sqlite().await, |settings| {
+            settings.usher_env = Some(environment.to_owned());
+        })
+        .await;
+        let page = app.open("/docs").await;
+        let page = String::from_utf8_lossy(&page.body).into_owned();
+        assert_eq!(page.contains("/docs/try.js"), may, "{environment}");
+        if may {
+            app.open("/docs/try.js").await;
+        } else {
+            let answer = app.send(request(Method::GET, "/docs/try.js", None, None)).await;
+            assert_eq!(answer.problem(404), "not_found");
+        }
+        app.finish().await;
+    }
+}

@@ -234,11 +234,15 @@ stories! {
         let token = app.token_in_mail_to("bob@example.com");
         let before = app.pool.dump("invites").await;
         let preview = async |token: &str| app.send(request(Method::POST, "/v1/invite-links", None, Some(json!({ "token": token })))).await;
-        let seen = preview(&token).await.expect(200);
+        let mut seen = preview(&token).await.expect(200);
+        assert_eq!((&seen["id"], &seen["address"]), (&json!(invite), &json!("bob@example.com")), "for the form of sign-up");
+        seen["address"] = Value::Null;
         assert_eq!(seen, app.send(request(Method::GET, &format!("/v1/invite-links/{token}"), None, None)).await.expect(200));
-        assert_eq!(seen["id"], invite.as_str());
         assert_eq!(preview("forged").await.problem(404), "not_found");
         assert_eq!(app.pool.dump("invites").await, before, "looking changes nothing");
+        app.post(&format!("/v1/invites/{invite}/revoke"), json!({})).await.expect(200);
+        let closed = preview(&token).await.expect(200);
+        assert_eq!((&closed["email"], &closed["address"]), (&json!("b***@example.com"), &Value::Null), "it has no use for it");
     }
 
     async fn security_2_a_link_is_no_door_for_another_address(app) {
