@@ -16,6 +16,7 @@ mod attacks;
 mod backend;
 mod banner;
 mod board;
+mod board_access;
 mod bounds;
 mod check;
 mod cli;

@@ -7,9 +7,9 @@ use axum::extract::{Query, State};
 use axum::response::Response;
 use maud::html;
 
-use super::access::Viewer;
 use super::layout::{Page, Section, table, time};
 use super::query::{Asked, link};
+use super::viewer::Viewer;
 use super::{AUDIT, Board, Unavailable};
 
 const HEADS: [&str; 7] = ["When", "Who", "Where", "What", "Which", "Changed", "Refused"];

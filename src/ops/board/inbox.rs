@@ -9,11 +9,11 @@ use axum::response::Response;
 use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 
-use super::access::Viewer;
 use super::jobs::attempts;
 use super::layout::{Page, Section, capitalized, details, message, state, table, text, time, whole_time};
 use super::query::{Asked, link, link_with, segment};
 use super::redact::redacted;
+use super::viewer::Viewer;
 use super::{Board, INBOX, JOBS, Unavailable};
 use crate::repair::EventAction;
 use crate::store::{EventFilter, EventKey, EventState, EventView};
@@ -260,7 +260,7 @@ fn actions(event: &EventView, viewer: &Viewer) -> Markup {
 /// It holds names and addresses, so it is shown on demand, and to those who may operate.
 fn payload_of(event: &EventView, viewer: &Viewer, is_asked: bool, payload: Option<&str>) -> Markup {
     if !viewer.operates() {
-        return html! { p.muted { "It holds names and addresses. A key with the role `operate` shows it." } };
+        return html! { p.muted { "It holds names and addresses. The role `operate` is needed to see it." } };
     }
     if !is_asked {
         let address = link(&segment(INBOX, &event.svix_id), &[("payload", Some("show"))]);

@@ -11,9 +11,9 @@ use maud::{Markup, html};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::access::Viewer;
 use super::layout::{Page, Section, capitalized, details, message, state, table, text, time, whole_time};
 use super::query::{Asked, link, link_with, segment};
+use super::viewer::Viewer;
 use super::{Board, INBOX, JOBS, Unavailable};
 use crate::repair::JobAction;
 use crate::store::{FailedAttempt, JobFilter, JobState, JobView, Queue, StoreError, Tx};

@@ -5,7 +5,8 @@ use axum::response::{Html, IntoResponse as _, Response};
 use chrono::{DateTime, SecondsFormat, Utc};
 use maud::{DOCTYPE, Markup, html};
 
-use super::access::{TOKEN_FIELD, Viewer};
+use super::access::TOKEN_FIELD;
+use super::viewer::Viewer;
 use super::{AUDIT, INBOX, JOBS, OVERVIEW, QUEUES, SCHEDULES, SIGN_OUT};
 use crate::clock::distance;
 
@@ -69,9 +70,11 @@ fn session(viewer: &Viewer) -> Markup {
             @match &viewer.name {
                 Some(name) => {
                     span { (name) " (" (viewer.role) ")" }
-                    form method="post" action=(SIGN_OUT) {
-                        (token(viewer))
-                        button type="submit" { "Sign out" }
+                    @if viewer.has_session {
+                        form method="post" action=(SIGN_OUT) {
+                            (token(viewer))
+                            button type="submit" { "Sign out" }
+                        }
                     }
                 }
                 None => { span { "looks only: USHER_OPS_KEYS is not set" } }

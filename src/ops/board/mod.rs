@@ -1,6 +1,6 @@
 //! The board: operators see in a browser whether all is well, and repair what isn't. Only the private listener has it.
 //!
-//! - `access`: who may look and change. `session`: their cookies. `sign_in`: how they get one.
+//! - `access`: who may look and change. `viewer`: who it is. `session`: their cookies. `sign_in`: how they get one.
 //! - `overview`, `jobs`, `inbox`, `queues`, `schedules`, `audit`: the pages. `layout`: what they share.
 //! - `query`: their addresses. `change`: asks before many are changed. `redact`: payloads.
 //! - `snapshot`: what is known of the whole service.
@@ -19,8 +19,9 @@ mod schedules;
 mod session;
 mod sign_in;
 mod snapshot;
+mod viewer;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -30,11 +31,12 @@ use axum::middleware::from_fn_with_state;
 use axum::response::Response;
 use axum::routing::{get, post};
 
-use access::Access;
 use session::Sessions;
 use snapshot::Snapshots;
+use viewer::Access;
 
 use crate::app::App;
+use crate::config::Config;
 use crate::rate_limit::Limiter;
 use crate::store::StoreError;
 use crate::worker::Alive;
@@ -95,6 +97,16 @@ pub fn router(app: &App, workers: Option<Alive>) -> Router {
         .layer(from_fn_with_state(board.clone(), access::guard))
         .with_state(board);
     pages.merge(files())
+}
+
+/// Where a browser on this machine finds the board. In development the link signs in by a key in its fragment, which
+/// browsers send to no server and the page removes.
+#[must_use]
+pub fn link(config: &Config, private: SocketAddr) -> String {
+    match &config.development_ops_key {
+        Some(key) => format!("http://{private}{SIGN_IN}#key={}", key.expose()),
+        None => format!("http://{private}{OVERVIEW}"),
+    }
 }
 
 /// The files of the pages, which need no session.

@@ -8,10 +8,10 @@ use axum::response::Response;
 use maud::{Markup, html};
 use url::Url;
 
-use super::access::Viewer;
 use super::layout::{Page, Section, details, table, text, time};
 use super::query::link;
 use super::snapshot::Snapshot;
+use super::viewer::Viewer;
 use super::{Board, INBOX, JOBS};
 use crate::metrics::QueueDepth;
 use crate::store::{EndpointRow, Queue, minute_of};

@@ -6,11 +6,12 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use maud::{Markup, html};
 
-use super::access::{Posted, Viewer};
+use super::access::Posted;
 use super::change::conflict;
 use super::layout::{Page, Section, message, table, time, token};
 use super::overview::is_used;
 use super::query::{Asked, link};
+use super::viewer::Viewer;
 use super::{Board, JOBS, QUEUES, Unavailable};
 use crate::repair::{self, RepairError};
 use crate::store::{PausedQueue, Queue};

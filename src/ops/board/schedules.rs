@@ -5,9 +5,10 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use maud::html;
 
-use super::access::{Posted, Viewer};
+use super::access::Posted;
 use super::change::conflict;
 use super::layout::{Page, Section, table, time, token};
+use super::viewer::Viewer;
 use super::{Board, SCHEDULES, Unavailable};
 use crate::repair::{self, RepairError};
 
