@@ -96,7 +96,7 @@ async fn stay(stage: &Stage, link: &str) -> anyhow::Result<()> {
     println!("\n{}", paint(STRONG, "usher serves on until Ctrl-C"));
     println!("  API key   {key}");
     println!("  API       {address}/docs");
-    println!("  board     {admin}/board");
+    println!("  board     {}", stage.board);
     println!("  health    {admin}/readyz");
     println!("\n{}", paint(STRONG, "From a second terminal"));
     println!("  curl -H 'Authorization: Bearer {key}' \\");

@@ -1,4 +1,4 @@
-//! Who looks at the board: the holder of a key by their session, a person whom a trusted proxy names, or, on this machine
+//! Who looks at the board: the holder of a key by their session, a person that a trusted proxy names, or, on this machine
 //! only, a person without a name.
 
 use axum::extract::Request;

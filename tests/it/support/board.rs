@@ -24,7 +24,7 @@ pub fn with_keys(settings: &mut Settings) {
 
 /// The board's pages as a browser sees them.
 pub struct Browser {
-    pages: Router,
+    pub pages: Router,
     pub cookie: String,
     pub host: &'static str,
     /// Where its requests come from.
@@ -92,6 +92,20 @@ impl Browser {
         let mut browser = Self::new(&app.app);
         let page = browser.sign_in(key).await;
         assert_eq!((page.status, page.location.as_deref()), (303, Some("/board")));
+        browser.cookie = page.cookie.expect("a cookie").split(';').next().unwrap().to_owned();
+        browser
+    }
+
+    /// Another browser on the same board.
+    pub async fn signed_in_at(other: &Self, key: &str) -> Self {
+        let mut browser = Self {
+            pages: other.pages.clone(),
+            cookie: String::new(),
+            host: HOST,
+            peer: None,
+            headers: Vec::new(),
+        };
+        let page = browser.sign_in(key).await;
         browser.cookie = page.cookie.expect("a cookie").split(';').next().unwrap().to_owned();
         browser
     }
