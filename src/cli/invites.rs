@@ -1,6 +1,6 @@
 //! `usher invites`: lists invites, and shows the history of one.
 
-use anstream::println;
+
 use anyhow::bail;
 use chrono::{DateTime, Utc};
 use serde::Serialize;

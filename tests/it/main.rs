@@ -20,6 +20,7 @@ mod board_access;
 mod bounds;
 mod check;
 mod cli;
+mod cli_output;
 mod config;
 mod connections;
 mod contention;

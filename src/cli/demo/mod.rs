@@ -8,8 +8,6 @@ mod timeline;
 use std::io::{IsTerminal as _, stdin, stdout};
 use std::path::Path;
 
-use anstream::println;
-
 use self::stage::Stage;
 use super::paint::{FAINT, STRONG, paint};
 use crate::config::VAR;
