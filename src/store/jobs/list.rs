@@ -1,15 +1,17 @@
 //! Lists and counts of jobs.
 
-use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use ulid::Ulid;
 
-use super::{JOB_ID, JobState, dialect_sql, event_in, is_in, job_ids};
-use crate::store::rows::{Type, sql, to_json, unfold};
+use super::{JOB_ID, JobState, dialect_sql, is_in, job_ids};
+use crate::store::rows::{Type, checked, of_rows, sql, to_json, unfold};
 use crate::store::{Dialect, Queue, Result, Tx, on_conn};
+
+/// How many of the newest jobs are looked at before all are.
+const NEWEST: u32 = 2_000;
 
 #[derive(Debug, Clone, Default)]
 pub struct JobFilter {
@@ -81,11 +83,14 @@ impl JobFilter {
     /// The conditions, with parameters as `filtered!` binds them: `$1` queues, `$2` ids, `$3` the id that all are below,
     /// `$4` the error, `$5` the highest id, `$6` the id that all are beyond, `$7` what they are about.
     fn conditions(&self, dialect: Dialect) -> String {
+        let queues = unfold(dialect, &[("queue", Type::Text)]);
+        self.conditions_in(&format!("job_type in (select r.queue from {queues})"), dialect)
+    }
+
+    /// The same, of queues that another condition chooses.
+    fn conditions_in(&self, queues: &str, dialect: Dialect) -> String {
         let terms = dialect_sql(dialect);
-        let mut text = format!(
-            "job_type in (select r.queue from {})",
-            unfold(dialect, &[("queue", Type::Text)])
-        );
+        let mut text = queues.to_owned();
         let unfinished = [
             JobState::Waiting,
             JobState::Scheduled,
@@ -102,7 +107,7 @@ impl JobFilter {
             let states: Vec<String> = states.iter().map(|&state| is_in(state, terms.now)).collect();
             let _ = write!(text, " and ({})", states.join(" or "));
         }
-        if !states.is_empty() && !asks_for_done {
+        if !states.is_empty() && !asks_for_done && states != [JobState::Dead] {
             // As in the condition of SQLite's partial index: its planner matches each term separately.
             text.push_str(" and status <> 'Done'");
         }
@@ -133,17 +138,34 @@ impl JobFilter {
         text
     }
 
+    /// Between which ids the jobs are, with all parameters of [`JobFilter::conditions`].
+    fn bounds(&self) -> String {
+        let below = if self.limit_id().is_some() {
+            "id < $3"
+        } else {
+            "$3 = $3"
+        };
+        let through = if self.through.is_some() { "id <= $5" } else { "$5 = $5" };
+        let beyond = if self.beyond.is_some() { "id > $6" } else { "$6 = $6" };
+        format!("{below} and {through} and {beyond}")
+    }
+
+    fn chosen_queues(&self) -> &[Queue] {
+        match &self.queue {
+            Some(queue) => std::slice::from_ref(queue),
+            None => Queue::ALL,
+        }
+    }
+
     fn queues(&self) -> Result<String> {
         #[derive(Serialize)]
         struct QueueRow {
             queue: &'static str,
         }
-        let all = match &self.queue {
-            Some(queue) => std::slice::from_ref(queue),
-            None => Queue::ALL,
-        };
         to_json(
-            &all.iter()
+            &self
+                .chosen_queues()
+                .iter()
                 .map(|queue| QueueRow { queue: queue.stored() })
                 .collect::<Vec<_>>(),
         )
@@ -194,17 +216,51 @@ impl Tx {
             .iter()
             .map(|&state| format!("when {} then '{state}'", is_in(state, dialect.now)))
             .collect();
-        let text = format!(
-            "select id, job_type, job, case {} else 'done' end as state, attempts, {} as due, {} as ended, lock_by,
-                 {} as result
-             from {} where {} order by id desc limit {limit}",
+        let columns = format!(
+            "id, job_type, job, case {} else 'done' end as state, attempts, {} as due, {} as ended, lock_by, {} as result",
             states.join(" "),
             (dialect.seconds)("run_at"),
             (dialect.seconds)("done_at"),
             dialect.result,
-            dialect.table,
-            filter.conditions(self.dialect()),
         );
+        let list = |table: &str, conditions: String| {
+            format!("select {columns} from {table} where {conditions} order by id desc limit {limit}")
+        };
+        let table = dialect.table;
+        let text = if let [JobState::Done | JobState::Dead] = filter.states[..] {
+            // Queue by queue, as the indexes of these jobs are ordered: the newest of a queue that has few would
+            // otherwise be looked for among the million of another.
+            let of_queue = |queue: &Queue| {
+                let is_of_queue = format!("job_type = '{}' and $1 = $1", queue.stored());
+                let jobs = list(table, filter.conditions_in(&is_of_queue, self.dialect()));
+                format!("select * from ({jobs}) as of_queue")
+            };
+            let lists: Vec<String> = filter.chosen_queues().iter().map(of_queue).collect();
+            format!("{} order by id desc limit {limit}", lists.join(" union all "))
+        } else if !filter.ids.is_empty() {
+            list(table, filter.conditions(self.dialect()))
+        } else {
+            // Unfinished jobs are mostly among the newest. If enough are there, those of a long queue need not be sorted.
+            let bounds = filter.bounds();
+            let newest = format!("(select * from {table} where {bounds} order by id desc limit {NEWEST}) as newest");
+            let conditions = filter.conditions(self.dialect());
+            let text = list(&newest, conditions.clone());
+            let rows: Vec<Row> = filtered!(self, filter, sqlx::query_as(sql(text)), |query, conn| query
+                .fetch_all(conn)
+                .await)?;
+            if rows.len() == limit as usize {
+                return Ok(rows.into_iter().map(JobView::from).collect());
+            }
+            match self.dialect() {
+                // Its planner would rather walk all finished jobs by id than sort a few unfinished ones, but for `offset`.
+                Dialect::Postgres => format!(
+                    "select {columns} from {table} where id = any (array(
+                         select id from (select id from {table} where {conditions} offset 0) as fitting
+                         order by id desc limit {limit})) order by id desc"
+                ),
+                Dialect::Sqlite => list(table, conditions),
+            }
+        };
         let rows: Vec<Row> = filtered!(self, filter, sqlx::query_as(sql(text)), |query, conn| query
             .fetch_all(conn)
             .await)?;
@@ -246,20 +302,26 @@ impl Tx {
         )?)
     }
 
-    /// The dead jobs of these events.
+    /// The dead jobs of these events, with the events: a job does not die without a failed attempt.
     pub(in crate::store) async fn dead_jobs_about_events(
         &mut self,
         svix_ids: &[String],
     ) -> Result<Vec<(String, String)>> {
-        let dead = JobFilter {
-            queue: Some(Queue::ProcessClerkEvent),
-            states: vec![JobState::Dead],
-            ..JobFilter::default()
-        };
-        let events: HashSet<&String> = svix_ids.iter().collect();
-        let dead = self.jobs(&dead, u32::MAX).await?.into_iter();
-        let about = dead.filter_map(|job| Some((job.id, event_in(job.payload.as_bytes())?)));
-        Ok(about.filter(|(_, event)| events.contains(event)).collect())
+        let dialect = dialect_sql(self.dialect());
+        let rows = unfold(self.dialect(), JOB_ID);
+        let text = format!(
+            "select distinct id, about from usher_job_failures join {} on id = job_id
+             where {} and job_type = $2 and {}",
+            dialect.table,
+            of_rows(self.dialect(), "about", "job_id", &rows),
+            checked(&is_in(JobState::Dead, dialect.now)),
+        );
+        let events = job_ids(svix_ids)?;
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(events)
+            .bind(Queue::ProcessClerkEvent.stored())
+            .fetch_all(conn)
+            .await)?)
     }
 }
 
