@@ -30,6 +30,7 @@ mod cookies;
 pub mod events;
 pub mod fields;
 pub mod flows;
+pub mod invite_history;
 pub mod invites;
 pub mod jobs;
 pub mod metrics;

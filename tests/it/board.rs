@@ -162,26 +162,175 @@ stories! {
     async fn hostile_words_stay_words_in_every_cell(app) {
         let hostile = "<script>alert(1)</script>\"'";
         let sql = hostile.replace('\'', "''");
-        app.pool.execute(&format!(
-            "insert into usher_events (svix_id, event_type, received_at, error)
-             values ('{sql}', '{sql}', '2026-01-01T00:00:00+00:00', '{sql}')"
-        )).await;
-        app.pool.execute(&format!(
-            "insert into usher_job_failures (job_id, attempt, failed_at, error, about)
-             values ('{sql}', 1, '2026-01-01T00:00:00+00:00', '{sql}', '{sql}')"
-        )).await;
+        let time = "'2026-01-01T00:00:00+00:00'";
+        let acme = app.organization(hostile).await;
+        let invite = app.invite_to_organization(acme, "ada@example.com", "member").await;
+        app.run_jobs().await;
+        dead_event(app, "msg_1").await;
+        let audit_id = app.pool.literal(app.clock.new_id());
+        let (json, bytes) = app.pool.pick(
+            (format!("jsonb_build_object('Err', '{sql}')"), format!("convert_to('{sql}', 'UTF8')")),
+            (format!("json_object('Err', '{sql}')"), format!("cast('{sql}' as blob)")),
+        );
+        for text in [
+            format!("insert into usher_events (svix_id, event_type, received_at, error)
+                     values ('{sql}', '{sql}', {time}, '{sql}')"),
+            format!("insert into usher_job_failures (job_id, attempt, failed_at, error, about)
+                     values ('{sql}', 1, {time}, '{sql}', '{sql}')"),
+            format!("update {} set last_result = {json}, job = {bytes} where status <> 'Done'", app.pool.jobs()),
+            format!("update usher_job_failures set error = '{sql}' where about = 'msg_1'"),
+            format!("update usher_deliveries set last_error = '{sql}', reply = '{sql}', to_email = '{sql}'"),
+            format!("insert into usher_paused_queues (queue, reason, paused_by, since)
+                     values ('send-mail', '{sql}', '{sql}', {time})"),
+            format!("insert into usher_mail_circuit (id, reason, since, probe_at) values (1, '{sql}', {time}, {time})"),
+            format!("insert into usher_event_endpoints (name, slot, disabled_at, disabled_reason)
+                     values ('{sql}', 1, {time}, '{sql}')"),
+            format!("insert into usher_schedules (name, due_at, last_at, last_error)
+                     values ('retention', {time}, {time}, '{sql}')
+                     on conflict (name) do update set last_error = '{sql}'"),
+            format!("insert into usher_audit (id, at, who, door, action, subject, refused)
+                     values ({audit_id}, {time}, '{sql}', 'board', '{sql}', '{sql}', '{sql}')"),
+        ] {
+            app.pool.execute(&text).await;
+        }
         let ada = Browser::signed_in(app, ADA).await;
         let encoded: String = form_urlencoded::byte_serialize(hostile.as_bytes()).collect();
-        for path in [
-            "/board/inbox".to_owned(),
-            format!("/board/inbox/{encoded}"),
-            format!("/board/jobs?error={encoded}&queue={encoded}&older={encoded}"),
-            format!("/board/jobs/{encoded}"),
-            format!("/board/inbox?type={encoded}"),
-            format!("/board/inbox/change?id={encoded}&action=replay"),
+        let dead = ada.get("/board/jobs?state=dead").await;
+        let (_, rest) = dead.body.split_once("href=\"/board/jobs/01").expect("a job");
+        let job = format!("/board/jobs/01{}", rest.split_once('"').unwrap().0);
+        for (path, times) in [
+            ("/board".to_owned(), 4),
+            ("/board/jobs".to_owned(), 1),
+            (job, 2),
+            ("/board/inbox".to_owned(), 3),
+            (format!("/board/inbox/{encoded}"), 4),
+            (format!("/board/invites/{invite}"), 2),
+            ("/board/queues".to_owned(), 2),
+            ("/board/schedules".to_owned(), 1),
+            ("/board/audit".to_owned(), 4),
+            (format!("/board/jobs?error={encoded}&queue={encoded}&older={encoded}"), 1),
+            (format!("/board/jobs/{encoded}"), 1),
+            (format!("/board/invites/{encoded}"), 1),
+            (format!("/board/inbox?type={encoded}"), 1),
+            (format!("/board/inbox/change?id={encoded}&action=replay"), 1),
         ] {
-            ada.get(&path).await.hides("<script>alert").hides("alert(1)</script>");
+            let page = ada.get(&path).await;
+            page.hides("<script>alert").hides("alert(1)</script>");
+            let shown = page.body.matches("&lt;script&gt;alert(1)&lt;/script&gt;").count();
+            assert!(shown >= times, "{path} shows it {shown} times, not {times}:\n{}", page.body);
         }
+        app.pool.execute(&format!("update {} set status = 'Done' where status <> 'Done'", app.pool.jobs())).await;
+    }
+
+    async fn an_invite_says_what_it_waits_for_and_leads_to_its_jobs_and_back(app) {
+        let acme = app.organization("Acme").await;
+        let invite = app.invite_to_organization(acme, "ada@example.com", "member").await;
+        let (ada, bob) = (Browser::signed_in(app, ADA).await, Browser::signed_in(app, BOB).await);
+        let address = format!("/board/invites/{invite}");
+        let page = ada.get(&address).await;
+        page.shows("a person who has verified this address in Clerk").shows("ada@example.com").shows("Acme");
+        page.shows(&format!("/board/jobs?about={invite}"));
+        bob.get(&address).await.shows("a***@example.com").hides("ada@example.com");
+        let jobs = ada.get(&format!("/board/jobs?about={invite}")).await;
+        let (_, rest) = jobs.body.split_once("href=\"/board/jobs/01").expect("its mail's job");
+        let job = format!("/board/jobs/01{}", rest.split_once('"').unwrap().0);
+        ada.get(&job).await.shows(&format!("href=\"{address}\""));
+        app.run_jobs().await;
+        app.clerk().deliver("msg_1", "user.created", app.clerk().user("ada@example.com").to_json()).await.expect(202);
+        app.run_jobs().await;
+        let page = ada.get(&address).await;
+        page.shows("accepted").shows("href=\"/board/inbox/msg_1\"").shows(": sent,").hides("Waits for");
+        assert_eq!(ada.get("/board/invites/01").await.status, 404);
+        assert_eq!(ada.get(&format!("/board/invites/{}", app.clock.new_id())).await.status, 404);
+    }
+
+    async fn no_page_weighs_more_than_100_kb_whatever_its_rows_say(app) {
+        let (long, time) = ("w&lt; ".repeat(1_000), "'2026-01-01T00:00:00+00:00'");
+        let jobs = app.pool.jobs();
+        for number in 100..160 {
+            dead_event(app, &format!("msg_{number}")).await;
+            let id = app.pool.literal(app.clock.new_id());
+            app.pool.execute(&format!(
+                "insert into usher_audit (id, at, who, door, action, subject, refused)
+                 values ({id}, {time}, 'ada', 'board', 'retry jobs', '{long}', '{long}')"
+            )).await;
+            app.pool.execute(&format!(
+                "insert into usher_job_failures (job_id, attempt, failed_at, error, about)
+                 values ('01', {number}, {time}, '{long}', 'msg_100')"
+            )).await;
+        }
+        let result = app.pool.pick(
+            format!("jsonb_build_object('Err', '{long}')"),
+            format!("json_object('Err', '{long}')"),
+        );
+        let payload = json!({ "data": "x".repeat(250_000) });
+        for text in [
+            format!("update usher_events set error = '{long}', payload = '{payload}'"),
+            format!("update {jobs} set last_result = {result}"),
+        ] {
+            app.pool.execute(&text).await;
+        }
+        let ada = Browser::signed_in(app, ADA).await;
+        let mut files = 0;
+        for file in ["board.css", "board.js", "icon.svg"] {
+            files += ada.get(&format!("/board/{file}")).await.body.len();
+        }
+        for path in ["", "/jobs", "/inbox", "/inbox/msg_100", "/inbox/msg_100?payload=show", "/queues", "/schedules", "/audit"] {
+            let page = ada.get(&format!("/board{path}")).await;
+            let weight = page.body.len() + files;
+            assert!(page.status == 200 && weight <= 100_000, "{path}: {weight} bytes");
+        }
+    }
+
+    async fn however_many_look_at_the_overview_the_database_is_asked_once_a_second(app) {
+        let ada = Browser::signed_in(app, ADA).await;
+        ada.get("/board").await.shows("All is well");
+        app.pool.execute(
+            "insert into usher_events (svix_id, event_type, received_at, error)
+             values ('msg_1', 'user.created', '2026-01-01T00:00:00+00:00', 'unreadable')"
+        ).await;
+        let asked = tokio::time::Instant::now();
+        let looks = futures::future::join_all((0..50).map(|_| ada.get("/board"))).await;
+        if asked.elapsed() < Duration::from_millis(700) {
+            looks.iter().for_each(|page| { page.shows("All is well"); });
+        }
+        eventually("the overview is read again", async || ada.get("/board").await.body.contains("1 event has failed")).await;
+    }
+
+    async fn however_many_refresh_a_list_it_is_read_once_a_second_and_for_each_role(app) {
+        let event = |number| format!(
+            "insert into usher_events (svix_id, event_type, received_at, error)
+             values ('msg_{number}', 'user.created', '2026-01-01T00:00:00+00:00', 'unreadable')"
+        );
+        app.pool.execute(&event(1)).await;
+        let ada = Browser::signed_in(app, ADA).await;
+        let refreshing = Browser { headers: vec![("x-usher-refresh", "1")], ..Browser::signed_in_at(&ada, ADA).await };
+        let asked = tokio::time::Instant::now();
+        refreshing.get("/board/inbox").await.shows("msg_1").shows("Replay all failed");
+        app.pool.execute(&event(2)).await;
+        let looks = futures::future::join_all((0..50).map(|_| refreshing.get("/board/inbox"))).await;
+        if asked.elapsed() < Duration::from_millis(900) {
+            looks.iter().for_each(|page| { page.hides("msg_2"); });
+        }
+        ada.get("/board/inbox").await.shows("msg_2");
+        refreshing.get("/board/inbox?state=failed").await.shows("msg_2");
+        let bob = Browser { headers: vec![("x-usher-refresh", "1")], ..Browser::signed_in_at(&ada, BOB).await };
+        bob.get("/board/inbox").await.shows("msg_2").hides("Replay all failed");
+        eventually("the list is read again", async || refreshing.get("/board/inbox").await.body.contains("msg_2")).await;
+    }
+
+    async fn the_audit_is_kept_as_long_as_its_own_setting_says(app) {
+        let ada = Browser::signed_in(app, ADA).await;
+        let stranger = Browser::new(&app.app);
+        stranger.sign_in("guessed-ops-key-of-more-than-32-characters").await;
+        app.clock.advance(TimeDelta::days(2));
+        stranger.sign_in("guessed-ops-key-of-more-than-32-characters").await;
+        assert_eq!(audit(app).await.len(), 2);
+        app.clock.advance(TimeDelta::days(364));
+        app.run_schedules().await;
+        app.run_jobs().await;
+        assert_eq!(audit(app).await.len(), 1, "the default is 365 days");
+        assert_eq!(ada.get("/board/audit").await.status, 303, "no session is that long");
     }
 
     async fn a_schedule_is_run_now_and_says_how_it_ended(app) {

@@ -39,7 +39,7 @@ if (main) {
         || String(getSelection()) !== "";
     const refresh = async () => {
         if (isHeld || document.hidden || isInUse()) return;
-        const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+        const answer = await fetch(location.href, { headers: { accept: "text/html", "x-usher-refresh": "1" } });
         if (!answer.ok || answer.redirected) return;
         const page = new DOMParser().parseFromString(await answer.text(), "text/html");
         const fresh = page.querySelector("main[data-live]");

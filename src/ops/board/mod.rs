@@ -1,16 +1,18 @@
 //! The board: operators see in a browser whether all is well, and repair what isn't. Only the private listener has it.
 //!
 //! - `access`: who may look and change. `viewer`: who it is. `session`: their cookies. `sign_in`: how they get one.
-//! - `overview`, `jobs`, `inbox`, `queues`, `schedules`, `audit`: the pages. `layout`: what they share.
+//! - `overview`, `jobs`, `inbox`, `invites`, `queues`, `schedules`, `audit`: the pages. `layout`: what they share.
 //! - `query`: their addresses. `change`: asks before many are changed. `redact`: payloads.
-//! - `snapshot`: what is known of the whole service.
+//! - `snapshot`: what is known of the whole service. `live`: lists that many look at.
 
 mod access;
 mod audit;
 mod change;
 mod inbox;
+mod invites;
 mod jobs;
 mod layout;
+mod live;
 mod overview;
 mod query;
 mod queues;
@@ -26,11 +28,12 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::middleware::from_fn_with_state;
 use axum::response::Response;
 use axum::routing::{get, post};
 
+use live::Live;
 use session::Sessions;
 use snapshot::Snapshots;
 use viewer::Access;
@@ -62,6 +65,7 @@ struct Shared {
     sessions: Sessions,
     attempts: Option<Limiter<IpAddr>>,
     snapshots: Snapshots,
+    live: Live,
 }
 
 impl Deref for Board {
@@ -79,6 +83,7 @@ pub fn router(app: &App, workers: Option<Alive>) -> Router {
         sessions: Sessions::new(&app.config.token_keys),
         attempts: ATTEMPTS.parse().ok().and_then(|limit| Limiter::new(limit, &app.clock)),
         snapshots: Snapshots::new(workers),
+        live: Live::default(),
         app: app.clone(),
     }));
     let pages = Router::new()
@@ -91,6 +96,7 @@ pub fn router(app: &App, workers: Option<Alive>) -> Router {
         .route(INBOX, get(inbox::list))
         .route(inbox::CHANGE, get(change::ask_events).post(change::change_events))
         .route("/board/inbox/{id}", get(inbox::show))
+        .route("/board/invites/{id}", get(invites::show))
         .route(QUEUES, get(queues::list).post(queues::change))
         .route(SCHEDULES, get(schedules::list).post(schedules::run))
         .route(AUDIT, get(audit::list))
@@ -135,7 +141,6 @@ impl From<StoreError> for Unavailable {
 impl axum::response::IntoResponse for Unavailable {
     fn into_response(self) -> Response {
         tracing::warn!(error = %self.0, "a page of the board could not be shown");
-        let text = "The log says why. The board goes on as soon as the database answers.";
-        layout::refusal(StatusCode::SERVICE_UNAVAILABLE, "The database does not answer", text)
+        layout::unavailable()
     }
 }
