@@ -7,7 +7,7 @@ use serde::Serialize;
 use ulid::Ulid;
 
 use super::{JOB_ID, JobState, dialect_sql, is_in, job_ids};
-use crate::store::rows::{Type, checked, of_rows, sql, to_json, unfold};
+use crate::store::rows::{checked, of_rows, sql, unfold};
 use crate::store::{Dialect, Queue, Result, Tx, on_conn};
 
 /// How many of the newest jobs are looked at before all are.
@@ -80,17 +80,17 @@ struct Row {
 }
 
 impl JobFilter {
-    /// The conditions, with parameters as `filtered!` binds them: `$1` queues, `$2` ids, `$3` the id that all are below,
-    /// `$4` the error, `$5` the highest id, `$6` the id that all are beyond, `$7` what they are about.
+    /// The conditions, with parameters as `filtered!` binds them: `$1` ids, `$2` the id that all are below, `$3` the error,
+    /// `$4` the highest id, `$5` the id that all are beyond, `$6` what they are about.
     fn conditions(&self, dialect: Dialect) -> String {
-        let queues = unfold(dialect, &[("queue", Type::Text)]);
-        self.conditions_in(&format!("job_type in (select r.queue from {queues})"), dialect)
+        self.conditions_in(self.chosen_queues(), dialect)
     }
 
-    /// The same, of queues that another condition chooses.
-    fn conditions_in(&self, queues: &str, dialect: Dialect) -> String {
+    /// The same, of these queues. They are constants in the text, so that planners know how many jobs they have.
+    fn conditions_in(&self, queues: &[Queue], dialect: Dialect) -> String {
         let terms = dialect_sql(dialect);
-        let mut text = queues.to_owned();
+        let names: Vec<String> = queues.iter().map(|queue| format!("'{}'", queue.stored())).collect();
+        let mut text = format!("job_type in ({})", names.join(", "));
         let unfinished = [
             JobState::Waiting,
             JobState::Scheduled,
@@ -112,25 +112,25 @@ impl JobFilter {
             text.push_str(" and status <> 'Done'");
         }
         if !self.ids.is_empty() {
-            let rows = unfold(dialect, JOB_ID).replace("$1", "$2");
+            let rows = unfold(dialect, JOB_ID);
             let _ = write!(text, " and id in (select r.job_id from {rows})");
         } else {
-            text.push_str(" and $2 = $2");
+            text.push_str(" and $1 = $1");
         }
-        let about = unfold(dialect, JOB_ID).replace("$1", "$7");
+        let about = unfold(dialect, JOB_ID).replace("$1", "$6");
         for (is_asked, condition, unused) in [
-            (self.limit_id().is_some(), "id < $3".to_owned(), "$3 = $3"),
+            (self.limit_id().is_some(), "id < $2".to_owned(), "$2 = $2"),
             (
                 self.error.is_some(),
-                format!("lower(coalesce({}, '')) like $4 escape '\\'", terms.result),
-                "$4 = $4",
+                format!("lower(coalesce({}, '')) like $3 escape '\\'", terms.result),
+                "$3 = $3",
             ),
-            (self.through.is_some(), "id <= $5".to_owned(), "$5 = $5"),
-            (self.beyond.is_some(), "id > $6".to_owned(), "$6 = $6"),
+            (self.through.is_some(), "id <= $4".to_owned(), "$4 = $4"),
+            (self.beyond.is_some(), "id > $5".to_owned(), "$5 = $5"),
             (
                 self.about.is_some(),
                 format!("exists (select 1 from {about} where {})", terms.job_contains),
-                "$7 = $7",
+                "$6 = $6",
             ),
         ] {
             let _ = write!(text, " and {}", if is_asked { &condition } else { unused });
@@ -141,12 +141,12 @@ impl JobFilter {
     /// Between which ids the jobs are, with all parameters of [`JobFilter::conditions`].
     fn bounds(&self) -> String {
         let below = if self.limit_id().is_some() {
-            "id < $3"
+            "id < $2"
         } else {
-            "$3 = $3"
+            "$2 = $2"
         };
-        let through = if self.through.is_some() { "id <= $5" } else { "$5 = $5" };
-        let beyond = if self.beyond.is_some() { "id > $6" } else { "$6 = $6" };
+        let through = if self.through.is_some() { "id <= $4" } else { "$4 = $4" };
+        let beyond = if self.beyond.is_some() { "id > $5" } else { "$5 = $5" };
         format!("{below} and {through} and {beyond}")
     }
 
@@ -155,20 +155,6 @@ impl JobFilter {
             Some(queue) => std::slice::from_ref(queue),
             None => Queue::ALL,
         }
-    }
-
-    fn queues(&self) -> Result<String> {
-        #[derive(Serialize)]
-        struct QueueRow {
-            queue: &'static str,
-        }
-        to_json(
-            &self
-                .chosen_queues()
-                .iter()
-                .map(|queue| QueueRow { queue: queue.stored() })
-                .collect::<Vec<_>>(),
-        )
     }
 
     /// The id that all are below. Ids sort by creation time; ids from `before` on are left out.
@@ -195,13 +181,13 @@ impl JobFilter {
 /// Runs one body with a filter's parameters bound.
 macro_rules! filtered {
     ($tx:expr, $filter:expr, $query:expr, |$bound:ident, $conn:ident| $body:expr) => {{
-        let (queues, ids) = ($filter.queues()?, job_ids(&$filter.ids)?);
+        let ids = job_ids(&$filter.ids)?;
         let (limit, pattern) = ($filter.limit_id().unwrap_or_default(), $filter.error_pattern());
         let (through, beyond) = ($filter.through.as_deref(), $filter.beyond.as_deref());
         let (through, beyond) = (through.unwrap_or_default(), beyond.unwrap_or_default());
         let about = $filter.about()?;
         on_conn!($tx, |$conn| {
-            let bounds = $query.bind(queues).bind(ids).bind(limit).bind(pattern);
+            let bounds = $query.bind(ids).bind(limit).bind(pattern);
             let $bound = bounds.bind(through).bind(beyond).bind(about);
             $body
         })
@@ -231,8 +217,7 @@ impl Tx {
             // Queue by queue, as the indexes of these jobs are ordered: the newest of a queue that has few would
             // otherwise be looked for among the million of another.
             let of_queue = |queue: &Queue| {
-                let is_of_queue = format!("job_type = '{}' and $1 = $1", queue.stored());
-                let jobs = list(table, filter.conditions_in(&is_of_queue, self.dialect()));
+                let jobs = list(table, filter.conditions_in(std::slice::from_ref(queue), self.dialect()));
                 format!("select * from ({jobs}) as of_queue")
             };
             let lists: Vec<String> = filter.chosen_queues().iter().map(of_queue).collect();
