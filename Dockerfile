@@ -3,6 +3,8 @@ FROM rust:1.95-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends cmake && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
+# For `usher --version`, since git stays outside: --build-arg USHER_BUILD="$(git log -1 --format='%h %cs')"
+ARG USHER_BUILD=
 # What usher depends on is kept for the next build. usher itself is compiled anew: cargo goes by the times of files, and a
 # checkout may be older than what the build of another one left. Builds at the same time take turns.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \

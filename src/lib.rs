@@ -14,6 +14,9 @@
 //! - [`metrics`]: what is counted. [`telemetry`]: logs, traces, and the causes that join them.
 //! - [`service`]: puts a running usher together. [`cli`]: one file per command. [`config`] is the only reader of the environment, [`clock`] the only source of time.
 
+/// The version, with the commit and the day that it was built from where they are known.
+pub const VERSION: &str = env!("USHER_VERSION");
+
 pub mod api;
 pub mod api_key;
 pub mod app;
@@ -27,6 +30,7 @@ mod cookies;
 pub mod events;
 pub mod fields;
 pub mod flows;
+pub mod invite_history;
 pub mod invites;
 pub mod jobs;
 pub mod metrics;

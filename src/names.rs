@@ -2,11 +2,12 @@
 
 /// A name in the database or a request that this version does not know.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown {what} `{name}`")]
+#[error("unknown {what} `{name}`; there are {}", known.join(", "))]
 pub struct UnknownName {
     /// The kind of name, such as `status`.
     pub what: &'static str,
     pub name: String,
+    pub known: &'static [&'static str],
 }
 
 /// Declares such an enum, with `as_str`, `ALL`, `Display`, `FromStr`, `TryFrom<String>`, serde's two traits and its schema.
@@ -51,7 +52,7 @@ macro_rules! named {
             fn from_str(name: &str) -> ::std::result::Result<Self, $crate::names::UnknownName> {
                 match name {
                     $($text => Ok(Self::$variant),)+
-                    _ => Err($crate::names::UnknownName { what: $what, name: name.to_owned() }),
+                    _ => Err($crate::names::UnknownName { what: $what, name: name.to_owned(), known: &[$($text),+] }),
                 }
             }
         }

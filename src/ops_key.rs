@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::api_key::{self, ApiKey, ApiKeyError};
 use crate::names::named;
+use crate::secret::Secret;
 
 named! {
     /// What the holder of a key for the board may do.
@@ -57,6 +58,15 @@ impl OpsKeys {
         match keys.iter().position(is_api_key) {
             Some(index) => Err((index + 1, OpsKeyError::IsApiKey)),
             None => Ok(Self { keys, roles }),
+        }
+    }
+
+    /// The one key of the link that development prints.
+    #[must_use]
+    pub fn development(key: &Secret) -> Self {
+        Self {
+            keys: vec![ApiKey::new("development", key.expose())],
+            roles: vec![OpsRole::Operate],
         }
     }
 

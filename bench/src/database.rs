@@ -168,6 +168,17 @@ impl Connection {
         texts
     }
 
+    /// What differs between the two.
+    pub fn pick<T>(&self, postgres: T, sqlite: T) -> T {
+        self.0.pick(postgres, sqlite)
+    }
+
+    /// Runs a statement.
+    pub async fn execute(&self, text: &str) -> anyhow::Result<()> {
+        self.0.execute(text).await?;
+        Ok(())
+    }
+
     /// The queue's table.
     pub fn jobs(&self) -> &'static str {
         self.0.jobs()

@@ -17,6 +17,7 @@ use usher_testkit::receiver::Receiver;
 use uuid::Uuid;
 
 use crate::Bench;
+use crate::board;
 use crate::database::{Database, Kind};
 use crate::events::telling;
 use crate::load::{self, Connection, Latencies, Plan};
@@ -44,7 +45,13 @@ pub struct Drain {
 
 /// Stores the backlog with no worker about, then starts one, which may tell a receiver of everything, and checks that
 /// everybody got in.
-pub async fn measure(bench: &Bench, kind: Kind, events: usize, told: Option<&Receiver>) -> anyhow::Result<Drain> {
+pub async fn measure(
+    bench: &Bench,
+    kind: Kind,
+    events: usize,
+    told: Option<&Receiver>,
+    onlookers: usize,
+) -> anyhow::Result<Drain> {
     let database = Database::create(kind, &bench.home).await?;
     invite(&database, 0..events).await?;
     let receiver = Service::start(bench, "api", &database).await?;
@@ -62,6 +69,7 @@ pub async fn measure(bench: &Bench, kind: Kind, events: usize, told: Option<&Rec
 
     let settings = told.map(|receiver| telling(receiver, None));
     let worker = Service::start_with(bench, "worker", &database, settings.as_ref().map_or(&[], |all| all)).await?;
+    let _boards = board::onlookers(bench, worker.private, onlookers);
     let (ready, ready_at) = (Instant::now(), Clock::System.now());
     let cpu = worker.cpu()?;
     wait_for_none(&connection, "usher_events where processed_at is null").await?;

@@ -109,9 +109,9 @@ pub struct Told {
 pub async fn told(bench: &Bench, kind: Kind, events: usize, rounds: usize) -> anyhow::Result<Told> {
     let (mut without, mut with) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
-        without.push(drain::measure(bench, kind, events, None).await?);
+        without.push(drain::measure(bench, kind, events, None, 0).await?);
         let receiver = receiver(bench).await?;
-        with.push(drain::measure(bench, kind, events, Some(&receiver)).await?);
+        with.push(drain::measure(bench, kind, events, Some(&receiver), 0).await?);
     }
     let (without, with) = (best(without)?, best(with)?);
     Ok(Told {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use usher_testkit::process::cpu_of;
 
 use crate::Bench;
+use crate::board;
 use crate::database::{Database, Kind};
 use crate::load::{self, Latencies, Plan};
 use crate::service::Service;
@@ -38,13 +39,14 @@ pub struct Intake {
     pub memory_mb: f64,
 }
 
-/// Runs the load and checks that every answer was a 202 and every 202 is a row.
+/// Runs the load, beside open boards, and checks that every answer was a 202 and every 202 is a row.
 pub async fn measure(
     bench: &Bench,
     kind: Kind,
     role: &'static str,
     connections: usize,
     rate: Option<u32>,
+    onlookers: usize,
 ) -> anyhow::Result<Intake> {
     let database = Database::create(kind, &bench.home).await?;
     let webhooks = Rc::new(Webhooks::sign(bench.webhooks(connections, rate))?);
@@ -59,6 +61,7 @@ pub async fn measure(
         rate,
         status: 202,
     };
+    let _boards = board::onlookers(bench, service.private, onlookers);
     let seen = load::run(service.public()?, webhooks, plan).await?;
     let per_answer = |cpu: Duration| cpu.as_secs_f64() * 1e6 / seen.answers as f64;
     let service_cpu_us = per_answer(service.cpu()? - service_cpu);

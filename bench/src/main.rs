@@ -3,6 +3,7 @@
 //! The service is the program that was built beside this one, run with production's settings on databases that are made
 //! for each measure and removed afterwards. Load, service and database share the machine's cores.
 
+mod board;
 mod database;
 mod drain;
 mod events;
@@ -113,6 +114,8 @@ enum Part {
     Import,
     /// A long past that is let go.
     Retention,
+    /// Each page of the board, beside a million jobs and events.
+    Board,
     /// Thousands of connections that say nothing, or not all of it, beside the webhooks of others.
     Silent,
     /// An open transaction that holds one organization, beside sign-ups elsewhere; Postgres only.
@@ -208,20 +211,20 @@ async fn measure(bench: &Bench, options: &Options, database: Kind, report: &mut 
     }
     if options.wants(Part::Intake) {
         for &connections in &options.connections {
-            let intake = intake::measure(bench, database, "api", connections, None).await?;
+            let intake = intake::measure(bench, database, "api", connections, None, 0).await?;
             report.add(Measure::Intake(intake));
         }
     }
     if options.wants(Part::Both) {
-        let intake = intake::measure(bench, database, "all", most, None).await?;
+        let intake = intake::measure(bench, database, "all", most, None, 0).await?;
         report.add(Measure::Intake(intake));
     }
     if options.wants(Part::Open) {
-        let intake = intake::measure(bench, database, "api", most, Some(options.rate)).await?;
+        let intake = intake::measure(bench, database, "api", most, Some(options.rate), 0).await?;
         report.add(Measure::Intake(intake));
     }
     if options.wants(Part::Drain) {
-        report.add(Measure::Drain(drain::measure(bench, database, events, None).await?));
+        report.add(Measure::Drain(drain::measure(bench, database, events, None, 0).await?));
     }
     if options.wants(Part::Effect) {
         report.add(Measure::Effect(drain::effect(bench, database, singles).await?));
@@ -253,6 +256,15 @@ async fn measure(bench: &Bench, options: &Options, database: Kind, report: &mut 
     if options.wants(Part::Retention) {
         let rows = if options.quick { 1_000 } else { 1_000_000 };
         report.add(Measure::Retention(retention::measure(bench, database, rows).await?));
+    }
+    if options.wants(Part::Board) {
+        let (rows, rounds) = if options.quick { (2_000, 1) } else { (1_000_000, ROUNDS) };
+        report.add(Measure::Board(
+            board::measure(bench, database, rows, options.quick).await?,
+        ));
+        report.add(Measure::Watched(
+            board::watched(bench, database, most, events, rounds).await?,
+        ));
     }
     if options.wants(Part::Silent) {
         let connections = if options.quick { 500 } else { options.silent };

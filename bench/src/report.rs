@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use usher::clock::Clock;
 
+use crate::board::{Board, Watched};
 use crate::database::Kind;
 use crate::drain::{Drain, Effect};
 use crate::events::{Deliveries, Lag, Told};
@@ -83,6 +84,8 @@ pub enum Measure {
     Growth(Growth),
     Import(Import),
     Retention(Retention),
+    Board(Board),
+    Watched(Watched),
     Silent(Silent),
     Locked(Locked),
     Soak(Soak),
@@ -225,6 +228,29 @@ impl Measure {
                 let gauges = format!("  the queue's gauges {:.1} ms", retention.gauges_ms);
                 let what = format!("lets go of {} rows, by 500 and 500", retention.rows);
                 row(&what, &retention.batches, &gauges);
+            }
+            Self::Board(board) => {
+                println!("the board beside {} jobs and events:", board.rows);
+                for page in &board.pages {
+                    let kb = page.bytes / 1_000;
+                    let slow = if page.is_slow() { "  SLOWER THAN IT MAY BE" } else { "" };
+                    row(
+                        &format!("  {}", page.path),
+                        &page.latencies,
+                        &format!("  {kb} kB{slow}"),
+                    );
+                }
+            }
+            Self::Watched(watched) => {
+                let change = |with: f64, without: f64| (with / without - 1.0) * 100.0;
+                println!(
+                    "{:<44}{:>11.0}   ({:+.1} %), drain {:.0} ({:+.1} %)",
+                    format!("intake with {} open boards", watched.boards),
+                    watched.intake_watched,
+                    change(watched.intake_watched, watched.intake),
+                    watched.drain_watched,
+                    change(watched.drain_watched, watched.drain),
+                );
             }
             Self::Silent(silent) => {
                 let Silent {

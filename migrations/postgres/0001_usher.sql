@@ -306,6 +306,9 @@ create table usher_events (
 );
 -- Lists begin with the newest.
 create index usher_events_by_time on usher_events (received_at, svix_id);
+-- The newest of a type that is rare. The frequent ones are found without it, and so cost nothing more to receive.
+create index usher_events_of_rare_types on usher_events (event_type, received_at, svix_id)
+    where event_type not in ('session.created', 'user.created', 'user.updated');
 create index usher_events_unprocessed on usher_events (received_at, svix_id) where processed_at is null;
 -- The few events that failed, among all that wait while there is much to do.
 create index usher_events_failed on usher_events (received_at, svix_id) where processed_at is null and error is not null;
@@ -661,8 +664,10 @@ drop index if exists apalis.unique_job_id;
 drop index if exists apalis.lidx;
 drop index if exists apalis.idx_apalis_jobs_lock_by;
 create index usher_jobs_held on apalis.jobs (lock_by) where status in ('Running', 'Queued');
--- The few dead jobs among all that are finished; SQLite has an index by queue and status already.
-create index usher_jobs_dead on apalis.jobs (job_type)
+-- The finished jobs of one queue, newest first, however many others have.
+create index usher_jobs_done on apalis.jobs (job_type, id) where status = 'Done';
+-- The few dead jobs, likewise.
+create index usher_jobs_dead on apalis.jobs (job_type, id)
     where status = 'Killed' or (status = 'Failed' and attempts >= max_attempts);
 -- Nobody gives jobs a key of this kind, yet each change of a job's status wrote an entry for none.
 create unique index usher_jobs_idempotency_key on apalis.jobs (job_type, idempotency_key) where idempotency_key is not null;

@@ -299,6 +299,9 @@ create table usher_events (
 ) strict;
 -- Lists begin with the newest.
 create index usher_events_by_time on usher_events (received_at, svix_id);
+-- The newest of a type that is rare. The frequent ones are found without it, and so cost nothing more to receive.
+create index usher_events_of_rare_types on usher_events (event_type, received_at, svix_id)
+    where event_type not in ('session.created', 'user.created', 'user.updated');
 create index usher_events_unprocessed on usher_events (received_at, svix_id) where processed_at is null;
 -- The few events that failed, among all that wait while there is much to do.
 create index usher_events_failed on usher_events (received_at, svix_id) where processed_at is null and error is not null;
@@ -559,6 +562,11 @@ drop index if exists idx_jobs_idempotency_key;
 -- Whoever counts or lists jobs by their state asks for those that are not done; a finished job needs no place in this.
 create index usher_jobs_unfinished on Jobs (job_type, status, run_at) where status <> 'Done';
 drop index if exists idx_jobs_job_type_status_run_at;
+-- The finished jobs of one queue, newest first, however many others have.
+create index usher_jobs_done on Jobs (job_type, id) where status = 'Done';
+-- The few dead jobs, likewise.
+create index usher_jobs_dead on Jobs (job_type, id)
+    where status = 'Killed' or (status = 'Failed' and attempts >= max_attempts);
 drop index if exists idx_jobs_completed_done_at;
 
 -- Set while the file is moved to Postgres, and afterwards: `usher move`.

@@ -1,7 +1,5 @@
 //! `usher audit`: who changed what by hand.
 
-use anstream::println;
-
 use super::report;
 use crate::store::Store;
 
@@ -37,7 +35,7 @@ impl Audit {
                             Some(_) => "refused".to_owned(),
                             None => entry.changed.to_string(),
                         },
-                        report::short(entry.refused.as_ref().unwrap_or(&entry.subject)),
+                        entry.refused.as_ref().unwrap_or(&entry.subject).clone(),
                     ]
                 })
                 .collect();

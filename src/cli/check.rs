@@ -4,7 +4,6 @@ mod accept_page;
 mod optional;
 mod send_to;
 
-use anstream::println;
 use anstyle::AnsiColor;
 use anyhow::bail;
 use chrono::{DateTime, TimeDelta, Utc};

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anstream::println;
 use anyhow::{Context as _, bail};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
@@ -164,7 +163,7 @@ async fn list(store: &Store, selection: &Selection, limit: u32, as_json: bool) -
                 delivery
                     .status
                     .map_or_else(|| "-".to_owned(), |status| status.to_string()),
-                report::short(delivery.last_error.as_deref().unwrap_or_default()),
+                delivery.last_error.as_deref().unwrap_or_default().to_owned(),
             ]
         })
         .collect();

@@ -1,6 +1,5 @@
 //! `usher invite`: invites an address, by the rules of the API.
 
-use anstream::println;
 use anyhow::bail;
 use futures::FutureExt as _;
 use serde_json::json;

@@ -1,6 +1,5 @@
 //! `usher invites`: lists invites, and shows the history of one.
 
-use anstream::println;
 use anyhow::bail;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -9,9 +8,10 @@ use uuid::Uuid;
 
 use super::report;
 use crate::fields::Fields;
+use crate::invite_history;
 use crate::invites::roles::Roles;
-use crate::invites::{Invite, InviteFilter, Status};
-use crate::store::{DeliveryStatus, DeliveryView, InviteView, Store, StoreError, Tx};
+use crate::invites::{InviteFilter, Status};
+use crate::store::{DeliveryStatus, InviteView, Store};
 
 /// List invites, or show the history of one.
 #[derive(Debug, clap::Subcommand)]
@@ -146,28 +146,19 @@ async fn list(store: &Store, selection: Selection, limit: u32, as_json: bool) ->
     Ok(())
 }
 
-/// One entry of the history.
-#[derive(Serialize)]
-struct Fact {
-    at: DateTime<Utc>,
-    what: String,
-    /// The id of Clerk's event or the request that caused it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cause: Option<String>,
-}
-
 async fn show(store: &Store, roles: &Roles, id: Uuid, as_json: bool) -> anyhow::Result<()> {
     let now = store.now();
     let mut tx = store.read().await?;
     let Some(view) = tx.invite_views(&[id]).await?.into_iter().next() else {
         bail!("there is no invite {id}; `usher invites list --email …` finds it by its address");
     };
-    let story = story(&mut tx, &view.invite, now).await?;
+    let story = invite_history::story(&mut tx, &view.invite, now).await?;
+    let waits_for = invite_history::waits_for(&mut tx, &view, roles, now).await?;
     let line = Line::of(&view, now);
     let is_open = line.status == Status::Pending;
     let obstacle = view.facts.obstacle(roles).filter(|_| is_open);
     if as_json {
-        return report::json(&json!({ "invite": line, "obstacle": obstacle, "story": story }));
+        return report::json(&json!({ "invite": line, "obstacle": obstacle, "waits_for": waits_for, "story": story }));
     }
     let invite = &view.invite;
     for (name, value) in [
@@ -177,10 +168,7 @@ async fn show(store: &Store, roles: &Roles, id: Uuid, as_json: bool) -> anyhow::
         ("as", Some(invite.role.clone())),
         ("by", view.inviter_email.clone()),
         ("status", Some(line.status.to_string())),
-        (
-            "lets in",
-            obstacle.map(|obstacle| format!("nobody: {}", obstacle.text())),
-        ),
+        ("waits for", waits_for),
         ("no mail", view.held().map(|held| held.to_string())),
         ("acceptance", Some(invite.acceptance.to_string())),
         ("expires", Some(report::time(invite.expires_at))),
@@ -200,61 +188,4 @@ async fn show(store: &Store, roles: &Roles, id: Uuid, as_json: bool) -> anyhow::
         println!("{}  {}{cause}", report::time(fact.at), fact.what);
     }
     Ok(())
-}
-
-/// What happened to the invite and its mails, in order.
-async fn story(tx: &mut Tx, invite: &Invite, now: DateTime<Utc>) -> Result<Vec<Fact>, StoreError> {
-    let mut facts: Vec<Fact> = tx
-        .history_of(invite.id)
-        .await?
-        .into_iter()
-        .map(|entry| Fact {
-            at: entry.at,
-            what: match entry.reason {
-                Some(reason) => format!("{}: {reason}", entry.event),
-                None => entry.event.to_string(),
-            },
-            cause: entry.cause,
-        })
-        .collect();
-    for delivery in tx.deliveries_of(invite.id).await? {
-        facts.extend(mail_story(tx, &delivery).await?);
-    }
-    if invite.status == Status::Pending && invite.expires_at <= now {
-        facts.push(Fact {
-            at: invite.expires_at,
-            what: "expired".to_owned(),
-            cause: None,
-        });
-    }
-    facts.sort_by_key(|fact| fact.at);
-    Ok(facts)
-}
-
-async fn mail_story(tx: &mut Tx, delivery: &DeliveryView) -> Result<Vec<Fact>, StoreError> {
-    let mail = format!(
-        "{} mail {} to {}",
-        delivery.kind, delivery.generation, delivery.to_email
-    );
-    let fact = |at, what| Fact { at, what, cause: None };
-    let mut facts = vec![fact(delivery.queued_at, format!("{mail}: queued"))];
-    for failure in tx.failures_about(&delivery.id.to_string()).await? {
-        let what = format!("{mail}: attempt {} failed: {}", failure.attempt, failure.error);
-        facts.push(fact(failure.failed_at, what));
-    }
-    if let Some(sent_at) = delivery.sent_at {
-        let reply = delivery.reply.as_deref().map(|reply| format!(", answer {reply}"));
-        let reply = reply.unwrap_or_default();
-        facts.push(fact(
-            sent_at,
-            format!("{mail}: sent, Message-ID {}{reply}", delivery.message_id),
-        ));
-    }
-    let last = facts.last().map_or(delivery.queued_at, |fact| fact.at);
-    match delivery.status {
-        DeliveryStatus::Failed => facts.push(fact(last, format!("{mail}: given up"))),
-        DeliveryStatus::Suppressed => facts.push(fact(last, format!("{mail}: no longer wanted, not sent"))),
-        DeliveryStatus::Queued | DeliveryStatus::Sent => {}
-    }
-    Ok(facts)
 }

@@ -1,6 +1,5 @@
 //! `usher jobs`: shows and repairs the queue of a running service.
 
-use anstream::println;
 use anyhow::bail;
 use serde_json::json;
 
@@ -119,7 +118,7 @@ async fn list(store: &Store, filter: &JobFilter, limit: u32, as_json: bool) -> a
                 job.state.to_string(),
                 job.attempts.to_string(),
                 job.due_at.map(|at| report::distance(at, now)).unwrap_or_default(),
-                report::short(job.error.as_deref().unwrap_or_default()),
+                job.error.as_deref().unwrap_or_default().to_owned(),
             ]
         })
         .collect();

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use anstream::{eprintln, println};
+use anstream::eprintln;
 use anyhow::{Context as _, bail};
 use futures::FutureExt as _;
 use indicatif::{ProgressBar, ProgressStyle};

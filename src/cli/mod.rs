@@ -1,8 +1,13 @@
 //! The commands, one file each.
 
+// First, so that its `println!` is that of all commands.
+#[macro_use]
+mod output;
+
 mod api_key;
 mod audit;
 mod check;
+mod completions;
 mod config;
 mod demo;
 mod events;
@@ -10,6 +15,7 @@ mod fake_clerk;
 mod invite;
 mod invites;
 mod jobs;
+mod man;
 mod members;
 mod migrate;
 mod move_file;
@@ -21,14 +27,15 @@ mod report;
 mod schedules;
 pub mod serve;
 mod simulate;
+mod table;
 mod templates;
 mod webhooks;
 
+use std::ffi::OsString;
 use std::path::Path;
 
 use anyhow::bail;
-use clap::error::ErrorKind;
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::clock::Clock;
 use crate::config::{self as settings, DotEnv, Settings, without_environment};
@@ -38,7 +45,7 @@ use crate::store::{AuditDoor, Layout, Store};
 
 /// Adds invited people to the organizations and projects that they were invited to.
 #[derive(Debug, Parser)]
-#[command(name = "usher", version, about)]
+#[command(name = "usher", version = crate::VERSION, about, after_help = SETTINGS_HELP)]
 pub struct Cli {
     /// The command; `serve` by default.
     #[command(subcommand)]
@@ -48,6 +55,8 @@ pub struct Cli {
     #[arg(skip)]
     dot_env: Option<DotEnv>,
 }
+
+const SETTINGS_HELP: &str = "Settings are flags, environment variables, or lines of .env: usher help settings";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -69,6 +78,8 @@ enum Command {
     Config,
     /// Print the OpenAPI document of the HTTP API.
     Openapi,
+    Completions(completions::Completions),
+    Man(man::PrintMan),
     /// Make a key for the app, and its entry for `USHER_API_KEYS`.
     ApiKey(api_key::MakeApiKey),
     OpsKey(ops_key::MakeOpsKey),
@@ -103,7 +114,10 @@ impl Command {
 
     /// Whether it has settings beyond logging. A command without any must not fail because of an invalid `.env`.
     fn has_settings(&self) -> bool {
-        !matches!(self, Self::Demo(_) | Self::Openapi | Self::ApiKey(_) | Self::OpsKey(_))
+        !matches!(
+            self,
+            Self::Demo(_) | Self::Openapi | Self::Completions(_) | Self::Man(_) | Self::ApiKey(_) | Self::OpsKey(_)
+        )
     }
 
     /// Whether it needs all settings.
@@ -132,13 +146,12 @@ impl Cli {
     /// Reads the command line, and the settings from it, the environment and `.env`. Exits the process after `--help` or an
     /// invalid command line.
     pub fn read() -> anyhow::Result<Self> {
-        let matches = match without_environment(Self::command(), false).try_get_matches() {
-            Ok(matches) => matches,
-            Err(error) if error.kind() == ErrorKind::DisplayHelp => {
-                without_environment(Self::command(), true).get_matches()
-            }
-            Err(error) => error.exit(),
-        };
+        let words: Vec<OsString> = std::env::args_os().collect();
+        if words.get(1..).is_some_and(|words| words == ["help", "settings"]) {
+            println!("{}", settings_help());
+            std::process::exit(0);
+        }
+        let matches = without_environment(Self::command()).get_matches_from(words);
         let mut cli = Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
         if cli.command.as_ref().is_none_or(Command::has_settings) {
             cli.dot_env = DotEnv::read(Path::new(""))?;
@@ -184,6 +197,11 @@ impl Command {
             Self::Check { send_to } => check::run(settings, send_to.as_deref()).await,
             Self::Config => config::run(&settings.resolve()?),
             Self::Openapi => openapi::run(),
+            Self::Completions(completions) => {
+                completions.run();
+                Ok(())
+            }
+            Self::Man(man) => man.run(),
             Self::ApiKey(api_key) => api_key.run(),
             Self::OpsKey(ops_key) => ops_key.run(),
             Self::Templates(templates) => templates.run(&settings),
@@ -207,6 +225,19 @@ impl Command {
             Self::Audit(audit) => audit.run(open_database(&settings).await?).await,
         }
     }
+}
+
+/// All settings with what they do; `--help` leaves them out, since they are many.
+fn settings_help() -> String {
+    let about = "Each setting is a flag, an environment variable, or a line of .env, in this order.";
+    let command = clap::Command::new("settings")
+        .about(about)
+        .next_help_heading("Settings")
+        .disable_help_flag(true)
+        .override_usage("usher [--SETTING <VALUE>]… [COMMAND]");
+    // Their values may be passwords.
+    let mut command = Settings::augment_args(command).mut_args(|argument| argument.hide_env_values(true));
+    command.render_long_help().ansi().to_string()
 }
 
 /// Who runs this command, for the audit.

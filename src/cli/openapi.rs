@@ -1,6 +1,6 @@
 //! `usher openapi`: prints the OpenAPI document.
 
 pub(super) fn run() -> anyhow::Result<()> {
-    print!("{}", crate::openapi::text()?);
+    println!("{}", crate::openapi::text()?.trim_end());
     Ok(())
 }

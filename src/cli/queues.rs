@@ -1,7 +1,5 @@
 //! `usher queues`: pauses and resumes queues.
 
-use anstream::println;
-
 use super::{command_line, report};
 use crate::repair;
 use crate::store::{Queue, Store};

@@ -2,13 +2,14 @@
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
-use anstream::{eprint, println};
+use anstream::eprint;
 use anyhow::bail;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::paint::{FAINT, STRONG, paint};
+use super::paint::{FAINT, paint};
+pub(super) use super::table::table;
 pub(super) use crate::clock::distance;
 use crate::clock::parse_duration;
 use crate::fields::FieldError;
@@ -16,28 +17,6 @@ use crate::fields::FieldError;
 pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
-}
-
-/// Prints a table. Each column is as wide as its longest cell.
-pub(super) fn table<const N: usize>(heads: [&str; N], rows: &[[String; N]]) {
-    let mut widths = heads.map(|head| head.chars().count());
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let line = |cells: [&str; N]| -> String {
-        let padded: Vec<String> = cells
-            .iter()
-            .zip(widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        padded.join("  ").trim_end().to_owned()
-    };
-    println!("{}", paint(STRONG, line(heads)));
-    for row in rows {
-        println!("{}", line(row.each_ref().map(String::as_str)));
-    }
 }
 
 /// Says that the list is not complete.
@@ -69,16 +48,6 @@ pub(super) fn age(text: &str) -> Result<TimeDelta, String> {
     parse_duration(text).ok_or_else(|| "must be an age such as 90m, 36h or 7d".to_owned())
 }
 
-/// Shortens a text to one line of a table.
-pub(super) fn short(text: &str) -> String {
-    const MAX_BATCH_SIZE: usize = 80;
-    let line = text.lines().next().unwrap_or_default();
-    match line.char_indices().nth(MAX_BATCH_SIZE) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line.to_owned(),
-    }
-}
-
 /// The progress of work on many, for a terminal.
 pub(super) fn progress(total: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{wide_bar} {pos} of {len}, {eta} left");
@@ -105,15 +74,4 @@ pub(super) fn confirm(what: &str, yes: bool) -> anyhow::Result<()> {
         bail!("nothing was changed");
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_long_text_is_cut_between_characters() {
-        assert_eq!(short("one\ntwo"), "one");
-        assert_eq!(short(&"é".repeat(81)), format!("{}…", "é".repeat(80)));
-    }
 }

@@ -1,7 +1,5 @@
 //! `usher schedules`: shows periodic work, and runs it now.
 
-use anstream::println;
-
 use super::{command_line, report};
 use crate::repair;
 use crate::store::Store;
@@ -50,7 +48,7 @@ async fn list(store: &Store, as_json: bool) -> anyhow::Result<()> {
                 schedule.name.to_owned(),
                 distance(schedule.last_at).unwrap_or_else(|| "never".to_owned()),
                 distance(schedule.due_at).unwrap_or_else(|| "at the start".to_owned()),
-                report::short(schedule.last_error.as_deref().unwrap_or_default()),
+                schedule.last_error.as_deref().unwrap_or_default().to_owned(),
             ]
         })
         .collect();

@@ -8,6 +8,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::app::{App, SetupError};
 use crate::clock::Clock;
 use crate::config::{Config, Environment};
+use crate::ops::board_link;
 use crate::service::{Role, Service};
 use crate::shutdown;
 use crate::store::{MigrationError, Store};
@@ -87,8 +88,12 @@ fn greet(service: &Service, config: &Config) {
 /// What there is to open and to try.
 fn in_development(service: &Service, config: &Config) -> String {
     let links = service.address().map(|public| {
-        let links = home::links(&format!("http://{public}"), service.admin_address());
-        let lines = links.iter().map(|link| format!("  {:<13}{}\n", link.name, link.url));
+        let private = service.admin_address();
+        let links = home::links(&format!("http://{public}"), private);
+        let lines = links.iter().map(|link| match link.name {
+            "board" => format!("  {:<13}{}\n", link.name, board_link(config, private)),
+            name => format!("  {name:<13}{}\n", link.url),
+        });
         lines.collect::<String>()
     });
     let mails = home::mail_folder(config).map(|folder| format!("  {:<13}{folder}/\n", "mails"));
@@ -100,7 +105,8 @@ fn in_development(service: &Service, config: &Config) -> String {
 }
 
 const DEVELOPMENT: &str = "
-  Development settings: secrets are generated under var/.
+  Development settings: secrets are generated under var/. The link to the board may change everything there; it ends
+  with this process.
 
   Send a first event      usher simulate user.created --email ada@example.com
   See an invite's way     usher demo

@@ -307,12 +307,12 @@ fn print_sent(kind: EventKind, about: &str, delivery: &Delivery, forged: bool) {
     let kind = paint(STRONG, kind);
     let forged = if forged { ", with a forged signature," } else { "" };
     let way = paint(FAINT, format!("as {} to {}", delivery.webhook.svix_id, delivery.url));
-    anstream::println!("sent      {kind} of {about}{forged} {way}");
+    println!("sent      {kind} of {about}{forged} {way}");
 }
 
 fn print_answer(answer: StatusCode, body: &str) {
     let reason = answer.canonical_reason().unwrap_or_default();
-    anstream::println!("answered  {} {reason} {}", status(answer), body.trim());
+    println!("answered  {} {reason} {}", status(answer), body.trim());
 }
 
 fn unsent(error: &reqwest::Error, url: &Url) -> anyhow::Error {

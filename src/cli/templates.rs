@@ -54,8 +54,8 @@ fn check(settings: &Settings) -> anyhow::Result<()> {
     let templates = load(settings)?;
     for language in templates.languages() {
         match templates.missing(language)[..] {
-            [] => anstream::println!("{language}: all mails are well"),
-            ref missing => anstream::println!(
+            [] => println!("{language}: all mails are well"),
+            ref missing => println!(
                 "{language}: well, but {} will be sent in {}",
                 missing.join(", "),
                 settings.mail_default_locale()
@@ -86,7 +86,7 @@ impl Preview {
         }
         let index = self.folder.join("index.html");
         write(&index, index_page(&samples)?.as_bytes())?;
-        anstream::println!("{} mails, shown by {}", samples.len(), index.display());
+        println!("{} mails, shown by {}", samples.len(), index.display());
         if self.open {
             open(&index)?;
         }

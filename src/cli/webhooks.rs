@@ -1,6 +1,5 @@
 //! `usher webhooks`: shows and repairs the inbox of Clerk's events.
 
-use anstream::println;
 use anyhow::bail;
 use chrono::{DateTime, Utc};
 use serde_json::json;
@@ -118,7 +117,7 @@ async fn list(store: &Store, selection: Selection, limit: u32, as_json: bool) ->
                 event.event_type.clone(),
                 event.state.to_string(),
                 report::distance(event.received_at, now),
-                report::short(told.unwrap_or_default()),
+                told.unwrap_or_default().to_owned(),
             ]
         })
         .collect();

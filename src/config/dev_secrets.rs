@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::error::{ConfigError, wrong};
+use crate::secret::Secret;
 use usher_base::private;
 use usher_clerk::DevSigner;
 
@@ -72,6 +73,11 @@ impl DevSecrets {
         let mut file = private::create_new(path)?;
         file.write_all(&serde_json::to_vec_pretty(self)?)
     }
+}
+
+/// A key for the board that holds as long as this process.
+pub(super) fn ops_key() -> Secret {
+    Secret::from(hex::encode(random_bytes()))
 }
 
 fn random_bytes() -> [u8; 32] {

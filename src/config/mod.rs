@@ -16,13 +16,14 @@ mod sources;
 mod unknown;
 mod values;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use ipnet::IpNet;
 use url::{Position, Url};
 use uuid::Uuid;
 
@@ -38,7 +39,7 @@ use crate::invites::limits::MailCaps;
 use crate::invites::matching::AutoAccept;
 use crate::invites::reminders::Reminders;
 use crate::invites::roles::Roles;
-use crate::ops_key::OpsKeys;
+use crate::ops_key::{OpsKeys, OpsRole};
 use crate::rate_limit::RateLimit;
 use crate::secret::Secret;
 use crate::store::{EventType, Identities, Layout, Rules};
@@ -80,6 +81,10 @@ pub struct Config {
     pub api_keys: Vec<ApiKey>,
     /// Without any, the board only looks.
     pub ops_keys: OpsKeys,
+    /// The key of the link to the board that development prints; a new one at each start.
+    pub development_ops_key: Option<Secret>,
+    /// Signs operators in before they reach the board.
+    pub ops_proxy: Option<OpsProxy>,
     /// Names under which browsers may reach the board.
     pub ops_hosts: Vec<String>,
     /// Per API key. `None` means no limit.
@@ -134,6 +139,26 @@ impl EventEndpoint {
     #[must_use]
     pub fn wants(&self, event_type: EventType) -> bool {
         self.types.is_empty() || self.types.contains(&event_type)
+    }
+}
+
+/// A proxy that signs operators in and names them to the board.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpsProxy {
+    /// The header with the name, in lower case.
+    pub header: String,
+    /// What those who are named may do.
+    pub role: OpsRole,
+    /// From where it calls.
+    networks: Vec<IpNet>,
+}
+
+impl OpsProxy {
+    /// Whether an address is the proxy's.
+    #[must_use]
+    pub fn calls_from(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.networks.iter().any(|network| network.contains(&peer))
     }
 }
 

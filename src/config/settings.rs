@@ -116,6 +116,14 @@ pub struct Settings {
     /// itself. Default: none.
     #[arg(long, env = "USHER_OPS_HOSTS", global = true, value_name = "NAMES")]
     pub usher_ops_hosts: Option<String>,
+    /// The header in which a proxy that signs operators in names them to the board: `X-Forwarded-User`, then they may look, or
+    /// `X-Forwarded-User:operate`. Needs `USHER_OPS_USER_PROXIES`. Default: none.
+    #[arg(long, env = "USHER_OPS_USER_HEADER", global = true, value_name = "HEADER")]
+    pub usher_ops_user_header: Option<String>,
+    /// The addresses from which that proxy calls, comma-separated: `10.0.0.5`, or networks such as `10.1.0.0/24`. From elsewhere
+    /// the header is refused. Default: none.
+    #[arg(long, env = "USHER_OPS_USER_PROXIES", global = true, value_name = "ADDRESSES")]
+    pub usher_ops_user_proxies: Option<String>,
     /// How often each API key may call, such as `600/m` (`s`, `m` or `h`; a batch counts as one call per item), or `off`. Each
     /// process counts for itself. Default: `6000/m`.
     #[arg(long, env = "USHER_RATE_LIMIT", global = true, value_name = "CALLS/PERIOD")]

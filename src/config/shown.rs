@@ -2,7 +2,7 @@
 
 use super::masked::{addresses, text_or_address};
 use super::values::{shown_age, shown_drain_time, shown_limit, shown_number};
-use super::{Config, Environment, EventEndpoint, MailRoute, SessionKeySource};
+use super::{Config, Environment, EventEndpoint, MailRoute, OpsProxy, SessionKeySource};
 use crate::api_key::ApiKey;
 
 impl Config {
@@ -57,6 +57,14 @@ impl Config {
             ),
             ("USHER_OPS_KEYS", self.ops_keys.to_string()),
             ("USHER_OPS_HOSTS", self.ops_hosts.join(",")),
+            (
+                "USHER_OPS_USER_HEADER",
+                or_none(self.ops_proxy.as_ref().map(OpsProxy::shown_header)),
+            ),
+            (
+                "USHER_OPS_USER_PROXIES",
+                or_none(self.ops_proxy.as_ref().map(OpsProxy::shown_networks)),
+            ),
             ("USHER_RATE_LIMIT", shown_limit(self.rate_limit)),
             ("USHER_RATE_LIMIT_PERSON", shown_limit(self.rate_limit_person)),
             ("USHER_RATE_LIMIT_ADDRESS", shown_limit(self.rate_limit_address)),
@@ -122,6 +130,17 @@ impl Config {
                 or_none(self.telemetry.filter.as_ref().map(ToString::to_string)),
             ),
         ]
+    }
+}
+
+impl OpsProxy {
+    fn shown_header(&self) -> String {
+        format!("{}:{}", self.header, self.role)
+    }
+
+    fn shown_networks(&self) -> String {
+        let networks: Vec<String> = self.networks.iter().map(ToString::to_string).collect();
+        networks.join(",")
     }
 }
 

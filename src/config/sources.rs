@@ -14,14 +14,13 @@ use super::settings::Settings;
 /// The only setting that is a path, and so may contain any bytes.
 const PATH: &str = "TEMPLATES_DIR";
 
-/// A command that does not read the environment; [`Settings::gather`] does. Its help still names the variables, but not their
-/// values, which may be passwords.
+/// A command that does not read the environment; [`Settings::gather`] does. Its help leaves the settings out.
 #[must_use]
-pub fn without_environment(command: Command, for_help: bool) -> Command {
-    if for_help {
-        return command.mut_args(|argument| argument.hide_env_values(true));
-    }
-    command.mut_args(|argument| argument.env(Resettable::<clap::builder::OsStr>::Reset))
+pub fn without_environment(command: Command) -> Command {
+    command.mut_args(|argument| match argument.get_env() {
+        Some(_) => argument.env(Resettable::<clap::builder::OsStr>::Reset).hide(true),
+        None => argument,
+    })
 }
 
 /// A variable of this process's environment.
@@ -67,7 +66,7 @@ impl Settings {
             word.push(value);
             words.push(word);
         }
-        let settings = without_environment(definition, false)
+        let settings = without_environment(definition)
             .try_get_matches_from(words)
             .and_then(|matches| Self::from_arg_matches(&matches));
         // All are optional texts that were checked above, so clap refuses none.
@@ -93,7 +92,7 @@ mod tests {
 
     fn gathered(words: &[&str], environment: &[(&str, &str)]) -> Settings {
         let command = Settings::augment_args(Command::new("usher"));
-        let command = without_environment(command, false);
+        let command = without_environment(command);
         let flags = command
             .try_get_matches_from(std::iter::once(&"usher").chain(words))
             .unwrap();
@@ -134,9 +133,7 @@ mod tests {
     fn a_value_that_is_no_text_is_named() {
         use std::os::unix::ffi::OsStringExt as _;
         let command = Settings::augment_args(Command::new("usher"));
-        let flags = without_environment(command, false)
-            .try_get_matches_from(["usher"])
-            .unwrap();
+        let flags = without_environment(command).try_get_matches_from(["usher"]).unwrap();
         let environment = |name: &str| (name == "APP_NAME").then(|| OsString::from_vec(vec![0xff]));
         let errors = Settings::gather(&flags, environment, None).unwrap_err();
         assert_eq!(errors.to_string(), "APP_NAME is not UTF-8 text");

@@ -18,7 +18,7 @@ use crate::problem::Problem;
 use crate::shutdown::Stopping;
 use crate::store::{OpenCircuit, PausedQueue, PoolName, Store, StoreError};
 use crate::worker::Alive;
-pub use board::router as board;
+pub use board::{link as board_link, router as board};
 pub use scrape::Scrape;
 
 /// Orchestrators probe every few seconds and don't wait long.

@@ -254,6 +254,16 @@ impl Tx {
         .await)?)
     }
 
+    /// The invite that a mail is about.
+    pub async fn invite_of_delivery(&mut self, delivery: Uuid) -> Result<Option<Uuid>> {
+        Ok(on_conn!(self, |conn| sqlx::query_scalar(
+            "select invite_id from usher_deliveries where id = $1"
+        )
+        .bind(delivery)
+        .fetch_optional(conn)
+        .await)?)
+    }
+
     /// The mails among these ids that are still to be sent, with all data for their texts.
     pub async fn queued_mails(&mut self, ids: &[Uuid]) -> Result<Vec<QueuedMail>> {
         let rows = unfold(self.dialect(), &[("delivery_id", Type::Uuid)]);

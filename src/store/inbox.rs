@@ -66,6 +66,9 @@ impl EventState {
 /// Of processed events: those whose payload is still kept, and that nobody discarded for good.
 const REPLAYABLE: &str = "payload is not null and outcome <> 'discarded by hand'";
 
+/// The types that the index of rare types leaves out.
+const FREQUENT_TYPES: [&str; 3] = ["session.created", "user.created", "user.updated"];
+
 #[derive(Debug, Clone, Default)]
 pub struct EventFilter {
     pub state: Option<EventState>,
@@ -97,6 +100,12 @@ impl EventFilter {
         if self.replayable {
             text.push_str(" and ");
             text.push_str(REPLAYABLE);
+        }
+        let event_type = self.event_type.as_deref();
+        if event_type.is_some_and(|event_type| !FREQUENT_TYPES.contains(&event_type)) {
+            // As in the condition of the partial index, which no planner derives from a parameter.
+            let frequent: Vec<String> = FREQUENT_TYPES.iter().map(|name| format!("'{name}'")).collect();
+            text.push_str(&format!(" and event_type not in ({})", frequent.join(", ")));
         }
         for (is_asked, condition, unused) in [
             (self.since.is_some(), "received_at >= $1", "$1 = $1"),

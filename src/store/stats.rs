@@ -55,21 +55,27 @@ const POSTGRES: &str = "
     from apalis.jobs where job_type = any (array(select json_array_elements_text($1::text::json)))
         and (status = 'Killed' or (status = 'Failed' and attempts >= max_attempts)) group by job_type";
 
-/// By queue and status, which is the order of SQLite's index, with the index's own condition. In both texts `$1` holds
-/// the queues' names.
+/// From the entries of SQLite's indexes alone, where there may be many: a hundred thousand rows take ten times as long.
+/// Those say nothing of attempts, so the few dead jobs among the failed ones are taken off. In both texts `$1` holds the
+/// queues' names.
 const SQLITE: &str = "
-    select job_type, 'waiting' as state, count(*) as jobs, max(unixepoch() - min(run_at), 0) + 0.0 as age
-    from Jobs where status <> 'Done' and job_type in (select value from json_each($1))
-        and status in ('Pending', 'Failed') and run_at <= unixepoch() and attempts < max_attempts group by job_type
-    union all select job_type, 'scheduled', count(*), 0.0
-    from Jobs where status <> 'Done' and job_type in (select value from json_each($1))
-        and status in ('Pending', 'Failed') and run_at > unixepoch() and attempts < max_attempts group by job_type
-    union all select job_type, 'running', count(*), 0.0
-    from Jobs where status <> 'Done' and job_type in (select value from json_each($1))
-        and status in ('Running', 'Queued') group by job_type
-    union all select job_type, 'dead', count(*), 0.0
-    from Jobs where status <> 'Done' and job_type in (select value from json_each($1))
-        and status in ('Killed', 'Failed') and (status = 'Killed' or attempts >= max_attempts) group by job_type";
+    with queues (name) as (select value from json_each($1)),
+    dead as (select job_type, status, run_at from Jobs where job_type in (select name from queues)
+        and (status = 'Killed' or (status = 'Failed' and attempts >= max_attempts)))
+    select job_type, 'waiting' as state, sum(jobs) as jobs, max(unixepoch() - min(first), 0) + 0.0 as age from (
+        select job_type, count(*) as jobs, min(run_at) as first from Jobs where status <> 'Done'
+            and job_type in (select name from queues) and status = 'Pending' and run_at <= unixepoch() group by job_type
+        union all select job_type, count(*), min(run_at) from Jobs where status <> 'Done'
+            and job_type in (select name from queues) and status = 'Failed' and run_at <= unixepoch()
+            and attempts < max_attempts group by job_type) group by job_type
+    union all select job_type, 'scheduled', sum(jobs), 0.0 from (
+        select job_type, count(*) as jobs from Jobs where status <> 'Done' and job_type in (select name from queues)
+            and status in ('Pending', 'Failed') and run_at > unixepoch() group by job_type
+        union all select job_type, -count(*) from dead
+            where status = 'Failed' and run_at > unixepoch() group by job_type) group by job_type
+    union all select job_type, 'running', count(*), 0.0 from Jobs where status <> 'Done'
+        and job_type in (select name from queues) and status in ('Running', 'Queued') group by job_type
+    union all select job_type, 'dead', count(*), 0.0 from dead group by job_type";
 
 impl Store {
     /// The jobs of each queue by state, without finished jobs.

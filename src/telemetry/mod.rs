@@ -11,6 +11,7 @@ mod trace_id;
 use std::io::stderr;
 use std::panic::PanicHookInfo;
 
+use anstream::{AutoStream, ColorChoice};
 use tracing::Span;
 use tracing_subscriber::fmt;
 use tracing_subscriber::prelude::*;
@@ -55,13 +56,20 @@ pub fn init(format: LogFormat, filter: Option<&LogFilter>, collector: Option<&st
         .with(spans);
     // A second start, as in tests, keeps the first logger.
     let _ = match format {
-        LogFormat::Text => registry.with(fmt::layer().with_writer(stderr)).try_init(),
+        LogFormat::Text => registry
+            .with(fmt::layer().with_ansi(has_colours()).with_writer(stderr))
+            .try_init(),
         LogFormat::Json => registry
             .with(fmt::layer().json().with_current_span(false).with_writer(stderr))
             .try_init(),
     };
     std::panic::set_hook(Box::new(log_panic));
     Ok(exporter)
+}
+
+/// Whether standard error is a terminal that shows colours, and they are wanted: `NO_COLOR` and `TERM=dumb` switch them off.
+fn has_colours() -> bool {
+    AutoStream::choice(&stderr()) != ColorChoice::Never
 }
 
 /// The panic hook: logs a panic as one line, with the spans around it (the job, the request).

@@ -116,4 +116,34 @@ for (const database of DATABASES) {
             await usher.stop();
         }
     });
+
+    test(`development's link signs in and leaves no key behind (${database})`, async () => {
+        const usher = await startUsher({ postgres: database === "postgres" });
+        try {
+            const link = await until(() => /(http:\S+#key=\S+)/.exec(usher.log.join(""))?.[1], "the link");
+            const key = link.split("#key=")[1];
+            const { page: tab, errors, context } = await open(`${usher.adminUrl}/board`);
+            await tab.getByText("looks only").waitFor();
+            const asked = [];
+            context.on("request", (request) => asked.push(request.url()));
+            await tab.goto(link);
+            await tab.getByText("development (operate)").waitFor();
+            assert.equal(tab.url(), `${usher.adminUrl}/board`);
+            assert.ok(!asked.some((url) => url.includes(key)), "no address with the key is asked for");
+            await tab.goBack();
+            assert.ok(!tab.url().includes(key), tab.url());
+            // Once more, as signed in: the key leaves the address all the same.
+            await tab.goto(link);
+            await until(() => !tab.url().includes("#"), "the key to leave the address");
+
+            const acme = await usher.organization("Acme");
+            const invite = await usher.invite(acme, "ada@example.com");
+            await tab.goto(`${usher.adminUrl}/board/invites/${invite.id}`);
+            await tab.getByText("a person who has verified this address in Clerk").waitFor();
+            await look(tab, `${database}-invite`);
+            assert.deepEqual(errors, []);
+        } finally {
+            await usher.stop();
+        }
+    });
 }

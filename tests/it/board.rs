@@ -1,174 +1,30 @@
-//! The board: who may look, what they see, and what is changed from there.
+//! The board: what operators see, and what they change from there. Who may do it: `board_access.rs`.
 
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Body;
-use axum::http::{Method, Request, header};
 use chrono::TimeDelta;
 use serde_json::json;
-use tower::ServiceExt as _;
 use url::form_urlencoded;
-use usher::app::App;
-use usher::config::Settings;
-use usher::secret::Secret;
 
-use crate::support::app::{API_KEY, settings};
+use crate::support::board::{ADA, BOB, Browser, audit, with_keys};
 use crate::support::process::{UsherProcess, eventually};
 use crate::support::smtp::SmtpServer;
 use crate::support::{TestApp, TestDatabase, on_both_databases, stories};
-
-const ADA: &str = "ada-ops-key-of-more-than-32-characters";
-const BOB: &str = "bob-ops-key-of-more-than-32-characters";
-const HOST: &str = "localhost:9090";
-
-fn with_keys(settings: &mut Settings) {
-    settings.usher_ops_keys = Some(Secret::from(format!("ada:{ADA}:operate,bob:{BOB}:view")));
-}
-
-/// The board's pages as a browser sees them.
-struct Browser {
-    pages: Router,
-    cookie: String,
-    host: &'static str,
-}
-
-/// A page.
-struct Page {
-    status: u16,
-    body: String,
-    location: Option<String>,
-    cookie: Option<String>,
-    policy: String,
-}
-
-impl Page {
-    #[track_caller]
-    fn shows(&self, text: &str) -> &Self {
-        assert!(
-            self.body.contains(text),
-            "{} has no {text}:\n{}",
-            self.status,
-            self.body
-        );
-        self
-    }
-
-    #[track_caller]
-    fn hides(&self, text: &str) -> &Self {
-        assert!(!self.body.contains(text), "{text} is shown:\n{}", self.body);
-        self
-    }
-
-    /// The hidden fields of its last form, which is the one for the change.
-    fn form(&self) -> Vec<(String, String)> {
-        let form = self.body.rsplit_once("<form").expect("a form").1;
-        let fields = form.split("<input type=\"hidden\"").skip(1);
-        let attribute = |field: &str, name: &str| {
-            let (_, rest) = field.split_once(&format!("{name}=\"")).expect("an attribute");
-            rest.split_once('"')
-                .expect("its end")
-                .0
-                .replace("&amp;", "&")
-                .replace("&quot;", "\"")
-        };
-        fields
-            .map(|field| (attribute(field, "name"), attribute(field, "value")))
-            .collect()
-    }
-}
-
-impl Browser {
-    fn new(app: &App) -> Self {
-        Self {
-            pages: usher::ops::board(app, None),
-            cookie: String::new(),
-            host: HOST,
-        }
-    }
-
-    async fn signed_in(app: &TestApp, key: &str) -> Self {
-        let mut browser = Self::new(&app.app);
-        let page = browser.sign_in(key).await;
-        assert_eq!((page.status, page.location.as_deref()), (303, Some("/board")));
-        browser.cookie = page.cookie.expect("a cookie").split(';').next().unwrap().to_owned();
-        browser
-    }
-
-    async fn sign_in(&self, key: &str) -> Page {
-        self.post("/board/sign-in", &[("key".to_owned(), key.to_owned())]).await
-    }
-
-    async fn get(&self, path: &str) -> Page {
-        self.send(Method::GET, path, Body::empty(), None).await
-    }
-
-    async fn post(&self, path: &str, fields: &[(String, String)]) -> Page {
-        self.post_from(path, fields, None).await
-    }
-
-    async fn post_from(&self, path: &str, fields: &[(String, String)], origin: Option<&str>) -> Page {
-        let form: String = form_urlencoded::Serializer::new(String::new())
-            .extend_pairs(fields)
-            .finish();
-        self.send(Method::POST, path, Body::from(form), origin).await
-    }
-
-    async fn send(&self, method: Method, path: &str, body: Body, origin: Option<&str>) -> Page {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, self.host);
-        request = request.header(header::COOKIE, &self.cookie);
-        if let Some(origin) = origin {
-            request = request.header(header::ORIGIN, origin);
-        }
-        let response = self.pages.clone().oneshot(request.body(body).unwrap()).await.unwrap();
-        let (parts, body) = response.into_parts();
-        let text = |name| parts.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
-        let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
-        Page {
-            status: parts.status.as_u16(),
-            location: text(header::LOCATION),
-            cookie: text(header::SET_COOKIE),
-            policy: text(header::CONTENT_SECURITY_POLICY).unwrap_or_default(),
-            body: String::from_utf8(body.to_vec()).unwrap(),
-        }
-    }
-}
 
 async fn start_with_keys(database: TestDatabase) -> TestApp {
     TestApp::start_with(database, with_keys).await
 }
 
-/// Another usher on the same database, with other settings.
-async fn other(app: &TestApp, change: impl FnOnce(&mut Settings)) -> App {
-    let mut settings = settings(app.app.config.database_url.expose(), &app.smtp.url());
-    change(&mut settings);
-    let config = settings.resolve_in(std::env::temp_dir().as_path()).unwrap();
-    App::new(config, app.clock.clone()).await.unwrap()
-}
-
 /// An event that can't be read, and its job, which is dead.
-async fn dead_event(app: &TestApp, svix_id: &str) {
+pub async fn dead_event(app: &TestApp, svix_id: &str) {
     let broken = json!({ "id": "user_ada", "email_addresses": "none", "password_digest": "hunter2" });
     app.clerk().deliver(svix_id, "user.created", broken).await.expect(202);
     app.run_jobs().await;
 }
 
-async fn state_of(app: &TestApp, svix_id: &str) -> String {
+pub async fn state_of(app: &TestApp, svix_id: &str) -> String {
     let event = app.app.store.read().await.unwrap().event(svix_id).await.unwrap();
     event.expect("an event").state.to_string()
-}
-
-/// The audit as `who: what, how many` or why it was refused, newest first.
-async fn audit(app: &TestApp) -> Vec<String> {
-    let entries = app.app.store.read().await.unwrap().audit(None, 99).await.unwrap();
-    let line = |entry: usher::store::AuditView| match entry.refused {
-        Some(why) => format!("{}: {}, {why}", entry.who, entry.action),
-        None => format!("{}: {} {}, {}", entry.who, entry.action, entry.subject, entry.changed),
-    };
-    entries.into_iter().map(line).collect()
 }
 
 stories! {
@@ -298,110 +154,183 @@ stories! {
         let (ada, bob) = (Browser::signed_in(app, ADA).await, Browser::signed_in(app, BOB).await);
         ada.get("/board/inbox/msg_1").await.hides("user_ada");
         ada.get("/board/inbox/msg_1?payload=show").await.shows("user_ada").shows("(cut out)").hides("hunter2");
-        bob.get("/board/inbox/msg_1?payload=show").await.hides("user_ada").shows("A key with the role");
+        bob.get("/board/inbox/msg_1?payload=show").await.hides("user_ada").shows("The role `operate` is needed");
         bob.get("/board/jobs?state=dead").await.hides("Retry all");
         assert_eq!(bob.get("/board/jobs/change?action=retry").await.status, 403);
-    }
-
-    async fn what_is_not_sent_by_the_board_s_own_page_changes_nothing_and_is_in_the_audit(app) {
-        dead_event(app, "msg_1").await;
-        let (ada, bob) = (Browser::signed_in(app, ADA).await, Browser::signed_in(app, BOB).await);
-        let change = "/board/jobs/change";
-        let form = ada.get("/board/jobs/change?state=dead&action=retry").await.form();
-        let without: Vec<_> = form.iter().filter(|(name, _)| name != "token").cloned().collect();
-        let token_of_bob = bob.get("/board").await.form().remove(0);
-        let of_bob: Vec<_> = without.iter().cloned().chain([token_of_bob]).collect();
-        let foreign = Browser { host: "evil.example", ..Browser::signed_in(app, ADA).await };
-        let elsewhere = Some("http://evil.example");
-        for (page, why) in [
-            (ada.post(change, &without).await, "ada: /board/jobs/change, This form is not of your session"),
-            (ada.post(change, &of_bob).await, "ada: /board/jobs/change, This form is not of your session"),
-            (bob.post(change, &of_bob).await, "bob: /board/jobs/change, Your key may only look"),
-            (foreign.post(change, &form).await, "ada: /board/jobs/change, This host name is not known here"),
-            (
-                ada.post_from(change, &form, elsewhere).await,
-                "ada: /board/jobs/change, This form came from another site",
-            ),
-            (Browser::new(&app.app).post(change, &form).await, "not signed in: /board/jobs/change, You are not signed in"),
-            (ada.sign_in(API_KEY).await, "not signed in: sign in, no key is like that"),
-        ] {
-            assert!([401, 403, 421].contains(&page.status), "{why}: {}", page.status);
-            assert_eq!(page.policy.split(';').next(), Some("default-src 'none'"));
-            assert!(audit(app).await.contains(&why.to_owned()), "{why}: {:?}", audit(app).await);
-        }
-        assert_eq!(state_of(app, "msg_1").await, "failed");
-        ada.post_from(change, &form, Some("http://localhost:9090")).await.shows("1 job queued again");
-        app.run_jobs().await;
-    }
-
-    async fn guessing_keys_takes_time_and_fills_no_audit(app) {
-        let stranger = Browser::new(&app.app);
-        for _ in 0..10 {
-            assert_eq!(stranger.sign_in("guessed-ops-key-of-more-than-32-characters").await.status, 401);
-        }
-        assert_eq!(stranger.sign_in(ADA).await.status, 429);
-        assert_eq!(audit(app).await.len(), 10);
-        app.clock.advance(TimeDelta::minutes(1));
-        assert_eq!(stranger.sign_in(ADA).await.status, 303);
-    }
-
-    async fn a_page_asks_to_sign_in_and_leads_back(app) {
-        let stranger = Browser::new(&app.app);
-        let page = stranger.get("/board/jobs?state=dead").await;
-        assert_eq!(page.status, 303);
-        assert_eq!(page.location.as_deref(), Some("/board/sign-in?next=%2Fboard%2Fjobs%3Fstate%3Ddead"));
-        let fields = [("key", ADA), ("next", "//evil.example")];
-        let fields = fields.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        assert_eq!(stranger.post("/board/sign-in", &fields).await.location.as_deref(), Some("/board"));
-        let ada = Browser::signed_in(app, ADA).await;
-        app.clock.advance(TimeDelta::hours(12));
-        assert_eq!(ada.get("/board").await.status, 303, "a session ends");
-    }
-
-    async fn without_keys_the_board_only_looks_and_only_on_this_machine(app) {
-        let (here, elsewhere) = (other(app, |_| {}).await, other(app, |settings| {
-            settings.usher_admin_listen = Some("0.0.0.0:9090".to_owned());
-        }).await);
-        let looking = Browser::new(&here);
-        looking.get("/board").await.shows("All is well").shows("looks only");
-        let refused = looking.post("/board/jobs/change", &[]).await;
-        refused.shows("The board only looks");
-        assert_eq!(refused.status, 403);
-        let off = Browser::new(&elsewhere).get("/board").await;
-        off.shows("usher ops-key").shows("USHER_OPS_KEYS");
-        assert_eq!(off.status, 403);
-        let named = other(app, |settings| settings.usher_ops_hosts = Some("ops.example.com".to_owned())).await;
-        let by_name = |host| Browser { host, ..Browser::new(&named) };
-        assert_eq!(by_name("ops.example.com").get("/board").await.status, 200);
-        assert_eq!(by_name("evil.example").get("/board").await.status, 421);
-        for app in [here, elsewhere, named] {
-            app.store.close().await;
-        }
     }
 
     async fn hostile_words_stay_words_in_every_cell(app) {
         let hostile = "<script>alert(1)</script>\"'";
         let sql = hostile.replace('\'', "''");
-        app.pool.execute(&format!(
-            "insert into usher_events (svix_id, event_type, received_at, error)
-             values ('{sql}', '{sql}', '2026-01-01T00:00:00+00:00', '{sql}')"
-        )).await;
-        app.pool.execute(&format!(
-            "insert into usher_job_failures (job_id, attempt, failed_at, error, about)
-             values ('{sql}', 1, '2026-01-01T00:00:00+00:00', '{sql}', '{sql}')"
-        )).await;
+        let time = "'2026-01-01T00:00:00+00:00'";
+        let acme = app.organization(hostile).await;
+        let invite = app.invite_to_organization(acme, "ada@example.com", "member").await;
+        app.run_jobs().await;
+        dead_event(app, "msg_1").await;
+        let audit_id = app.pool.literal(app.clock.new_id());
+        let (json, bytes) = app.pool.pick(
+            (format!("jsonb_build_object('Err', '{sql}')"), format!("convert_to('{sql}', 'UTF8')")),
+            (format!("json_object('Err', '{sql}')"), format!("cast('{sql}' as blob)")),
+        );
+        for text in [
+            format!("insert into usher_events (svix_id, event_type, received_at, error)
+                     values ('{sql}', '{sql}', {time}, '{sql}')"),
+            format!("insert into usher_job_failures (job_id, attempt, failed_at, error, about)
+                     values ('{sql}', 1, {time}, '{sql}', '{sql}')"),
+            format!("update {} set last_result = {json}, job = {bytes} where status <> 'Done'", app.pool.jobs()),
+            format!("update usher_job_failures set error = '{sql}' where about = 'msg_1'"),
+            format!("update usher_deliveries set last_error = '{sql}', reply = '{sql}', to_email = '{sql}'"),
+            format!("insert into usher_paused_queues (queue, reason, paused_by, since)
+                     values ('send-mail', '{sql}', '{sql}', {time})"),
+            format!("insert into usher_mail_circuit (id, reason, since, probe_at) values (1, '{sql}', {time}, {time})"),
+            format!("insert into usher_event_endpoints (name, slot, disabled_at, disabled_reason)
+                     values ('{sql}', 1, {time}, '{sql}')"),
+            format!("insert into usher_schedules (name, due_at, last_at, last_error)
+                     values ('retention', {time}, {time}, '{sql}')
+                     on conflict (name) do update set last_error = '{sql}'"),
+            format!("insert into usher_audit (id, at, who, door, action, subject, refused)
+                     values ({audit_id}, {time}, '{sql}', 'board', '{sql}', '{sql}', '{sql}')"),
+        ] {
+            app.pool.execute(&text).await;
+        }
         let ada = Browser::signed_in(app, ADA).await;
         let encoded: String = form_urlencoded::byte_serialize(hostile.as_bytes()).collect();
-        for path in [
-            "/board/inbox".to_owned(),
-            format!("/board/inbox/{encoded}"),
-            format!("/board/jobs?error={encoded}&queue={encoded}&older={encoded}"),
-            format!("/board/jobs/{encoded}"),
-            format!("/board/inbox?type={encoded}"),
-            format!("/board/inbox/change?id={encoded}&action=replay"),
+        let dead = ada.get("/board/jobs?state=dead").await;
+        let (_, rest) = dead.body.split_once("href=\"/board/jobs/01").expect("a job");
+        let job = format!("/board/jobs/01{}", rest.split_once('"').unwrap().0);
+        for (path, times) in [
+            ("/board".to_owned(), 4),
+            ("/board/jobs".to_owned(), 1),
+            (job, 2),
+            ("/board/inbox".to_owned(), 3),
+            (format!("/board/inbox/{encoded}"), 4),
+            (format!("/board/invites/{invite}"), 2),
+            ("/board/queues".to_owned(), 2),
+            ("/board/schedules".to_owned(), 1),
+            ("/board/audit".to_owned(), 4),
+            (format!("/board/jobs?error={encoded}&queue={encoded}&older={encoded}"), 1),
+            (format!("/board/jobs/{encoded}"), 1),
+            (format!("/board/invites/{encoded}"), 1),
+            (format!("/board/inbox?type={encoded}"), 1),
+            (format!("/board/inbox/change?id={encoded}&action=replay"), 1),
         ] {
-            ada.get(&path).await.hides("<script>alert").hides("alert(1)</script>");
+            let page = ada.get(&path).await;
+            page.hides("<script>alert").hides("alert(1)</script>");
+            let shown = page.body.matches("&lt;script&gt;alert(1)&lt;/script&gt;").count();
+            assert!(shown >= times, "{path} shows it {shown} times, not {times}:\n{}", page.body);
         }
+        app.pool.execute(&format!("update {} set status = 'Done' where status <> 'Done'", app.pool.jobs())).await;
+    }
+
+    async fn an_invite_says_what_it_waits_for_and_leads_to_its_jobs_and_back(app) {
+        let acme = app.organization("Acme").await;
+        let invite = app.invite_to_organization(acme, "ada@example.com", "member").await;
+        let (ada, bob) = (Browser::signed_in(app, ADA).await, Browser::signed_in(app, BOB).await);
+        let address = format!("/board/invites/{invite}");
+        let page = ada.get(&address).await;
+        page.shows("a person who has verified this address in Clerk").shows("ada@example.com").shows("Acme");
+        page.shows(&format!("/board/jobs?about={invite}"));
+        bob.get(&address).await.shows("a***@example.com").hides("ada@example.com");
+        let jobs = ada.get(&format!("/board/jobs?about={invite}")).await;
+        let (_, rest) = jobs.body.split_once("href=\"/board/jobs/01").expect("its mail's job");
+        let job = format!("/board/jobs/01{}", rest.split_once('"').unwrap().0);
+        ada.get(&job).await.shows(&format!("href=\"{address}\""));
+        app.run_jobs().await;
+        app.clerk().deliver("msg_1", "user.created", app.clerk().user("ada@example.com").to_json()).await.expect(202);
+        app.run_jobs().await;
+        let page = ada.get(&address).await;
+        page.shows("accepted").shows("href=\"/board/inbox/msg_1\"").shows(": sent,").hides("Waits for");
+        assert_eq!(ada.get("/board/invites/01").await.status, 404);
+        assert_eq!(ada.get(&format!("/board/invites/{}", app.clock.new_id())).await.status, 404);
+    }
+
+    async fn no_page_weighs_more_than_100_kb_whatever_its_rows_say(app) {
+        let (long, time) = ("w&lt; ".repeat(1_000), "'2026-01-01T00:00:00+00:00'");
+        let jobs = app.pool.jobs();
+        for number in 100..160 {
+            dead_event(app, &format!("msg_{number}")).await;
+            let id = app.pool.literal(app.clock.new_id());
+            app.pool.execute(&format!(
+                "insert into usher_audit (id, at, who, door, action, subject, refused)
+                 values ({id}, {time}, 'ada', 'board', 'retry jobs', '{long}', '{long}')"
+            )).await;
+            app.pool.execute(&format!(
+                "insert into usher_job_failures (job_id, attempt, failed_at, error, about)
+                 values ('01', {number}, {time}, '{long}', 'msg_100')"
+            )).await;
+        }
+        let result = app.pool.pick(
+            format!("jsonb_build_object('Err', '{long}')"),
+            format!("json_object('Err', '{long}')"),
+        );
+        let payload = json!({ "data": "x".repeat(250_000) });
+        for text in [
+            format!("update usher_events set error = '{long}', payload = '{payload}'"),
+            format!("update {jobs} set last_result = {result}"),
+        ] {
+            app.pool.execute(&text).await;
+        }
+        let ada = Browser::signed_in(app, ADA).await;
+        let mut files = 0;
+        for file in ["board.css", "board.js", "icon.svg"] {
+            files += ada.get(&format!("/board/{file}")).await.body.len();
+        }
+        for path in ["", "/jobs", "/inbox", "/inbox/msg_100", "/inbox/msg_100?payload=show", "/queues", "/schedules", "/audit"] {
+            let page = ada.get(&format!("/board{path}")).await;
+            let weight = page.body.len() + files;
+            assert!(page.status == 200 && weight <= 100_000, "{path}: {weight} bytes");
+        }
+    }
+
+    async fn however_many_look_at_the_overview_the_database_is_asked_once_a_second(app) {
+        let ada = Browser::signed_in(app, ADA).await;
+        ada.get("/board").await.shows("All is well");
+        app.pool.execute(
+            "insert into usher_events (svix_id, event_type, received_at, error)
+             values ('msg_1', 'user.created', '2026-01-01T00:00:00+00:00', 'unreadable')"
+        ).await;
+        let asked = tokio::time::Instant::now();
+        let looks = futures::future::join_all((0..50).map(|_| ada.get("/board"))).await;
+        if asked.elapsed() < Duration::from_millis(700) {
+            looks.iter().for_each(|page| { page.shows("All is well"); });
+        }
+        eventually("the overview is read again", async || ada.get("/board").await.body.contains("1 event has failed")).await;
+    }
+
+    async fn however_many_refresh_a_list_it_is_read_once_a_second_and_for_each_role(app) {
+        let event = |number| format!(
+            "insert into usher_events (svix_id, event_type, received_at, error)
+             values ('msg_{number}', 'user.created', '2026-01-01T00:00:00+00:00', 'unreadable')"
+        );
+        app.pool.execute(&event(1)).await;
+        let ada = Browser::signed_in(app, ADA).await;
+        let refreshing = Browser { headers: vec![("x-usher-refresh", "1")], ..Browser::signed_in_at(&ada, ADA).await };
+        let asked = tokio::time::Instant::now();
+        refreshing.get("/board/inbox").await.shows("msg_1").shows("Replay all failed");
+        app.pool.execute(&event(2)).await;
+        let looks = futures::future::join_all((0..50).map(|_| refreshing.get("/board/inbox"))).await;
+        if asked.elapsed() < Duration::from_millis(900) {
+            looks.iter().for_each(|page| { page.hides("msg_2"); });
+        }
+        ada.get("/board/inbox").await.shows("msg_2");
+        refreshing.get("/board/inbox?state=failed").await.shows("msg_2");
+        let bob = Browser { headers: vec![("x-usher-refresh", "1")], ..Browser::signed_in_at(&ada, BOB).await };
+        bob.get("/board/inbox").await.shows("msg_2").hides("Replay all failed");
+        eventually("the list is read again", async || refreshing.get("/board/inbox").await.body.contains("msg_2")).await;
+    }
+
+    async fn the_audit_is_kept_as_long_as_its_own_setting_says(app) {
+        let ada = Browser::signed_in(app, ADA).await;
+        let stranger = Browser::new(&app.app);
+        stranger.sign_in("guessed-ops-key-of-more-than-32-characters").await;
+        app.clock.advance(TimeDelta::days(2));
+        stranger.sign_in("guessed-ops-key-of-more-than-32-characters").await;
+        assert_eq!(audit(app).await.len(), 2);
+        app.clock.advance(TimeDelta::days(364));
+        app.run_schedules().await;
+        app.run_jobs().await;
+        assert_eq!(audit(app).await.len(), 1, "the default is 365 days");
+        assert_eq!(ada.get("/board/audit").await.status, 303, "no session is that long");
     }
 
     async fn a_schedule_is_run_now_and_says_how_it_ended(app) {

@@ -407,7 +407,7 @@ fn generated_secrets_are_for_their_owner_s_eyes_and_no_command_prints_them() {
         ("SMTP_URL", "smtp://usher:mailpa55@localhost:587"),
     ];
     let second = Ran::of(machine.usher(&["config"]).envs(given).output().unwrap()).well();
-    let help = Ran::of(machine.usher(&["--help"]).envs(given).output().unwrap()).well();
+    let help = Ran::of(machine.usher(&["help", "settings"]).envs(given).output().unwrap()).well();
 
     let secrets = generated
         .as_object()

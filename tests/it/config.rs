@@ -462,7 +462,7 @@ fn a_misspelt_variable_is_told_whatever_it_begins_with_and_other_programs_are_no
 #[test]
 fn help_names_every_variable_and_shows_no_value() {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_usher"))
-        .arg("--help")
+        .args(["help", "settings"])
         .env_clear()
         .env("CLERK_ISSUER", "https://u:hunter2@clerk.example.com")
         .env("MAIL_UNSUBSCRIBE", "https://example.com?key=hunter2")

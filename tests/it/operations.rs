@@ -565,6 +565,8 @@ stories! {
         assert!(running.usher.deliver("msg_2", &broken).await);
         let failed = async || running.usher.json(&["webhooks", "list", "--state", "failed", "--json"]).await;
         eventually("it has failed", async || failed().await[0]["svix_id"] == "msg_2").await;
+        // An event has failed before its job is dead, and a replay meanwhile would be a second job.
+        running.jobs_are(&["process-clerk-event dead"]).await;
         let list = running.usher.well(&["webhooks", "list", "--type", "user.created"]).await;
         assert!(list.contains("msg_1") && list.contains("msg_2") && list.contains("failed"), "{list}");
         let shown = running.usher.well(&["webhooks", "show", "msg_1"]).await;
@@ -577,7 +579,6 @@ stories! {
             shown["failed_attempts"].as_array().unwrap().len() == 2
         })
         .await;
-        // Its attempt is noted before its job is dead, and a replay meanwhile would be a second job.
         running.jobs_are(&["process-clerk-event dead"]).await;
         running.usher.well(&["webhooks", "replay", "--failed", "--yes"]).await;
         eventually("it has failed once more", async || failed().await[0]["svix_id"] == "msg_2").await;

@@ -34,7 +34,7 @@ pub(super) fn absent(settings: &Settings) -> Vec<Absent> {
         ),
         (
             "USHER_OPS_KEYS",
-            settings.usher_ops_keys.is_none(),
+            settings.usher_ops_keys.is_none() && settings.usher_ops_user_header.is_none(),
             "the board opens on a loopback address only, and changes nothing",
         ),
         (

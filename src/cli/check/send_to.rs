@@ -1,7 +1,5 @@
 //! `usher check --send-to`: sends one real mail and shows the SMTP session.
 
-use anstream::println;
-
 use crate::cli::paint::{FAINT, paint};
 use crate::clock::Clock;
 use crate::config::Config;

@@ -8,8 +8,6 @@ mod timeline;
 use std::io::{IsTerminal as _, stdin, stdout};
 use std::path::Path;
 
-use anstream::println;
-
 use self::stage::Stage;
 use super::paint::{FAINT, STRONG, paint};
 use crate::config::VAR;
@@ -96,7 +94,7 @@ async fn stay(stage: &Stage, link: &str) -> anyhow::Result<()> {
     println!("\n{}", paint(STRONG, "usher serves on until Ctrl-C"));
     println!("  API key   {key}");
     println!("  API       {address}/docs");
-    println!("  board     {admin}/board");
+    println!("  board     {}", stage.board);
     println!("  health    {admin}/readyz");
     println!("\n{}", paint(STRONG, "From a second terminal"));
     println!("  curl -H 'Authorization: Bearer {key}' \\");

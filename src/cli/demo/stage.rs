@@ -19,6 +19,7 @@ use crate::cli::fake_clerk::{Delivery, WRONG_SECRET, http_client, message_id, se
 use crate::cli::paint::status;
 use crate::clock::Clock;
 use crate::config::{DevSecrets, Settings};
+use crate::ops::board_link;
 use crate::service::{Role, Service};
 use usher_clerk::{DevSigner, EventKind};
 use usher_testkit::fake_clerk::{FakeUser, SignIn, event};
@@ -33,6 +34,8 @@ pub(super) struct Stage {
     pub address: String,
     /// The private address.
     pub admin_address: String,
+    /// The link to the board.
+    pub board: String,
     /// The folder of mails.
     pub outbox: PathBuf,
     /// The database's file.
@@ -62,6 +65,7 @@ impl Stage {
             http: http_client(&Url::parse(&address)?)?,
             address,
             admin_address: format!("http://{}", service.admin_address()),
+            board: board_link(&app.config, service.admin_address()),
             outbox: folder.join("outbox"),
             database: folder.join("usher.db"),
             signer: DevSigner::from_pkcs8_pem(&secrets.session_key)?,

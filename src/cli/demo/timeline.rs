@@ -3,7 +3,6 @@
 use std::fmt::Display;
 use std::time::Instant;
 
-use anstream::println;
 use anstyle::{AnsiColor, Style};
 
 use crate::cli::paint::{FAINT, STRONG, colour, paint};

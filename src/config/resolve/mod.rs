@@ -1,5 +1,6 @@
 //! From settings to the configuration in force. All errors are returned at once.
 
+mod board;
 mod clerk;
 mod events;
 mod invites;
@@ -10,15 +11,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use chrono::TimeDelta;
-use url::Host;
 
 use super::clerk_values;
+use super::dev_secrets;
 use super::error::{ConfigError, ConfigErrors, Problems, wrong};
 use super::values::{address, age, drain_time, list, max_connections, number_or_off, parsed, rate_limit, url};
 use super::{Config, DevSecrets, Environment, MailRoute, Retention, Settings, Telemetry, VAR};
 use crate::api_key::ApiKey;
 use crate::invites::roles::Roles;
-use crate::ops_key::OpsKeys;
 use crate::secret::Secret;
 use crate::store::{Layout, check_address};
 use crate::telemetry::{LogFilter, LogFormat};
@@ -109,6 +109,12 @@ impl Settings {
             authorized_parties.clone_from(&page_origins);
         }
         let api_keys = all.or_default(self.api_keys(dev));
+        let ops_keys = all.or_default(self.ops_keys(&api_keys));
+        let ops_proxy = all.or_default(self.ops_proxy());
+        let opens_by_link = environment == Environment::Development
+            && admin_listen.ip().is_loopback()
+            && ops_keys.is_empty()
+            && ops_proxy.is_none();
         let config = Config {
             environment,
             database_url: all.or_default(self.database_in(var)),
@@ -130,7 +136,9 @@ impl Settings {
             clerk_api_url: all.or_default(clerk_values::api_url(
                 self.clerk_api_url.as_deref().unwrap_or(CLERK_API),
             )),
-            ops_keys: all.or_default(self.ops_keys(&api_keys)),
+            ops_keys,
+            development_ops_key: opens_by_link.then(dev_secrets::ops_key),
+            ops_proxy,
             ops_hosts: all.or_default(self.ops_hosts()),
             api_keys,
             rate_limit: all.or_default(rate_limit(
@@ -260,25 +268,6 @@ impl Settings {
             return Err(wrong("USHER_API_KEYS", "is missing; make one with: usher api-key"));
         }
         Ok(keys)
-    }
-
-    fn ops_keys(&self, api_keys: &[ApiKey]) -> Result<OpsKeys, ConfigError> {
-        let given = self.usher_ops_keys.as_ref().map_or("", Secret::expose);
-        OpsKeys::parse(given, api_keys)
-            .map_err(|(position, error)| wrong("USHER_OPS_KEYS", format!("entry {position} {error}")))
-    }
-
-    fn ops_hosts(&self) -> Result<Vec<String>, ConfigError> {
-        let hosts = list(self.usher_ops_hosts.as_deref());
-        let is_name = |host: &&str| Host::parse(host).is_ok_and(|parsed| parsed.to_string() == **host);
-        if hosts.iter().all(|host| is_name(&host.as_str())) {
-            Ok(hosts)
-        } else {
-            Err(wrong(
-                "USHER_OPS_HOSTS",
-                "must be host names in lower case, without https:// and port, such as ops.example.com",
-            ))
-        }
     }
 
     fn token_keys(&self, dev: Option<&DevSecrets>) -> Result<Vec<Secret>, ConfigError> {

@@ -12,56 +12,15 @@ use url::form_urlencoded;
 use url::{Host, Url};
 
 use super::layout::refusal;
+use super::viewer::{Viewer, who_looks};
 use super::{Board, SIGN_IN};
 use crate::config::Config;
-use crate::cookies::cookies;
-use crate::ops_key::{OpsKeys, OpsRole};
 use crate::repair;
 
-/// The session's cookie.
-pub(super) const COOKIE: &str = "usher_board";
 /// The field of forms that has the session's token.
 pub(super) const TOKEN_FIELD: &str = "token";
 /// Forms hold ids and filters.
 const MAX_FORM: usize = 64 * 1024;
-
-/// What the configuration allows.
-pub(super) enum Access {
-    /// All who reach the loopback address may look.
-    LookOnly,
-    /// With a session.
-    Keys(OpsKeys),
-    /// There are no keys, and other machines can reach the address.
-    Off,
-}
-
-impl Access {
-    pub(super) fn of(config: &Config) -> Self {
-        if !config.ops_keys.is_empty() {
-            Self::Keys(config.ops_keys.clone())
-        } else if config.admin_listen.ip().is_loopback() {
-            Self::LookOnly
-        } else {
-            Self::Off
-        }
-    }
-}
-
-/// Who looks.
-#[derive(Clone, Debug)]
-pub(super) struct Viewer {
-    /// The name of their key.
-    pub name: Option<String>,
-    pub role: OpsRole,
-    /// For forms.
-    pub token: String,
-}
-
-impl Viewer {
-    pub(super) fn operates(&self) -> bool {
-        self.role == OpsRole::Operate
-    }
-}
 
 /// The fields of a form that was sent, in order.
 #[derive(Clone, Debug, Default)]
@@ -92,7 +51,7 @@ const SECURITY_HEADERS: [(HeaderName, &str); 5] = [
 ];
 
 /// Why a request does not reach its page.
-enum Stop {
+pub(super) enum Stop {
     Refused {
         status: StatusCode,
         title: &'static str,
@@ -101,7 +60,7 @@ enum Stop {
     SignInFirst,
 }
 
-fn refused(title: &'static str, text: &'static str) -> Stop {
+pub(super) fn refused(title: &'static str, text: &'static str) -> Stop {
     Stop::Refused {
         status: StatusCode::FORBIDDEN,
         title,
@@ -112,15 +71,14 @@ fn refused(title: &'static str, text: &'static str) -> Stop {
 /// Lets a request through to its page, or says why not. A refused form is in the audit.
 pub(super) async fn guard(State(board): State<Board>, request: Request, next: Next) -> Response {
     let (method, uri, peer) = (request.method().clone(), request.uri().clone(), peer(&request));
-    let cookie = cookies(request.headers()).find(|(name, _)| *name == COOKIE);
-    let cookie = cookie.map_or("", |(_, value)| value).to_owned();
-    let viewer = viewer(&board, &cookie);
-    let mut response = match admit(&board, request, viewer.clone(), &cookie).await {
+    let viewer = who_looks(&board, &request);
+    let name = viewer.as_ref().ok().and_then(Option::as_ref).cloned();
+    let mut response = match admit(&board, request, viewer).await {
         Ok(request) => next.run(request).await,
         Err(Stop::SignInFirst) => to_sign_in(&method, &uri),
         Err(Stop::Refused { status, title, text }) => {
             if method == Method::POST && board.may_try(peer).is_ok() {
-                let operator = board.operator(viewer.as_ref());
+                let operator = board.operator(name.as_ref());
                 repair::refuse(&board.app.store, operator, uri.path(), title).await;
             }
             refusal(status, title, text)
@@ -135,7 +93,7 @@ pub(super) async fn guard(State(board): State<Board>, request: Request, next: Ne
     response
 }
 
-async fn admit(board: &Board, request: Request, viewer: Option<Viewer>, cookie: &str) -> Result<Request, Stop> {
+async fn admit(board: &Board, request: Request, viewer: Result<Option<Viewer>, Stop>) -> Result<Request, Stop> {
     let host = host_of(request.headers(), request.uri());
     if !host.as_deref().is_some_and(|host| is_own_host(&board.app.config, host)) {
         return Err(Stop::Refused {
@@ -144,18 +102,19 @@ async fn admit(board: &Board, request: Request, viewer: Option<Viewer>, cookie: 
             text: "Open the board as localhost, for example through an SSH tunnel, or add the name to USHER_OPS_HOSTS.",
         });
     }
-    if matches!(board.access, Access::Off) {
+    if board.access.is_off() {
         return Err(refused(
             "The board is off",
             "USHER_ADMIN_LISTEN can be reached by others, and USHER_OPS_KEYS is not set. Make a key with \
              `usher ops-key --name you --role operate`, set its entry as USHER_OPS_KEYS, and restart usher.",
         ));
     }
+    let viewer = viewer?;
     let is_sign_in = request.uri().path() == SIGN_IN;
     if request.method() == Method::POST {
         let (mut request, posted) = read_form(request).await?;
         if !is_sign_in {
-            may_change(board, &request, viewer.as_ref(), cookie, &posted)?;
+            may_change(board, &request, viewer.as_ref(), &posted)?;
         } else if !is_same_origin(request.headers()) {
             return Err(foreign_origin());
         }
@@ -168,40 +127,20 @@ async fn admit(board: &Board, request: Request, viewer: Option<Viewer>, cookie: 
     let mut request = request;
     match viewer {
         Some(viewer) => drop(request.extensions_mut().insert(viewer)),
+        None if board.access.keys.is_empty() => {
+            return Err(refused(
+                "You are not signed in",
+                "Open the board at the address of the proxy that signs you in.",
+            ));
+        }
         None if is_sign_in => {}
         None => return Err(Stop::SignInFirst),
     }
     Ok(request)
 }
 
-/// Whose session it is; without keys, a viewer without a name.
-fn viewer(board: &Board, cookie: &str) -> Option<Viewer> {
-    match &board.access {
-        Access::LookOnly => Some(Viewer {
-            name: None,
-            role: OpsRole::View,
-            token: String::new(),
-        }),
-        Access::Keys(keys) => {
-            let (key, role) = board.sessions.verify(keys, cookie, board.app.clock.now())?;
-            Some(Viewer {
-                name: Some(key.name.clone()),
-                role,
-                token: board.sessions.form_token(cookie),
-            })
-        }
-        Access::Off => None,
-    }
-}
-
 /// Refuses a form that its session's own page did not send, or whose sender may only look.
-fn may_change(
-    board: &Board,
-    request: &Request,
-    viewer: Option<&Viewer>,
-    cookie: &str,
-    posted: &Posted,
-) -> Result<(), Stop> {
+fn may_change(board: &Board, request: &Request, viewer: Option<&Viewer>, posted: &Posted) -> Result<(), Stop> {
     let Some(viewer) = viewer else {
         return Err(refused(
             "You are not signed in",
@@ -211,15 +150,15 @@ fn may_change(
     if viewer.name.is_none() {
         return Err(refused(
             "The board only looks",
-            "To change something, make a key with `usher ops-key --name you --role operate`, set its entry as \
-             USHER_OPS_KEYS, and restart usher.",
+            "To change something, open the link that `usher serve` prints in development, or make a key with \
+             `usher ops-key --name you --role operate`, set its entry as USHER_OPS_KEYS, and restart usher.",
         ));
     }
     if !is_same_origin(request.headers()) {
         return Err(foreign_origin());
     }
     let token = posted.get(TOKEN_FIELD).unwrap_or_default();
-    if !board.sessions.is_form_token(cookie, token) {
+    if !board.sessions.is_form_token(&viewer.subject, token) {
         return Err(refused(
             "This form is not of your session",
             "Nothing was changed. Open the page again and repeat what you did.",
@@ -227,8 +166,8 @@ fn may_change(
     }
     if !viewer.operates() && request.uri().path() != super::SIGN_OUT {
         return Err(refused(
-            "Your key may only look",
-            "Nothing was changed. A key with the role `operate` may change something.",
+            "You may only look",
+            "Nothing was changed. The role `operate` is needed to change something.",
         ));
     }
     Ok(())

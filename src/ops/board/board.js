@@ -1,6 +1,17 @@
 // Refreshes the page every two seconds while it is seen, unless it is held. Without it the board works, too.
 "use strict";
 
+// Development's link brings a key in its fragment. It leaves the address, and so the history, before it is used.
+const key = new URLSearchParams(location.hash.slice(1)).get("key");
+if (key) {
+    history.replaceState(null, "", location.pathname + location.search);
+    const field = document.querySelector("form input[name=key]");
+    if (field) {
+        field.value = key;
+        field.form.requestSubmit();
+    }
+}
+
 const EVERY = 2000;
 const main = document.querySelector("main[data-live]");
 const onward = document.querySelector("form[data-continue]");
@@ -28,7 +39,7 @@ if (main) {
         || String(getSelection()) !== "";
     const refresh = async () => {
         if (isHeld || document.hidden || isInUse()) return;
-        const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+        const answer = await fetch(location.href, { headers: { accept: "text/html", "x-usher-refresh": "1" } });
         if (!answer.ok || answer.redirected) return;
         const page = new DOMParser().parseFromString(await answer.text(), "text/html");
         const fresh = page.querySelector("main[data-live]");

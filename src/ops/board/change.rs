@@ -13,11 +13,12 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use maud::{Markup, html};
 use tokio::time::Instant;
 
-use super::access::{Posted, Viewer};
+use super::access::Posted;
 use super::inbox::{self, EventQuery, key_of, key_text};
 use super::jobs::{self, JobQuery};
 use super::layout::{Page, Section, capitalized, message, token};
 use super::query::{Asked, link};
+use super::viewer::Viewer;
 use super::{AUDIT, Board, INBOX, JOBS, Unavailable};
 use crate::repair::{EventAction, EventChange, JobAction, JobChange, RepairError};
 use crate::store::{EventFilter, JobFilter};
@@ -368,8 +369,8 @@ fn impossible(section: Section, viewer: &Viewer, asked: &Asked) -> Response {
             &format!("{problem}."),
         ),
         None => {
-            let text = "A key with the role `operate` may change something.";
-            message(section, viewer, StatusCode::FORBIDDEN, "Your key may only look", text)
+            let text = "The role `operate` is needed to change something.";
+            message(section, viewer, StatusCode::FORBIDDEN, "You may only look", text)
         }
     }
 }

@@ -9,19 +9,22 @@ use axum::response::Response;
 use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 
-use super::access::Viewer;
-use super::jobs::attempts;
-use super::layout::{Page, Section, capitalized, details, message, state, table, text, time, whole_time};
+use super::jobs::{MAX_ERROR, attempts};
+use super::layout::{CELL, Page, Section, capitalized, cut, details, message, state, table, text, time, whole_time};
+use super::live::Refresh;
 use super::query::{Asked, link, link_with, segment};
 use super::redact::redacted;
+use super::viewer::Viewer;
 use super::{Board, INBOX, JOBS, Unavailable};
 use crate::repair::EventAction;
-use crate::store::{EventFilter, EventKey, EventState, EventView};
+use crate::store::{EventFilter, EventKey, EventState, EventView, StoreError};
 use usher_clerk::EventKind;
 
 /// Rows of a page.
 const PAGE: u32 = 50;
 pub(super) const CHANGE: &str = "/board/inbox/change";
+/// Characters of a payload that are shown.
+const MAX_PAYLOAD: usize = 32_000;
 
 /// The filters of a list of events, as the address has them.
 pub(super) struct EventQuery {
@@ -84,8 +87,22 @@ pub(super) fn key_of(text: &str) -> Option<EventKey> {
 pub(super) async fn list(
     State(board): State<Board>,
     Extension(viewer): Extension<Viewer>,
+    refresh: Refresh,
     Query(fields): Query<HashMap<String, String>>,
 ) -> Result<Response, Unavailable> {
+    let body = board
+        .live
+        .body(refresh, &viewer, list_body(&board, &viewer, fields))
+        .await?;
+    let page = Page {
+        section: Section::Inbox,
+        title: "Inbox",
+        live: true,
+    };
+    Ok(page.show(&viewer, body))
+}
+
+async fn list_body(board: &Board, viewer: &Viewer, fields: HashMap<String, String>) -> Result<Markup, StoreError> {
     let now = board.app.clock.now();
     let mut asked = Asked::new(fields);
     let query = EventQuery::read(&mut asked, now);
@@ -100,17 +117,11 @@ pub(super) async fn list(
     } else {
         Vec::new()
     };
-    let page = Page {
-        section: Section::Inbox,
-        title: "Inbox",
-        live: true,
-    };
-    let body = html! {
+    Ok(html! {
         (filters(&query))
         @if let Some(problem) = &problem { p.problem role="alert" { (problem) "." } }
-        @else { (rows(&events, now)) (next_page(&query, &events)) (bulk(&query, &viewer, &events)) }
-    };
-    Ok(page.show(&viewer, body))
+        @else { (rows(&events, now)) (next_page(&query, &events)) (bulk(&query, viewer, &events)) }
+    })
 }
 
 fn filters(query: &EventQuery) -> Markup {
@@ -150,7 +161,7 @@ fn rows(events: &[EventView], now: DateTime<Utc>) -> Markup {
                 td { (event.event_type) }
                 td { (state(event.state.as_str())) }
                 td { (time(event.received_at, now)) }
-                td.long { (event.outcome.as_deref().or(event.error.as_deref()).unwrap_or_default()) }
+                td.long { (cut(event.outcome.as_deref().or(event.error.as_deref()).unwrap_or_default(), CELL)) }
             }
         }
     };
@@ -236,7 +247,7 @@ fn about(event: &EventView, now: DateTime<Utc>) -> Markup {
         ("Received", Some(whole_time(event.received_at, now))),
         ("Processed", event.processed_at.map(|at| whole_time(at, now))),
         ("Outcome", event.outcome.as_deref().map(text)),
-        ("Error", event.error.as_deref().map(text)),
+        ("Error", event.error.as_deref().map(|error| text(cut(error, MAX_ERROR)))),
         (
             "Jobs",
             Some(html! { a href=(link(JOBS, &[("about", Some(&event.svix_id))])) { "unfinished jobs about it" } }),
@@ -260,14 +271,20 @@ fn actions(event: &EventView, viewer: &Viewer) -> Markup {
 /// It holds names and addresses, so it is shown on demand, and to those who may operate.
 fn payload_of(event: &EventView, viewer: &Viewer, is_asked: bool, payload: Option<&str>) -> Markup {
     if !viewer.operates() {
-        return html! { p.muted { "It holds names and addresses. A key with the role `operate` shows it." } };
+        return html! { p.muted { "It holds names and addresses. The role `operate` is needed to see it." } };
     }
     if !is_asked {
         let address = link(&segment(INBOX, &event.svix_id), &[("payload", Some("show"))]);
         return html! { p { a.button href=(address) { "Show the payload" } } };
     }
     match payload.map(redacted) {
-        Some(Some(payload)) => html! { pre tabindex="0" aria-label="Payload" { (payload) } },
+        Some(Some(payload)) => {
+            let shown = cut(&payload, MAX_PAYLOAD);
+            html! {
+                pre tabindex="0" aria-label="Payload" { (shown) }
+                @if shown != payload { p { "The rest is left out. `usher webhooks show --payload` prints all." } }
+            }
+        }
         Some(None) => html! { p { "It is no JSON, so it is not shown: secrets could not be cut out." } },
         None => html! { p { "It is not kept any more." } },
     }

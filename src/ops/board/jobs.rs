@@ -11,9 +11,11 @@ use maud::{Markup, html};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::access::Viewer;
-use super::layout::{Page, Section, capitalized, details, message, state, table, text, time, whole_time};
+use super::invites::INVITES;
+use super::layout::{CELL, Page, Section, capitalized, cut, details, message, state, table, text, time, whole_time};
+use super::live::Refresh;
 use super::query::{Asked, link, link_with, segment};
+use super::viewer::Viewer;
 use super::{Board, INBOX, JOBS, Unavailable};
 use crate::repair::JobAction;
 use crate::store::{FailedAttempt, JobFilter, JobState, JobView, Queue, StoreError, Tx};
@@ -89,8 +91,22 @@ async fn with_mails(tx: &mut Tx, id: &str) -> Result<Vec<String>, StoreError> {
 pub(super) async fn list(
     State(board): State<Board>,
     Extension(viewer): Extension<Viewer>,
+    refresh: Refresh,
     Query(fields): Query<HashMap<String, String>>,
 ) -> Result<Response, Unavailable> {
+    let body = board
+        .live
+        .body(refresh, &viewer, list_body(&board, &viewer, fields))
+        .await?;
+    let page = Page {
+        section: Section::Jobs,
+        title: "Jobs",
+        live: true,
+    };
+    Ok(page.show(&viewer, body))
+}
+
+async fn list_body(board: &Board, viewer: &Viewer, fields: HashMap<String, String>) -> Result<Markup, StoreError> {
     let now = board.app.clock.now();
     let mut asked = Asked::new(fields);
     let query = JobQuery::read(&mut asked, now);
@@ -106,17 +122,11 @@ pub(super) async fn list(
     } else {
         Vec::new()
     };
-    let page = Page {
-        section: Section::Jobs,
-        title: "Jobs",
-        live: true,
-    };
-    let body = html! {
+    Ok(html! {
         (filters(&query))
         @if let Some(problem) = &problem { p.problem role="alert" { (problem) "." } }
-        @else { (rows(&jobs, now)) (next_page(&query, &jobs)) (bulk(&query, &viewer, &jobs)) }
-    };
-    Ok(page.show(&viewer, body))
+        @else { (rows(&jobs, now)) (next_page(&query, &jobs)) (bulk(&query, viewer, &jobs)) }
+    })
 }
 
 fn filters(query: &JobQuery) -> Markup {
@@ -161,7 +171,7 @@ fn rows(jobs: &[JobView], now: DateTime<Utc>) -> Markup {
                 td.number { (job.attempts) }
                 td { @if let Some(at) = job.enqueued_at { (time(at, now)) } }
                 td { @if let Some(at) = job.due_at { (time(at, now)) } }
-                td.long { (job.error.as_deref().unwrap_or_default()) }
+                td.long { (cut(job.error.as_deref().unwrap_or_default(), CELL)) }
             }
         }
     };
@@ -214,6 +224,10 @@ pub(super) async fn show(
         ));
     };
     let failures = tx.failures_of_job(&id).await?;
+    let invite = match delivery_in(&job.payload) {
+        Some(delivery) => tx.invite_of_delivery(delivery).await?,
+        None => None,
+    };
     let now = board.app.clock.now();
     let page = Page {
         section: Section::Jobs,
@@ -221,26 +235,34 @@ pub(super) async fn show(
         live: true,
     };
     let body = html! {
-        (about_job(&job, now))
+        (about_job(&job, invite, now))
         (actions(&job, &viewer))
         (attempts(&failures, now))
     };
     Ok(page.show(&viewer, body))
 }
 
-fn about_job(job: &JobView, now: DateTime<Utc>) -> Markup {
+/// The mail that a job sends.
+fn delivery_in(payload: &str) -> Option<Uuid> {
+    let payload: Value = serde_json::from_str(payload).ok()?;
+    payload["delivery_id"].as_str()?.parse().ok()
+}
+
+fn about_job(job: &JobView, invite: Option<Uuid>, now: DateTime<Utc>) -> Markup {
+    let invite = invite.map(|id| id.to_string());
     let at = |at: Option<DateTime<Utc>>| at.map(|at| whole_time(at, now));
     html! {
         (details(&[
             ("Queue", Some(html! { a href=(link(JOBS, &[("queue", Some(&job.queue))])) { (job.queue) } })),
             ("State", Some(state(job.state.as_str()))),
             ("About", Some(about(&job.payload))),
+            ("Invite", invite.map(|id| html! { a href=(segment(INVITES, &id)) { code { (id) } } })),
             ("Enqueued", at(job.enqueued_at)),
             ("Due", at(job.due_at)),
             ("Attempts", Some(text(job.attempts.to_string()))),
             ("Ended", at(job.ended_at)),
             ("Worker", job.worker.as_deref().map(text)),
-            ("Last error", job.error.as_deref().map(text)),
+            ("Last error", job.error.as_deref().map(|error| text(cut(error, MAX_ERROR)))),
         ]))
     }
 }
@@ -280,18 +302,24 @@ fn actions(job: &JobView, viewer: &Viewer) -> Markup {
     }
 }
 
+/// Characters of an error on its own page.
+pub(super) const MAX_ERROR: usize = 4_000;
+/// Rows of failed attempts: those of one job, or the newest of several.
+const MAX_ATTEMPTS: usize = 60;
+
 /// Failed attempts, of one job or of all that are about one event.
 pub(super) fn attempts(failures: &[FailedAttempt], now: DateTime<Utc>) -> Markup {
     if failures.is_empty() {
         return html! {};
     }
+    let failures = &failures[failures.len().saturating_sub(MAX_ATTEMPTS)..];
     let rows = html! {
         @for failure in failures {
             tr {
                 td.number { (failure.attempt) }
                 td { (time(failure.failed_at, now)) }
                 td { a href=(segment(JOBS, &failure.job_id)) { code { (failure.job_id) } } }
-                td.long { (failure.error) }
+                td.long { (cut(&failure.error, CELL)) }
             }
         }
     };

@@ -5,7 +5,8 @@ use axum::response::{Html, IntoResponse as _, Response};
 use chrono::{DateTime, SecondsFormat, Utc};
 use maud::{DOCTYPE, Markup, html};
 
-use super::access::{TOKEN_FIELD, Viewer};
+use super::access::TOKEN_FIELD;
+use super::viewer::Viewer;
 use super::{AUDIT, INBOX, JOBS, OVERVIEW, QUEUES, SCHEDULES, SIGN_OUT};
 use crate::clock::distance;
 
@@ -69,9 +70,11 @@ fn session(viewer: &Viewer) -> Markup {
             @match &viewer.name {
                 Some(name) => {
                     span { (name) " (" (viewer.role) ")" }
-                    form method="post" action=(SIGN_OUT) {
-                        (token(viewer))
-                        button type="submit" { "Sign out" }
+                    @if viewer.has_session {
+                        form method="post" action=(SIGN_OUT) {
+                            (token(viewer))
+                            button type="submit" { "Sign out" }
+                        }
                     }
                 }
                 None => { span { "looks only: USHER_OPS_KEYS is not set" } }
@@ -98,6 +101,12 @@ pub(super) fn refusal(status: StatusCode, title: &str, text: &str) -> Response {
         },
     );
     (status, Html(page.into_string())).into_response()
+}
+
+/// While the database does not answer.
+pub(super) fn unavailable() -> Response {
+    let text = "The log says why. The board goes on as soon as the database answers.";
+    refusal(StatusCode::SERVICE_UNAVAILABLE, "The database does not answer", text)
 }
 
 /// The same within the navigation.
@@ -177,6 +186,17 @@ pub(super) fn details(pairs: &[(&str, Option<Markup>)]) -> Markup {
 pub(super) fn text(value: impl AsRef<str>) -> Markup {
     html! { (value.as_ref()) }
 }
+
+/// The beginning of a text that others wrote: a page stays small, whatever its rows say.
+pub(super) fn cut(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// Characters of a cell in a list.
+pub(super) const CELL: usize = 240;
 
 /// With a capital letter at the beginning.
 pub(super) fn capitalized(text: &str) -> String {

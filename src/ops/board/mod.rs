@@ -1,16 +1,18 @@
 //! The board: operators see in a browser whether all is well, and repair what isn't. Only the private listener has it.
 //!
-//! - `access`: who may look and change. `session`: their cookies. `sign_in`: how they get one.
-//! - `overview`, `jobs`, `inbox`, `queues`, `schedules`, `audit`: the pages. `layout`: what they share.
+//! - `access`: who may look and change. `viewer`: who it is. `session`: their cookies. `sign_in`: how they get one.
+//! - `overview`, `jobs`, `inbox`, `invites`, `queues`, `schedules`, `audit`: the pages. `layout`: what they share.
 //! - `query`: their addresses. `change`: asks before many are changed. `redact`: payloads.
-//! - `snapshot`: what is known of the whole service.
+//! - `snapshot`: what is known of the whole service. `live`: lists that many look at.
 
 mod access;
 mod audit;
 mod change;
 mod inbox;
+mod invites;
 mod jobs;
 mod layout;
+mod live;
 mod overview;
 mod query;
 mod queues;
@@ -19,22 +21,25 @@ mod schedules;
 mod session;
 mod sign_in;
 mod snapshot;
+mod viewer;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::middleware::from_fn_with_state;
 use axum::response::Response;
 use axum::routing::{get, post};
 
-use access::Access;
+use live::Live;
 use session::Sessions;
 use snapshot::Snapshots;
+use viewer::Access;
 
 use crate::app::App;
+use crate::config::Config;
 use crate::rate_limit::Limiter;
 use crate::store::StoreError;
 use crate::worker::Alive;
@@ -60,6 +65,7 @@ struct Shared {
     sessions: Sessions,
     attempts: Option<Limiter<IpAddr>>,
     snapshots: Snapshots,
+    live: Live,
 }
 
 impl Deref for Board {
@@ -77,6 +83,7 @@ pub fn router(app: &App, workers: Option<Alive>) -> Router {
         sessions: Sessions::new(&app.config.token_keys),
         attempts: ATTEMPTS.parse().ok().and_then(|limit| Limiter::new(limit, &app.clock)),
         snapshots: Snapshots::new(workers),
+        live: Live::default(),
         app: app.clone(),
     }));
     let pages = Router::new()
@@ -89,12 +96,23 @@ pub fn router(app: &App, workers: Option<Alive>) -> Router {
         .route(INBOX, get(inbox::list))
         .route(inbox::CHANGE, get(change::ask_events).post(change::change_events))
         .route("/board/inbox/{id}", get(inbox::show))
+        .route("/board/invites/{id}", get(invites::show))
         .route(QUEUES, get(queues::list).post(queues::change))
         .route(SCHEDULES, get(schedules::list).post(schedules::run))
         .route(AUDIT, get(audit::list))
         .layer(from_fn_with_state(board.clone(), access::guard))
         .with_state(board);
     pages.merge(files())
+}
+
+/// Where a browser on this machine finds the board. In development the link signs in by a key in its fragment, which
+/// browsers send to no server and the page removes.
+#[must_use]
+pub fn link(config: &Config, private: SocketAddr) -> String {
+    match &config.development_ops_key {
+        Some(key) => format!("http://{private}{SIGN_IN}#key={}", key.expose()),
+        None => format!("http://{private}{OVERVIEW}"),
+    }
 }
 
 /// The files of the pages, which need no session.
@@ -123,7 +141,6 @@ impl From<StoreError> for Unavailable {
 impl axum::response::IntoResponse for Unavailable {
     fn into_response(self) -> Response {
         tracing::warn!(error = %self.0, "a page of the board could not be shown");
-        let text = "The log says why. The board goes on as soon as the database answers.";
-        layout::refusal(StatusCode::SERVICE_UNAVAILABLE, "The database does not answer", text)
+        layout::unavailable()
     }
 }

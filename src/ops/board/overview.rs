@@ -8,10 +8,10 @@ use axum::response::Response;
 use maud::{Markup, html};
 use url::Url;
 
-use super::access::Viewer;
 use super::layout::{Page, Section, details, table, text, time};
 use super::query::link;
 use super::snapshot::Snapshot;
+use super::viewer::Viewer;
 use super::{Board, INBOX, JOBS};
 use crate::metrics::QueueDepth;
 use crate::store::{EndpointRow, Queue, minute_of};
@@ -145,11 +145,18 @@ fn figures(board: &Board, snapshot: &Snapshot) -> Markup {
     } else {
         "older than this version"
     };
+    let is_of_clerk = |queue: &&QueueDepth| queue.queue == Queue::ProcessClerkEvent.as_str();
+    let lag = snapshot
+        .queues
+        .iter()
+        .find(is_of_clerk)
+        .map_or(0.0, |queue| queue.oldest_age);
     html! {
         h2 { "Service" }
         (details(&[
             ("Events from Clerk", Some(html! {
-                (snapshot.received) " in the last minute, " a href=(failed) { (snapshot.failed_events) " failed" }
+                (snapshot.received) " in the last minute, the oldest waits for " (format!("{lag:.0}")) " s, "
+                a href=(failed) { (snapshot.failed_events) " failed" }
             })),
             ("Events for the app", Some(html! {
                 (snapshot.outgoing.unnumbered) " without a number, " (snapshot.outgoing.dead) " dead deliveries"
@@ -157,7 +164,7 @@ fn figures(board: &Board, snapshot: &Snapshot) -> Markup {
             ("Mail", Some(mail)),
             ("Database", Some(text(database_of(board)))),
             ("Schema", Some(text(schema))),
-            ("Version", Some(text(env!("CARGO_PKG_VERSION")))),
+            ("Version", Some(text(crate::VERSION))),
         ]))
     }
 }

@@ -6,11 +6,12 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use maud::{Markup, html};
 
-use super::access::{Posted, Viewer};
+use super::access::Posted;
 use super::change::conflict;
-use super::layout::{Page, Section, message, table, time, token};
+use super::layout::{Page, Section, message, table, time, token, unavailable};
 use super::overview::is_used;
 use super::query::{Asked, link};
+use super::viewer::Viewer;
 use super::{Board, JOBS, QUEUES, Unavailable};
 use crate::repair::{self, RepairError};
 use crate::store::{PausedQueue, Queue};
@@ -23,10 +24,14 @@ pub(super) async fn list(
     let mut tx = store.read().await?;
     let (paused, endpoints) = (tx.paused_queues().await?, tx.endpoints().await?);
     drop(tx);
-    let depths = store.queue_depths().await?;
+    let known = board.snapshots.get(store).await;
+    let Ok(snapshot) = known.as_ref() else {
+        return Ok(unavailable());
+    };
+    let depths = &snapshot.queues;
     let now = store.now();
     let rows = html! {
-        @for depth in &depths {
+        @for depth in depths {
             @let pause = paused.iter().find(|row| row.queue.as_str() == depth.queue);
             @if pause.is_some() || is_used(depth, &endpoints) { tr {
                 th scope="row" { a href=(link(JOBS, &[("queue", Some(depth.queue))])) { (depth.queue) } }

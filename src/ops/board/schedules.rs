@@ -5,9 +5,10 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use maud::html;
 
-use super::access::{Posted, Viewer};
+use super::access::Posted;
 use super::change::conflict;
-use super::layout::{Page, Section, table, time, token};
+use super::layout::{CELL, Page, Section, cut, table, time, token};
+use super::viewer::Viewer;
 use super::{Board, SCHEDULES, Unavailable};
 use crate::repair::{self, RepairError};
 
@@ -23,7 +24,7 @@ pub(super) async fn list(
                 th scope="row" { (schedule.name) }
                 td { @match schedule.last_at { Some(at) => (time(at, now)), None => "never" } }
                 td { @match schedule.due_at { Some(at) => (time(at, now)), None => "at the start" } }
-                td.long { (schedule.last_error.as_deref().unwrap_or_default()) }
+                td.long { (cut(schedule.last_error.as_deref().unwrap_or_default(), CELL)) }
                 @if viewer.operates() {
                     td {
                         form method="post" action=(SCHEDULES) {

@@ -7,9 +7,10 @@ use axum::response::{Html, IntoResponse as _, Redirect, Response};
 use maud::html;
 use serde::Deserialize;
 
-use super::access::{Access, COOKIE, Posted, Viewer, peer};
+use super::access::{Posted, peer};
 use super::layout::{document, refusal};
 use super::session::LIFETIME;
+use super::viewer::{COOKIE, Viewer};
 use super::{Board, OVERVIEW, SIGN_IN};
 use crate::repair;
 use crate::store::AuditDoor;
@@ -19,27 +20,29 @@ pub(super) struct Asked {
     next: Option<String>,
 }
 
-/// The page with the form; a session that holds goes on at once.
-pub(super) async fn show(viewer: Option<Extension<Viewer>>, Query(asked): Query<Asked>) -> Response {
+/// The page with the form; who is signed in, or can't sign in, goes on at once.
+pub(super) async fn show(
+    State(board): State<Board>,
+    viewer: Option<Extension<Viewer>>,
+    Query(asked): Query<Asked>,
+) -> Response {
     let next = own_page(asked.next.as_deref());
-    match viewer {
-        Some(_) => Redirect::to(next).into_response(),
-        None => form(StatusCode::OK, next, None),
+    let is_signed_in = viewer.is_some_and(|Extension(viewer)| viewer.name.is_some());
+    if is_signed_in || board.access.keys.is_empty() {
+        return Redirect::to(next).into_response();
     }
+    form(StatusCode::OK, next, None)
 }
 
 /// Checks the key. Failures are limited by address, and in the audit.
 pub(super) async fn sign_in(State(board): State<Board>, request: Request) -> Response {
     let posted = request.extensions().get::<Posted>().cloned().unwrap_or_default();
     let next = own_page(posted.get("next")).to_owned();
-    let Access::Keys(keys) = &board.access else {
-        return Redirect::to(&next).into_response();
-    };
     if let Err(seconds) = board.may_try(peer(&request)) {
         let text = format!("Too many attempts. Try again in {seconds} s.");
         return refusal(StatusCode::TOO_MANY_REQUESTS, "Wait a moment", &text);
     }
-    match keys.find(posted.get("key").unwrap_or_default().trim()) {
+    match board.access.keys.find(posted.get("key").unwrap_or_default().trim()) {
         Some((key, _)) => {
             let cookie = board.sessions.issue(key, board.app.clock.now());
             tracing::info!(ops.key = key.name, "signed in to the board");

@@ -1,15 +1,17 @@
 //! Lists and counts of jobs.
 
-use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use ulid::Ulid;
 
-use super::{JOB_ID, JobState, dialect_sql, event_in, is_in, job_ids};
-use crate::store::rows::{Type, sql, to_json, unfold};
+use super::{JOB_ID, JobState, dialect_sql, is_in, job_ids};
+use crate::store::rows::{checked, of_rows, sql, unfold};
 use crate::store::{Dialect, Queue, Result, Tx, on_conn};
+
+/// How many of the newest jobs are looked at before all are.
+const NEWEST: u32 = 2_000;
 
 #[derive(Debug, Clone, Default)]
 pub struct JobFilter {
@@ -78,14 +80,17 @@ struct Row {
 }
 
 impl JobFilter {
-    /// The conditions, with parameters as `filtered!` binds them: `$1` queues, `$2` ids, `$3` the id that all are below,
-    /// `$4` the error, `$5` the highest id, `$6` the id that all are beyond, `$7` what they are about.
+    /// The conditions, with parameters as `filtered!` binds them: `$1` ids, `$2` the id that all are below, `$3` the error,
+    /// `$4` the highest id, `$5` the id that all are beyond, `$6` what they are about.
     fn conditions(&self, dialect: Dialect) -> String {
+        self.conditions_in(self.chosen_queues(), dialect)
+    }
+
+    /// The same, of these queues. They are constants in the text, so that planners know how many jobs they have.
+    fn conditions_in(&self, queues: &[Queue], dialect: Dialect) -> String {
         let terms = dialect_sql(dialect);
-        let mut text = format!(
-            "job_type in (select r.queue from {})",
-            unfold(dialect, &[("queue", Type::Text)])
-        );
+        let names: Vec<String> = queues.iter().map(|queue| format!("'{}'", queue.stored())).collect();
+        let mut text = format!("job_type in ({})", names.join(", "));
         let unfinished = [
             JobState::Waiting,
             JobState::Scheduled,
@@ -102,30 +107,30 @@ impl JobFilter {
             let states: Vec<String> = states.iter().map(|&state| is_in(state, terms.now)).collect();
             let _ = write!(text, " and ({})", states.join(" or "));
         }
-        if !states.is_empty() && !asks_for_done {
+        if !states.is_empty() && !asks_for_done && states != [JobState::Dead] {
             // As in the condition of SQLite's partial index: its planner matches each term separately.
             text.push_str(" and status <> 'Done'");
         }
         if !self.ids.is_empty() {
-            let rows = unfold(dialect, JOB_ID).replace("$1", "$2");
+            let rows = unfold(dialect, JOB_ID);
             let _ = write!(text, " and id in (select r.job_id from {rows})");
         } else {
-            text.push_str(" and $2 = $2");
+            text.push_str(" and $1 = $1");
         }
-        let about = unfold(dialect, JOB_ID).replace("$1", "$7");
+        let about = unfold(dialect, JOB_ID).replace("$1", "$6");
         for (is_asked, condition, unused) in [
-            (self.limit_id().is_some(), "id < $3".to_owned(), "$3 = $3"),
+            (self.limit_id().is_some(), "id < $2".to_owned(), "$2 = $2"),
             (
                 self.error.is_some(),
-                format!("lower(coalesce({}, '')) like $4 escape '\\'", terms.result),
-                "$4 = $4",
+                format!("lower(coalesce({}, '')) like $3 escape '\\'", terms.result),
+                "$3 = $3",
             ),
-            (self.through.is_some(), "id <= $5".to_owned(), "$5 = $5"),
-            (self.beyond.is_some(), "id > $6".to_owned(), "$6 = $6"),
+            (self.through.is_some(), "id <= $4".to_owned(), "$4 = $4"),
+            (self.beyond.is_some(), "id > $5".to_owned(), "$5 = $5"),
             (
                 self.about.is_some(),
                 format!("exists (select 1 from {about} where {})", terms.job_contains),
-                "$7 = $7",
+                "$6 = $6",
             ),
         ] {
             let _ = write!(text, " and {}", if is_asked { &condition } else { unused });
@@ -133,20 +138,23 @@ impl JobFilter {
         text
     }
 
-    fn queues(&self) -> Result<String> {
-        #[derive(Serialize)]
-        struct QueueRow {
-            queue: &'static str,
-        }
-        let all = match &self.queue {
+    /// Between which ids the jobs are, with all parameters of [`JobFilter::conditions`].
+    fn bounds(&self) -> String {
+        let below = if self.limit_id().is_some() {
+            "id < $2"
+        } else {
+            "$2 = $2"
+        };
+        let through = if self.through.is_some() { "id <= $4" } else { "$4 = $4" };
+        let beyond = if self.beyond.is_some() { "id > $5" } else { "$5 = $5" };
+        format!("{below} and {through} and {beyond}")
+    }
+
+    fn chosen_queues(&self) -> &[Queue] {
+        match &self.queue {
             Some(queue) => std::slice::from_ref(queue),
             None => Queue::ALL,
-        };
-        to_json(
-            &all.iter()
-                .map(|queue| QueueRow { queue: queue.stored() })
-                .collect::<Vec<_>>(),
-        )
+        }
     }
 
     /// The id that all are below. Ids sort by creation time; ids from `before` on are left out.
@@ -173,13 +181,13 @@ impl JobFilter {
 /// Runs one body with a filter's parameters bound.
 macro_rules! filtered {
     ($tx:expr, $filter:expr, $query:expr, |$bound:ident, $conn:ident| $body:expr) => {{
-        let (queues, ids) = ($filter.queues()?, job_ids(&$filter.ids)?);
+        let ids = job_ids(&$filter.ids)?;
         let (limit, pattern) = ($filter.limit_id().unwrap_or_default(), $filter.error_pattern());
         let (through, beyond) = ($filter.through.as_deref(), $filter.beyond.as_deref());
         let (through, beyond) = (through.unwrap_or_default(), beyond.unwrap_or_default());
         let about = $filter.about()?;
         on_conn!($tx, |$conn| {
-            let bounds = $query.bind(queues).bind(ids).bind(limit).bind(pattern);
+            let bounds = $query.bind(ids).bind(limit).bind(pattern);
             let $bound = bounds.bind(through).bind(beyond).bind(about);
             $body
         })
@@ -194,17 +202,50 @@ impl Tx {
             .iter()
             .map(|&state| format!("when {} then '{state}'", is_in(state, dialect.now)))
             .collect();
-        let text = format!(
-            "select id, job_type, job, case {} else 'done' end as state, attempts, {} as due, {} as ended, lock_by,
-                 {} as result
-             from {} where {} order by id desc limit {limit}",
+        let columns = format!(
+            "id, job_type, job, case {} else 'done' end as state, attempts, {} as due, {} as ended, lock_by, {} as result",
             states.join(" "),
             (dialect.seconds)("run_at"),
             (dialect.seconds)("done_at"),
             dialect.result,
-            dialect.table,
-            filter.conditions(self.dialect()),
         );
+        let list = |table: &str, conditions: String| {
+            format!("select {columns} from {table} where {conditions} order by id desc limit {limit}")
+        };
+        let table = dialect.table;
+        let text = if let [JobState::Done | JobState::Dead] = filter.states[..] {
+            // Queue by queue, as the indexes of these jobs are ordered: the newest of a queue that has few would
+            // otherwise be looked for among the million of another.
+            let of_queue = |queue: &Queue| {
+                let jobs = list(table, filter.conditions_in(std::slice::from_ref(queue), self.dialect()));
+                format!("select * from ({jobs}) as of_queue")
+            };
+            let lists: Vec<String> = filter.chosen_queues().iter().map(of_queue).collect();
+            format!("{} order by id desc limit {limit}", lists.join(" union all "))
+        } else if !filter.ids.is_empty() {
+            list(table, filter.conditions(self.dialect()))
+        } else {
+            // Unfinished jobs are mostly among the newest. If enough are there, those of a long queue need not be sorted.
+            let bounds = filter.bounds();
+            let newest = format!("(select * from {table} where {bounds} order by id desc limit {NEWEST}) as newest");
+            let conditions = filter.conditions(self.dialect());
+            let text = list(&newest, conditions.clone());
+            let rows: Vec<Row> = filtered!(self, filter, sqlx::query_as(sql(text)), |query, conn| query
+                .fetch_all(conn)
+                .await)?;
+            if rows.len() == limit as usize {
+                return Ok(rows.into_iter().map(JobView::from).collect());
+            }
+            match self.dialect() {
+                // Its planner would rather walk all finished jobs by id than sort a few unfinished ones, but for `offset`.
+                Dialect::Postgres => format!(
+                    "select {columns} from {table} where id = any (array(
+                         select id from (select id from {table} where {conditions} offset 0) as fitting
+                         order by id desc limit {limit})) order by id desc"
+                ),
+                Dialect::Sqlite => list(table, conditions),
+            }
+        };
         let rows: Vec<Row> = filtered!(self, filter, sqlx::query_as(sql(text)), |query, conn| query
             .fetch_all(conn)
             .await)?;
@@ -246,20 +287,26 @@ impl Tx {
         )?)
     }
 
-    /// The dead jobs of these events.
+    /// The dead jobs of these events, with the events: a job does not die without a failed attempt.
     pub(in crate::store) async fn dead_jobs_about_events(
         &mut self,
         svix_ids: &[String],
     ) -> Result<Vec<(String, String)>> {
-        let dead = JobFilter {
-            queue: Some(Queue::ProcessClerkEvent),
-            states: vec![JobState::Dead],
-            ..JobFilter::default()
-        };
-        let events: HashSet<&String> = svix_ids.iter().collect();
-        let dead = self.jobs(&dead, u32::MAX).await?.into_iter();
-        let about = dead.filter_map(|job| Some((job.id, event_in(job.payload.as_bytes())?)));
-        Ok(about.filter(|(_, event)| events.contains(event)).collect())
+        let dialect = dialect_sql(self.dialect());
+        let rows = unfold(self.dialect(), JOB_ID);
+        let text = format!(
+            "select distinct id, about from usher_job_failures join {} on id = job_id
+             where {} and job_type = $2 and {}",
+            dialect.table,
+            of_rows(self.dialect(), "about", "job_id", &rows),
+            checked(&is_in(JobState::Dead, dialect.now)),
+        );
+        let events = job_ids(svix_ids)?;
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(events)
+            .bind(Queue::ProcessClerkEvent.stored())
+            .fetch_all(conn)
+            .await)?)
     }
 }
 

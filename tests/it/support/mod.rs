@@ -1,6 +1,7 @@
 //! The actors of the stories.
 
 pub mod app;
+pub mod board;
 pub mod clerk;
 pub mod contract;
 pub mod db;
