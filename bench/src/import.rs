@@ -17,7 +17,7 @@ use crate::database::{Database, Kind};
 /// Members of each organization.
 const MEMBERS: usize = 100;
 
-/// Memberships from a file, of people of whom Clerk has not told yet, and the same file again.
+/// Memberships from a file, of people that Clerk has not reported yet, and the same file again.
 #[derive(Serialize)]
 pub struct Import {
     pub database: Kind,

@@ -175,7 +175,7 @@ comment on column invites.token_version is 'The version that the link is derived
 comment on column invites.invited_at is 'When the address was asked, or last asked again.';
 comment on column invites.expires_at is 'From then on it is expired.';
 comment on column invites.flagged_at is 'Since when the banner shows it.';
-comment on column invites.flagged_for is 'To whom the banner shows it, a usher_people.id.';
+comment on column invites.flagged_for is 'The person whose banner shows it, a usher_people.id.';
 comment on column invites.dismissed_at is 'When that person put the banner away, until their next sign-in.';
 comment on column invites.accepted_at is 'When it was accepted.';
 comment on column invites.declined_at is 'When it was declined.';
@@ -699,7 +699,7 @@ declare
     home uuid := usher_id_in(becomes ->> 'organization_id');
     former uuid := usher_id_in(was ->> 'organization_id');
 begin
-    -- usher gives the memberships itself to those whom it lets in.
+    -- usher gives the membership itself when it lets a person in.
     if current_setting('usher.lets_in', true) = 'on' then
         return null;
     end if;
@@ -1010,8 +1010,8 @@ begin
 end
 $$;
 
--- Rows in admins for people who are let in, of whom the app has none; called by Tx::add_to_admins. Of the app's columns, those are
--- filled that there are: it may have dropped the others.
+-- Rows in admins for people who are let in and have none; called by Tx::add_to_admins. The app may have dropped columns: only
+-- those that are there are filled.
 create function usher_add_to_admins(people json, asked_at timestamptz) returns void language plpgsql as $$
 declare
     is_own boolean := (select app_schema is null from usher_layout);

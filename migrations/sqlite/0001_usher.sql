@@ -206,7 +206,7 @@ create table invites (
     expires_at text not null,
     -- Since when the banner shows it.
     flagged_at text,
-    -- To whom the banner shows it, a usher_people.id.
+    -- The person whose banner shows it, a usher_people.id.
     flagged_for blob,
     -- When that person put the banner away, until their next sign-in.
     dismissed_at text,

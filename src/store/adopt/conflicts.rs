@@ -71,7 +71,7 @@ async fn people_elsewhere(conn: &mut PgConnection, app_schema: &str) -> sqlx::Re
     Ok(are_in_users.then(|| "people are in the table users, and usher would use a table admins".to_owned()))
 }
 
-/// Configured roles that a check of the app's forbids: whoever gets one could not be let in.
+/// Configured roles that a check of the app's forbids: an invite with such a role could never be accepted.
 async fn forbidden_roles(
     conn: &mut PgConnection,
     app_schema: &str,

@@ -165,8 +165,8 @@ impl Tx {
         Ok(())
     }
 
-    /// Links the app's people who have no Clerk account yet with those of whom Clerk tells for the first time: a link that
-    /// the app cuts later is not made again.
+    /// Links the app's people without a Clerk account to accounts that Clerk reports for the first time: a link that the app
+    /// cuts later is not made again.
     async fn link_people(&mut self, profiles: &[&Profile]) -> Result<()> {
         let mut links = self.people_to_link(profiles).await?;
         if links.is_empty() {

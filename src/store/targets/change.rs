@@ -130,8 +130,8 @@ impl Tx {
             .await)?)
     }
 
-    /// The people with these Clerk user ids, who get rows in `admins`, each for the organization that is named with them. Of whom Clerk has not told yet, the rest is filled in
-    /// when it does.
+    /// The people with these Clerk user ids. They get rows in `admins`, each for the organization that is named with them; the
+    /// names and addresses of people that Clerk has not reported yet are filled in when it does.
     pub async fn people_to_be_members(
         &mut self,
         wanted: &HashMap<&str, Uuid>,
