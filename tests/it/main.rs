@@ -58,6 +58,7 @@ mod rotation;
 mod schedules;
 mod security;
 mod session_keys;
+mod shared_schemas;
 mod sql_interface;
 mod sql_members;
 mod store;

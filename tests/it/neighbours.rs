@@ -73,7 +73,8 @@ stories! {
 
 async fn migrated(script: &str) -> TestDatabase {
     let database = TestDatabase::empty_postgres().await;
-    database.pool.execute(script).await;
+    let tables = "create table organizations (id uuid primary key); create table admins (id uuid primary key);";
+    database.pool.execute(&format!("{tables} {script}")).await;
     database.migrate_shared(&Rules::default()).await.expect("a schema");
     database
 }

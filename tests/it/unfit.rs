@@ -158,6 +158,13 @@ async fn a_role_without_rights() {
     assert_says(&complaint(&database, &url), &["admins belongs to the role usher"]);
     database.pool.execute("drop table admins").await;
     assert_eq!(catalog(&database).await, before);
+    database
+        .pool
+        .execute(&format!(
+            "set role {role}; create table organizations (id uuid primary key); create table admins (id uuid primary key);
+             reset role"
+        ))
+        .await;
     let ran = usher(&["migrate"], "shared", &database, &url);
     assert!(ran.status.success(), "all that was asked for is enough: {ran:?}");
 }
@@ -284,6 +291,10 @@ async fn tables_of_the_other_kind_and_a_schema_that_is_somebody_else_s() {
     assert_eq!(catalog(&database).await, before);
 
     let database = TestDatabase::empty_postgres().await;
+    database
+        .pool
+        .execute("create table organizations (id uuid primary key); create table admins (id uuid primary key)")
+        .await;
     database.migrate_shared(&usher::store::Rules::default()).await.unwrap();
     let before = catalog(&database).await;
     assert_says(
