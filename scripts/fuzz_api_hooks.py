@@ -45,6 +45,15 @@ def map_path_parameters(context, path_parameters):
 
 
 @schemathesis.hook
+def map_query(context, query):
+    """A long poll waits for a second at most: waiting finds nothing, and the client gives up after 15 seconds."""
+    wait = query.get("wait") if query else None
+    if isinstance(wait, int) and not isinstance(wait, bool) and 1 < wait <= 30:
+        query["wait"] = 1
+    return query
+
+
+@schemathesis.hook
 def map_body(context, body):
     for item in body.get("invites") if isinstance(body, dict) and isinstance(body.get("invites"), list) else [body]:
         if isinstance(item, dict):
