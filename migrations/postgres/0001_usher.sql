@@ -1032,7 +1032,9 @@ begin
     perform set_config('usher.lets_in', 'on', true);
     execute format('insert into admins (%s) select %s from json_to_recordset($1) as r(person_id uuid, organization_id uuid)
         join usher_people p on p.id = r.person_id cross join usher_settings s
-        where usher_admin_of(p.clerk_user_id) = p.id on conflict (id) do nothing', names, sources) using people, asked_at;
+        where p.deleted_at is null and not exists (select from admins a where a.id in (p.id, p.admin_id))
+            and not exists (select from admins a where a.external_id = p.clerk_user_id and a.deleted_at is null)
+        on conflict (id) do nothing', names, sources) using people, asked_at;
     perform set_config('usher.lets_in', 'off', true);
 end
 $$;

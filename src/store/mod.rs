@@ -351,6 +351,7 @@ impl Store {
             enqueued: Vec::new(),
             history: History::with_correlation_id(telemetry::correlation_id()),
             outgoing: Vec::new(),
+            is_shared: self.layout.tables == Tables::Shared,
             numbered: false,
         }
     }

@@ -19,6 +19,8 @@ pub struct Tx {
     pub(super) outgoing: Vec<outgoing::NewRow>,
     /// Whether events got numbers.
     pub(super) numbered: bool,
+    /// Whether the app keeps people of its own in the same tables.
+    pub(super) is_shared: bool,
 }
 
 pub(crate) enum Conn {

@@ -57,6 +57,8 @@ pub struct Person {
     /// Their row in `admins`, looked up now; if they have none, the id that it gets when they are let in. `None` if the app
     /// has deleted the row or linked it to another Clerk account: a link that the app has cut stays cut.
     pub admin_id: Option<Uuid>,
+    /// The row that was theirs when Clerk last told of them.
+    pub row_in_admins: Option<Uuid>,
     pub clerk_created_at: Option<DateTime<Utc>>,
     pub banned: bool,
     pub locked: bool,
@@ -82,7 +84,7 @@ impl Person {
 /// The columns of [`Person`], of the row `p` in `usher_people`.
 fn person(p: &str) -> String {
     format!(
-        "{p}.clerk_user_id, {p}.id, {} as admin_id, {p}.clerk_created_at, {p}.banned, {p}.locked, {p}.seen_at, {p}.deleted_at",
+        "{p}.clerk_user_id, {p}.id, {} as admin_id, {p}.admin_id as row_in_admins, {p}.clerk_created_at, {p}.banned, {p}.locked, {p}.seen_at, {p}.deleted_at",
         admin_of(p)
     )
 }

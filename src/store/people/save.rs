@@ -137,8 +137,10 @@ impl Tx {
             .bind(now)
             .fetch_all(conn)
             .await)?;
-        let members: Vec<Uuid> = applied.iter().filter_map(|person| person.admin_id).collect();
-        self.update_admins(&members).await?;
+        let members: Vec<Uuid> = applied.iter().filter_map(|person| person.row_in_admins).collect();
+        if !members.is_empty() {
+            self.update_admins(&members).await?;
+        }
         Ok(applied)
     }
 
@@ -168,6 +170,9 @@ impl Tx {
     /// Links the app's people without a Clerk account to accounts that Clerk reports for the first time: a link that the app
     /// cuts later is not made again.
     async fn link_people(&mut self, profiles: &[&Profile]) -> Result<()> {
+        if !self.is_shared {
+            return Ok(());
+        }
         let mut links = self.people_to_link(profiles).await?;
         if links.is_empty() {
             return Ok(());
