@@ -98,16 +98,17 @@ impl Tx {
         people.sort_by_key(|row| row.person_id);
         people.dedup_by_key(|row| row.person_id);
         let people = to_json(&people)?;
-        let text = match self.dialect() {
-            Dialect::Postgres => "select usher_add_to_admins($1::text::json, $2)".to_owned(),
-            Dialect::Sqlite => format!(
+        let text = if self.is_shared {
+            "select usher_add_to_admins($1::text::json, $2)".to_owned()
+        } else {
+            format!(
                 "insert into admins (id, external_id, email, first_name, last_name, image_url, created_at, updated_at)
                  select p.id, p.clerk_user_id, p.email, p.first_name, p.last_name, p.image_url, $2, $2
                  from usher_people p where {} and {} = p.id
                  on conflict (id) do nothing",
                 of_rows(self.dialect(), "p.id", "person_id", &unfold(self.dialect(), PERSON_ID)),
                 admin_of("p")
-            ),
+            )
         };
         let now = self.clock.now();
         on_conn!(self, |conn| sqlx::query(sql(text))

@@ -138,24 +138,22 @@ impl Tx {
             .fetch_all(conn)
             .await)?;
         let members: Vec<Uuid> = applied.iter().filter_map(|person| person.row_in_admins).collect();
-        if !members.is_empty() {
+        // What the app keeps of its people, the app changes.
+        if !members.is_empty() && !self.is_shared {
             self.update_admins(&members).await?;
         }
         Ok(applied)
     }
 
-    /// Writes what Clerk says to the rows in `admins` that there are, if the table is usher's.
+    /// Writes what Clerk says to the rows that there are in usher's own `admins`.
     async fn update_admins(&mut self, admins: &[Uuid]) -> Result<()> {
-        let text = match self.dialect() {
-            Dialect::Postgres => "select usher_update_admins($1::text::json, $2)".to_owned(),
-            Dialect::Sqlite => format!(
-                "update admins set updated_at = $2, email = p.email, first_name = p.first_name, last_name = p.last_name,
-                     image_url = p.image_url
-                 from usher_people p where p.clerk_user_id = admins.external_id and admins.deleted_at is null
-                     and admins.id in (select r.admin_id from {})",
-                unfold(self.dialect(), &[("admin_id", Type::Uuid)])
-            ),
-        };
+        let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
+        let text = format!(
+            "update admins set updated_at = $2, email = p.email, first_name = p.first_name, last_name = p.last_name,
+                 image_url = p.image_url
+             from usher_people p where p.clerk_user_id = admins.external_id and admins.deleted_at is null and {}",
+            of_rows(self.dialect(), "admins.id", "admin_id", &rows)
+        );
         let admins = admin_ids(admins)?;
         let now = self.clock.now();
         on_conn!(self, |conn| sqlx::query(sql(text))
