@@ -1010,11 +1010,10 @@ begin
 end
 $$;
 
--- Rows in admins for people who are let in and have none; called by Tx::add_to_admins. The app may have dropped columns: only
--- those that are there are filled.
+-- Rows in the app's admins for people who are let in and have none; called by Tx::add_to_admins. The app may have dropped
+-- columns: only those that are there are filled.
 create function usher_add_to_admins(people json, asked_at timestamptz) returns void language plpgsql as $$
 declare
-    is_own boolean := (select app_schema is null from usher_layout);
     names text;
     sources text;
 begin
@@ -1022,7 +1021,7 @@ begin
     from (values
         ('id', 'p.id'), ('external_id', 'p.clerk_user_id'), ('first_name', 'p.first_name'), ('last_name', 'p.last_name'),
         ('image_url', 'p.image_url'), ('created_at', '$2'), ('updated_at', '$2'),
-        ('organization_id', case when is_own then 'null::uuid' else 'r.organization_id' end),
+        ('organization_id', 'r.organization_id'),
         -- A row that has the address keeps it, where the app's are unique.
         ('email', $email$case when s.unique_emails = 'no' or not exists (
             select from admins o where lower(trim(o.email)) = lower(trim(p.email)) and o.id <> p.id
@@ -1038,21 +1037,7 @@ begin
     perform set_config('usher.lets_in', 'off', true);
 end
 $$;
-comment on function usher_add_to_admins is 'Makes rows in admins for people who are let in.';
-
--- Called by Tx::update_admins. What the app keeps of its people, the app changes.
-create function usher_update_admins(admins json, asked_at timestamptz) returns void language plpgsql as $$
-begin
-    if exists (select from usher_layout where app_schema is null) then
-        update admins a set updated_at = asked_at, email = p.email, first_name = p.first_name, last_name = p.last_name,
-            image_url = p.image_url
-        from usher_people p
-        where p.clerk_user_id = a.external_id and a.deleted_at is null
-            and a.id = any (array(select r.admin_id from json_to_recordset($1) as r(admin_id uuid)));
-    end if;
-end
-$$;
-comment on function usher_update_admins is 'Writes what Clerk says of members to usher''s own table of them.';
+comment on function usher_add_to_admins is 'Makes rows in an app''s admins for people who are let in.';
 
 -- Read by Tx::live_people, too.
 create function usher_inviter(named_id uuid, clerk_user_id text) returns uuid language plpgsql stable as $$
@@ -1378,7 +1363,7 @@ begin
             'usher_tell_of_events', 'usher_record_event',
             'usher_refuse_field', 'usher_trimmed', 'usher_email_key', 'usher_new_id', 'usher_queue_invite_email',
             'usher_count_asked_mails', 'usher_reserve_mail', 'usher_manages_organization', 'usher_inviter_obstacle',
-            'usher_invite_obstacle', 'invite', 'resend', 'usher_inviter', 'usher_admin_of', 'usher_add_to_admins', 'usher_update_admins',
+            'usher_invite_obstacle', 'invite', 'resend', 'usher_inviter', 'usher_admin_of', 'usher_add_to_admins',
             'usher_app_id_key')
     loop
         execute format('alter function %s set search_path = pg_catalog, %s, pg_temp', mine,
