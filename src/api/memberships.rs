@@ -141,7 +141,7 @@ pub(super) async fn leave_organization(
 
 /// Leave a project
 ///
-/// Whoever manages its organization still manages it.
+/// Those who manage its organization still manage it.
 #[utoipa::path(
     delete, path = "/v1/me/memberships/projects/{id}", tag = tag::ME, operation_id = "leaveProject",
     params(("id" = AppId, Path, description = "The project's id", example = example::project_id)),

@@ -1,6 +1,7 @@
 //! The HTTP API: what the app and the invitee call.
 
 mod auth;
+mod banner;
 mod body;
 mod events;
 mod example;
@@ -88,7 +89,7 @@ fn for_the_app() -> OpenApiRouter<Api> {
         .merge(members::for_the_app())
         .merge(memberships::for_the_app())
         .merge(invites::routes())
-        .routes(routes!(me::list_of))
+        .routes(routes!(banner::list_of))
         .routes(routes!(events::list))
 }
 
@@ -97,7 +98,7 @@ fn for_pages() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(links::preview))
         .routes(routes!(links::preview_by_body))
-        .routes(routes!(me::list))
+        .routes(routes!(banner::list))
         .routes(routes!(me::accept_by_token))
         .routes(routes!(me::accept))
         .routes(routes!(me::decline))
