@@ -210,7 +210,7 @@ impl Connection {
             .await)?)
     }
 
-    /// A transaction of the app's that has invited somebody by SQL. Postgres only.
+    /// An open transaction of the app's with an invite by SQL. Postgres only.
     pub async fn invite_and_hold(&self, organization: Uuid) -> anyhow::Result<Transaction<'static, Postgres>> {
         let Pool::Postgres(pool) = &self.0 else {
             bail!("SQLite has no SQL interface");

@@ -154,7 +154,7 @@ pub async fn lag(bench: &Bench, kind: Kind, events: usize) -> anyhow::Result<Lag
     })
 }
 
-/// The same while a transaction of the app's is open that has invited somebody itself: their event alone is late.
+/// The same while a transaction of the app's with an invite is open: the event of that invite alone is late.
 pub async fn lag_beside_open(bench: &Bench, events: usize, time: Duration) -> anyhow::Result<Lag> {
     let stage = Stage::start(bench, Kind::Postgres).await?;
     let open = stage.connection.invite_and_hold(stage.organization).await?;

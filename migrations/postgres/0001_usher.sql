@@ -699,8 +699,8 @@ declare
     home uuid := usher_id_in(becomes ->> 'organization_id');
     former uuid := usher_id_in(was ->> 'organization_id');
 begin
-    -- usher gives the membership itself when it lets a person in.
-    if current_setting('usher.lets_in', true) = 'on' then
+    -- usher adds the membership itself for a new member.
+    if current_setting('usher.adds_members', true) = 'on' then
         return null;
     end if;
     -- Most of what is written, by usher or the app, is about other columns. And before anything is set up, the backfill, which
@@ -1010,7 +1010,7 @@ begin
 end
 $$;
 
--- Rows in the app's admins for people who are let in and have none; called by Tx::add_to_admins. The app may have dropped
+-- Rows in the app's admins for new members who have none; called by Tx::add_to_admins. The app may have dropped
 -- columns: only those that are there are filled.
 create function usher_add_to_admins(people json, asked_at timestamptz) returns void language plpgsql as $$
 declare
@@ -1028,16 +1028,16 @@ begin
                 and (o.deleted_at is null or s.unique_emails = 'all')) then p.email end$email$)
     ) as given (name, source)
     join pg_attribute a on a.attrelid = 'admins'::regclass and a.attname = given.name and not a.attisdropped;
-    perform set_config('usher.lets_in', 'on', true);
+    perform set_config('usher.adds_members', 'on', true);
     execute format('insert into admins (%s) select %s from json_to_recordset($1) as r(person_id uuid, organization_id uuid)
         join usher_people p on p.id = r.person_id cross join usher_settings s
         where p.deleted_at is null and not exists (select from admins a where a.id in (p.id, p.admin_id))
             and not exists (select from admins a where a.external_id = p.clerk_user_id and a.deleted_at is null)
         on conflict (id) do nothing', names, sources) using people, asked_at;
-    perform set_config('usher.lets_in', 'off', true);
+    perform set_config('usher.adds_members', 'off', true);
 end
 $$;
-comment on function usher_add_to_admins is 'Makes rows in an app''s admins for people who are let in.';
+comment on function usher_add_to_admins is 'Makes rows in an app''s admins for new members.';
 
 -- Read by Tx::live_people, too.
 create function usher_inviter(named_id uuid, clerk_user_id text) returns uuid language plpgsql stable as $$

@@ -8,11 +8,11 @@ use uuid::Uuid;
 use crate::invites::accept::Obstacle;
 use crate::invites::roles::{RoleOrder, Roles};
 use crate::invites::{Invite, TargetKind};
-use crate::store::{DeliveryKind, Grant, InviteCandidate, LetIn, NewDelivery, StoreError, Tx};
+use crate::store::{DeliveryKind, Grant, InviteCandidate, NewAdmin, NewDelivery, StoreError, Tx};
 
 #[derive(Debug, Clone, Default)]
 pub struct Accepted {
-    /// The people who were let in, by usher's ids.
+    /// The people whose invites were accepted, by usher's ids.
     pub people: HashSet<Uuid>,
     /// Invites that can't be accepted now; the reason was recorded, nothing else was changed.
     pub refused: Vec<Refused>,
@@ -46,7 +46,7 @@ pub async fn accept_candidates(
     let mut organizations = Grants::new(&roles.organization);
     let mut projects = Grants::new(&roles.project);
     let mut people = HashSet::new();
-    let mut let_in = Vec::new();
+    let mut new_members = Vec::new();
     for invite in &accepted {
         let Some(admin_id) = invite.accepted_by else { continue };
         let Some(candidate) = candidates.get(&(invite.id, admin_id)) else {
@@ -54,7 +54,7 @@ pub async fn accept_candidates(
         };
         let target_organization_id = candidate.target_organization_id;
         people.insert(candidate.person.id);
-        let_in.push(LetIn {
+        new_members.push(NewAdmin {
             person_id: candidate.person.id,
             organization_id: target_organization_id,
         });
@@ -67,8 +67,8 @@ pub async fn accept_candidates(
             _ => organizations.add(target_organization_id, admin_id, &invite.role),
         }
     }
-    // A row in `admins` is a member: people get theirs when they are let in, not before.
-    tx.add_to_admins(&let_in).await?;
+    // A row in `admins` is a member: people get theirs when they become one, not before.
+    tx.add_to_admins(&new_members).await?;
     tx.grant_in_organizations(&organizations.into_vec(), &roles.organization)
         .await?;
     tx.grant_in_projects(&projects.into_vec(), &roles.project).await?;

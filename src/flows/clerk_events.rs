@@ -160,12 +160,12 @@ async fn apply_round(
     // Before the match: invites of a deleted inviter can't be accepted.
     delete_people(tx, round, roles).await?;
     let requests = requests(round, &people, &active);
-    let Matched { let_in, locked } = match_people(tx, &requests, policy, roles, skip_locked).await?;
+    let Matched { accepted, locked } = match_people(tx, &requests, policy, roles, skip_locked).await?;
     note_sign_outs(tx, round, &people).await?;
 
     for (svix_id, change) in round {
         let person = change.person().and_then(|id| people.get(id));
-        let was_accepted = person.is_some_and(|person| let_in.contains(&person.id));
+        let was_accepted = person.is_some_and(|person| accepted.contains(&person.id));
         if person.is_some_and(|person| locked.contains(&person.id)) {
             outcomes.insert(svix_id.clone(), Outcome::Locked);
             continue;
@@ -258,7 +258,7 @@ async fn note_sign_outs(
     tx.lower_flags_of_the_signed_out(&signed_out).await
 }
 
-/// An organization that loses its last owner by this is told of: nothing can keep Clerk from deleting somebody.
+/// An organization that loses its last owner by this is told of: nothing can keep Clerk from deleting a person.
 async fn delete_people(tx: &mut Tx, round: &[(String, Change)], roles: &Roles) -> Result<(), StoreError> {
     let deleted: Vec<&str> = round
         .iter()

@@ -16,8 +16,8 @@ pub struct MatchRequest {
 }
 
 pub struct Matched {
-    /// The people who were let in.
-    pub let_in: HashSet<Uuid>,
+    /// The people whose invites were accepted.
+    pub accepted: HashSet<Uuid>,
     /// People with an invite that was not accepted because its target is locked.
     pub locked: HashSet<Uuid>,
 }
@@ -64,6 +64,6 @@ pub async fn match_people(
             !is_locked
         });
     }
-    let let_in = accept_candidates(tx, &accepted, roles).await?.people;
-    Ok(Matched { let_in, locked })
+    let accepted = accept_candidates(tx, &accepted, roles).await?.people;
+    Ok(Matched { accepted, locked })
 }

@@ -58,7 +58,7 @@ pub enum MatchTrigger {
 pub struct Person {
     /// usher's id of the person.
     pub id: Uuid,
-    /// The `admins.id` that they have, or get when they are let in.
+    /// The `admins.id` that they have, or get as a member.
     pub admin_id: Uuid,
     pub clerk_created_at: DateTime<Utc>,
     /// Banned, locked or deleted: no invite is accepted or shown.

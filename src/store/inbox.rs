@@ -63,7 +63,7 @@ impl EventState {
     }
 }
 
-/// Of processed events: those whose payload is still kept, and that nobody discarded for good.
+/// Of processed events: those whose payload is still kept, and that were not discarded for good.
 const REPLAYABLE: &str = "payload is not null and outcome <> 'discarded by hand'";
 
 /// The types that the index of rare types leaves out.

@@ -74,7 +74,7 @@ pub use outgoing::{
     EventTarget, EventType, FeedFilter, FeedRow, Numbered, QueuedEvent, Subject, Unnumbered,
 };
 pub use pauses::PausedQueue;
-pub use people::{Address, LetIn, Person, Profile};
+pub use people::{Address, NewAdmin, Person, Profile};
 pub(crate) use pools::Pool;
 pub use pools::PoolName;
 use pools::{PendingWrite, Pools, Renewal, busy, is_busy};

@@ -396,7 +396,7 @@ async fn usher_works_on_the_app_s_tables_and_old_and_new_ways_in_do_not_fight() 
     );
     assert!(app.members(ACME).await.contains(&"new@example.com member".to_owned()));
 
-    // Of whom Clerk only tells, the app's tables hold nothing.
+    // People that Clerk only reports are not in the app's tables.
     let mut phone = app.clerk().user("phone@example.com");
     phone.emails.clear();
     app.clerk().tell("user.created", phone.to_json()).await;
@@ -407,7 +407,7 @@ async fn usher_works_on_the_app_s_tables_and_old_and_new_ways_in_do_not_fight() 
             .await,
         0
     );
-    // Let in, they need no address and no name.
+    // As a member, they need no address and no name.
     app.put(
         &format!("/v1/organizations/{ACME}/members/user_phoneexamplecom"),
         json!({ "role": "member" }),
@@ -555,7 +555,7 @@ async fn identities_in_a_table_of_the_app_s_are_followed_and_kept() {
         "admin_identities where subject = '{}' and provider = 'clerk' and issuer = 'https://clerk.acme.example'",
         carol.id
     );
-    assert_eq!(app.pool.count(&noted).await, 1, "the app finds whom usher let in");
+    assert_eq!(app.pool.count(&noted).await, 1, "the app finds the new member");
 
     app.pool
         .execute(

@@ -12,7 +12,7 @@ use usher::invites::token::LinkClaim;
 use usher::invites::{Acceptance, PersonRef};
 use usher::problem::Code;
 use usher::secret::Secret;
-use usher::store::{DeliveryKind, Grant, LetIn, NewDelivery, NewInvite, Tx};
+use usher::store::{DeliveryKind, Grant, NewAdmin, NewDelivery, NewInvite, Tx};
 use usher_testkit::fake_clerk::FakeUser;
 use uuid::Uuid;
 
@@ -144,7 +144,7 @@ impl Stage {
             app.run_jobs().await;
             let mut tx = app.app.store.begin().await.unwrap();
             let admin_id = id_of(&mut tx, grace).await;
-            tx.add_to_admins(&[LetIn {
+            tx.add_to_admins(&[NewAdmin {
                 person_id: admin_id,
                 organization_id: acme,
             }])

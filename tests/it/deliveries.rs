@@ -169,7 +169,7 @@ async fn events_are_forwarded_to_a_local_address(database: TestDatabase) {
 }
 on_both_databases!(multi_thread events_are_forwarded_to_a_local_address);
 
-/// Somebody becomes a member by HTTP, by a job, by a command and, on Postgres, by SQL.
+/// A person becomes a member by HTTP, by a job, by a command and, on Postgres, by SQL.
 async fn the_same_deed_is_told_of_in_equal_bytes_by_every_door(database: TestDatabase) {
     let (receiver, smtp) = (Receiver::start().await, SmtpServer::start().await);
     let usher = telling(&database, &smtp, &receiver, "membership.created").await;

@@ -1,4 +1,4 @@
-//! People are not members until they are let in, and who a Clerk account is, the app decides.
+//! People are not members until they become one, and who a Clerk account is, the app decides.
 
 use chrono::TimeDelta;
 use serde_json::json;
@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::support::stories;
 
 stories! {
-    async fn a_person_gets_a_row_in_admins_when_they_are_let_in(app) {
+    async fn a_person_gets_a_row_in_admins_when_they_become_a_member(app) {
         let acme = app.organization("Acme").await;
         let bob = app.earlier_person("bob@example.com").await;
         let invite = app.invite_to_organization(acme, "bob@example.com", "member").await;
@@ -93,7 +93,7 @@ stories! {
         app.pool.execute("delete from organization_users; delete from admins").await;
         let accepted = format!("invites where accepted_by_clerk_id = '{}'", bob.id);
         assert_eq!(app.pool.count(&accepted).await, 1);
-        // A row that is gone was not cut: they may be let in again.
+        // A row that is gone was not cut: they may become a member again.
         let again = app.invite_to_organization(acme, "bob@example.com", "admin").await;
         app.signed_in(&bob).accept(&again).await.expect(200);
         assert_eq!(app.members(acme).await, ["bob@example.com admin"]);

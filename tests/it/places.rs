@@ -6,7 +6,7 @@ use axum::http::Method;
 use futures::future::join_all;
 use serde_json::{Value, json};
 use usher::secret::Secret;
-use usher::store::{Address, Grant, LetIn, Profile};
+use usher::store::{Address, Grant, NewAdmin, Profile};
 use uuid::Uuid;
 
 use crate::support::app::{API_KEY, Answer, TestApp, request};
@@ -214,11 +214,11 @@ async fn members(app: &TestApp, count: usize, organization: Uuid, project: Uuid)
         })
         .collect();
     let people = tx.save_people(&profiles.iter().collect::<Vec<_>>()).await.unwrap();
-    let let_in = |person: &usher::store::Person| LetIn {
+    let member = |person: &usher::store::Person| NewAdmin {
         person_id: person.id,
         organization_id: organization,
     };
-    tx.add_to_admins(&people.iter().map(let_in).collect::<Vec<_>>())
+    tx.add_to_admins(&people.iter().map(member).collect::<Vec<_>>())
         .await
         .unwrap();
     let roles = &app.app.config.roles;

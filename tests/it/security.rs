@@ -60,7 +60,7 @@ async fn holder(app: &TestApp, n: usize, case: &Case, acme: Uuid, apollo: Uuid) 
     let person = app.person(&format!("holder{n}@example.com"), None).await;
     let mut tx = app.app.store.begin().await.unwrap();
     let known = tx.people_by_clerk_id(&[&person.id]).await.unwrap().remove(0);
-    tx.add_to_admins(&[usher::store::LetIn {
+    tx.add_to_admins(&[usher::store::NewAdmin {
         person_id: known.id,
         organization_id: acme,
     }])

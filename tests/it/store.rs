@@ -12,7 +12,7 @@ use usher::invites::roles::Roles;
 use usher::invites::{Acceptance, Invite, InviteFilter, PersonRef, Status, Target, TargetKind};
 use usher::store::{
     Address, Conflict as _, CountScope, DeliveryKind, DeliveryNote, DeliveryStatus, DueTick, Finished, Grant,
-    IdempotencyState, KeptAnswer, LetIn, MailDemand, MemberPage, NewDelivery, NewEvent, NewInvite, Profile, Put,
+    IdempotencyState, KeptAnswer, MailDemand, MemberPage, NewAdmin, NewDelivery, NewEvent, NewInvite, Profile, Put,
     PutRefusal, Queue, QueuedMail, Refresh, ReminderPlan, SessionStart, Tx,
 };
 use uuid::Uuid;
@@ -86,7 +86,7 @@ async fn set_up(app: &TestApp, tx: &mut Tx) -> (Uuid, Uuid, Uuid) {
         Some(people[0].id),
         "what the row in admins will have"
     );
-    tx.add_to_admins(&[LetIn {
+    tx.add_to_admins(&[NewAdmin {
         person_id: people[0].id,
         organization_id: organization,
     }])

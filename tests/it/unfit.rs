@@ -104,7 +104,8 @@ async fn tables_that_are_not_as_an_app_of_clerk_s_has_them() {
             "organization_users.role may not be member, admin (constraint organization_users_role_check)",
         ),
         (
-            "create type level as enum ('low'); create table project_admins (project_id uuid, admin_id uuid, role level)",
+            "create type level as enum ('low'); create table project_admins (
+                 project_id uuid, admin_id uuid, role level check (role = 'low'))",
             "project_admins.role is of the type level",
         ),
     ] {

@@ -84,6 +84,7 @@ async fn forbidden_roles(
          join pg_class c on c.oid = k.conrelid and c.relname = $2
              and c.relnamespace = (select oid from pg_namespace where nspname = $1)
          join pg_attribute a on a.attrelid = c.oid and a.attname = 'role'
+             and a.atttypid in ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype)
          where k.contype = 'c' and k.conkey = array[a.attnum]",
     )
     .bind(app_schema)

@@ -10,12 +10,12 @@ use crate::invites::PersonRef;
 use crate::store::rows::{Type, of_rows, sql, to_json, unfold};
 use crate::store::{Dialect, Result, Tx, on_conn};
 
-/// A person who becomes a member.
+/// A person who becomes a member, and so gets a row in `admins`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct LetIn {
+pub struct NewAdmin {
     /// usher's id of the person.
     pub person_id: Uuid,
-    /// The organization that they are let into, with an app's own tables the one that their row names.
+    /// The organization; with an app's own tables, the one that the row names.
     pub organization_id: Uuid,
 }
 
@@ -26,7 +26,7 @@ struct RefRow<'a> {
 }
 
 /// The `admins.id` of the row `p` in `usher_people`: the row that is linked to their Clerk account today, or the id that
-/// their row gets when they are let in. Null if there was a row and the app has deleted it or linked it to another account.
+/// their row gets when they become a member. Null if there was a row and the app has deleted it or linked it to another account.
 pub(in crate::store) fn admin_of(p: &str) -> String {
     format!(
         "coalesce(
@@ -87,9 +87,8 @@ impl Tx {
         self.find_people(clerk_user_ids, lock).await
     }
 
-    /// Gives people rows in `admins`, where they have none: they are let in, each into an organization. The ids of the rows
-    /// are the people's own.
-    pub async fn add_to_admins(&mut self, people: &[LetIn]) -> Result<()> {
+    /// Adds the rows that are missing in `admins` for people who become members. Their ids are the people's own.
+    pub async fn add_to_admins(&mut self, people: &[NewAdmin]) -> Result<()> {
         if people.is_empty() {
             return Ok(());
         }

@@ -3,7 +3,7 @@
 mod addresses;
 mod delete;
 mod find;
-pub use find::LetIn;
+pub use find::NewAdmin;
 pub(in crate::store) use find::{admin_of, inviter};
 mod save;
 
@@ -54,7 +54,7 @@ pub struct Person {
     pub clerk_user_id: String,
     /// What addresses, sessions and flags are kept by.
     pub id: Uuid,
-    /// Their row in `admins`, looked up now; if they have none, the id that it gets when they are let in. `None` if the app
+    /// Their row in `admins`, looked up now; if they have none, the id that it gets when they become a member. `None` if the app
     /// has deleted the row or linked it to another Clerk account: a link that the app has cut stays cut.
     pub admin_id: Option<Uuid>,
     /// The row that was theirs when Clerk last told of them.

@@ -9,7 +9,7 @@ use super::members::{Memberships, ORGANIZATION_USERS, PROJECT_ADMINS, membership
 use super::{Grant, Membership, TARGET_ID, target_ids};
 use crate::invites::{PersonRef, Target};
 use crate::store::rows::{Type, sql, to_json, unfold};
-use crate::store::{Dialect, EventType, LetIn, Result, Subject, Tx, on_conn};
+use crate::store::{Dialect, EventType, NewAdmin, Result, Subject, Tx, on_conn};
 
 /// Somebody who is to be a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +92,7 @@ impl Tx {
         Ok(holders)
     }
 
-    /// Tells of those among these organizations in which nobody has this role any more.
+    /// Tells of those among these organizations in which no member has this role any more.
     pub async fn tell_of_ownerless(&mut self, organizations: &[Uuid], role: &str) -> Result<()> {
         if organizations.is_empty() {
             return Ok(());
@@ -140,27 +140,18 @@ impl Tx {
         if clerk_user_ids.is_empty() {
             return Ok(HashMap::new());
         }
-        let people = self.make_people_known(clerk_user_ids).await?;
-        let rows = unfold(self.dialect(), NEW_PERSON);
-        let blocked = format!(
-            "select p.clerk_user_id from usher_people p join {rows} on r.user_id = p.clerk_user_id
-             where p.banned or p.locked or p.deleted_at is not null"
-        );
-        let ids = self.new_people(clerk_user_ids)?;
-        let blocked: Vec<String> = on_conn!(self, |conn| sqlx::query_scalar(sql(blocked))
-            .bind(ids)
-            .fetch_all(conn)
-            .await)?;
-        let blocked: HashSet<String> = blocked.into_iter().collect();
-        let let_in = |(user_id, person_id): (String, Uuid)| {
-            let organization_id = *wanted.get(user_id.as_str()).filter(|_| !blocked.contains(&user_id))?;
-            Some(LetIn {
-                person_id,
-                organization_id,
-            })
-        };
-        let let_in: Vec<LetIn> = people.into_iter().filter_map(let_in).collect();
-        self.add_to_admins(&let_in).await?;
+        let (mut added, mut blocked) = (Vec::new(), HashSet::new());
+        for (user_id, person_id, is_blocked) in self.make_people_known(clerk_user_ids).await? {
+            if is_blocked {
+                blocked.insert(user_id);
+            } else if let Some(&organization_id) = wanted.get(user_id.as_str()) {
+                added.push(NewAdmin {
+                    person_id,
+                    organization_id,
+                });
+            }
+        }
+        self.add_to_admins(&added).await?;
         let named: Vec<PersonRef> = clerk_user_ids
             .iter()
             .map(|&id| PersonRef::Clerk(id.to_owned()))
@@ -188,14 +179,15 @@ impl Tx {
         to_json(&rows)
     }
 
-    /// Rows in `usher_people`, which stay locked: they decide which of two transactions makes those in `admins`.
-    async fn make_people_known(&mut self, clerk_user_ids: &[&str]) -> Result<Vec<(String, Uuid)>> {
+    /// Rows in `usher_people`, which stay locked: they decide which of two transactions makes those in `admins`. Returns the
+    /// Clerk user id and usher's of each person, and whether they are banned, locked or deleted.
+    async fn make_people_known(&mut self, clerk_user_ids: &[&str]) -> Result<Vec<(String, Uuid, bool)>> {
         let rows = unfold(self.dialect(), NEW_PERSON);
         let ids = self.new_people(clerk_user_ids)?;
         let text = format!(
             "insert into usher_people (clerk_user_id, id) select r.user_id, r.new_id from {rows} where true
              on conflict (clerk_user_id) do update set id = usher_people.id
-             returning clerk_user_id, id"
+             returning clerk_user_id, id, banned or locked or deleted_at is not null"
         );
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(ids)
