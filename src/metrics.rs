@@ -32,6 +32,7 @@ const DATABASE_UP: &str = "usher_database_up";
 const DATABASE_CONNECTIONS: &str = "usher_database_connections";
 const QUEUE_PAUSED: &str = "usher_queue_paused";
 const MAILS_WAIT: &str = "usher_mail_account_refused";
+const CATALOG_DIFFERENCES: &str = "usher_catalog_differences";
 const EVENTS_SENT: &str = "usher_event_deliveries_total";
 const EVENTS_WAITING: &str = "usher_events_unnumbered";
 const EVENTS_OLDEST: &str = "usher_events_oldest_unnumbered_age_seconds";
@@ -285,13 +286,18 @@ pub fn database_up(up: bool) {
     gauge!(DATABASE_UP).set(f64::from(u8::from(up)));
 }
 
-/// Sets whether the mail circuit breaker is open.
 pub fn queue_paused(queue: &'static str, paused: bool) {
     gauge!(QUEUE_PAUSED, "queue" => queue).set(f64::from(u8::from(paused)));
 }
 
+/// Sets whether the mail circuit breaker is open.
 pub fn mails_wait(refused: bool) {
     gauge!(MAILS_WAIT).set(f64::from(u8::from(refused)));
+}
+
+/// Sets how much of the database's catalog is not as usher needs it.
+pub fn catalog_differences(count: usize) {
+    gauge!(CATALOG_DIFFERENCES).set(count as f64);
 }
 
 pub fn database_connections(pool: &'static str, in_use: usize, idle: usize) {
@@ -397,6 +403,10 @@ fn describe() {
     describe_gauge!(
         DATABASE_CONNECTIONS,
         "This process's connections to the database, by pool and state."
+    );
+    describe_gauge!(
+        CATALOG_DIFFERENCES,
+        "Tables, columns and other things of the database that are not as usher needs them; /readyz names them."
     );
     describe_gauge!(QUEUE_PAUSED, "Whether an operator has paused a queue.");
     describe_gauge!(

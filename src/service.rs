@@ -15,7 +15,7 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use crate::app::App;
 use crate::config::Environment;
 use crate::names::named;
-use crate::ops::Scrape;
+use crate::ops::{CatalogWatch, Scrape};
 use crate::problem::Problem;
 use crate::server::{Limits, Server, connections_within_open_files};
 use crate::shutdown::Stopping;
@@ -79,7 +79,8 @@ impl Service {
             Role::Api => None,
         };
         let alive = workers.as_ref().map(Workers::alive);
-        let private = ops::router(app.store.clone(), alive.clone(), scrape)
+        let catalog = CatalogWatch::start(&app.store, app.config.rules());
+        let private = ops::router(app.store.clone(), alive.clone(), scrape, catalog)
             .merge(ops::board(&app, alive))
             .layer(Extension(Stopping(stopping.clone())));
         let address = app.config.admin_listen;

@@ -591,6 +591,23 @@ comment on column usher_audit.subject is 'What was chosen: ids, or a filter.';
 comment on column usher_audit.changed is 'How many were changed.';
 comment on column usher_audit.refused is 'Why nothing was changed, if it was refused.';
 
+create table usher_catalog (
+    kind text not null,
+    name text not null,
+    of_table text,
+    fingerprint text not null,
+    is_needed boolean not null,
+    definition text,
+    primary key (kind, name)
+);
+comment on table usher_catalog is 'What the last migration left: tables, columns, constraints, indexes, triggers, functions and views.';
+comment on column usher_catalog.kind is 'table, column, constraint, index, trigger, function or view.';
+comment on column usher_catalog.name is 'With its schema, and its table if it belongs to one.';
+comment on column usher_catalog.of_table is 'The table that it belongs to.';
+comment on column usher_catalog.fingerprint is 'Changes if the object changes in a way that matters.';
+comment on column usher_catalog.is_needed is 'False for columns of the app''s that usher works without.';
+comment on column usher_catalog.definition is 'The statements that make it again; null for what only a backup can restore.';
+
 create table usher_move (
     only_row integer primary key check (only_row = 1),
     source text not null,

@@ -569,6 +569,23 @@ create index usher_jobs_dead on Jobs (job_type, id)
     where status = 'Killed' or (status = 'Failed' and attempts >= max_attempts);
 drop index if exists idx_jobs_completed_done_at;
 
+-- What the last migration left: tables, indexes and triggers.
+create table usher_catalog (
+    -- table, index, trigger or view.
+    kind text not null,
+    -- Its name.
+    name text not null,
+    -- The table that it belongs to.
+    of_table text,
+    -- Changes if the object changes.
+    fingerprint text not null,
+    -- Always true; Postgres has more.
+    is_needed integer not null,
+    -- The statement that makes it.
+    definition text,
+    primary key (kind, name)
+) strict;
+
 -- Set while the file is moved to Postgres, and afterwards: `usher move`.
 create table usher_move (
     -- Always 1.

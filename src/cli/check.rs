@@ -13,7 +13,7 @@ use super::paint::{FAINT, colour, paint};
 use crate::app::{Clients, SetupError};
 use crate::clock::Clock;
 use crate::config::{Config, Environment, SessionKeySource, Settings};
-use crate::store::Store;
+use crate::store::{AppShape, Store};
 use usher_clerk::probe::{Probe, key_set_of, probe};
 use usher_clerk::{BackendClient, BackendError};
 use usher_mail::{MailSetupError, Mailer};
@@ -140,6 +140,7 @@ async fn check_database(config: &Config, clock: &Clock, report: &mut Report) {
         Ok(()) => {
             report.line("database", &Pass(format!("{:?} answers", store.dialect())));
             report.line("schema", &schema(&store, config).await);
+            catalog(&store, config, report).await;
             report.line("database clock", &database_clock(&store, clock).await);
         }
         Err(error) => report.line("database", &Fail(format!("USHER_DATABASE_URL: {error}"))),
@@ -177,6 +178,30 @@ async fn schema(store: &Store, config: &Config) -> Check {
             Err(_) => Warn("there is none yet: usher serve makes it, or usher migrate".to_owned()),
         },
         Err(error) => Fail(error.to_string()),
+    }
+}
+
+/// By the look that `usher serve` takes twice a minute. A database without a schema has nothing that could differ.
+async fn catalog(store: &Store, config: &Config, report: &mut Report) {
+    if store.is_migrated().await.is_err() {
+        return;
+    }
+    match store.differences(&config.rules(), &mut AppShape::default()).await {
+        Ok(found) if found.is_empty() => report.line("catalog", &Pass("as usher needs it".to_owned())),
+        Ok(found) => {
+            for found in found {
+                let must_be_mended = found.is_needed && !found.can_be_put_back();
+                report.line(
+                    "catalog",
+                    &if must_be_mended {
+                        Fail(found.says)
+                    } else {
+                        Warn(found.says)
+                    },
+                );
+            }
+        }
+        Err(error) => report.line("catalog", &Fail(error.to_string())),
     }
 }
 

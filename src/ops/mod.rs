@@ -1,6 +1,7 @@
 //! The routes of the private listener: liveness, readiness, metrics and the board.
 
 mod board;
+mod catalog;
 mod scrape;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::shutdown::Stopping;
 use crate::store::{OpenCircuit, PausedQueue, PoolName, Store, StoreError};
 use crate::worker::Alive;
 pub use board::{link as board_link, router as board};
+pub use catalog::CatalogWatch;
 pub use scrape::Scrape;
 
 /// Orchestrators probe every few seconds and don't wait long.
@@ -29,10 +31,11 @@ struct Ops {
     store: Store,
     workers: Option<Alive>,
     scrape: Arc<Scrape>,
+    catalog: CatalogWatch,
 }
 
 /// Routes for the private address. `workers` if this process runs any.
-pub fn router(store: Store, workers: Option<Alive>, scrape: Arc<Scrape>) -> Router {
+pub fn router(store: Store, workers: Option<Alive>, scrape: Arc<Scrape>, catalog: CatalogWatch) -> Router {
     Router::new()
         .route("/livez", get(async || Json(json!({"status": "ok"}))))
         .route("/readyz", get(ready))
@@ -43,11 +46,12 @@ pub fn router(store: Store, workers: Option<Alive>, scrape: Arc<Scrape>) -> Rout
             store: store.with_pool(PoolName::Health),
             workers,
             scrape,
+            catalog,
         })
 }
 
 /// 200 if this process can work, else 503, with each check and what is wrong with those that fail. An open circuit breaker
-/// for mail and paused queues are shown, but do not make the process unready.
+/// for mail, paused queues and differences of the catalog are shown, but do not make the process unready.
 async fn ready(State(ops): State<Ops>, stopping: Option<Extension<Stopping>>) -> Response {
     if stopping.is_some_and(|Extension(Stopping(token))| token.is_cancelled()) {
         let said =
@@ -87,6 +91,10 @@ async fn ready(State(ops): State<Ops>, stopping: Option<Extension<Stopping>>) ->
         && !paused.is_empty()
     {
         body["paused_queues"] = json!(paused);
+    }
+    let differences = ops.catalog.sentences();
+    if !differences.is_empty() {
+        body["catalog"] = json!(differences);
     }
     let status = if is_ready {
         StatusCode::OK

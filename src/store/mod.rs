@@ -7,6 +7,7 @@
 mod address;
 mod adopt;
 mod audit;
+mod catalog;
 mod circuit_breaker;
 mod deliveries;
 mod ended_jobs;
@@ -53,6 +54,7 @@ use crate::names::named;
 use crate::telemetry;
 pub use address::check_address;
 pub use audit::{AuditDoor, AuditView, NewAudit};
+pub use catalog::{AppShape, Difference};
 pub use circuit_breaker::OpenCircuit;
 pub use deliveries::{DeliveryKind, DeliveryNote, DeliveryStatus, DeliveryView, MailContext, NewDelivery, QueuedMail};
 pub use ended_jobs::{EndedJobs, MinuteOfJobs, minute_of};

@@ -165,7 +165,8 @@ stories! {
         assert_eq!(app.pool.count("usher_deliveries where status = 'queued' and attempts = 0").await, 31);
         let shown = delivery(app, &first).await;
         assert!(shown["last_error"].as_str().unwrap().contains("sender not allowed"));
-        let readiness = usher::ops::router(app.app.store.clone(), None, Arc::clone(&SCRAPE))
+        let catalog = usher::ops::CatalogWatch::start(&app.app.store, app.app.config.rules());
+        let readiness = usher::ops::router(app.app.store.clone(), None, Arc::clone(&SCRAPE), catalog)
             .oneshot(request(Method::GET, "/readyz", None, None)).await.unwrap();
         assert_eq!(readiness.status(), StatusCode::OK, "invites are still taken");
         let body = axum::body::to_bytes(readiness.into_body(), usize::MAX).await.unwrap();

@@ -18,6 +18,7 @@ mod banner;
 mod board;
 mod board_access;
 mod bounds;
+mod catalog;
 mod check;
 mod cli;
 mod cli_output;

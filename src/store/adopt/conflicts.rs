@@ -20,6 +20,13 @@ const KNOWN: &[&str] = &[
 pub(super) async fn find(conn: &mut PgConnection, app_schema: &str, rules: &Rules) -> sqlx::Result<Vec<String>> {
     let mut found = other_memberships(conn, app_schema).await?;
     found.extend(people_elsewhere(conn, app_schema).await?);
+    found.extend(roles(conn, app_schema, rules).await?);
+    Ok(found)
+}
+
+/// Roles that could never be given.
+pub(super) async fn roles(conn: &mut PgConnection, app_schema: &str, rules: &Rules) -> sqlx::Result<Vec<String>> {
+    let mut found = Vec::new();
     for (table, roles) in [
         ("organization_users", &rules.roles.organization),
         ("project_admins", &rules.roles.project),

@@ -15,6 +15,18 @@ pub(super) use backfill::{count_missing, fill};
 pub(super) use plan::{Step, plan};
 pub(super) use schema::{APP_TABLES, Schema};
 
+/// What usher can't work with in the app's tables after they were adopted, as sentences.
+pub(super) async fn later_problems(
+    conn: &mut PgConnection,
+    app_schema: &str,
+    rules: &Rules,
+) -> sqlx::Result<Vec<String>> {
+    let schema = Schema::read(conn, app_schema, rules, true).await?;
+    let mut found = plan::problems(&schema, rules);
+    found.extend(conflicts::roles(conn, app_schema, rules).await?);
+    Ok(found)
+}
+
 /// How long usher's statements wait for the app's locks, and how long the app's statements may queue behind them. Less
 /// than Postgres's `deadlock_timeout` (1 s), so Postgres never aborts the app's transaction.
 pub(super) const LOCK_TIMEOUT: &str = "set lock_timeout = '500ms'";
@@ -47,16 +59,19 @@ pub(super) async fn retry_on_lock_timeout<T, E>(
     attempt(conn).await
 }
 
+/// How long a statement may wait. `concurrently` waits for the app's transactions, but blocks none of them.
+pub(super) fn lock_timeout(statement: &str) -> &'static str {
+    if statement.contains(" concurrently ") {
+        "set lock_timeout = 0"
+    } else {
+        LOCK_TIMEOUT
+    }
+}
+
 /// Runs one step.
 pub(super) async fn take(conn: &mut PgConnection, step: &Step) -> sqlx::Result<()> {
     for statement in &step.statements {
-        // `concurrently` waits for the app's transactions, but blocks none of them.
-        let timeout = if statement.contains(" concurrently ") {
-            "set lock_timeout = 0"
-        } else {
-            LOCK_TIMEOUT
-        };
-        sqlx::raw_sql(timeout).execute(&mut *conn).await?;
+        sqlx::raw_sql(lock_timeout(statement)).execute(&mut *conn).await?;
         let run = async |conn: &mut PgConnection| {
             sqlx::raw_sql(AssertSqlSafe(statement.clone()))
                 .execute(conn)
@@ -125,8 +140,8 @@ impl Remarks {
     }
 }
 
-/// Switches the mirror of identities on or off, as configured, and copies the existing identities.
-pub(super) async fn mirror_identities(conn: &mut PgConnection, rules: &Rules) -> sqlx::Result<()> {
+/// Switches the mirror of identities on or off, as configured, and says whether it changed something.
+pub(super) async fn mirror_identities(conn: &mut PgConnection, rules: &Rules) -> sqlx::Result<bool> {
     let is_on: bool = sqlx::query_scalar(
         "select exists (select from pg_trigger where tgname = 'usher_note_identity' and tgrelid = 'admins'::regclass)",
     )
@@ -142,12 +157,13 @@ pub(super) async fn mirror_identities(conn: &mut PgConnection, rules: &Rules) ->
         (Identities::ExternalId, true) => {
             "drop trigger usher_note_identity on admins; drop trigger usher_mirror_identity on admin_identities"
         }
-        _ => "",
+        _ => return Ok(false),
     };
     let run = async |conn: &mut PgConnection| {
         let mut tx = conn.begin().await?;
         sqlx::raw_sql(statements).execute(&mut *tx).await?;
         tx.commit().await
     };
-    retry_on_lock_timeout(conn, run, gave_way).await
+    retry_on_lock_timeout(conn, run, gave_way).await?;
+    Ok(true)
 }

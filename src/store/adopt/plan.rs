@@ -125,7 +125,7 @@ pub(in crate::store) fn plan(schema: &Schema, rules: &Rules) -> Result<Vec<Step>
     Ok(steps)
 }
 
-fn problems(schema: &Schema, rules: &Rules) -> Vec<String> {
+pub(super) fn problems(schema: &Schema, rules: &Rules) -> Vec<String> {
     let mut problems = schema.conflicts.clone();
     if !schema.is_adopted {
         problems.extend(missing_tables(schema));

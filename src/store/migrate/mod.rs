@@ -9,14 +9,16 @@ use std::sync::Arc;
 
 use apalis_sqlite::SqliteStorage;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::{AssertSqlSafe, Connection as _, SqlSafeStr as _, SqlitePool};
+use sqlx::{AssertSqlSafe, Connection as _, SqlSafeStr as _, SqliteConnection, SqlitePool};
 
 use super::adopt::APP_TABLES;
+use super::catalog;
 use super::settings::Rules;
 use super::transfer::mark_of;
 use super::{Dialect, Pool, Store};
 use applied::Applied;
 pub use error::{MigrationError, Validation};
+pub(super) use postgres::{put_back as put_back_on_postgres, unfit as unfit_on_postgres};
 use usher_base::private;
 
 /// Not sqlx's default name, which the app may use in the same database.
@@ -46,12 +48,16 @@ impl Store {
                 // One transaction around everything, because sqlx has no lock for SQLite: if two processes start on a
                 // new file, the second waits here and then finds everything done.
                 let mut tx = writer.begin_with("begin immediate").await?;
+                let version = schema_version(&mut tx).await?;
                 // Never SqliteStorage::setup(): it switches durability off on one connection (APALIS trap 11).
                 named(SqliteStorage::migrations(), APALIS_TABLE_ON_SQLITE)
                     .run(&mut *tx)
                     .await
                     .map_err(MigrationError::Queue)?;
                 self.migrations.run(&mut *tx).await.map_err(MigrationError::Usher)?;
+                if schema_version(&mut tx).await? != version {
+                    catalog::note_on_sqlite(&mut tx).await?;
+                }
                 // This also shows whether the file can be written when there was nothing to migrate.
                 rules.publish_on_sqlite(&mut tx).await?;
                 tx.commit().await?;
@@ -96,6 +102,18 @@ impl Store {
             }
         }
     }
+}
+
+/// A number that SQLite raises with each change of the schema.
+async fn schema_version(conn: &mut SqliteConnection) -> sqlx::Result<i64> {
+    sqlx::query_scalar("pragma schema_version").fetch_one(conn).await
+}
+
+/// Why this usher can't work with the migrations that have run, if it is so.
+pub(super) async fn unfit_on_sqlite(pool: &SqlitePool, migrator: &Migrator) -> sqlx::Result<Option<Validation>> {
+    let text = format!("select version, success, checksum from {TABLE}");
+    let applied = Applied::of(sqlx::query_as(AssertSqlSafe(text)).fetch_all(pool).await?);
+    Ok(applied.check(migrator).err())
 }
 
 /// Whether the file is usher's, and not newer than this version.

@@ -9,6 +9,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, Row as _, SqlSa
 
 use super::{Applied, MigrationError, TABLE_ON_POSTGRES, Validation, named};
 use crate::store::adopt::{self, Schema, Step};
+use crate::store::catalog::{self, Difference};
 use crate::store::pools::ISOLATION;
 use crate::store::settings::{Rules, UniqueEmails};
 use crate::store::{ACQUIRE_TIMEOUT, Layout};
@@ -51,11 +52,23 @@ pub(super) async fn migrate(
     // Read after the lock: another process may have migrated in the meantime.
     let Prepared {
         applied,
+        own_schema,
         steps,
         unique_emails,
     } = prepare(conn, migrator, layout, rules).await?;
+    // Before anything else is changed: it notes what was there.
+    for step in own_schema.iter() {
+        tracing::info!("{}", step.says);
+        adopt::take(conn, step).await?;
+    }
+    let app_schema = layout.app_schema.as_deref();
+    let before = match applied.has(SCHEMA) {
+        true => catalog::look_on_postgres(conn, app_schema).await?,
+        false => Vec::new(),
+    };
     let queue = queue_migrations();
-    if !Applied::on_postgres(conn, APALIS_TABLE).await?.is_complete(&queue) {
+    let has_queue = Applied::on_postgres(conn, APALIS_TABLE).await?.is_complete(&queue);
+    if !has_queue {
         let mut own = connect(pool).await?;
         let outcome = migrate_queue(&mut own, &queue).await;
         let _ = own.close().await;
@@ -69,11 +82,57 @@ pub(super) async fn migrate(
     let run = async |conn: &mut PgConnection| apply(conn, migrator, &applied, layout).await;
     adopt::retry_on_lock_timeout(conn, run, |error| error.sql().is_some_and(adopt::gave_way)).await?;
     rules.publish_on_postgres(conn, unique_emails).await?;
+    let mut is_changed = !has_queue || !applied.is_complete(migrator);
     if layout.app_schema.is_some() {
-        adopt::mirror_identities(conn, rules).await?;
+        is_changed |= adopt::mirror_identities(conn, rules).await?;
         adopt::fill(conn, rules).await?;
     }
+    if is_changed || !is_noted(conn).await? {
+        catalog::note_on_postgres(conn, app_schema, &before).await?;
+    }
     Ok(())
+}
+
+/// A run may have been cut off before it noted what it left.
+async fn is_noted(conn: &mut PgConnection) -> sqlx::Result<bool> {
+    sqlx::query_scalar("select exists (select from usher_catalog)")
+        .fetch_one(conn)
+        .await
+}
+
+/// Makes what was lost again, and says what; nothing while another process migrates.
+pub(in crate::store) async fn put_back(
+    pool: &PgPool,
+    layout: &Layout,
+    lost: &[&Difference],
+) -> Result<Vec<String>, MigrationError> {
+    let mut conn = connect(pool).await?;
+    sqlx::raw_sql(AssertSqlSafe(layout.search_path()))
+        .execute(&mut conn)
+        .await?;
+    let is_ours: bool = sqlx::query_scalar("select pg_try_advisory_lock($1)")
+        .bind(LOCK)
+        .fetch_one(&mut conn)
+        .await?;
+    let mut made = Vec::new();
+    for found in if is_ours { lost } else { &[] } {
+        for statement in &found.repair {
+            // Not tried again here: the next look is in half a minute.
+            sqlx::raw_sql(adopt::lock_timeout(statement)).execute(&mut conn).await?;
+            sqlx::raw_sql(AssertSqlSafe(statement.clone()))
+                .execute(&mut conn)
+                .await?;
+        }
+        made.push(found.object.clone());
+    }
+    let _ = conn.close().await;
+    Ok(made)
+}
+
+/// Why this usher can't work with the migrations that have run, if it is so.
+pub(in crate::store) async fn unfit(conn: &mut PgConnection, migrator: &Migrator) -> sqlx::Result<Option<Validation>> {
+    let applied = Applied::on_postgres(conn, TABLE_ON_POSTGRES).await?;
+    Ok(applied.check(migrator).err())
 }
 
 /// A pooler that gives each transaction any connection of the server's: what usher sets on a connection and what it
@@ -169,8 +228,13 @@ pub(super) async fn plan(
 ) -> Result<Vec<String>, MigrationError> {
     check_pooling(pool, conn).await?;
     check_postgres(conn, migrator, layout).await?;
-    let Prepared { applied, steps, .. } = prepare(conn, migrator, layout, rules).await?;
-    let mut outlook = Vec::new();
+    let Prepared {
+        applied,
+        own_schema,
+        steps,
+        ..
+    } = prepare(conn, migrator, layout, rules).await?;
+    let mut outlook: Vec<String> = own_schema.into_iter().map(|step| step.says).collect();
     let queue = Applied::on_postgres(conn, APALIS_TABLE).await?;
     if !queue.is_complete(&queue_migrations()) {
         outlook.push("bring the queue's tables, in the schema apalis, up to date".to_owned());
@@ -201,6 +265,7 @@ const SCHEMA: i64 = 1;
 /// The migrations that have run, and the changes to the app's tables that must come first.
 struct Prepared {
     applied: Applied,
+    own_schema: Option<Step>,
     steps: Vec<Step>,
     unique_emails: UniqueEmails,
 }
@@ -212,11 +277,12 @@ async fn prepare(
     rules: &Rules,
 ) -> Result<Prepared, MigrationError> {
     let applied = Applied::on_postgres(conn, TABLE_ON_POSTGRES).await?;
+    let mut own_schema = None;
     let mut steps = Vec::new();
     let mut unique_emails = UniqueEmails::No;
     let is_complete = applied.is_complete(migrator);
-    if !is_complete {
-        steps = own_schema(conn).await?;
+    if !applied.has(SCHEMA) {
+        own_schema = make_own_schema(conn, layout).await?;
     }
     match &layout.app_schema {
         None if is_complete => {}
@@ -232,6 +298,7 @@ async fn prepare(
     }
     Ok(Prepared {
         applied,
+        own_schema,
         steps,
         unique_emails,
     })
@@ -278,26 +345,32 @@ async fn advisory_lock(conn: &mut PgConnection) -> sqlx::Result<()> {
     }
 }
 
-/// Makes the schema of usher's own tables, if it is not there yet. One that holds something else is not touched.
-async fn own_schema(conn: &mut PgConnection) -> Result<Vec<Step>, MigrationError> {
-    let (exists, in_use): (bool, bool) = sqlx::query_as(
+/// Makes the schema of usher's own tables, if it is not there yet, and notes in it what the database has. A schema that holds
+/// something else is not touched.
+async fn make_own_schema(conn: &mut PgConnection, layout: &Layout) -> Result<Option<Step>, MigrationError> {
+    let (exists, in_use, app_schema): (bool, bool, String) = sqlx::query_as(
         "select to_regnamespace('usher') is not null,
-             exists (select from pg_class c where c.relnamespace = to_regnamespace('usher'))
-                 and to_regclass('usher.usher_migrations') is null",
+             exists (select from pg_class c where c.relnamespace = to_regnamespace('usher') and c.relname !~ '^usher_before')
+                 and to_regclass('usher.usher_migrations') is null,
+             quote_nullable($1::text)",
     )
-    .fetch_one(conn)
+    .bind(&layout.app_schema)
+    .fetch_one(&mut *conn)
     .await?;
     if in_use {
         return Err(Validation::SchemaInUse.into());
     }
-    Ok(if exists {
-        Vec::new()
-    } else {
-        vec![Step {
-            says: "make the schema usher, for usher's own tables".to_owned(),
-            statements: vec!["create schema if not exists usher".to_owned()],
-        }]
-    })
+    let noted: bool = sqlx::query_scalar("select to_regclass('usher.usher_before') is not null")
+        .fetch_one(conn)
+        .await?;
+    let mut statements = vec![include_str!("before.sql").replace("{app_schema}", &app_schema)];
+    if !exists {
+        statements.insert(0, "create schema if not exists usher".to_owned());
+    }
+    Ok((!noted).then(|| Step {
+        says: "make the schema usher, for usher's own tables".to_owned(),
+        statements,
+    }))
 }
 
 /// Whether this usher can use the server and its schemas, and the tables are where they were when they were set up. From here

@@ -20,16 +20,14 @@ struct AddressRow<'a> {
 }
 
 impl Tx {
-    /// Replaces the addresses of the people whose profile was applied.
+    /// Adds the addresses of the people whose profile was applied. The caller has deleted those that they had before.
     pub(super) async fn save_addresses(&mut self, profiles: &[&Profile], applied: &[Person]) -> Result<()> {
         let mut addresses = Vec::new();
-        let mut people = Vec::with_capacity(applied.len());
         for person in applied {
             let profile = profiles
                 .iter()
                 .find(|profile| profile.clerk_user_id == person.clerk_user_id);
             let Some(profile) = profile else { continue };
-            people.push(person.id);
             let mut seen = HashSet::new();
             for address in profile.addresses.iter().filter(|address| seen.insert(&address.key)) {
                 addresses.push(AddressRow {
@@ -51,7 +49,6 @@ impl Tx {
                 ("is_primary", Type::Bool),
             ],
         );
-        self.delete_addresses(&people).await?;
         let text = format!(
             "insert into usher_addresses (person_id, email_key, email, verified, is_primary)
              select r.person_id, r.email_key, r.email, r.verified, r.is_primary from {source}"
@@ -94,6 +91,9 @@ impl Tx {
     }
 
     pub(super) async fn delete_addresses(&mut self, people: &[Uuid]) -> Result<()> {
+        if people.is_empty() {
+            return Ok(());
+        }
         let rows = unfold(self.dialect(), PERSON_ID);
         let theirs = of_rows(self.dialect(), "person_id", "person_id", &rows);
         let text = format!("delete from usher_addresses where {theirs}");

@@ -31,6 +31,13 @@ struct LinkRow<'a> {
     admin_id: Uuid,
 }
 
+/// The people whose profile was newer than what was stored.
+struct Applied {
+    people: Vec<Person>,
+    /// Those of them who had a row already, so that they may have addresses.
+    seen_before: Vec<Uuid>,
+}
+
 impl Profile {
     fn verified(&self) -> impl Iterator<Item = &Address> {
         self.addresses.iter().filter(|address| address.verified)
@@ -77,24 +84,29 @@ impl Tx {
         if profiles.is_empty() {
             return Ok(Vec::new());
         }
-        let applied = self.save_profiles(profiles).await?;
+        let Applied {
+            people: applied,
+            seen_before,
+        } = self.save_profiles(profiles).await?;
         let fresh: HashSet<&str> = applied.iter().map(|person| person.clerk_user_id.as_str()).collect();
         let stale: Vec<&str> = profiles
             .iter()
             .map(|profile| profile.clerk_user_id.as_str())
             .filter(|id| !fresh.contains(id))
             .collect();
+        self.delete_addresses(&seen_before).await?;
         self.save_addresses(profiles, &applied).await?;
         let mut people = self.lock_people(&stale).await?;
         people.extend(applied);
         Ok(people)
     }
 
-    async fn save_profiles(&mut self, profiles: &[&Profile]) -> Result<Vec<Person>> {
+    async fn save_profiles(&mut self, profiles: &[&Profile]) -> Result<Applied> {
         self.link_people(profiles).await?;
         let mut rows: Vec<_> = profiles.iter().map(|profile| self.profile_row(profile)).collect();
         // Always in this order, so that processes can't deadlock.
         rows.sort_by_key(|row| row.user_id);
+        let new_ids: HashSet<Uuid> = rows.iter().map(|row| row.new_id).collect();
         let rows = to_json(&rows)?;
         let source = unfold(
             self.dialect(),
@@ -132,17 +144,19 @@ impl Tx {
             person("usher_people")
         );
         let now = self.clock.now();
-        let applied: Vec<Person> = on_conn!(self, |conn| sqlx::query_as(sql(text))
+        let people: Vec<Person> = on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(&rows)
             .bind(now)
             .fetch_all(conn)
             .await)?;
-        let members: Vec<Uuid> = applied.iter().filter_map(|person| person.row_in_admins).collect();
+        let members: Vec<Uuid> = people.iter().filter_map(|person| person.row_in_admins).collect();
         // What the app keeps of its people, the app changes.
         if !members.is_empty() && !self.is_shared {
             self.update_admins(&members).await?;
         }
-        Ok(applied)
+        let seen_before = people.iter().map(|person| person.id);
+        let seen_before = seen_before.filter(|id| !new_ids.contains(id)).collect();
+        Ok(Applied { people, seen_before })
     }
 
     /// Writes what Clerk says to the rows that there are in usher's own `admins`.
