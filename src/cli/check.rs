@@ -139,8 +139,11 @@ async fn check_database(config: &Config, clock: &Clock, report: &mut Report) {
     match store.ping().await {
         Ok(()) => {
             report.line("database", &Pass(format!("{:?} answers", store.dialect())));
-            report.line("schema", &schema(&store, config).await);
-            catalog(&store, config, report).await;
+            let found = schema(&store, config).await;
+            report.line("schema", &found);
+            if !matches!(found, Fail(_)) {
+                catalog(&store, config, report).await;
+            }
             report.line("database clock", &database_clock(&store, clock).await);
         }
         Err(error) => report.line("database", &Fail(format!("USHER_DATABASE_URL: {error}"))),

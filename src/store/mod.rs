@@ -24,6 +24,7 @@ mod pauses;
 mod people;
 mod pools;
 pub mod queue;
+mod remove;
 mod retention;
 mod retry;
 mod rows;
@@ -70,7 +71,7 @@ pub use invites::{
 };
 pub use jobs::{FailedAttempt, JobCount, JobFilter, JobState, JobView, NewFailure};
 pub use mail_counts::{CountScope, MailCount, MailDemand};
-pub use migrate::{MigrationError, Validation};
+pub use migrate::{MigrationError, Planned, Validation};
 pub use outgoing::{
     EndpointRow, EventDeliveryFilter, EventDeliveryKey, EventDeliveryNote, EventDeliveryStatus, EventDeliveryView,
     EventTarget, EventType, FeedFilter, FeedRow, Numbered, QueuedEvent, Subject, Unnumbered,

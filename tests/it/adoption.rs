@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
+use usher::clock::Clock;
 use usher::invites::roles::Roles;
-use usher::store::{Identities, Rules};
+use usher::store::{Identities, Rules, Store};
 use uuid::Uuid;
 
 use crate::support::{TestApp, TestDatabase};
@@ -172,6 +173,27 @@ select md5(string_agg(line, ' ' order by line)) from (
     union all select extname from pg_extension union all select nspname from pg_namespace where nspname not like 'pg_%'
 ) as things (line)";
 
+/// What a dump of the schema would hold: without what columns are numbered, and those that are gone.
+const SCHEMA: &str = "
+select string_agg(line, E'\\n' order by line) from (
+    select format('%s.%s %s %s %s %s', c.oid::regclass, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+        pg_get_expr(d.adbin, d.adrelid), col_description(c.oid, a.attnum))
+    from pg_attribute a join pg_class c on c.oid = a.attrelid left join pg_attrdef d on d.adrelid = c.oid and d.adnum = a.attnum
+    where c.oid > 16000 and c.relkind in ('r', 'v', 'S') and a.attnum > 0 and not a.attisdropped
+    union all select format('%s %s', oid::regclass, obj_description(oid, 'pg_class')) from pg_class
+    where oid > 16000 and relkind in ('r', 'v', 'S')
+    union all select format('%s %s', conname, pg_get_constraintdef(oid)) from pg_constraint where conrelid > 16000
+    union all select pg_get_indexdef(indexrelid) from pg_index where indrelid > 16000 and indrelid::regclass::text !~ 'pg_toast'
+    union all select pg_get_triggerdef(oid) from pg_trigger where not tgisinternal
+    union all select pg_get_functiondef(oid) from pg_proc where oid > 16000 and prokind = 'f'
+    union all select extname from pg_extension union all select nspname from pg_namespace where nspname not like 'pg_%'
+) as things (line)";
+
+fn stdout(ran: &std::process::Output) -> String {
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    String::from_utf8_lossy(&ran.stdout).into_owned()
+}
+
 async fn app_database() -> TestDatabase {
     let database = TestDatabase::empty_postgres().await;
     database.pool.execute(APP).await;
@@ -291,6 +313,9 @@ async fn a_dry_run_says_what_would_happen_and_changes_nothing() {
         "add the column project_admins.role",
         "build the unique index usher_project_admins_pair on project_admins (project_id, admin_id)",
         "apply migration 0001",
+        "have the table invites with a key from organization_id to organizations, a key from project_id to projects, the index",
+        "have the table admins with the index usher_admins_external_id, the index usher_admins_unlinked, the trigger usher_mirror",
+        "make the functions usher_tell_of_events, apalis.usher_tell_of_jobs, usher_mirror_organization",
         "fill organization_users from admins.organization_id, in batches: 3 memberships",
         "Nothing was changed",
     ] {
@@ -706,24 +731,84 @@ async fn whoever_queues_behind_usher_s_locks_is_soon_let_pass() {
 }
 
 #[tokio::test]
-async fn usher_can_be_taken_out_again_as_the_docs_say() {
-    let database = app_database().await;
-    let pool = &database.pool;
-    let before = pool.text(WHAT_IS_THE_APP_S).await;
-    database.migrate_shared(&Rules::default()).await.unwrap();
-    pool.execute(&crate::support::docs_sql("### Removing usher")).await;
-    assert_eq!(pool.text(WHAT_IS_THE_APP_S).await, before);
-    for things in [
-        "pg_class where relname like 'usher%'",
-        "pg_proc where proname like 'usher%'",
-        "pg_trigger where tgname like 'usher%'",
-    ] {
-        assert_eq!(pool.count(things).await, 0, "{things}");
+async fn usher_can_be_taken_out_again_and_the_app_s_schema_is_as_it_was() {
+    for schema in [APP, APP_ON_CLERK, include_str!("../schemas/issue.sql")] {
+        let database = TestDatabase::empty_postgres().await;
+        let pool = &database.pool;
+        pool.execute(schema).await;
+        let before = pool.text(SCHEMA).await;
+        database.migrate_shared(&Rules::default()).await.unwrap();
+        let said = stdout(&usher(&database, &["migrate", "--remove", "--dry-run"]));
+        for words in [
+            "Would drop the table organization_users, which usher made, with ",
+            "Would drop the trigger usher_mirror_organization on admins",
+            "Would drop the schema usher with its",
+            "Would drop the schema apalis with 0 jobs",
+            "Nothing was changed",
+        ] {
+            assert!(said.contains(words), "{words} in:\n{said}");
+        }
+        let sql = stdout(&usher(&database, &["migrate", "--remove", "--sql"]));
+        assert!(sql.contains("drop schema usher cascade;"), "{sql}");
+        assert_ne!(pool.text(SCHEMA).await, before, "so far only looked at");
+        let said = stdout(&usher(&database, &["migrate", "--remove"]));
+        assert!(said.contains("usher is no longer in the database"), "{said}");
+        assert_eq!(pool.text(SCHEMA).await, before);
+
+        let again = usher(&database, &["migrate", "--remove"]);
+        assert!(!again.status.success());
+        let said = String::from_utf8_lossy(&again.stderr).into_owned();
+        assert!(said.contains("usher is not in it"), "{said}");
+        database.migrate_shared(&Rules::default()).await.unwrap();
     }
-    assert_eq!(memberships(&database).await.len(), 3, "who is where stays");
-    pool.execute("update admins set role = 'member', organization_id = 'b0000000-0000-4000-8000-000000000000'")
-        .await;
+}
+
+#[tokio::test]
+async fn beside_an_app_s_tables_usher_leaves_nothing_behind() {
+    let database = TestDatabase::empty_postgres().await;
+    database.pool.execute(include_str!("../schemas/prisma.sql")).await;
+    let before = database.pool.text(SCHEMA).await;
+    database.migrate(&Rules::default()).await.unwrap();
+    let store = Store::open(&database.url, Clock::System).await.unwrap();
+    let planned = store.plan_removal().await.unwrap();
+    assert_eq!(store.remove().await.unwrap(), planned);
+    store.close().await;
+    assert_eq!(database.pool.text(SCHEMA).await, before);
+}
+
+#[tokio::test]
+async fn what_came_since_is_told_of_when_usher_is_taken_out() {
+    let database = app_database().await;
     database.migrate_shared(&Rules::default()).await.unwrap();
+    // Another program's jobs, and a member without a role, which the app's schema did not allow.
+    database
+        .pool
+        .execute(
+            "insert into apalis.jobs (id, job, job_type) values ('x', 'x', 'mailer');
+             update admins set role = null where id = '00000000-0000-4000-8000-000000000001'",
+        )
+        .await;
+    let said = stdout(&usher(&database, &["migrate", "--remove"]));
+    for words in [
+        "leave admins.role as it is, null in 1 rows",
+        "which others use, too",
+        "bring apalis's own indexes",
+    ] {
+        assert!(said.contains(words), "{words} in:\n{said}");
+    }
+    assert_eq!(database.pool.count("apalis.jobs").await, 1);
+    assert_eq!(database.pool.count("pg_trigger where tgname like 'usher%'").await, 0);
+
+    // While it runs, nothing is taken from under it.
+    let database = TestDatabase::postgres().await;
+    database
+        .pool
+        .execute("insert into apalis.workers (id, worker_type, storage_name) values ('w', 'usher:send-mail', 'x')")
+        .await;
+    let store = Store::open(&database.url, Clock::System).await.unwrap();
+    let refused = store.remove().await.unwrap_err().to_string();
+    store.close().await;
+    assert!(refused.contains("usher is running on it"), "{refused}");
 }
 
 #[tokio::test]

@@ -198,7 +198,7 @@ stories! {
         let lines = said.lines.iter().map(|(_, what, _)| what.as_str());
         let lines: Vec<&str> = lines.filter(|what| *what != "not set").collect();
         assert_eq!(lines, [
-            "configuration", "templates", "database", "schema", "database clock", "mail server", "sender", "session keys",
+            "configuration", "templates", "database", "schema", "catalog", "database clock", "mail server", "sender", "session keys",
             "accept page", "Clerk's API", "clock",
         ]);
         assert_eq!(said.of("session keys"), "ok 1 at CLERK_ISSUER");

@@ -49,6 +49,7 @@ async fn a_file_goes_on_in_postgres_and_mailed_links_still_work() {
         "usher_migrations",
         "usher_settings",
         "usher_move",
+        "usher_catalog",
     ];
     for (table,) in tables {
         assert!(

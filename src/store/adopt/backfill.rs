@@ -5,6 +5,7 @@
 use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
+use super::super::migrate::OnProgress;
 use super::super::settings::{Identities, Rules};
 use super::{gave_way, retry_on_lock_timeout};
 
@@ -48,10 +49,14 @@ const IDENTITIES: Backfill = Backfill {
 };
 
 /// Fills in the missing rows. An interrupted run continues where it stopped.
-pub(in crate::store) async fn fill(conn: &mut PgConnection, rules: &Rules) -> sqlx::Result<()> {
-    MEMBERSHIPS.run(conn).await?;
+pub(in crate::store) async fn fill(
+    conn: &mut PgConnection,
+    rules: &Rules,
+    on_progress: &OnProgress<'_>,
+) -> sqlx::Result<()> {
+    MEMBERSHIPS.run(conn, on_progress).await?;
     match rules.identities {
-        Identities::Table { .. } => IDENTITIES.run(conn).await,
+        Identities::Table { .. } => IDENTITIES.run(conn, on_progress).await,
         Identities::ExternalId => Ok(()),
     }
 }
@@ -67,10 +72,22 @@ pub(in crate::store) async fn count_missing(conn: &mut PgConnection) -> sqlx::Re
 }
 
 impl Backfill {
-    async fn run(&self, conn: &mut PgConnection) -> sqlx::Result<()> {
-        let mut written = 0;
+    async fn run(&self, conn: &mut PgConnection, on_progress: &OnProgress<'_>) -> sqlx::Result<()> {
+        let (mut written, mut read, mut people) = (0, 0, None);
         while let Some(rows) = retry_on_lock_timeout(conn, async |conn| self.batch(conn).await, gave_way).await? {
             written += rows;
+            let all: i64 = match people {
+                Some(all) => all,
+                // Only where there is something to do.
+                None => {
+                    sqlx::query_scalar("select count(*) from admins")
+                        .fetch_one(&mut *conn)
+                        .await?
+                }
+            };
+            people = Some(all);
+            read = all.min(read + BATCH);
+            on_progress(self.name, read.unsigned_abs(), all.unsigned_abs());
         }
         if written > 0 {
             tracing::info!("{}: {written} existing rows adopted", self.name);

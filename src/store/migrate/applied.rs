@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{Migration, Migrator};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::Validation;
@@ -40,13 +40,9 @@ impl Applied {
         migrator.iter().all(|migration| self.has(migration.version))
     }
 
-    /// The migrations that have not run yet, as text.
-    pub(super) fn missing(&self, migrator: &Migrator) -> Vec<String> {
-        migrator
-            .iter()
-            .filter(|migration| !self.has(migration.version))
-            .map(|migration| format!("apply migration {:04} {}", migration.version, migration.description))
-            .collect()
+    /// The migrations that have not run yet.
+    pub(super) fn missing<'a>(&'a self, migrator: &'a Migrator) -> impl Iterator<Item = &'a Migration> {
+        migrator.iter().filter(|migration| !self.has(migration.version))
     }
 
     pub(super) fn check(&self, migrator: &Migrator) -> Result<(), Validation> {

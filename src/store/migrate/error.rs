@@ -76,6 +76,12 @@ pub enum Validation {
         "its file is being moved to Postgres, and the move was interrupted; run `usher move` again"
     })]
     Moved(bool),
+    #[error("the file is usher's alone; to take usher out, delete it")]
+    OwnFile,
+    #[error("usher is not in it; there is nothing to remove")]
+    NotHere,
+    #[error("usher is running on it; stop it first, and wait a minute")]
+    Running,
     /// A file with another program's tables.
     #[error("the file holds a table {0} that is not usher's; give usher a file of its own")]
     ForeignFile(&'static str),

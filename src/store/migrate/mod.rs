@@ -3,6 +3,7 @@
 
 mod applied;
 mod error;
+mod planned;
 mod postgres;
 
 use std::sync::Arc;
@@ -18,8 +19,12 @@ use super::transfer::mark_of;
 use super::{Dialect, Pool, Store};
 use applied::Applied;
 pub use error::{MigrationError, Validation};
+pub use planned::Planned;
 pub(super) use postgres::{put_back as put_back_on_postgres, unfit as unfit_on_postgres};
 use usher_base::private;
+
+/// What a step is, how many rows are done, and of how many.
+pub(in crate::store) type OnProgress<'a> = dyn Fn(&str, u64, u64) + Sync + 'a;
 
 /// Not sqlx's default name, which the app may use in the same database.
 pub(super) const TABLE: &str = "usher_migrations";
@@ -35,11 +40,20 @@ impl Store {
     /// # Errors
     /// [`MigrationError`]; a migration that fails is rolled back.
     pub async fn migrate(&self, rules: &Rules) -> Result<(), MigrationError> {
+        self.migrate_with(rules, &|_, _, _| ()).await
+    }
+
+    /// As [`Store::migrate`], and tells how far long steps are: what, how many rows are done, and of how many.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn migrate_with(&self, rules: &Rules, on_progress: &OnProgress<'_>) -> Result<(), MigrationError> {
         match &self.pool {
             Pool::Postgres(pool) => {
                 // A connection of its own: its settings and locks end with it.
                 let mut conn = postgres::connect(pool).await?;
-                let outcome = postgres::migrate(pool, &mut conn, &self.migrations, &self.layout, rules).await;
+                let outcome =
+                    postgres::migrate(pool, &mut conn, &self.migrations, &self.layout, rules, on_progress).await;
                 let _ = conn.close().await;
                 outcome
             }
@@ -84,11 +98,11 @@ impl Store {
         self
     }
 
-    /// What [`Store::migrate`] would do now, as text and in order. Changes nothing.
+    /// What [`Store::migrate`] would do now, in order. Changes nothing.
     ///
     /// # Errors
     /// The same as migrating.
-    pub async fn plan_changes(&self, rules: &Rules) -> Result<Vec<String>, MigrationError> {
+    pub async fn plan_changes(&self, rules: &Rules) -> Result<Vec<Planned>, MigrationError> {
         match &self.pool {
             Pool::Postgres(pool) => {
                 let mut conn = postgres::connect(pool).await?;
@@ -98,7 +112,10 @@ impl Store {
             }
             Pool::Sqlite { writer, .. } => {
                 let applied = check_sqlite(writer, &self.migrations).await?;
-                Ok(applied.missing(&self.migrations))
+                let missing = applied.missing(&self.migrations);
+                Ok(missing
+                    .flat_map(|migration| planned::of_migration(migration, true))
+                    .collect())
             }
         }
     }

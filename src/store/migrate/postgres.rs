@@ -7,7 +7,8 @@ use sqlx::migrate::{Migration, Migrator};
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, Row as _, SqlSafeStr as _};
 
-use super::{Applied, MigrationError, TABLE_ON_POSTGRES, Validation, named};
+use super::planned::{self, Planned};
+use super::{Applied, MigrationError, OnProgress, TABLE_ON_POSTGRES, Validation, named};
 use crate::store::adopt::{self, Schema, Step};
 use crate::store::catalog::{self, Difference};
 use crate::store::pools::ISOLATION;
@@ -45,6 +46,7 @@ pub(super) async fn migrate(
     migrator: &Migrator,
     layout: &Layout,
     rules: &Rules,
+    on_progress: &OnProgress<'_>,
 ) -> Result<(), MigrationError> {
     check_pooling(pool, conn).await?;
     check_postgres(conn, migrator, layout).await?;
@@ -62,20 +64,22 @@ pub(super) async fn migrate(
         adopt::take(conn, step).await?;
     }
     let app_schema = layout.app_schema.as_deref();
-    let before = match applied.has(SCHEMA) {
+    let queue = queue_migrations();
+    let has_queue = Applied::on_postgres(conn, APALIS_TABLE).await?.is_complete(&queue);
+    let may_change = !has_queue || !applied.is_complete(migrator) || app_schema.is_some();
+    let before = match may_change && applied.has(SCHEMA) {
         true => catalog::look_on_postgres(conn, app_schema).await?,
         false => Vec::new(),
     };
-    let queue = queue_migrations();
-    let has_queue = Applied::on_postgres(conn, APALIS_TABLE).await?.is_complete(&queue);
     if !has_queue {
         let mut own = connect(pool).await?;
         let outcome = migrate_queue(&mut own, &queue).await;
         let _ = own.close().await;
         outcome?;
     }
-    for step in &steps {
+    for (done, step) in steps.iter().enumerate() {
         tracing::info!("{}", step.says);
+        on_progress(&step.says, done as u64, steps.len() as u64);
         adopt::take(conn, step).await?;
     }
     sqlx::raw_sql(adopt::LOCK_TIMEOUT).execute(&mut *conn).await?;
@@ -85,7 +89,7 @@ pub(super) async fn migrate(
     let mut is_changed = !has_queue || !applied.is_complete(migrator);
     if layout.app_schema.is_some() {
         is_changed |= adopt::mirror_identities(conn, rules).await?;
-        adopt::fill(conn, rules).await?;
+        adopt::fill(conn, rules, on_progress).await?;
     }
     if is_changed || !is_noted(conn).await? {
         catalog::note_on_postgres(conn, app_schema, &before).await?;
@@ -191,8 +195,14 @@ async fn migrate_queue(conn: &mut PgConnection, migrations: &Migrator) -> Result
     let mut hstore: Option<String> = sqlx::query_scalar(find_hstore).fetch_optional(&mut *conn).await?;
     if hstore.is_none() {
         // Where the app's own `create extension` would create it: apalis's own statement then finds it and does
-        // nothing.
-        sqlx::raw_sql("create extension hstore").execute(&mut *conn).await?;
+        // nothing. For a role of that name, the schema usher would be the first.
+        let schema: String = sqlx::query_scalar(
+            "select quote_ident(coalesce((select s from unnest(current_schemas(false)) as s where s <> 'usher' limit 1), 'public'))",
+        )
+        .fetch_one(&mut *conn)
+        .await?;
+        let create = format!("create extension hstore schema {schema}");
+        sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut *conn).await?;
         hstore = sqlx::query_scalar(find_hstore).fetch_optional(&mut *conn).await?;
     }
     let path = format!("set search_path = apalis, {}", hstore.unwrap_or_default());
@@ -225,7 +235,7 @@ pub(super) async fn plan(
     migrator: &Migrator,
     layout: &Layout,
     rules: &Rules,
-) -> Result<Vec<String>, MigrationError> {
+) -> Result<Vec<Planned>, MigrationError> {
     check_pooling(pool, conn).await?;
     check_postgres(conn, migrator, layout).await?;
     let Prepared {
@@ -234,13 +244,20 @@ pub(super) async fn plan(
         steps,
         ..
     } = prepare(conn, migrator, layout, rules).await?;
-    let mut outlook: Vec<String> = own_schema.into_iter().map(|step| step.says).collect();
+    let mut outlook: Vec<Planned> = own_schema.into_iter().map(Planned::from).collect();
     let queue = Applied::on_postgres(conn, APALIS_TABLE).await?;
-    if !queue.is_complete(&queue_migrations()) {
-        outlook.push("bring the queue's tables, in the schema apalis, up to date".to_owned());
+    let texts: Vec<String> = queue
+        .missing(&queue_migrations())
+        .map(|migration| migration.sql.as_str().to_owned())
+        .collect();
+    if !texts.is_empty() {
+        let says = "bring the queue's tables, in the schema apalis, up to date";
+        outlook.push(Planned::new(says, texts.join("\n")));
     }
-    outlook.extend(steps.into_iter().map(|step| step.says));
-    outlook.extend(applied.missing(migrator));
+    outlook.extend(steps.into_iter().map(Planned::from));
+    let is_own = layout.app_schema.is_none();
+    let missing = applied.missing(migrator);
+    outlook.extend(missing.flat_map(|migration| planned::of_migration(migration, is_own)));
     let has_memberships: bool = sqlx::query_scalar(
         "select count(*) = 2 from information_schema.columns where table_schema = $1
              and (table_name, column_name) in (('admins', 'organization_id'), ('organizations', 'id'))",
@@ -251,8 +268,9 @@ pub(super) async fn plan(
     if has_memberships && !applied.has(SCHEMA) {
         let missing = adopt::count_missing(conn).await?;
         if missing > 0 {
-            outlook.push(format!(
-                "fill organization_users from admins.organization_id, in batches: {missing} memberships"
+            outlook.push(Planned::new(
+                format!("fill organization_users from admins.organization_id, in batches: {missing} memberships"),
+                "",
             ));
         }
     }

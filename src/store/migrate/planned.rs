@@ -1,0 +1,119 @@
+//! What a migration would do, as text and as SQL.
+
+use std::collections::BTreeMap;
+
+use sqlx::migrate::Migration;
+
+use crate::store::adopt::Step;
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planned {
+    /// What it does, as text for the user.
+    pub says: String,
+    /// Its statements; empty for what is only told of.
+    pub sql: String,
+}
+
+impl Planned {
+    pub(in crate::store) fn new(says: impl Into<String>, sql: impl Into<String>) -> Self {
+        Self {
+            says: says.into(),
+            sql: sql.into(),
+        }
+    }
+}
+
+impl From<Step> for Planned {
+    fn from(step: Step) -> Self {
+        Self::new(step.says, step.statements.join(";\n"))
+    }
+}
+
+/// A migration, and then each table with what belongs to it, and the functions and views. `is_own` leaves out what is only for
+/// apps without tables of their own here.
+pub(super) fn of_migration(migration: &Migration, is_own: bool) -> Vec<Planned> {
+    let sql = migration.sql.as_str();
+    let applies = format!("apply migration {:04} {}", migration.version, migration.description);
+    let mut planned = vec![Planned::new(applies, sql)];
+    planned.extend(objects(sql, is_own).into_iter().map(|says| Planned::new(says, "")));
+    planned
+}
+
+/// Without the blocks that do nothing where the tables are shared.
+fn without_own(sql: &str) -> String {
+    let mut kept = String::with_capacity(sql.len());
+    let mut rest = sql;
+    while let Some(start) = rest.find("\ndo $") {
+        let (before, block) = rest.split_at(start + 1);
+        let tag = block[3..].lines().next().unwrap_or_default();
+        let end = block.find(&format!("\n{tag};")).unwrap_or(block.len());
+        let (block, after) = block.split_at(end);
+        kept.push_str(before);
+        if !block.contains("app_schema is not null") {
+            kept.push_str(block);
+        }
+        rest = after;
+    }
+    kept + rest
+}
+
+/// What a text makes, in sentences. It reads the house's own SQL, in which a statement begins a line.
+fn objects(sql: &str, is_own: bool) -> Vec<String> {
+    let mut tables: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut others: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut table = "";
+    let sql = if is_own { sql.to_owned() } else { without_own(sql) };
+    for line in sql.lines().map(str::trim_start) {
+        let words: Vec<&str> = line
+            .split_whitespace()
+            .filter(|word| !["unique", "constraint", "if", "not", "exists", "or", "replace"].contains(word))
+            .collect();
+        match words[..] {
+            ["create", "table", name, ..] => {
+                table = name;
+                tables.entry(name).or_default();
+            }
+            ["create", "index", index, "on", on, ..] => {
+                tables.entry(on).or_default().push(format!("the index {index}"));
+            }
+            ["create", "trigger", trigger, ..] => {
+                let on = words
+                    .iter()
+                    .skip_while(|word| **word != "on")
+                    .nth(1)
+                    .copied()
+                    .unwrap_or(table);
+                tables.entry(on).or_default().push(format!("the trigger {trigger}"));
+            }
+            ["create", kind @ ("function" | "view"), name, ..] => {
+                let name = name.split('(').next().unwrap_or(name);
+                let names = others.entry(kind).or_default();
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
+            [column, ..] if line.contains(" references ") => {
+                let to = words
+                    .iter()
+                    .skip_while(|word| **word != "references")
+                    .nth(1)
+                    .copied()
+                    .unwrap_or_default();
+                tables
+                    .entry(table)
+                    .or_default()
+                    .push(format!("a key from {column} to {to}"));
+            }
+            _ => {}
+        }
+    }
+    let tables = tables.into_iter().map(|(table, things)| match things.is_empty() {
+        true => format!("have the table {table}"),
+        false => format!("have the table {table} with {}", things.join(", ")),
+    });
+    let others = others
+        .into_iter()
+        .map(|(kind, names)| format!("make the {kind}s {}", names.join(", ")));
+    tables.chain(others).collect()
+}
