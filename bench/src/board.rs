@@ -188,6 +188,8 @@ fn paths(rows: u32) -> Vec<String> {
     ];
     let mut paths: Vec<String> = jobs.iter().map(|query| format!("/board/jobs{query}")).collect();
     paths.push(format!("/board/jobs?about={about}"));
+    paths.push(format!("/board/jobs?about=msg_{}", rows / 2 + 1));
+    paths.push("/board/jobs?about=msg_unknown".to_owned());
     paths.push(format!("/board/jobs?state=dead&about={about}"));
     paths.push(format!("/board/jobs?state=done&below={middle}"));
     paths.push(format!("/board/jobs/{middle}"));

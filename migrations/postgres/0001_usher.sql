@@ -686,6 +686,8 @@ create index usher_jobs_done on apalis.jobs (job_type, id) where status = 'Done'
 -- The few dead jobs, likewise.
 create index usher_jobs_dead on apalis.jobs (job_type, id)
     where status = 'Killed' or (status = 'Failed' and attempts >= max_attempts);
+-- Unfinished jobs with an error, for a search for its words.
+create index usher_jobs_with_error on apalis.jobs (job_type, id) where status <> 'Done' and last_result is not null;
 -- Nobody gives jobs a key of this kind, yet each change of a job's status wrote an entry for none.
 create unique index usher_jobs_idempotency_key on apalis.jobs (job_type, idempotency_key) where idempotency_key is not null;
 drop index if exists apalis.idx_jobs_idempotency_key;

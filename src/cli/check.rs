@@ -13,7 +13,7 @@ use super::paint::{FAINT, colour, paint};
 use crate::app::{Clients, SetupError};
 use crate::clock::Clock;
 use crate::config::{Config, Environment, SessionKeySource, Settings};
-use crate::store::{AppShape, Store};
+use crate::store::{AppShape, Difference, Store};
 use usher_clerk::probe::{Probe, key_set_of, probe};
 use usher_clerk::{BackendClient, BackendError};
 use usher_mail::{MailSetupError, Mailer};
@@ -141,9 +141,7 @@ async fn check_database(config: &Config, clock: &Clock, report: &mut Report) {
             report.line("database", &Pass(format!("{:?} answers", store.dialect())));
             let found = schema(&store, config).await;
             report.line("schema", &found);
-            if !matches!(found, Fail(_)) {
-                catalog(&store, config, report).await;
-            }
+            catalog(&store, config, matches!(found, Fail(_)), report).await;
             report.line("database clock", &database_clock(&store, clock).await);
         }
         Err(error) => report.line("database", &Fail(format!("USHER_DATABASE_URL: {error}"))),
@@ -184,15 +182,19 @@ async fn schema(store: &Store, config: &Config) -> Check {
     }
 }
 
-/// By the look that `usher serve` takes twice a minute. A database without a schema has nothing that could differ.
-async fn catalog(store: &Store, config: &Config, report: &mut Report) {
+/// By the look that `usher serve` takes twice a minute. A database without a schema has nothing that could differ; where the schema
+/// has failed, its migrations are told of already.
+async fn catalog(store: &Store, config: &Config, has_failed: bool, report: &mut Report) {
     if store.is_migrated().await.is_err() {
         return;
     }
     match store.differences(&config.rules(), &mut AppShape::default()).await {
-        Ok(found) if found.is_empty() => report.line("catalog", &Pass("as usher needs it".to_owned())),
+        Ok(found) if found.is_empty() && !has_failed => report.line("catalog", &Pass("as usher needs it".to_owned())),
         Ok(found) => {
-            for found in found {
+            for found in found
+                .into_iter()
+                .filter(|found| !has_failed || found.object != Difference::MIGRATIONS)
+            {
                 let must_be_mended = found.is_needed && !found.can_be_put_back();
                 report.line(
                     "catalog",
@@ -204,7 +206,8 @@ async fn catalog(store: &Store, config: &Config, report: &mut Report) {
                 );
             }
         }
-        Err(error) => report.line("catalog", &Fail(error.to_string())),
+        Err(error) if !has_failed => report.line("catalog", &Fail(error.to_string())),
+        Err(_) => {}
     }
 }
 

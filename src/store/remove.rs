@@ -291,7 +291,8 @@ async fn from_the_queue(conn: &mut PgConnection) -> sqlx::Result<Vec<Planned>> {
     let mut restore = String::from(
         "drop trigger usher_tell_of_jobs on apalis.jobs; drop trigger usher_leave_others_notified on apalis.jobs;
          drop function apalis.usher_tell_of_jobs;
-         drop index apalis.usher_jobs_held, apalis.usher_jobs_done, apalis.usher_jobs_dead, apalis.usher_jobs_idempotency_key;
+         drop index apalis.usher_jobs_held, apalis.usher_jobs_done, apalis.usher_jobs_dead, apalis.usher_jobs_with_error,
+             apalis.usher_jobs_idempotency_key;
          alter table apalis.jobs reset (fillfactor, autovacuum_vacuum_scale_factor, autovacuum_analyze_scale_factor)",
     );
     for definition in had.map(|had| had.0).unwrap_or_default() {

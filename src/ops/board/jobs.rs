@@ -51,7 +51,7 @@ impl JobQuery {
     }
 
     pub(super) async fn filter(&self, tx: &mut Tx) -> Result<JobFilter, StoreError> {
-        Ok(JobFilter {
+        let filter = JobFilter {
             ids: self.id.iter().cloned().collect(),
             queue: self.queue,
             states: self.state.into_iter().collect(),
@@ -62,7 +62,8 @@ impl JobQuery {
                 None => None,
             },
             ..JobFilter::default()
-        })
+        };
+        tx.narrowed(filter).await
     }
 
     /// For addresses and forms.

@@ -25,6 +25,9 @@ pub struct Difference {
 }
 
 impl Difference {
+    /// The object that stands for the migrations that have run.
+    pub const MIGRATIONS: &str = "migrations";
+
     /// Whether [`Store::put_back`] makes it again.
     #[must_use]
     pub fn can_be_put_back(&self) -> bool {
@@ -108,7 +111,7 @@ impl Store {
                 (found, migrate::unfit_on_sqlite(reader, &self.migrations).await?)
             }
         };
-        found.extend(migrations.map(|unfit| Difference::named("migrations", unfit.to_string())));
+        found.extend(migrations.map(|unfit| Difference::named(Difference::MIGRATIONS, unfit.to_string())));
         Ok(found)
     }
 

@@ -117,6 +117,10 @@ impl JobFilter {
         } else {
             text.push_str(" and $1 = $1");
         }
+        if self.is_about_errors_of_unfinished() {
+            // As in the condition of the index of jobs with an error.
+            text.push_str(" and status <> 'Done' and last_result is not null");
+        }
         let about = unfold(dialect, JOB_ID).replace("$1", "$6");
         for (is_asked, condition, unused) in [
             (self.limit_id().is_some(), "id < $2".to_owned(), "$2 = $2"),
@@ -136,6 +140,10 @@ impl JobFilter {
             let _ = write!(text, " and {}", if is_asked { &condition } else { unused });
         }
         text
+    }
+
+    fn is_about_errors_of_unfinished(&self) -> bool {
+        self.error.is_some() && self.ids.is_empty() && !self.states.contains(&JobState::Done)
     }
 
     /// Between which ids the jobs are, with all parameters of [`JobFilter::conditions`].
@@ -243,6 +251,10 @@ impl Tx {
                          select id from (select id from {table} where {conditions} offset 0) as fitting
                          order by id desc limit {limit})) order by id desc"
                 ),
+                // Its planner can't know that few of the unfinished jobs have an error.
+                Dialect::Sqlite if filter.is_about_errors_of_unfinished() => {
+                    list(&format!("{table} indexed by usher_jobs_with_error"), conditions)
+                }
                 Dialect::Sqlite => list(table, conditions),
             }
         };

@@ -1,6 +1,7 @@
 //! The queue for operators: viewing and repairing it. The service may be running, so every change is guarded: jobs that
 //! a worker holds are not touched.
 
+mod about;
 mod failures;
 mod list;
 mod repair;
