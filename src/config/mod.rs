@@ -35,6 +35,7 @@ pub use sources::{login_name, variable, without_environment};
 pub use unknown::warn_of_unknown_variables;
 
 use crate::api_key::ApiKey;
+use crate::invites::RedirectOrigins;
 use crate::invites::limits::MailCaps;
 use crate::invites::matching::AutoAccept;
 use crate::invites::reminders::Reminders;
@@ -107,6 +108,8 @@ pub struct Config {
     pub app_name: String,
     /// Where the accept page leads after accepting.
     pub app_url: Option<String>,
+    /// Where an invite may lead instead.
+    pub redirects: RedirectOrigins,
     pub invite_url: InviteUrl,
     pub auto_accept: AutoAccept,
     pub invite_ttl: TimeDelta,
@@ -216,6 +219,7 @@ impl Config {
             mail_caps: self.mail_caps,
             mail_domain: usher_mail::message_domain(&self.mail_from).unwrap_or_else(|| Rules::NO_DOMAIN.to_owned()),
             identities: self.identities.clone(),
+            redirects: self.redirects.clone(),
         }
     }
 }

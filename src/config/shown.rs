@@ -79,6 +79,7 @@ impl Config {
             ("MAIL_DEFAULT_LOCALE", self.mail_default_locale.clone()),
             ("APP_NAME", self.app_name.clone()),
             ("APP_URL", shown(self.app_url.as_deref())),
+            ("REDIRECT_URLS", self.redirects.names().join(",")),
             ("INVITE_URL", addresses(&self.invite_url.0)),
             ("AUTO_ACCEPT", self.auto_accept.as_str().to_owned()),
             ("INVITE_TTL", shown_age(self.invite_ttl)),

@@ -123,7 +123,7 @@ function button(text, action, isFirst = false) {
 
 /** The way on to the app, where it is known. */
 function onward(url) {
-    const target = [url, settings.appUrl].find((address) => /^https?:\/\//.test(address ?? ""));
+    const target = [url, settings.appUrl].find((address) => /^https?:\/\//i.test(address ?? ""));
     return target && element("a", { class: "button first", href: target }, fill(texts.onward, { app: settings.appName }));
 }
 
@@ -158,7 +158,7 @@ async function start() {
 function showClosed(status) {
     const names = namesOf(invite, language);
     if (status === "accepted") {
-        const link = onward();
+        const link = onward(invite.redirect_url);
         return say("wasAccepted", link ? "" : "done", [link].filter(Boolean), names);
     }
     return say(status === "declined" ? "wasDeclined" : status, "askNew", [], names);

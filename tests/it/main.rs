@@ -53,6 +53,7 @@ mod places;
 mod pooler;
 mod private;
 mod quiet;
+mod redirects;
 mod repairs;
 mod replies;
 mod rotation;

@@ -173,6 +173,7 @@ impl Settings {
             mail_default_locale: self.mail_default_locale().to_owned(),
             app_name: self.app_name.clone().unwrap_or_else(|| "usher".to_owned()),
             app_url: all.or_default(self.app_url()),
+            redirects: self.redirects(environment, &mut all),
             invite_url,
             auto_accept: all.or_default(parsed("AUTO_ACCEPT", self.auto_accept.as_deref())),
             invite_ttl: all.or_default(self.invite_ttl()),
