@@ -89,14 +89,14 @@ fn greet(service: &Service, config: &Config) {
 fn in_development(service: &Service, config: &Config) -> String {
     let links = service.address().map(|public| {
         let private = service.admin_address();
-        let links = home::links(&format!("http://{public}"), private);
+        let links = home::links(config, &format!("http://{public}"), private);
         let lines = links.iter().map(|link| match link.name {
             "board" => format!("  {:<13}{}\n", link.name, board_link(config, private)),
             name => format!("  {name:<13}{}\n", link.url),
         });
         lines.collect::<String>()
     });
-    let mails = home::mail_folder(config).map(|folder| format!("  {:<13}{folder}/\n", "mails"));
+    let mails = home::mail_folder(config).map(|folder| format!("  {:<13}{}/\n", "mails", folder.display()));
     format!(
         "\n{}{}{DEVELOPMENT}",
         links.unwrap_or_default(),
