@@ -35,7 +35,8 @@ impl Serve {
     /// Serves until SIGTERM or SIGINT.
     pub async fn run(self, config: Config) -> anyhow::Result<()> {
         let clock = Clock::System;
-        let opened = Store::open_with(config.database_url.expose(), &config.layout, clock.clone()).await;
+        let url = config.database_url.expose();
+        let opened = Store::open_sized(url, &config.layout, config.connections, clock.clone()).await;
         let store = opened.map_err(SetupError::from)?;
         // Connections open while templates and then the schema are read.
         let first_connections = store.clone();

@@ -43,7 +43,7 @@ use crate::invites::roles::Roles;
 use crate::ops_key::{OpsKeys, OpsRole};
 use crate::rate_limit::RateLimit;
 use crate::secret::Secret;
-use crate::store::{EventType, Identities, Layout, Rules};
+use crate::store::{Connections, EventType, Identities, Layout, Rules};
 use crate::telemetry::{LogFilter, LogFormat};
 use usher_mail::{MailConfig, TransportConfig};
 
@@ -117,6 +117,8 @@ pub struct Config {
     pub mail_caps: MailCaps,
     pub roles: Roles,
     pub layout: Layout,
+    /// To Postgres.
+    pub connections: Connections,
     pub identities: Identities,
     pub templates_dir: Option<PathBuf>,
     /// Where events are sent.

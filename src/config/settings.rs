@@ -29,6 +29,9 @@ pub struct Settings {
         value_name = "URL"
     )]
     pub database_url: Option<Secret>,
+    /// The maximum number of connections to Postgres that a process opens, from `8`. Default: `20`.
+    #[arg(long, env = "USHER_DATABASE_CONNECTIONS", global = true, value_name = "NUMBER")]
+    pub usher_database_connections: Option<String>,
     /// The public address, for the app and for webhooks. Default: `127.0.0.1:8080`.
     #[arg(long, env = "USHER_LISTEN", global = true, value_name = "ADDRESS:PORT")]
     pub usher_listen: Option<String>,

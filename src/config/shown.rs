@@ -32,6 +32,7 @@ impl Config {
                 .to_owned(),
             ),
             ("USHER_DATABASE_URL", addresses(self.database_url.expose())),
+            ("USHER_DATABASE_CONNECTIONS", self.connections.to_string()),
             ("USHER_LISTEN", self.listen.to_string()),
             ("USHER_PUBLIC_URL", shown(self.public_url.as_deref())),
             ("USHER_ADMIN_LISTEN", self.admin_listen.to_string()),

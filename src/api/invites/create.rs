@@ -16,7 +16,6 @@ use super::views_by_id;
 use crate::api::auth::AppClient;
 use crate::api::body::JsonBody;
 use crate::api::idempotency::{IdempotencyKey, Kept, Outcome, Repeated};
-use crate::api::limits::BATCH_SHARE;
 use crate::api::{Api, example, tag};
 use crate::config::Config;
 use crate::fields::{Fields, body};
@@ -180,7 +179,7 @@ impl Call {
     async fn answer(self) -> Result<Kept, Problem> {
         let share = match self.kind {
             Kind::One => 1,
-            Kind::Batch => BATCH_SHARE,
+            Kind::Batch => self.api.limits.batch_share(),
         };
         let store = self.client.store(&self.api, share);
         store.transaction(self, |tx, call| call.answer_in(tx).boxed()).await
