@@ -61,7 +61,7 @@ pub use deliveries::{DeliveryKind, DeliveryNote, DeliveryStatus, DeliveryView, M
 pub use ended_jobs::{EndedJobs, MinuteOfJobs, minute_of};
 pub use error::StoreError;
 pub(crate) use error::log_busy;
-use error::{code_of, no_answer, overtaken};
+use error::{code_of, no_answer, overtaken, unusable_address};
 use history::History;
 pub use history::HistoryEntry;
 pub use idempotency::{IdempotencyState, KeptAnswer};
@@ -203,10 +203,8 @@ impl Store {
     /// As there.
     pub async fn open_sized(url: &str, layout: &Layout, connections: Connections, clock: Clock) -> Result<Self> {
         let (lost, renew) = (watch::Sender::new(()), watch::Sender::new(Renewal::default()));
-        let unusable =
-            |problem: String| StoreError(sqlx::Error::Configuration(format!("its address {problem}").into()));
-        check_address(url).map_err(unusable)?;
-        let dialect = Dialect::of(url).ok_or_else(|| unusable("is of no database".to_owned()))?;
+        check_address(url).map_err(unusable_address)?;
+        let dialect = Dialect::of(url).ok_or_else(|| unusable_address("is of no database".to_owned()))?;
         let pools = Pools::open(dialect, url, layout, connections, &lost, &renew).await?;
         Ok(Self {
             pool: pools.get(PoolName::Requests).clone(),

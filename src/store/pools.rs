@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use sqlx::pool::{PoolConnection, PoolConnectionMetadata};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool, Sqlite, SqliteConnection, SqlitePool};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::address::postgres as postgres_address;
+use super::error::unusable_address;
 use super::{ACQUIRE_TIMEOUT, ANSWER_TIMEOUT, Dialect, Layout, Result, no_answer};
 use usher_base::private;
 
@@ -126,6 +128,12 @@ impl Pools {
     ) -> Result<Self> {
         match dialect {
             Dialect::Postgres => {
+                if postgres_address::asks_for_channel_binding(url) {
+                    tracing::warn!(
+                        "the database address asks for channel binding, which usher does not have; set sslmode=verify-full in its \
+                         place, which verifies the server"
+                    );
+                }
                 let open =
                     |name: PoolName| open_postgres(url, layout, connections.of(name), lost.clone(), renew.subscribe());
                 let [intake, requests, jobs, health] = PoolName::ALL.map(open);
@@ -161,7 +169,7 @@ fn open_postgres(
     lost: watch::Sender<()>,
     renew: watch::Receiver<Renewal>,
 ) -> Result<PgPool> {
-    let options: PgConnectOptions = url.parse()?;
+    let options = postgres_address::read(url).map_err(unusable_address)?;
     let path = layout.search_path();
     Ok(PgPoolOptions::new()
         .max_connections(connections)
