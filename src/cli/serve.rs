@@ -65,7 +65,7 @@ async fn migrate_when_there(app: &App) -> Result<(), MigrationError> {
     loop {
         match app.store.migrate(&app.config.rules()).await {
             Err(error) if error.is_temporary() => {
-                tracing::warn!(error = %error, "the database is unavailable; retrying");
+                tracing::warn!(error = %error, "the database can't be used yet; retrying");
                 tokio::time::sleep(RETRY_INTERVAL).await;
             }
             outcome => return outcome,

@@ -38,6 +38,7 @@ mod events;
 mod follow_up;
 mod fuzz;
 mod home;
+mod hosted;
 mod keys;
 mod limits;
 mod mail;
