@@ -42,7 +42,8 @@ pub enum SetupError {
 impl App {
     /// Opens a SQLite file, but does not connect to anything yet.
     pub async fn new(config: Config, clock: Clock) -> Result<Self, SetupError> {
-        let store = Store::open_with(config.database_url.expose(), &config.layout, clock.clone()).await?;
+        let url = config.database_url.expose();
+        let store = Store::open_sized(url, &config.layout, config.connections, clock.clone()).await?;
         Self::on(store, config, clock)
     }
 

@@ -146,7 +146,7 @@ impl Fields {
 /// Declares a request body: its schema for OpenAPI, and `read`, which takes each field on its own. What reads
 /// a field stands beside it, and may use what is given to the whole.
 macro_rules! body {
-    ($(#[$about:meta])* $vis:vis struct $name:ident $(($given:ident: $of:ty))? {
+    ($(#[$about:meta])* $vis:vis struct $name:ident $(($($given:ident: $of:ty),+))? {
         $($(#[$doc:meta])* $field:ident: $type:ty = $presence:ident($read:expr),)+
     }) => {
         $(#[$about])*
@@ -158,7 +158,7 @@ macro_rules! body {
 
         impl $name {
             /// The values of the fields; none if one is missing or wrong, which `fields` then knows.
-            $vis fn read(fields: &mut $crate::fields::Fields $(, $given: $of)?) -> Option<Self> {
+            $vis fn read(fields: &mut $crate::fields::Fields $($(, $given: $of)+)?) -> Option<Self> {
                 // Each is read before the first that is missing ends it.
                 $(let $field = fields.$presence(stringify!($field), $read);)+
                 Some(Self { $($field: $crate::fields::body!(@value $presence $field),)+ })

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::app_id::AppId;
 use crate::invites::limits::MailHold;
-use crate::invites::{Acceptance, Status, TargetKind};
+use crate::invites::{Acceptance, RedirectOrigins, Status, TargetKind};
 use crate::store::{DeliveryKind, DeliveryStatus, InviteView};
 use usher_base::unicode::has_visible;
 
@@ -115,6 +115,10 @@ pub(crate) struct InviteJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     message: Option<String>,
+    /// Where to lead the invitee after accepting. Left out if its origin is no longer allowed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    redirect_url: Option<String>,
     /// When it expires.
     expires_at: Rfc3339,
     /// Whether the invitee's banner shows it.
@@ -164,7 +168,7 @@ impl InviteJson {
     }
 
     /// The invite as it is at `now`.
-    pub(crate) fn at(view: InviteView, now: DateTime<Utc>) -> Self {
+    pub(crate) fn at(view: InviteView, redirects: &RedirectOrigins, now: DateTime<Utc>) -> Self {
         let delivery = view.delivery().map(|(kind, status)| DeliveryJson {
             kind,
             status,
@@ -201,6 +205,7 @@ impl InviteJson {
             invited_by,
             locale: invite.locale,
             message: invite.message,
+            redirect_url: redirects.allowed(invite.redirect_url.as_deref()),
             expires_at: Rfc3339(invite.expires_at),
             flagged: status == Status::Pending && invite.flagged_at.is_some(),
             created_at: Rfc3339(invite.created_at),

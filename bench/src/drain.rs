@@ -148,6 +148,7 @@ pub async fn invite(database: &Database, people: Range<usize>) -> anyhow::Result
             invited_by: None,
             locale: None,
             message: None,
+            redirect_url: None,
             expires_at: tx.now() + TimeDelta::days(1),
         })
     });

@@ -156,6 +156,7 @@ async fn invite(database: &Database, count: usize) -> anyhow::Result<()> {
             invited_by: None,
             locale: None,
             message: None,
+            redirect_url: None,
             expires_at: tx.now() + TimeDelta::days(1),
         })
     };

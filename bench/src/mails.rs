@@ -12,9 +12,9 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 use usher::clock::Clock;
 use usher::flows::{self, InviteRules, ReadRequest};
-use usher::invites::InviteRequest;
 use usher::invites::limits::MailCaps;
 use usher::invites::roles::Roles;
+use usher::invites::{InviteRequest, RedirectOrigins};
 use usher::store::Store;
 use usher_testkit::smtp::{Behaviour, Phase};
 
@@ -162,7 +162,7 @@ async fn invite(database: &Database, count: usize) -> anyhow::Result<()> {
     let requests: Vec<ReadRequest> = (0..count)
         .map(|number| {
             let body = json!({ "organization_id": organization, "email": webhooks::email(number), "role": "member" });
-            InviteRequest::parse(body, &roles)
+            InviteRequest::parse(body, &roles, &RedirectOrigins::default())
         })
         .collect();
     for some in requests.chunks(500) {

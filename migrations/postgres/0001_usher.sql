@@ -121,6 +121,7 @@ create table invites (
     accepted_by_clerk_id text,
     locale text,
     message text,
+    redirect_url text,
     token_version integer not null default 1,
     invited_at timestamptz not null,
     expires_at timestamptz not null,
@@ -171,6 +172,7 @@ comment on column invites.accepted_by is 'Who accepted, an admins.id.';
 comment on column invites.accepted_by_clerk_id is 'The Clerk user id of who accepted.';
 comment on column invites.locale is 'The language for the mail (BCP 47).';
 comment on column invites.message is 'A few words from the inviter.';
+comment on column invites.redirect_url is 'Where the invitee goes after accepting: an origin of REDIRECT_URLS when it was asked.';
 comment on column invites.token_version is 'The version that the link is derived from; raised to make older links void.';
 comment on column invites.invited_at is 'When the address was asked, or last asked again.';
 comment on column invites.expires_at is 'From then on it is expired.';
@@ -631,6 +633,7 @@ create table usher_settings (
     mail_cap_organization bigint,
     mail_cap_address bigint default 20,
     repetition interval not null default '1 minute',
+    redirect_origins text[] not null default '{}',
     organization_invite_role text,
     project_invite_role text,
     mail_domain text not null default 'usher',
@@ -657,6 +660,7 @@ comment on column usher_settings.mail_domain is 'The domain of MAIL_FROM, in whi
 comment on column usher_settings.organization_invite_role is 'ORGANIZATION_INVITE_ROLE; null for the highest.';
 comment on column usher_settings.project_invite_role is 'PROJECT_INVITE_ROLE; null for the highest.';
 comment on column usher_settings.mail_cap_address is 'MAIL_CAP_ADDRESS; null for no limit.';
+comment on column usher_settings.redirect_origins is 'The origins of REDIRECT_URLS.';
 comment on column usher_settings.repetition is 'How long the same request again is taken for a repetition of the first.';
 
 create table usher_backfills (
@@ -870,6 +874,14 @@ begin
 end
 $$;
 comment on function usher_email_key is 'What addresses are compared by: ASCII letters lower-cased, nothing else touched.';
+
+-- As origin() in src/invites/redirect.rs reads it; what is no origin is none of REDIRECT_URLS.
+create function usher_origin(url text) returns text language sql immutable parallel safe as $$
+    select case when $1 ~ '^[!-\[\]-~]+$'
+        then regexp_replace(regexp_replace(lower(substring($1 from '^[A-Za-z]+://[^/?#]*') collate "C"),
+            '^(https://.*):443$', '\1'), '^(http://.*):80$', '\1') end
+$$;
+comment on function usher_origin is 'Scheme, host and port of an address.';
 
 -- RFC 9562 §5.7: 48 bits of milliseconds, then the version, then random bits.
 create function usher_new_id() returns uuid language sql volatile as $$
@@ -1152,7 +1164,8 @@ create function invite(
     expires_in interval default null,
     acceptance text default 'default',
     locale text default null,
-    message text default null
+    message text default null,
+    redirect_url text default null
 ) returns table (invite_id uuid, is_new boolean, expires_at timestamptz) language plpgsql security definer as $$
 #variable_conflict use_column
 declare
@@ -1165,6 +1178,7 @@ declare
     way text := coalesce($7, 'default');
     language_tag alias for $8;
     words alias for $9;
+    onward alias for $10;
     settings usher_settings;
     asked_key text;
     home uuid;
@@ -1211,6 +1225,12 @@ begin
     end if;
     if length(words) > settings.max_message then
         perform usher_refuse_field('message', format('must have at most %s characters', settings.max_message));
+    end if;
+    if octet_length(onward) > 2048 then
+        perform usher_refuse_field('redirect_url', 'must have at most 2048 characters');
+    elsif onward is not null and coalesce(usher_origin(onward) <> all (settings.redirect_origins), true) then
+        perform usher_refuse_field('redirect_url',
+            'must lead to an origin of REDIRECT_URLS: ' || array_to_string(settings.redirect_origins, ', '));
     end if;
 
     if project is null then
@@ -1267,10 +1287,10 @@ begin
     -- What is decided about the invite is decided while its row is held, and the day's counts come last.
     ends_at := asked_at + make_interval(secs => extract(epoch from lifetime)::double precision);
     insert into invites as i (id, kind, organization_id, project_id, email, email_key, role, status, acceptance, invited_by,
-        invited_by_clerk_id, locale, message, invited_at, expires_at, created_at, updated_at)
+        invited_by_clerk_id, locale, message, redirect_url, invited_at, expires_at, created_at, updated_at)
     values (new_id, case when project is null then 'organization' else 'project' end, home, project, usher_trimmed(asked),
         asked_key, wanted, 'pending', way, inviter, (select a.external_id from admins a where a.id = inviter), language_tag,
-        words, asked_at, ends_at, asked_at, asked_at)
+        words, onward, asked_at, ends_at, asked_at, asked_at)
     on conflict (kind, target_id, email_key) where status in ('pending', 'expired') do update set updated_at = i.updated_at
     returning * into saved;
     if saved.id <> new_id then
@@ -1280,7 +1300,7 @@ begin
             and abs(extract(epoch from (saved.expires_at - saved.invited_at) - (ends_at - asked_at))) < 30
             and (saved.organization_id, saved.email, saved.role, saved.acceptance) = (home, usher_trimmed(asked), wanted, way)
             and saved.invited_by is not distinct from inviter and saved.locale is not distinct from language_tag
-            and saved.message is not distinct from words
+            and saved.message is not distinct from words and saved.redirect_url is not distinct from onward
         then
             return query select saved.id, false, saved.expires_at;
             return;
@@ -1302,7 +1322,7 @@ begin
         update invites i set status = 'pending', organization_id = home, email = usher_trimmed(asked), role = wanted,
             acceptance = way, invited_by = inviter,
             invited_by_clerk_id = (select a.external_id from admins a where a.id = inviter), locale = language_tag,
-            message = words, invited_at = asked_at, expires_at = ends_at, expired_at = null, dismissed_at = null, mail_held = held,
+            message = words, redirect_url = onward, invited_at = asked_at, expires_at = ends_at, expired_at = null, dismissed_at = null, mail_held = held,
             token_version = i.token_version + (held is null)::integer, updated_at = asked_at
         where i.id = saved.id returning * into saved;
     elsif held is not null then
@@ -1383,7 +1403,7 @@ begin
             'usher_refuse_field', 'usher_trimmed', 'usher_email_key', 'usher_new_id', 'usher_queue_invite_email',
             'usher_count_asked_mails', 'usher_reserve_mail', 'usher_manages_organization', 'usher_inviter_obstacle',
             'usher_invite_obstacle', 'invite', 'resend', 'usher_inviter', 'usher_admin_of', 'usher_add_to_admins',
-            'usher_app_id_key')
+            'usher_app_id_key', 'usher_origin')
     loop
         execute format('alter function %s set search_path = pg_catalog, %s, pg_temp', mine,
             (select concat_ws(', ', 'usher', quote_ident(app_schema)) from usher_layout));
@@ -1412,14 +1432,15 @@ begin
                 expires_in interval default null,
                 acceptance text default 'default',
                 locale text default null,
-                message text default null
+                message text default null,
+                redirect_url text default null
             ) returns table (invite_id uuid, is_new boolean, expires_at timestamptz) language sql security definer
             set search_path = pg_catalog, usher, pg_temp set timezone = 'UTC' as $body$
-                select * from invite($1, $2, usher_app_id_key($3::text), usher_app_id_key($4::text), $5, $6, $7, $8, $9)
+                select * from invite($1, $2, usher_app_id_key($3::text), usher_app_id_key($4::text), $5, $6, $7, $8, $9, $10)
             $body$
         $text$, id_type);
-        execute format('revoke all on function invite(text, text, %1$s, %1$s, text, interval, text, text, text) from public', id_type);
-        execute format('comment on function invite(text, text, %1$s, %1$s, text, interval, text, text, text) is %2$L', id_type,
+        execute format('revoke all on function invite(text, text, %1$s, %1$s, text, interval, text, text, text, text) from public', id_type);
+        execute format('comment on function invite(text, text, %1$s, %1$s, text, interval, text, text, text, text) is %2$L', id_type,
             'Invites an address in the caller''s transaction, and queues the mail.');
     end loop;
 end

@@ -198,6 +198,8 @@ create table invites (
     locale text,
     -- A few words from the inviter.
     message text,
+    -- Where the invitee goes after accepting: an origin of REDIRECT_URLS when it was asked.
+    redirect_url text,
     -- The version that the link is derived from; raised to make older links void.
     token_version integer not null default 1,
     -- When the address was asked, or last asked again.

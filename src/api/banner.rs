@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::auth::{AppClient, SignedIn};
 use super::body::Segment;
 use super::{Api, example, tag};
+use crate::config::Config;
 use crate::flows::profile_of;
 use crate::invites::email::EmailKey;
 use crate::invites::is_clerk_user_id;
@@ -70,12 +71,11 @@ pub(super) async fn list_of(
 
 /// A person's open invites, in all organizations or only in `within`.
 async fn banner(api: &Api, clerk_user_id: &str, within: Option<&HashSet<Uuid>>) -> Result<Json<Banner>, Problem> {
-    let roles = &api.app.config.roles;
     let mut tx = api.app.store.read().await?;
     let known = known(&mut tx, clerk_user_id).await?;
     let is_theirs = is_within(&mut tx, known.as_ref(), within).await?;
     if known.as_ref().is_some_and(|person| is_fresh(person, tx.now())) {
-        let items = items(&mut tx, None, known.as_ref(), within, roles).await?;
+        let items = items(api, &mut tx, None, known.as_ref(), within).await?;
         drop(tx);
         let synced = is_theirs || !items.is_empty();
         if !synced {
@@ -88,7 +88,7 @@ async fn banner(api: &Api, clerk_user_id: &str, within: Option<&HashSet<Uuid>>) 
     let asked = ask_clerk(api, clerk_user_id).await.ok().flatten();
     let is_all = asked.is_some() || (known.is_some() && api.app.clerk.is_none());
     let mut tx = api.app.store.read().await?;
-    let items = items(&mut tx, asked.as_ref(), known.as_ref(), within, roles).await?;
+    let items = items(api, &mut tx, asked.as_ref(), known.as_ref(), within).await?;
     let synced = is_all && (is_theirs || !items.is_empty());
     Ok(Json(Banner { items, synced }))
 }
@@ -106,12 +106,13 @@ async fn is_within(tx: &mut Tx, person: Option<&Person>, within: Option<&HashSet
 
 /// The invites that the banner shows, by Clerk's fresh profile if there is one, else by the stored person.
 async fn items(
+    api: &Api,
     tx: &mut Tx,
     asked: Option<&Profile>,
     known: Option<&Person>,
     within: Option<&HashSet<Uuid>>,
-    roles: &Roles,
 ) -> Result<Vec<InviteJson>, StoreError> {
+    let Config { roles, redirects, .. } = &*api.app.config;
     let shown = match (asked, known) {
         (_, Some(person)) if person.deleted_at.is_some() => Vec::new(),
         (Some(profile), known) => shown_to_profile(tx, profile, known, roles).await?,
@@ -121,7 +122,10 @@ async fn items(
     let now = tx.now();
     let may_see = |invite: &InviteJson| within.is_none_or(|within| within.contains(&invite.organization_id()));
     let views = tx.invite_views(&shown).await?.into_iter();
-    Ok(views.map(|view| InviteJson::at(view, now)).filter(may_see).collect())
+    Ok(views
+        .map(|view| InviteJson::at(view, redirects, now))
+        .filter(may_see)
+        .collect())
 }
 
 async fn known(tx: &mut Tx, clerk_user_id: &str) -> Result<Option<Person>, StoreError> {

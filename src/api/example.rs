@@ -114,6 +114,7 @@ pub(super) fn create_project_invite() -> Value {
     json!({
         "project_id": APOLLO, "email": "ada@example.com", "role": "editor", "invited_by": "user_2grace",
         "expires_in": "3d", "acceptance": "ask", "locale": "de", "message": "We start on Monday.",
+        "redirect_url": "https://app.example.com/welcome",
     })
 }
 
@@ -252,7 +253,7 @@ pub(super) fn link_preview() -> Value {
     json!({
         "id": invite_id(), "kind": "organization", "organization": { "name": "Acme" }, "project": null, "role": "member",
         "invited_by": { "name": "Grace Hopper" }, "email": "a***@example.com", "address": null, "status": "pending",
-        "expires_at": EXPIRY,
+        "expires_at": EXPIRY, "redirect_url": null,
     })
 }
 

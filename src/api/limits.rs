@@ -26,13 +26,8 @@ const OPEN: &str = "/v1/invite-links";
 pub(super) const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 pub(super) const STANDING: HeaderName = HeaderName::from_static("ratelimit");
 
-/// How many requests of one key use the database at once; the others wait in order. One less than the connections, so that
-/// one key can't take them all.
-const SHARE: u32 = PoolName::Requests.connections() - 1;
 /// Long polls of one key at once.
 const POLLS: usize = 10;
-/// A batch counts as this many of them.
-pub(super) const BATCH_SHARE: u32 = SHARE / 2;
 
 /// The extractor that authenticates the caller stores their rate limit status here, for the answer's headers.
 #[derive(Clone, Default)]
@@ -57,6 +52,9 @@ pub(super) struct Limits {
     proxies: usize,
     /// Per key: the requests that may use the database at once.
     shares: Mutex<HashMap<String, Arc<Semaphore>>>,
+    /// How many requests of one key use the database at once; the others wait in order. One less than the connections, so
+    /// that one key can't take them all.
+    share: u32,
     /// Per key: the long polls that may wait at once.
     polls: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
@@ -72,6 +70,7 @@ impl Limits {
             addresses: limiter(app.config.rate_limit_address, app),
             proxies: app.config.trusted_proxies,
             shares: Mutex::default(),
+            share: app.config.connections.of(PoolName::Requests) - 1,
             polls: Mutex::default(),
         }
     }
@@ -105,8 +104,13 @@ impl Limits {
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
         let share = shares
             .entry(name.to_owned())
-            .or_insert_with(|| Arc::new(Semaphore::new(SHARE as usize)));
+            .or_insert_with(|| Arc::new(Semaphore::new(self.share as usize)));
         Arc::clone(share)
+    }
+
+    /// As how many requests a batch counts.
+    pub(super) fn batch_share(&self) -> u32 {
+        (self.share / 2).max(1)
     }
 
     /// One long poll with an API key, until the permit is dropped.

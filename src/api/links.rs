@@ -43,6 +43,9 @@ pub(super) struct LinkPreview {
     status: Status,
     /// When it expires.
     expires_at: Rfc3339,
+    /// Where to lead the invitee after accepting, if the app named it and its origin is still allowed.
+    #[schema(required, example = "https://app.example.com/welcome")]
+    redirect_url: Option<String>,
 }
 
 /// A name to show.
@@ -104,6 +107,7 @@ async fn preview_of(api: &Api, token: &str) -> Result<LinkPreview, Problem> {
         .ok_or_else(Problem::not_found)?;
     let inviter = full_name(view.inviter_first_name.as_deref(), view.inviter_last_name.as_deref());
     let status = view.invite.status_at(now);
+    let redirect_url = view.invite.redirect_url.as_deref();
     Ok(LinkPreview {
         id: view.invite.id,
         kind: view.invite.kind,
@@ -114,6 +118,7 @@ async fn preview_of(api: &Api, token: &str) -> Result<LinkPreview, Problem> {
         invited_by: inviter.map(|name| OnlyName { name }),
         email: mask(&view.invite.email),
         expires_at: Rfc3339(view.invite.expires_at),
+        redirect_url: api.app.config.redirects.allowed(redirect_url),
         role: view.invite.role,
         address: (status == Status::Pending).then_some(view.invite.email),
         status,

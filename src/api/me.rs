@@ -124,7 +124,7 @@ async fn accept_invite(
     let Invitee { mut tx, person } = invitee;
     let waiting = tx.invite_candidates(&[person]).await?;
     let Some(waiting) = waiting.iter().find(|waiting| waiting.invite.id == invite.id) else {
-        return accepted_before(tx, invite.id, me).await;
+        return accepted_before(api, tx, invite.id, me).await;
     };
     let Accepted { people, refused } = accept_candidates(&mut tx, &[waiting], &api.app.config.roles).await?;
     if let Some(refused) = refused.first() {
@@ -137,16 +137,16 @@ async fn accept_invite(
         });
     }
     if people.is_empty() {
-        return accepted_before(tx, invite.id, me).await;
+        return accepted_before(api, tx, invite.id, me).await;
     }
-    answered(tx, invite.id).await
+    answered(api, tx, invite.id).await
 }
 
 /// The answer for an invite that is no longer open. Who has accepted it, also by the webhook a moment ago, gets the invite.
-async fn accepted_before(mut tx: Tx, id: Uuid, me: &SignedIn) -> Result<Json<InviteJson>, Problem> {
+async fn accepted_before(api: &Api, mut tx: Tx, id: Uuid, me: &SignedIn) -> Result<Json<InviteJson>, Problem> {
     let invite = tx.invite(id).await?.ok_or_else(Problem::not_found)?;
     if is_accepted_by(&invite, &me.clerk_user_id) {
-        return answered(tx, id).await;
+        return answered(api, tx, id).await;
     }
     Err(closed(invite.status_at(tx.now())))
 }
@@ -180,7 +180,7 @@ async fn decline_one(api: &Api, store: Store, me: &SignedIn, id: Uuid) -> Result
     if invite.is_none() || !tx.decline_invite(id).await? {
         return Err(not_open(&mut tx, id, person.id).await?);
     }
-    answered(tx, id).await
+    answered(api, tx, id).await
 }
 
 /// Dismiss an invite
@@ -208,7 +208,7 @@ async fn dismiss_one(api: &Api, store: Store, me: &SignedIn, id: Uuid) -> Result
     if invite.is_none() || !tx.dismiss_invite(id, person.id).await? {
         return Err(not_open(&mut tx, id, person.id).await?);
     }
-    answered(tx, id).await
+    answered(api, tx, id).await
 }
 
 /// The person who answers, locked by the transaction.
@@ -282,8 +282,8 @@ async fn authenticate_for(
     Ok((invitee, invite))
 }
 
-async fn answered(mut tx: Tx, id: Uuid) -> Result<Json<InviteJson>, Problem> {
-    let json = invite_json(&mut tx, id).await?.ok_or_else(Problem::not_found)?;
+async fn answered(api: &Api, mut tx: Tx, id: Uuid) -> Result<Json<InviteJson>, Problem> {
+    let json = invite_json(api, &mut tx, id).await?.ok_or_else(Problem::not_found)?;
     tx.commit().await?;
     Ok(Json(json))
 }

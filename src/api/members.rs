@@ -15,7 +15,6 @@ use uuid::Uuid;
 
 use super::auth::AppClient;
 use super::body::{MaxBody, TargetPath};
-use super::limits::BATCH_SHARE;
 use super::{Api, example, tag};
 use crate::app_id::AppId;
 use crate::fields::{Fields, body, line, page_limit};
@@ -462,7 +461,7 @@ pub(super) async fn batch(
         .map(|item| MemberRequest::parse(item, roles))
         .collect();
     let valid: Vec<MemberRequest> = read.iter().filter_map(|item| item.as_ref().ok().cloned()).collect();
-    let store = client.store(&api, BATCH_SHARE);
+    let store = client.store(&api, api.limits.batch_share());
     let set: Vec<Result<Membership, MemberRefusal>> = store
         .transaction((&valid, &client), |tx, (valid, client)| {
             async move { set_members(tx, valid, roles, client.organizations()).await }.boxed()

@@ -136,7 +136,7 @@ async fn check_database(config: &Config, clock: &Clock, report: &mut Report) {
         Ok(store) => store,
         Err(error) => return report.line("database", &Fail(format!("USHER_DATABASE_URL: {error}"))),
     };
-    match store.ping().await {
+    match store.check_connection().await {
         Ok(()) => {
             report.line("database", &Pass(format!("{:?} answers", store.dialect())));
             let found = schema(&store, config).await;

@@ -41,6 +41,9 @@ pub struct InviteSomebody {
     /// A note from the inviter.
     #[arg(long)]
     message: Option<String>,
+    /// Where the accept page leads after accepting, at an origin of `REDIRECT_URLS`. Default: `APP_URL`.
+    #[arg(long, value_name = "URL")]
+    redirect_url: Option<String>,
 }
 
 impl InviteSomebody {
@@ -48,9 +51,9 @@ impl InviteSomebody {
         let body = json!({
             "organization_id": self.organization, "project_id": self.project, "email": self.email, "role": self.role,
             "invited_by": self.invited_by, "expires_in": self.expires_in, "acceptance": self.acceptance,
-            "locale": self.locale, "message": self.message,
+            "locale": self.locale, "message": self.message, "redirect_url": self.redirect_url,
         });
-        let request = InviteRequest::parse(body, &config.roles);
+        let request = InviteRequest::parse(body, &config.roles, &config.redirects);
         let store = existing_database(&config.database_url, &config.layout).await?;
         if !store.is_migrated().await.unwrap_or(false) {
             bail!("the schema is not the one that this version works with, or there is none: run usher migrate");

@@ -35,7 +35,8 @@ impl Serve {
     /// Serves until SIGTERM or SIGINT.
     pub async fn run(self, config: Config) -> anyhow::Result<()> {
         let clock = Clock::System;
-        let opened = Store::open_with(config.database_url.expose(), &config.layout, clock.clone()).await;
+        let url = config.database_url.expose();
+        let opened = Store::open_sized(url, &config.layout, config.connections, clock.clone()).await;
         let store = opened.map_err(SetupError::from)?;
         // Connections open while templates and then the schema are read.
         let first_connections = store.clone();
@@ -64,7 +65,7 @@ async fn migrate_when_there(app: &App) -> Result<(), MigrationError> {
     loop {
         match app.store.migrate(&app.config.rules()).await {
             Err(error) if error.is_temporary() => {
-                tracing::warn!(error = %error, "the database is unavailable; retrying");
+                tracing::warn!(error = %error, "the database can't be used yet; retrying");
                 tokio::time::sleep(RETRY_INTERVAL).await;
             }
             outcome => return outcome,
@@ -89,14 +90,14 @@ fn greet(service: &Service, config: &Config) {
 fn in_development(service: &Service, config: &Config) -> String {
     let links = service.address().map(|public| {
         let private = service.admin_address();
-        let links = home::links(&format!("http://{public}"), private);
+        let links = home::links(config, &format!("http://{public}"), private);
         let lines = links.iter().map(|link| match link.name {
             "board" => format!("  {:<13}{}\n", link.name, board_link(config, private)),
             name => format!("  {name:<13}{}\n", link.url),
         });
         lines.collect::<String>()
     });
-    let mails = home::mail_folder(config).map(|folder| format!("  {:<13}{folder}/\n", "mails"));
+    let mails = home::mail_folder(config).map(|folder| format!("  {:<13}{}/\n", "mails", folder.display()));
     format!(
         "\n{}{}{DEVELOPMENT}",
         links.unwrap_or_default(),

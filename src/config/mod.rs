@@ -35,6 +35,7 @@ pub use sources::{login_name, variable, without_environment};
 pub use unknown::warn_of_unknown_variables;
 
 use crate::api_key::ApiKey;
+use crate::invites::RedirectOrigins;
 use crate::invites::limits::MailCaps;
 use crate::invites::matching::AutoAccept;
 use crate::invites::reminders::Reminders;
@@ -42,7 +43,7 @@ use crate::invites::roles::Roles;
 use crate::ops_key::{OpsKeys, OpsRole};
 use crate::rate_limit::RateLimit;
 use crate::secret::Secret;
-use crate::store::{EventType, Identities, Layout, Rules};
+use crate::store::{Connections, EventType, Identities, Layout, Rules};
 use crate::telemetry::{LogFilter, LogFormat};
 use usher_mail::{MailConfig, TransportConfig};
 
@@ -107,6 +108,8 @@ pub struct Config {
     pub app_name: String,
     /// Where the accept page leads after accepting.
     pub app_url: Option<String>,
+    /// Where an invite may lead instead.
+    pub redirects: RedirectOrigins,
     pub invite_url: InviteUrl,
     pub auto_accept: AutoAccept,
     pub invite_ttl: TimeDelta,
@@ -114,6 +117,8 @@ pub struct Config {
     pub mail_caps: MailCaps,
     pub roles: Roles,
     pub layout: Layout,
+    /// To Postgres.
+    pub connections: Connections,
     pub identities: Identities,
     pub templates_dir: Option<PathBuf>,
     /// Where events are sent.
@@ -216,6 +221,7 @@ impl Config {
             mail_caps: self.mail_caps,
             mail_domain: usher_mail::message_domain(&self.mail_from).unwrap_or_else(|| Rules::NO_DOMAIN.to_owned()),
             identities: self.identities.clone(),
+            redirects: self.redirects.clone(),
         }
     }
 }

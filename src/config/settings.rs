@@ -29,6 +29,9 @@ pub struct Settings {
         value_name = "URL"
     )]
     pub database_url: Option<Secret>,
+    /// The maximum number of connections to Postgres that a process opens, from `8`. Default: `20`.
+    #[arg(long, env = "USHER_DATABASE_CONNECTIONS", global = true, value_name = "NUMBER")]
+    pub usher_database_connections: Option<String>,
     /// The public address, for the app and for webhooks. Default: `127.0.0.1:8080`.
     #[arg(long, env = "USHER_LISTEN", global = true, value_name = "ADDRESS:PORT")]
     pub usher_listen: Option<String>,
@@ -178,6 +181,10 @@ pub struct Settings {
     /// The app's address, where usher's accept page leads after accepting. Default: none.
     #[arg(long, env = "APP_URL", global = true, value_name = "URL")]
     pub app_url: Option<String>,
+    /// The origins that an invite's `redirect_url` may lead to, comma-separated: `https://app.example.com`. Default: the origin of
+    /// `APP_URL`.
+    #[arg(long, env = "REDIRECT_URLS", global = true, value_name = "ORIGINS")]
+    pub redirect_urls: Option<String>,
     /// The page that invite links lead to; `{token}` is replaced by the token. Default: usher's own accept page,
     /// `{USHER_PUBLIC_URL}/i#{token}`.
     #[arg(long, env = "INVITE_URL", global = true, value_name = "URL")]

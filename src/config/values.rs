@@ -13,6 +13,7 @@ use super::Environment;
 use super::error::{ConfigError, wrong};
 use crate::rate_limit::RateLimit;
 use crate::secret::Secret;
+use crate::store::Connections;
 
 /// Ten years, so that a time that long ago is always in range.
 const MAX_AGE: TimeDelta = TimeDelta::days(3650);
@@ -47,6 +48,15 @@ pub(super) fn max_connections(given: Option<&str>) -> Result<usize, ConfigError>
     number
         .filter(|number| (1..=1_000_000).contains(number))
         .ok_or_else(|| wrong(VARIABLE, "must be a number from 1 to 1000000"))
+}
+
+pub(super) fn database_connections(given: Option<&str>) -> Result<Connections, ConfigError> {
+    let Some(text) = given else {
+        return Ok(Connections::default());
+    };
+    let number = text.parse().ok().and_then(Connections::new);
+    let must = format!("must be a number from {} to {}", Connections::LEAST, Connections::MOST);
+    number.ok_or_else(|| wrong("USHER_DATABASE_CONNECTIONS", must))
 }
 
 pub(super) fn shown_drain_time(time: Duration) -> String {

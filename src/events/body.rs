@@ -10,6 +10,7 @@ use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
 use crate::app_id::AppId;
+use crate::invites::RedirectOrigins;
 use crate::store::{EventTarget, EventType, InviteView, Unnumbered};
 use crate::view::{InviteJson, Named, Rfc3339};
 
@@ -126,11 +127,16 @@ pub(super) struct Subjects {
 
 impl EventJson {
     /// The event as it is at `now`, and its organization.
-    pub(super) fn at(event: &Unnumbered, about: &Subjects, now: DateTime<Utc>) -> (Self, Option<Uuid>) {
+    pub(super) fn at(
+        event: &Unnumbered,
+        about: &Subjects,
+        redirects: &RedirectOrigins,
+        now: DateTime<Utc>,
+    ) -> (Self, Option<Uuid>) {
         let (data, organization_id) = match event.invite_id {
             Some(id) => match about.invites.get(&id) {
                 Some(view) => {
-                    let invite = InviteJson::at(view.clone(), now);
+                    let invite = InviteJson::at(view.clone(), redirects, now);
                     let organization_id = invite.organization_id();
                     (EventData::Invite(Box::new(invite)), Some(organization_id))
                 }

@@ -86,7 +86,7 @@ async fn number_batch(tx: &mut Tx, app: &App) -> Result<Vec<Duration>, StoreErro
     let mut numbered = Vec::with_capacity(events.len());
     let mut deliveries = Vec::new();
     for (number, event) in (last + 1..).zip(&events) {
-        let (json, organization) = EventJson::at(event, &about, now);
+        let (json, organization) = EventJson::at(event, &about, &app.config.redirects, now);
         let body = serde_json::to_string(&json).map_err(StoreError::unwritable)?;
         numbered.push(Numbered {
             seq: event.seq,

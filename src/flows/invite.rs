@@ -192,6 +192,7 @@ fn is_repetition(invite: &Invite, asked: &NewInvite, now: DateTime<Utc>) -> bool
         && invite.invited_by == asked.invited_by
         && invite.locale == asked.locale
         && invite.message == asked.message
+        && invite.redirect_url == asked.redirect_url
 }
 
 /// Applies the daily caps: without room for a mail, the invite is made without one, or not at all.
@@ -453,6 +454,7 @@ impl Surroundings {
             invited_by: self.inviter(request),
             locale: body.locale.clone(),
             message: body.message.clone(),
+            redirect_url: body.redirect_url.clone(),
             expires_at: tx.now() + body.expires_in.unwrap_or(default_ttl),
         })
     }

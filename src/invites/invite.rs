@@ -75,6 +75,8 @@ pub struct Invite {
     pub locale: Option<String>,
     /// The inviter's message.
     pub message: Option<String>,
+    /// Where the invitee goes after accepting. Give it out through [`super::RedirectOrigins::allowed`] only.
+    pub redirect_url: Option<String>,
     /// Incremented to invalidate older links.
     pub token_version: i32,
     /// When the address was last invited.

@@ -7,6 +7,7 @@ mod invite;
 pub mod limits;
 pub mod matching;
 pub mod members;
+mod redirect;
 pub mod reminders;
 mod request;
 pub mod roles;
@@ -14,4 +15,5 @@ pub mod token;
 
 pub use filter::InviteFilter;
 pub use invite::{Acceptance, Invite, Status, TargetKind};
+pub use redirect::RedirectOrigins;
 pub use request::{CreateInvite, InvalidRequest, InviteRequest, PersonRef, Target, is_clerk_user_id};

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::email::EmailAddress;
 use super::limits::{MAX_MESSAGE, MAX_TTL};
 use super::roles::{RoleOrder, Roles};
-use super::{Acceptance, TargetKind};
+use super::{Acceptance, RedirectOrigins, TargetKind};
 use crate::app_id::AppId;
 use crate::clock::parse_duration;
 use crate::fields::{FieldError, Fields, body, line, text};
@@ -91,7 +91,7 @@ pub fn is_clerk_user_id(text: &str) -> bool {
 
 body! {
     /// The address to invite, into which organization or project, with which role.
-    pub struct CreateInvite(orders: &[&RoleOrder]) {
+    pub struct CreateInvite(orders: &[&RoleOrder], redirects: &RedirectOrigins) {
         /// The organization to invite into. Give either this or `project_id`.
         organization_id: Option<AppId> = optional(AppId::read),
         /// The project to invite into. Accepting also gives the lowest role in its organization.
@@ -125,6 +125,13 @@ body! {
         /// A note from the inviter, for the mail and the banner.
         #[schema(max_length = 2_000, pattern = r"^[^\u0000]*$")]
         message: Option<String> = optional(message),
+        /// Where the accept page leads after accepting, at an origin of `REDIRECT_URLS`. Default: `APP_URL`.
+        #[schema(
+            max_length = 2_048,
+            example = "https://app.example.com/welcome",
+            pattern = r"^[Hh][Tt][Tt][Pp][Ss]?://[\x21-\x5b\x5d-\x7e]+$"
+        )]
+        redirect_url: Option<String> = optional(redirects.read()),
     }
 }
 
@@ -150,24 +157,24 @@ impl InviteRequest {
     /// # Errors
     ///
     /// All that is wrong with it.
-    pub fn parse(value: Value, roles: &Roles) -> Result<Self, InvalidRequest> {
+    pub fn parse(value: Value, roles: &Roles, redirects: &RedirectOrigins) -> Result<Self, InvalidRequest> {
         let id = |name: &str| AppId::parse(value.get(name)?.as_str()?);
         let target = Target::of(id("organization_id").as_ref(), id("project_id").as_ref());
         let invited_by = value
             .get("invited_by")
             .and_then(Value::as_str)
             .and_then(PersonRef::parse);
-        Self::parse_fields(value, roles).map_err(|errors| InvalidRequest {
+        Self::parse_fields(value, roles, redirects).map_err(|errors| InvalidRequest {
             target,
             invited_by,
             errors,
         })
     }
 
-    fn parse_fields(value: Value, roles: &Roles) -> Result<Self, Vec<FieldError>> {
+    fn parse_fields(value: Value, roles: &Roles, redirects: &RedirectOrigins) -> Result<Self, Vec<FieldError>> {
         let mut fields = Fields::of(value)?;
         let orders = target_orders(&mut fields, roles);
-        let body = CreateInvite::read(&mut fields, &orders);
+        let body = CreateInvite::read(&mut fields, &orders, redirects);
         let request = body.and_then(|body| {
             let target = Target::of(body.organization_id.as_ref(), body.project_id.as_ref())?;
             Some(Self { target, body })

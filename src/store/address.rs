@@ -1,8 +1,9 @@
 //! Checks a database address without connecting to it.
 
+pub(super) mod postgres;
+
 use std::path::Path;
 
-use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
 
 use super::Dialect;
@@ -19,10 +20,7 @@ pub fn check_address(url: &str) -> Result<(), String> {
     match Dialect::of(url) {
         None => Err("must begin with postgres:// or sqlite://".to_owned()),
         Some(Dialect::Sqlite) => check_sqlite(url),
-        Some(Dialect::Postgres) => url
-            .parse::<PgConnectOptions>()
-            .map(drop)
-            .map_err(|_| "can't be understood; it looks like postgres://user:password@host:5432/database".to_owned()),
+        Some(Dialect::Postgres) => postgres::read(url).map(drop),
     }
 }
 

@@ -89,6 +89,11 @@ impl StoreError {
     }
 }
 
+/// An address that can't be used; `problem` is the rest of the sentence.
+pub(super) fn unusable_address(problem: String) -> StoreError {
+    StoreError(sqlx::Error::Configuration(format!("its address {problem}").into()))
+}
+
 pub(super) fn code_of(error: &sqlx::Error) -> Option<Cow<'_, str>> {
     match error {
         sqlx::Error::Database(error) if error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() => {

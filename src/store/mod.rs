@@ -61,7 +61,7 @@ pub use deliveries::{DeliveryKind, DeliveryNote, DeliveryStatus, DeliveryView, M
 pub use ended_jobs::{EndedJobs, MinuteOfJobs, minute_of};
 pub use error::StoreError;
 pub(crate) use error::log_busy;
-use error::{code_of, no_answer, overtaken};
+use error::{code_of, no_answer, overtaken, unusable_address};
 use history::History;
 pub use history::HistoryEntry;
 pub use idempotency::{IdempotencyState, KeptAnswer};
@@ -79,7 +79,7 @@ pub use outgoing::{
 pub use pauses::PausedQueue;
 pub use people::{Address, NewAdmin, Person, Profile};
 pub(crate) use pools::Pool;
-pub use pools::PoolName;
+pub use pools::{Connections, PoolName};
 use pools::{PendingWrite, Pools, Renewal, busy, is_busy};
 pub use queue::{Queue, Wake};
 pub use retry::Conflict;
@@ -194,12 +194,18 @@ impl Store {
     /// # Errors
     /// As there.
     pub async fn open_with(url: &str, layout: &Layout, clock: Clock) -> Result<Self> {
+        Self::open_sized(url, layout, Connections::default(), clock).await
+    }
+
+    /// As [`Store::open_with`], with another number of connections.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn open_sized(url: &str, layout: &Layout, connections: Connections, clock: Clock) -> Result<Self> {
         let (lost, renew) = (watch::Sender::new(()), watch::Sender::new(Renewal::default()));
-        let unusable =
-            |problem: String| StoreError(sqlx::Error::Configuration(format!("its address {problem}").into()));
-        check_address(url).map_err(unusable)?;
-        let dialect = Dialect::of(url).ok_or_else(|| unusable("is of no database".to_owned()))?;
-        let pools = Pools::open(dialect, url, layout, &lost, &renew).await?;
+        check_address(url).map_err(unusable_address)?;
+        let dialect = Dialect::of(url).ok_or_else(|| unusable_address("is of no database".to_owned()))?;
+        let pools = Pools::open(dialect, url, layout, connections, &lost, &renew).await?;
         Ok(Self {
             pool: pools.get(PoolName::Requests).clone(),
             wake: Wake::default(),

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use sqlx::pool::{PoolConnection, PoolConnectionMetadata};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool, Sqlite, SqliteConnection, SqlitePool};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::address::postgres as postgres_address;
+use super::error::unusable_address;
 use super::{ACQUIRE_TIMEOUT, ANSWER_TIMEOUT, Dialect, Layout, Result, no_answer};
 use usher_base::private;
 
@@ -50,17 +52,6 @@ pub enum PoolName {
 impl PoolName {
     pub const ALL: [Self; 4] = [Self::Intake, Self::Requests, Self::Jobs, Self::Health];
 
-    /// The pool's maximum size. In addition there is one connection that listens for notifications.
-    #[must_use]
-    pub const fn connections(self) -> u32 {
-        match self {
-            // One per batch that is stored at the same time.
-            Self::Intake | Self::Health => 3,
-            Self::Requests => 5,
-            Self::Jobs => 8,
-        }
-    }
-
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Intake => "postgres_intake",
@@ -68,6 +59,48 @@ impl PoolName {
             Self::Jobs => "postgres_jobs",
             Self::Health => "postgres_health",
         }
+    }
+}
+
+/// How many connections to Postgres a process has at most. One of them listens for notifications.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connections(u32);
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self(20)
+    }
+}
+
+impl Connections {
+    /// With fewer, a pool would be too small for two at once.
+    pub const LEAST: u32 = 8;
+    pub const MOST: u32 = 1_000;
+
+    #[must_use]
+    pub fn new(number: u32) -> Option<Self> {
+        (Self::LEAST..=Self::MOST).contains(&number).then_some(Self(number))
+    }
+
+    /// A pool's maximum size.
+    #[must_use]
+    pub fn of(self, pool: PoolName) -> u32 {
+        // By default 3, 3, 5 and 8. More than three are of no use to intake and health.
+        let all = self.0 - 1;
+        let (intake, health) = ((all / 6).clamp(1, 3), (all / 6).clamp(2, 3));
+        let requests = (all / 4 + 1).max(2);
+        match pool {
+            PoolName::Intake => intake,
+            PoolName::Health => health,
+            PoolName::Requests => requests,
+            PoolName::Jobs => all - intake - health - requests,
+        }
+    }
+}
+
+impl std::fmt::Display for Connections {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
     }
 }
 
@@ -89,13 +122,20 @@ impl Pools {
         dialect: Dialect,
         url: &str,
         layout: &Layout,
+        connections: Connections,
         lost: &watch::Sender<()>,
         renew: &watch::Sender<Renewal>,
     ) -> Result<Self> {
         match dialect {
             Dialect::Postgres => {
+                if postgres_address::asks_for_channel_binding(url) {
+                    tracing::warn!(
+                        "the database address asks for channel binding, which usher does not have; set sslmode=verify-full in its \
+                         place, which verifies the server"
+                    );
+                }
                 let open =
-                    |name: PoolName| open_postgres(url, layout, name.connections(), lost.clone(), renew.subscribe());
+                    |name: PoolName| open_postgres(url, layout, connections.of(name), lost.clone(), renew.subscribe());
                 let [intake, requests, jobs, health] = PoolName::ALL.map(open);
                 Ok(Self([intake?, requests?, jobs?, health?].map(Pool::Postgres)))
             }
@@ -129,7 +169,7 @@ fn open_postgres(
     lost: watch::Sender<()>,
     renew: watch::Receiver<Renewal>,
 ) -> Result<PgPool> {
-    let options: PgConnectOptions = url.parse()?;
+    let options = postgres_address::read(url).map_err(unusable_address)?;
     let path = layout.search_path();
     Ok(PgPoolOptions::new()
         .max_connections(connections)
@@ -293,5 +333,23 @@ impl Drop for PendingWrite {
         if !self.is_settled {
             self.connection.close_on_drop();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_divided_among_the_pools_and_the_listener() {
+        let pools = |number| PoolName::ALL.map(|pool| Connections::new(number).unwrap().of(pool));
+        assert_eq!(pools(20), [3, 5, 8, 3], "intake, requests, jobs, health");
+        assert_eq!(pools(8), [1, 2, 2, 2]);
+        assert_eq!(pools(40), [3, 10, 23, 3]);
+        for number in Connections::LEAST..200 {
+            assert_eq!(pools(number).iter().sum::<u32>() + 1, number);
+            assert!(pools(number)[1..].iter().all(|&size| size >= 2), "{number}");
+        }
+        assert_eq!([0, 7, 1_001].map(Connections::new), [None; 3]);
     }
 }

@@ -4,6 +4,7 @@ use chrono::TimeDelta;
 use sqlx::postgres::types::PgInterval;
 use sqlx::{PgConnection, SqliteConnection};
 
+use crate::invites::RedirectOrigins;
 use crate::invites::limits::{COOL_DOWN, DAILY_CAP, DEFAULT_TTL, MAX_MESSAGE, MAX_TTL, MailCaps, REPETITION};
 use crate::invites::roles::Roles;
 
@@ -17,6 +18,7 @@ pub struct Rules {
     /// The domain of the sender's address, used in Message-IDs.
     pub mail_domain: String,
     pub identities: Identities,
+    pub redirects: RedirectOrigins,
 }
 
 impl Default for Rules {
@@ -27,6 +29,7 @@ impl Default for Rules {
             mail_caps: MailCaps::default(),
             mail_domain: Self::NO_DOMAIN.to_owned(),
             identities: Identities::default(),
+            redirects: RedirectOrigins::default(),
         }
     }
 }
@@ -132,8 +135,8 @@ impl Rules {
             "insert into usher_settings as s (organization_roles, project_roles, invite_ttl, max_invite_ttl, max_message,
                  resend_cool_down, resend_daily_cap, mail_cap_inviter, mail_cap_organization, identity_provider,
                  identity_issuer, unique_emails, mail_domain, organization_invite_role, project_invite_role,
-                 mail_cap_address, repetition)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+                 mail_cap_address, repetition, redirect_origins)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
              on conflict (only_row) do update set
                  organization_roles = excluded.organization_roles, project_roles = excluded.project_roles,
                  invite_ttl = excluded.invite_ttl, max_invite_ttl = excluded.max_invite_ttl,
@@ -143,7 +146,7 @@ impl Rules {
                  identity_issuer = excluded.identity_issuer, unique_emails = excluded.unique_emails, mail_domain = excluded.mail_domain,
                  organization_invite_role = excluded.organization_invite_role,
                  project_invite_role = excluded.project_invite_role, mail_cap_address = excluded.mail_cap_address,
-                 repetition = excluded.repetition
+                 repetition = excluded.repetition, redirect_origins = excluded.redirect_origins
              where s is distinct from excluded",
         )
         .bind(self.roles.organization.names())
@@ -163,6 +166,7 @@ impl Rules {
         .bind(self.roles.project_invite_role())
         .bind(self.mail_caps.address.map(|cap| i64::from(cap.get())))
         .bind(interval(REPETITION))
+        .bind(self.redirects.names())
         .execute(conn)
         .await
         .map(drop)

@@ -18,6 +18,7 @@ const TEXTS = {
         other: "This invite is for {email}.", otherText: "You are signed in as {me}.", another: "Use another account",
         verify: "Please verify {email} first.", verifyText: "Then come back to this page.", openAccount: "Open my account", again: "Try again",
         away: "We can't be reached at the moment.", awayText: "Your invite is safe. Please try again in a moment.",
+        offline: "You are offline.", offlineText: "Your invite is safe. This page goes on when you are connected again.",
         setUp: "Your account is still being set up.", setUpText: "This takes longer than usual. Try again in a minute; if it stays so, ask the person who invited you.",
         rights: "This invite can't be accepted any more.", impersonated: "You act for another person, so you can't answer their invites.",
         app: "Please open {app} and sign in there.", play: "Development: who opens the link?", invitee: "The invited person", stranger: "Another person",
@@ -33,6 +34,7 @@ const TEXTS = {
         other: "Diese Einladung ist für {email}.", otherText: "Sie sind als {me} angemeldet.", another: "Anderes Konto verwenden",
         verify: "Bestätigen Sie zuerst {email}.", verifyText: "Kommen Sie dann auf diese Seite zurück.", openAccount: "Mein Konto öffnen", again: "Noch einmal versuchen",
         away: "Wir sind gerade nicht erreichbar.", awayText: "Ihre Einladung geht nicht verloren. Versuchen Sie es gleich noch einmal.",
+        offline: "Sie sind offline.", offlineText: "Ihre Einladung geht nicht verloren. Sobald Sie wieder verbunden sind, geht es hier weiter.",
         setUp: "Ihr Konto wird noch eingerichtet.", setUpText: "Das dauert länger als sonst. Versuchen Sie es in einer Minute noch einmal, oder fragen Sie, wer Sie eingeladen hat.",
         rights: "Diese Einladung kann nicht mehr angenommen werden.", impersonated: "In fremdem Namen lassen sich Einladungen nicht beantworten.",
         app: "Öffnen Sie {app} und melden Sie sich dort an.", play: "Entwicklung: Wer öffnet den Link?", invitee: "Die eingeladene Person", stranger: "Jemand anderes",
@@ -48,6 +50,7 @@ const TEXTS = {
         other: "Esta invitación es para {email}.", otherText: "Has iniciado sesión como {me}.", another: "Usar otra cuenta",
         verify: "Primero verifica {email}.", verifyText: "Después vuelve a esta página.", openAccount: "Abrir mi cuenta", again: "Intentar de nuevo",
         away: "No estamos disponibles en este momento.", awayText: "Tu invitación está a salvo. Inténtalo de nuevo en un momento.",
+        offline: "No tienes conexión.", offlineText: "Tu invitación está a salvo. Esta página continuará cuando vuelvas a tener conexión.",
         setUp: "Tu cuenta aún se está preparando.", setUpText: "Está tardando más de lo normal. Inténtalo en un minuto; si sigue igual, pregunta a quien te invitó.",
         rights: "Esta invitación ya no se puede aceptar.", impersonated: "No se puede responder a invitaciones en nombre de otra persona.",
         app: "Abre {app} e inicia sesión allí.", play: "Desarrollo: ¿quién abre el enlace?", invitee: "La persona invitada", stranger: "Otra persona",
@@ -63,6 +66,7 @@ const TEXTS = {
         other: "Cette invitation est pour {email}.", otherText: "Vous êtes connecté en tant que {me}.", another: "Utiliser un autre compte",
         verify: "Vérifiez d’abord {email}.", verifyText: "Revenez ensuite sur cette page.", openAccount: "Ouvrir mon compte", again: "Réessayer",
         away: "Nous ne sommes pas joignables pour le moment.", awayText: "Votre invitation n’est pas perdue. Réessayez dans un instant.",
+        offline: "Vous êtes hors ligne.", offlineText: "Votre invitation n’est pas perdue. Cette page reprendra dès que la connexion sera rétablie.",
         setUp: "Votre compte est en cours de création.", setUpText: "Cela prend plus de temps que d’habitude. Réessayez dans une minute ou demandez à la personne qui vous a invité.",
         rights: "Cette invitation ne peut plus être acceptée.", impersonated: "On ne peut pas répondre aux invitations au nom d’un autre.",
         app: "Ouvrez {app} et connectez-vous.", play: "Développement : qui ouvre le lien ?", invitee: "La personne invitée", stranger: "Quelqu’un d’autre",
@@ -78,6 +82,7 @@ const TEXTS = {
         other: "この招待は {email} 宛てです。", otherText: "{me} としてログイン中です。", another: "別のアカウントを使う",
         verify: "先に {email} を確認してください。", verifyText: "確認後、このページに戻ってください。", openAccount: "アカウントを開く", again: "もう一度試す",
         away: "現在接続できません。", awayText: "招待は失われません。しばらくしてからもう一度お試しください。",
+        offline: "オフラインです。", offlineText: "招待は失われません。接続が回復すると、このページは自動的に続行します。",
         setUp: "アカウントを準備中です。", setUpText: "通常より時間がかかっています。1 分後にもう一度お試しください。解決しない場合は、招待した人にお問い合わせください。",
         rights: "この招待はもう承諾できません。", impersonated: "代理でログイン中は招待に回答できません。",
         app: "{app} を開いてログインしてください。", play: "開発用：リンクを開く人", invitee: "招待された人", stranger: "別の人",
@@ -95,7 +100,10 @@ document.documentElement.lang = language;
 
 let invite;
 let session;
-const isBroken = () => say("away", "awayText", [button("again", start, true)]);
+const isBroken = () => {
+    const name = navigator.onLine ? "away" : "offline";
+    say(name, `${name}Text`, [button("again", start, true)]);
+};
 
 /** Shows one state: its heading, its text and its buttons. Names are filled in once, so that braces in them stay. */
 function say(name, text, buttons = [], names = {}, title = texts[name]) {
@@ -123,7 +131,7 @@ function button(text, action, isFirst = false) {
 
 /** The way on to the app, where it is known. */
 function onward(url) {
-    const target = [url, settings.appUrl].find((address) => /^https?:\/\//.test(address ?? ""));
+    const target = [url, settings.appUrl].find((address) => /^https?:\/\//i.test(address ?? ""));
     return target && element("a", { class: "button first", href: target }, fill(texts.onward, { app: settings.appName }));
 }
 
@@ -158,7 +166,7 @@ async function start() {
 function showClosed(status) {
     const names = namesOf(invite, language);
     if (status === "accepted") {
-        const link = onward();
+        const link = onward(invite.redirect_url);
         return say("wasAccepted", link ? "" : "done", [link].filter(Boolean), names);
     }
     return say(status === "declined" ? "wasDeclined" : status, "askNew", [], names);
@@ -278,5 +286,5 @@ function playedSession() {
 }
 
 addEventListener("hashchange", start);
-addEventListener("online", () => document.getElementById("state").dataset.state === "away" && start());
+addEventListener("online", () => ["away", "offline"].includes(document.getElementById("state").dataset.state) && start());
 start().catch(isBroken);

@@ -1,6 +1,7 @@
 //! `GET /`: one line of what this is and, in development, where to go from here.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use axum::Router;
@@ -23,24 +24,29 @@ pub struct Link {
     pub url: String,
 }
 
+/// The page with development's mails, on the private address.
+pub const MAILBOX: &str = "/board/mailbox";
+
 /// What can be opened in development, on these addresses.
 #[must_use]
-pub fn links(public: &str, private: SocketAddr) -> Vec<Link> {
+pub fn links(config: &Config, public: &str, private: SocketAddr) -> Vec<Link> {
     let link = |name, url| Link { name, url };
-    vec![
+    let mut links = vec![
         link("API", format!("{public}/docs")),
         link("accept page", format!("{public}/i")),
         link("banner", format!("{public}/ui/usher.js")),
         link("board", format!("http://{private}/board")),
-    ]
+    ];
+    links.extend(mail_folder(config).map(|_| link("mailbox", format!("http://{private}{MAILBOX}"))));
+    links
 }
 
 /// Where development's mails are, if they are files.
 #[must_use]
-pub fn mail_folder(config: &Config) -> Option<String> {
+pub fn mail_folder(config: &Config) -> Option<&Path> {
     match &config.mail_route {
-        MailRoute::Outbox(folder) => Some(folder.display().to_string()),
-        MailRoute::Smtp(_) => None,
+        MailRoute::Outbox(folder) if config.environment == Environment::Development => Some(folder),
+        _ => None,
     }
 }
 
@@ -69,10 +75,15 @@ fn html(config: &Config) -> String {
 
 fn in_development(config: &Config) -> String {
     // The page is asked for at this host, so its links need none. Port 0 is one that the system chooses later.
-    let links = links("", config.admin_listen);
+    let links = links(config, "", config.admin_listen);
     let is_known = |link: &&Link| link.url.starts_with('/') || config.admin_listen.port() != 0;
     let items: String = links.iter().filter(is_known).map(item).collect();
-    let mails = mail_folder(config).map(|folder| format!("<p>Mails are files in {}.</p>\n", escaped(&folder)));
+    let mails = mail_folder(config).map(|folder| {
+        format!(
+            "<p>Mails are files in {}.</p>\n",
+            escaped(&folder.display().to_string())
+        )
+    });
     format!("<p>Development:</p>\n<ul>\n{items}</ul>\n{}", mails.unwrap_or_default())
 }
 

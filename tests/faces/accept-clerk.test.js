@@ -200,7 +200,7 @@ const STORIES = {
         await signIn(page, usher, who);
         await context.setOffline(true);
         await act(page, "accept");
-        await state(page, "away");
+        await state(page, "offline");
         await lookAt(page, name("offline"));
         await context.setOffline(false);
         await state(page, "signed-in");

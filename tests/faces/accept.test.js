@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { gzipSync } from "node:zlib";
-import { CLERK_SETTINGS, DATABASES, act, closeBrowser, lookAt, open, startUsher, state } from "./faces.js";
+import { CLERK_SETTINGS, DATABASES, act, closeBrowser, lookAt, lookAtAll, open, startApp, startUsher, state } from "./faces.js";
 
 after(closeBrowser);
 
@@ -56,6 +56,44 @@ for (const database of DATABASES) {
         }
     });
 }
+
+test("the mailbox leads to the accept page, and that to where the invite leads, or else to the app", async () => {
+    const app = await startApp({ "/home": "<h1>Home</h1>", "/welcome": "<h1>Welcome</h1>" });
+    const usher = await startUsher({ clerk: false, settings: { APP_URL: `${app.url}/home` } });
+    try {
+        const acme = await usher.organization("Acme");
+        await usher.invite(acme, "ada@example.com", { redirect_url: `${app.url}/welcome` });
+        await usher.token("ada@example.com");
+        const { page: mailbox, errors, context } = await open(`${usher.adminUrl}/board/mailbox`);
+        await mailbox.getByText("ada@example.com").waitFor();
+        await lookAtAll(mailbox, "mailbox");
+        await mailbox.getByRole("link", { name: /Acme/ }).click();
+        const mail = mailbox.frameLocator("iframe");
+        await mail.getByRole("link", { name: /accept/i }).first().waitFor();
+        await lookAtAll(mailbox, "mailbox-mail");
+        const opened = context.waitForEvent("page");
+        await mail.getByRole("link", { name: /accept/i }).first().click();
+        const page = await opened;
+        await act(page, "invitee");
+        await act(page, "accept");
+        await state(page, "joined");
+        await page.waitForURL(`${app.url}/welcome`);
+
+        // The same link, by the mail's page itself.
+        await usher.invite(acme, "bob@example.com");
+        await usher.token("bob@example.com");
+        await mailbox.goto(`${usher.adminUrl}/board/mailbox`);
+        await mailbox.getByRole("row", { name: /bob@example.com/ }).getByRole("link").click();
+        await mailbox.getByRole("link", { name: `${usher.url}/i#` }).click();
+        await act(mailbox, "invitee");
+        await act(mailbox, "accept");
+        await mailbox.waitForURL(`${app.url}/home`);
+        assert.deepEqual(errors.filter((error) => !/status of 40[49]/.test(error)), []);
+    } finally {
+        await usher.stop();
+        await app.stop();
+    }
+});
 
 // What Clerk lists, in the order of its page: https://clerk.com/docs/guides/secure/best-practices/csp-headers
 const CLERKS_LIST = {

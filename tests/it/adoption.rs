@@ -710,7 +710,7 @@ async fn whoever_queues_behind_usher_s_locks_is_soon_let_pass() {
         while has_queued < 3 {
             let is_queued: bool = sqlx::query_scalar(
                 "select exists (select from pg_stat_activity where datname = current_database()
-                     and application_name = 'usher' and wait_event_type = 'Lock')",
+                     and application_name like 'usher%' and wait_event_type = 'Lock')",
             )
             .fetch_one(&mut app)
             .await
@@ -819,7 +819,7 @@ async fn a_run_that_is_cut_off_anywhere_is_completed_by_the_next() {
     for milliseconds in [1, 20, 100, 200, 300, 400, 600, 900, 1300, 1700] {
         let cut = async {
             let is_at_it = "select exists (select from pg_stat_activity
-                 where datname = current_database() and application_name = 'usher')";
+                 where datname = current_database() and application_name like 'usher%')";
             while !sqlx::query_scalar::<_, bool>(is_at_it)
                 .fetch_one(&mut admin)
                 .await
@@ -830,7 +830,7 @@ async fn a_run_that_is_cut_off_anywhere_is_completed_by_the_next() {
             tokio::time::sleep(Duration::from_millis(milliseconds)).await;
             sqlx::query(
                 "select pg_terminate_backend(pid) from pg_stat_activity
-                 where datname = current_database() and application_name = 'usher'",
+                 where datname = current_database() and application_name like 'usher%'",
             )
             .execute(&mut admin)
             .await

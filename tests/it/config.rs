@@ -167,7 +167,7 @@ fn development_is_the_default_without_a_database_and_keeps_what_it_generates_to_
 #[test]
 fn nothing_that_is_shown_or_logged_holds_a_secret() {
     let mut settings = complete();
-    settings.usher_database_url = secret("postgres://usher:hunter2@localhost/app?sslpassword=hunter4&password=hunter5");
+    settings.usher_database_url = secret("postgres://usher:hunter2@localhost/app?schema=hunter4&password=hunter5");
     settings.clerk_issuer = Some("https://proxy:hunter6@clerk.example.com".into());
     settings.clerk_api_url = Some("https://proxy:hunter7@api.example.com".into());
     settings.mail_unsubscribe = Some("mailto:stop@example.com,https://u:hunter8@example.com/stop?key=hunter9".into());

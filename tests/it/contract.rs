@@ -108,6 +108,7 @@ impl Stage {
         let app = TestApp::start_with(database, |settings| {
             let keys = format!("{API_KEY},limited:{LIMITED_KEY}@{NOBODYS}");
             settings.usher_api_keys = Some(Secret::from(keys));
+            settings.redirect_urls = Some("https://app.example.com".to_owned());
             change(settings);
         })
         .await;
@@ -174,6 +175,7 @@ impl Stage {
                 invited_by: Some(id_of(&mut tx, grace).await),
                 locale: None,
                 message: None,
+                redirect_url: None,
                 expires_at: app.now() + TimeDelta::days(7),
             };
             tx.save_invites(&[invite]).await.unwrap();

@@ -150,6 +150,7 @@ async fn by_command(app: &TestApp, body: &Value) -> Value {
         ("acceptance", "acceptance"),
         ("locale", "locale"),
         ("message", "message"),
+        ("redirect_url", "redirect-url"),
     ] {
         if body[field].is_string() {
             arguments.push(format!("--{option}={}", text(field)));
@@ -211,6 +212,7 @@ async fn each_door_gives_the_same_answer(database: TestDatabase) {
         ("invited_by", json!("user_unknown")),
         ("locale", json!("not a language!")),
         ("message", json!("x".repeat(2_001))),
+        ("redirect_url", json!("https://evil.example")),
         ("expires_in", json!("31d")),
         ("acceptance", json!("never")),
     ];
@@ -218,7 +220,7 @@ async fn each_door_gives_the_same_answer(database: TestDatabase) {
     for set in (0..wrong.len())
         .map(|n| 1 << n)
         .chain((0..wrong.len()).map(|n| 3 << n))
-        .chain([0b101_0101, 0b10_1010, 127])
+        .chain([0b101_0101, 0b1010_1010, 255])
     {
         for organization in [acme, Uuid::from_u128(9)] {
             let email = format!("new{}@example.com", cases.len());

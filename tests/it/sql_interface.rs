@@ -41,7 +41,8 @@ pub async fn sql_invite(conn: &mut PgConnection, body: &Value) -> Result<(Uuid, 
     });
     sqlx::query_as(
         "select invite_id, is_new from usher.invite($1, $2, organization_id => $3, project_id => $4, invited_by => $5,
-             expires_in => $6::text::interval, acceptance => coalesce($7, 'default'), locale => $8, message => $9)",
+             expires_in => $6::text::interval, acceptance => coalesce($7, 'default'), locale => $8, message => $9,
+             redirect_url => $10)",
     )
     .bind(text("email"))
     .bind(text("role"))
@@ -52,6 +53,7 @@ pub async fn sql_invite(conn: &mut PgConnection, body: &Value) -> Result<(Uuid, 
     .bind(text("acceptance"))
     .bind(text("locale"))
     .bind(text("message"))
+    .bind(text("redirect_url"))
     .fetch_one(conn)
     .await
 }

@@ -59,6 +59,7 @@ fn new_invite(tx: &Tx, organization_id: Uuid, project_id: Option<Uuid>, email: &
         invited_by: None,
         locale: Some("fr".to_owned()),
         message: Some("Ça va ?\n\"'; drop table invites; --".to_owned()),
+        redirect_url: None,
         expires_at: tx.now() + TimeDelta::days(1) + TimeDelta::microseconds(7),
     }
 }

@@ -273,7 +273,7 @@ async fn invite(running: &Running, email: &str) {
     let organization = tx.new_id();
     tx.put_organization(&organization.into(), "Acme").await.unwrap();
     let body = json!({ "organization_id": organization, "email": email, "role": "member" });
-    let request = InviteRequest::parse(body, &config.roles);
+    let request = InviteRequest::parse(body, &config.roles, &config.redirects);
     let answers = flows::invite(&mut tx, &[request], &config.into(), None).await.unwrap();
     assert!(answers[0].is_ok());
     tx.commit().await.unwrap();

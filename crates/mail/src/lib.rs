@@ -22,6 +22,7 @@ mod outbox;
 mod smtp;
 mod templates;
 mod text;
+mod written;
 
 use self::{
     compose::Letterhead,
@@ -35,6 +36,7 @@ pub use self::{
     smtp::{MAX_CONNECTIONS, MailPermit},
     templates::{Language, Rendered, Sample, TemplateError, TemplateErrors, Templates},
     text::{Lines, Name, OneLine},
+    written::{WrittenMail, written_mail, written_mails},
 };
 
 /// The domain in which mails from a sender, such as `Example <no-reply@example.com>`, have their Message-IDs; none if

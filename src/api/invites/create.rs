@@ -16,7 +16,6 @@ use super::views_by_id;
 use crate::api::auth::AppClient;
 use crate::api::body::JsonBody;
 use crate::api::idempotency::{IdempotencyKey, Kept, Outcome, Repeated};
-use crate::api::limits::BATCH_SHARE;
 use crate::api::{Api, example, tag};
 use crate::config::Config;
 use crate::fields::{Fields, body};
@@ -180,7 +179,7 @@ impl Call {
     async fn answer(self) -> Result<Kept, Problem> {
         let share = match self.kind {
             Kind::One => 1,
-            Kind::Batch => BATCH_SHARE,
+            Kind::Batch => self.api.limits.batch_share(),
         };
         let store = self.client.store(&self.api, share);
         store.transaction(self, |tx, call| call.answer_in(tx).boxed()).await
@@ -207,12 +206,12 @@ impl Call {
         let requests: Vec<ReadRequest> = self
             .items()?
             .into_iter()
-            .map(|item| InviteRequest::parse(item, &config.roles))
+            .map(|item| InviteRequest::parse(item, &config.roles, &config.redirects))
             .collect();
         let answers = flows::invite(tx, &requests, &config.into(), self.client.organizations()).await?;
         let now = tx.now();
         let ids: Vec<Uuid> = answers.iter().flatten().map(|invited| invited.invite.id).collect();
-        let views = views_by_id(tx, &ids).await?;
+        let views = views_by_id(&self.api, tx, &ids).await?;
         let results = answers.into_iter().map(|answer| {
             let invited = answer.map_err(|refusal| refused(refusal, now))?;
             let invite = views.get(&invited.invite.id).ok_or_else(Problem::internal)?;
@@ -231,7 +230,7 @@ impl Call {
             .iter()
             .filter_map(|outcome| outcome.invite)
             .collect();
-        let mut views = views_by_id(tx, &ids).await?;
+        let mut views = views_by_id(&self.api, tx, &ids).await?;
         views.retain(|_, invite| self.client.may_use(invite.organization_id()));
         if let Some(answer) = repeated.as_it_was(&self.client, |id| views.contains_key(&id)) {
             return Ok(answer);
@@ -264,7 +263,8 @@ impl Call {
             });
         }
         // The key may not use the organization any more.
-        let request = InviteRequest::parse(item, &self.api.app.config.roles);
+        let config = &self.api.app.config;
+        let request = InviteRequest::parse(item, &config.roles, &config.redirects);
         Err(Problem::invalid(match request {
             Ok(request) => vec![flows::unknown_target(request.target)],
             Err(invalid) => invalid.errors,

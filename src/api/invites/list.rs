@@ -70,7 +70,7 @@ pub(super) async fn list(
         .filter(|_| has_more)
         .map(|&(id, created_at)| cursor(created_at, id));
     let ids: Vec<Uuid> = found.iter().map(|&(id, _)| id).collect();
-    let mut views = views_by_id(&mut tx, &ids).await?;
+    let mut views = views_by_id(&api, &mut tx, &ids).await?;
     // An app that shares its tables may have moved a project to an organization that the key may not see.
     views.retain(|_, invite| client.may_use(invite.organization_id()));
     let items = ids.iter().filter_map(|id| views.remove(id)).collect();

@@ -46,29 +46,27 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
 )]
 pub(super) async fn show(State(api): State<Api>, client: AppClient, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
     let mut tx = api.app.store.read().await?;
-    Ok(Json(visible_to(&client, &mut tx, id).await?))
+    Ok(Json(visible_to(&api, &client, &mut tx, id).await?))
 }
 
 /// One invite as JSON, as the transaction sees it.
-pub(super) async fn invite_json(tx: &mut Tx, id: Uuid) -> Result<Option<InviteJson>, StoreError> {
-    let now = tx.now();
-    let views = tx.invite_views(&[id]).await?;
-    Ok(views.into_iter().next().map(|view| InviteJson::at(view, now)))
+pub(super) async fn invite_json(api: &Api, tx: &mut Tx, id: Uuid) -> Result<Option<InviteJson>, StoreError> {
+    Ok(views_by_id(api, tx, &[id]).await?.remove(&id))
 }
 
 /// The invites as JSON, by their ids.
-async fn views_by_id(tx: &mut Tx, ids: &[Uuid]) -> Result<HashMap<Uuid, InviteJson>, StoreError> {
-    let now = tx.now();
+async fn views_by_id(api: &Api, tx: &mut Tx, ids: &[Uuid]) -> Result<HashMap<Uuid, InviteJson>, StoreError> {
+    let (now, redirects) = (tx.now(), &api.app.config.redirects);
     let views = tx.invite_views(ids).await?;
     let by_id = views
         .into_iter()
-        .map(|view| (view.invite.id, InviteJson::at(view, now)));
+        .map(|view| (view.invite.id, InviteJson::at(view, redirects, now)));
     Ok(by_id.collect())
 }
 
 /// The invite, or 404 if the key may not see it.
-async fn visible_to(client: &AppClient, tx: &mut Tx, id: Uuid) -> Result<InviteJson, Problem> {
-    let json = invite_json(tx, id).await?.ok_or_else(Problem::not_found)?;
+async fn visible_to(api: &Api, client: &AppClient, tx: &mut Tx, id: Uuid) -> Result<InviteJson, Problem> {
+    let json = invite_json(api, tx, id).await?.ok_or_else(Problem::not_found)?;
     client.must_use(json.organization_id())?;
     Ok(json)
 }

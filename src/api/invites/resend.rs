@@ -52,10 +52,10 @@ pub(super) async fn resend(
 async fn resend_in(tx: &mut Tx, api: &Api, client: &AppClient, id: Uuid) -> Result<InviteJson, Problem> {
     let now = tx.now();
     let Some(invite) = tx.renew_invite(id, now + api.app.config.invite_ttl).await? else {
-        visible_to(client, tx, id).await?;
+        visible_to(api, client, tx, id).await?;
         return Err(not_open(tx, id).await?);
     };
-    let visible = visible_to(client, tx, id).await?;
+    let visible = visible_to(api, client, tx, id).await?;
     if let Some(obstacle) = obstacle(tx, id, &api.app.config.roles).await? {
         return Err(refused_by(obstacle));
     }
@@ -80,7 +80,7 @@ async fn resend_in(tx: &mut Tx, api: &Api, client: &AppClient, id: Uuid) -> Resu
         to_email: invite.email,
     };
     tx.queue_deliveries(&[mail]).await?;
-    let json = visible_to(client, tx, id).await?;
+    let json = visible_to(api, client, tx, id).await?;
     count_mails(tx, &[wanted], caps).await?;
     Ok(json)
 }

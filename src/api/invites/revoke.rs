@@ -28,15 +28,17 @@ use crate::view::InviteJson;
 pub(super) async fn revoke(State(api): State<Api>, client: AppClient, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
     let store = client.store(&api, 1);
     let json = store
-        .transaction(client, |tx, client| revoke_in(tx, client, id).boxed())
+        .transaction((&api, &client), |tx, (api, client)| {
+            revoke_in(tx, api, client, id).boxed()
+        })
         .await?;
     Ok(Json(json))
 }
 
-async fn revoke_in(tx: &mut Tx, client: &AppClient, id: Uuid) -> Result<InviteJson, Problem> {
+async fn revoke_in(tx: &mut Tx, api: &Api, client: &AppClient, id: Uuid) -> Result<InviteJson, Problem> {
     if !tx.revoke_invite(id).await? {
-        visible_to(client, tx, id).await?;
+        visible_to(api, client, tx, id).await?;
         return Err(not_open(tx, id).await?);
     }
-    visible_to(client, tx, id).await
+    visible_to(api, client, tx, id).await
 }

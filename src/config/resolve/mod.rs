@@ -15,7 +15,9 @@ use chrono::TimeDelta;
 use super::clerk_values;
 use super::dev_secrets;
 use super::error::{ConfigError, ConfigErrors, Problems, wrong};
-use super::values::{address, age, drain_time, list, max_connections, number_or_off, parsed, rate_limit, url};
+use super::values::{
+    address, age, database_connections, drain_time, list, max_connections, number_or_off, parsed, rate_limit, url,
+};
 use super::{Config, DevSecrets, Environment, MailRoute, Retention, Settings, Telemetry, VAR};
 use crate::api_key::ApiKey;
 use crate::invites::roles::Roles;
@@ -173,6 +175,7 @@ impl Settings {
             mail_default_locale: self.mail_default_locale().to_owned(),
             app_name: self.app_name.clone().unwrap_or_else(|| "usher".to_owned()),
             app_url: all.or_default(self.app_url()),
+            redirects: self.redirects(environment, &mut all),
             invite_url,
             auto_accept: all.or_default(parsed("AUTO_ACCEPT", self.auto_accept.as_deref())),
             invite_ttl: all.or_default(self.invite_ttl()),
@@ -180,6 +183,7 @@ impl Settings {
             mail_caps: self.mail_caps(&mut all),
             roles: self.roles(&mut all),
             layout: all.or_default(self.layout()),
+            connections: all.or_default(database_connections(self.usher_database_connections.as_deref())),
             identities: all.or_default(self.identities()),
             templates_dir: self.templates_dir.clone(),
             event_secrets: all.or_default(self.event_secrets(!event_endpoints.is_empty(), dev)),

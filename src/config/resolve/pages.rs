@@ -5,10 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use url::Url;
+use usher_clerk::is_https_or_loopback;
 
-use crate::config::error::{ConfigError, wrong};
-use crate::config::values::url;
+use crate::config::error::{ConfigError, Problems, wrong};
+use crate::config::values::{list, url};
 use crate::config::{Environment, InviteUrl, PublishableKey, Settings};
+use crate::invites::RedirectOrigins;
 
 impl Settings {
     /// `USHER_PUBLIC_URL` without a slash at the end. In development, by default, the address that usher listens on.
@@ -33,6 +35,31 @@ impl Settings {
         self.app_url.as_deref().map(read).transpose()
     }
 
+    /// `REDIRECT_URLS`, by default the origin of `APP_URL`.
+    pub(super) fn redirects(&self, environment: Environment, all: &mut Problems) -> RedirectOrigins {
+        const VARIABLE: &str = "REDIRECT_URLS";
+        let in_production = environment == Environment::Production;
+        let Some(given) = self.redirect_urls.as_deref() else {
+            let app = self
+                .app_url
+                .as_deref()
+                .and_then(|url| redirect_origin(url, in_production).ok());
+            return RedirectOrigins::new(app.into_iter().map(|(origin, _)| origin).collect());
+        };
+        let mut origins = Vec::new();
+        for (position, entry) in (1..).zip(list(Some(given))) {
+            match redirect_origin(&entry, in_production) {
+                Ok((origin, true)) => origins.push(origin),
+                Ok((_, false)) => all.add(wrong(
+                    VARIABLE,
+                    format!("entry {position} must end after the host or the port; an invite names the path"),
+                )),
+                Err(problem) => all.add(wrong(VARIABLE, format!("entry {position} {problem}"))),
+            }
+        }
+        RedirectOrigins::new(origins)
+    }
+
     /// `CLERK_PUBLISHABLE_KEY` is `pk_test_` or `pk_live_` and the host of Clerk's Frontend API with a `$`, in base64.
     pub(super) fn publishable_key(&self) -> Result<Option<PublishableKey>, ConfigError> {
         const VARIABLE: &str = "CLERK_PUBLISHABLE_KEY";
@@ -50,6 +77,22 @@ impl Settings {
             frontend_api,
         }))
     }
+}
+
+/// The origin of an address, and whether it is nothing more.
+fn redirect_origin(text: &str, in_production: bool) -> Result<(String, bool), &'static str> {
+    let url = Url::parse(text)
+        .ok()
+        .filter(|url| matches!(url.scheme(), "http" | "https"));
+    let url = url.ok_or("must be an origin such as https://app.example.com")?;
+    if url.host_str().is_none_or(|host| host.contains('*')) || !url.username().is_empty() || url.password().is_some() {
+        return Err("must name one host, without a user and without *");
+    }
+    if in_production && !is_https_or_loopback(&url) {
+        return Err("must begin with https://, or be on this machine");
+    }
+    let is_only = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+    Ok((url.origin().ascii_serialization(), is_only))
 }
 
 fn frontend_api(key: &str) -> Option<String> {
@@ -95,6 +138,64 @@ pub(super) fn origin(url: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn redirects_are_origins_of_the_app() {
+        let read = |environment, redirect_urls: Option<&str>, app_url: Option<&str>| {
+            let settings = Settings {
+                redirect_urls: redirect_urls.map(str::to_owned),
+                app_url: app_url.map(str::to_owned),
+                ..Settings::default()
+            };
+            let mut all = Problems::default();
+            let read = settings.redirects(environment, &mut all);
+            all.end(read.names().join(" ")).map_err(|errors| errors.to_string())
+        };
+        let (production, development) = (Environment::Production, Environment::Development);
+        for (environment, given, app, origins) in [
+            (production, None, None, ""),
+            (
+                production,
+                None,
+                Some("https://App.example.com/home?x#y"),
+                "https://app.example.com",
+            ),
+            (production, None, Some("http://app.example.com/home"), ""),
+            (
+                development,
+                None,
+                Some("http://app.test:3000/home"),
+                "http://app.test:3000",
+            ),
+            (
+                production,
+                Some("https://a.example, HTTPS://m\u{fc}nchen.example:443/ ,http://localhost:3000,http://[::1]:80"),
+                Some("https://app.example.com"),
+                "https://a.example https://xn--mnchen-3ya.example http://localhost:3000 http://[::1]",
+            ),
+            (development, Some("http://app.test"), None, "http://app.test"),
+        ] {
+            assert_eq!(read(environment, given, app).as_deref(), Ok(origins), "{given:?}");
+        }
+        for wrong in [
+            "app.example.com",
+            "*",
+            "https://*.example.com",
+            "https://u:hunter2@app.example.com",
+            "https://app.example.com/welcome",
+            "https://app.example.com/?x",
+            "https://app.example.com#x",
+            "http://app.example.com",
+            "javascript:alert(1)",
+            "myapp://open",
+        ] {
+            let said = read(production, Some(&format!("https://a.example,{wrong}")), None).unwrap_err();
+            assert!(
+                said.contains("REDIRECT_URLS entry 2 ") && !said.contains("hunter2"),
+                "{wrong}: {said}"
+            );
+        }
+    }
 
     #[test]
     fn a_publishable_key_names_the_frontend_api() {

@@ -28,6 +28,7 @@ fn invite() -> Invite {
         accepted_by: None,
         accepted_by_clerk_id: None,
         locale: None,
+        redirect_url: None,
         message: None,
         token_version: 1,
         invited_at: at(10),

@@ -2,6 +2,7 @@
 //!
 //! - `access`: who may look and change. `viewer`: who it is. `session`: their cookies. `sign_in`: how they get one.
 //! - `overview`, `jobs`, `inbox`, `invites`, `queues`, `schedules`, `audit`: the pages. `layout`: what they share.
+//! - `mailbox`: development's mails.
 //! - `query`: their addresses. `change`: asks before many are changed. `redact`: payloads.
 //! - `snapshot`: what is known of the whole service. `live`: lists that many look at.
 
@@ -13,6 +14,7 @@ mod invites;
 mod jobs;
 mod layout;
 mod live;
+mod mailbox;
 mod overview;
 mod query;
 mod queues;
@@ -100,6 +102,7 @@ pub fn router(app: &App, workers: Option<Alive>) -> Router {
         .route(QUEUES, get(queues::list).post(queues::change))
         .route(SCHEDULES, get(schedules::list).post(schedules::run))
         .route(AUDIT, get(audit::list))
+        .merge(mailbox::pages(&app.config))
         .layer(from_fn_with_state(board.clone(), access::guard))
         .with_state(board);
     pages.merge(files())

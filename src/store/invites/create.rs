@@ -28,6 +28,7 @@ pub struct NewInvite {
     pub invited_by: Option<Uuid>,
     pub locale: Option<String>,
     pub message: Option<String>,
+    pub redirect_url: Option<String>,
     pub expires_at: DateTime<Utc>,
 }
 
@@ -56,6 +57,7 @@ struct NewRow<'a> {
     invited_by: Option<Uuid>,
     locale: Option<&'a str>,
     message: Option<&'a str>,
+    redirect_url: Option<&'a str>,
     expires_at: Time,
 }
 
@@ -80,6 +82,7 @@ const NEW_ROW: &[(&str, Type)] = &[
     ("invited_by", Type::Uuid),
     ("locale", Type::Text),
     ("message", Type::Text),
+    ("redirect_url", Type::Text),
     ("expires_at", Type::Time),
 ];
 
@@ -99,9 +102,11 @@ impl Tx {
         let source = unfold(self.dialect(), NEW_ROW);
         let text = format!(
             "insert into invites (id, kind, organization_id, project_id, email, email_key, role, status, acceptance,
-                 invited_by, invited_by_clerk_id, locale, message, invited_at, expires_at, created_at, updated_at)
+                 invited_by, invited_by_clerk_id, locale, message, redirect_url, invited_at, expires_at, created_at,
+                 updated_at)
              select r.new_id, r.kind, r.organization_id, r.project_id, r.email, r.email_key, r.role, 'pending',
-                 r.acceptance, r.invited_by, {INVITED_BY_CLERK_ID}, r.locale, r.message, $2, r.expires_at, $2, $2
+                 r.acceptance, r.invited_by, {INVITED_BY_CLERK_ID}, r.locale, r.message, r.redirect_url, $2,
+                 r.expires_at, $2, $2
              from {source} where true
              on conflict (kind, target_id, email_key) where status in ('pending', 'expired') do update set
                  updated_at = invites.updated_at
@@ -170,7 +175,7 @@ impl Tx {
         let text = format!(
             "update invites set status = 'pending', organization_id = r.organization_id, email = r.email, role = r.role,
                  acceptance = r.acceptance, invited_by = r.invited_by, invited_by_clerk_id = {INVITED_BY_CLERK_ID},
-                 locale = r.locale, message = r.message,
+                 locale = r.locale, message = r.message, redirect_url = r.redirect_url,
                  invited_at = $2, expires_at = r.expires_at, expired_at = null, dismissed_at = null,
                  token_version = invites.token_version + r.versions, mail_held = r.held, updated_at = $2
              from {source}
@@ -250,6 +255,7 @@ fn new_row(invite: &NewInvite) -> NewRow<'_> {
         invited_by: invite.invited_by,
         locale: invite.locale.as_deref(),
         message: invite.message.as_deref(),
+        redirect_url: invite.redirect_url.as_deref(),
         expires_at: Time(invite.expires_at),
     }
 }

@@ -25,7 +25,7 @@ pub use remind::{Remindable, ReminderPlan, Unplanned};
 macro_rules! columns {
     ($prefix:literal) => {
         columns!(@ $prefix id kind organization_id project_id email email_key role status acceptance invited_by
-            accepted_by accepted_by_clerk_id locale message token_version invited_at expires_at flagged_at flagged_for dismissed_at
+            accepted_by accepted_by_clerk_id locale message redirect_url token_version invited_at expires_at flagged_at flagged_for dismissed_at
             accepted_at declined_at revoked_at expired_at created_at updated_at)
     };
     (@ $prefix:literal $first:ident $($column:ident)*) => {

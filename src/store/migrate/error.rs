@@ -1,8 +1,21 @@
 //! Why a schema could not be migrated.
 
+use std::borrow::Cow;
+use std::io;
+
 use sqlx::migrate::MigrateError;
 
+use super::locks::HeldLock;
 use crate::store::StoreError;
+use crate::store::error::code_of;
+
+/// What PgBouncer and Supavisor say of a wrong login.
+const REFUSED_BY_POOLER: &[&str] = &[
+    "authentication failed",
+    "no such user",
+    "no such database",
+    "user not found",
+];
 
 /// Why the schema could not be migrated. A database that fails [validation](Validation) is left unchanged; other work
 /// that was done before an error stays, and the next run continues from there.
@@ -14,6 +27,9 @@ pub enum MigrationError {
     Usher(#[source] MigrateError),
     #[error("the database can't be changed; see that its file, folder and disk can be written to: {0}")]
     ReadOnly(#[source] sqlx::Error),
+    /// Another transaction holds a lock for too long.
+    #[error("{0}; end its transaction, or run this again later")]
+    Locked(HeldLock),
     /// Every other error of the database.
     #[error("the database failed: {0}")]
     Database(#[source] sqlx::Error),
@@ -32,6 +48,27 @@ pub enum Validation {
     SchemaInUse,
     #[error("what answers at its address is no Postgres server ({0}); see that host and port are the right ones")]
     NoPostgres(String),
+    #[error(
+        "the server knows no role {0} with the password that was sent; see both, and that @ : / ? # % in a password are \
+         percent-encoded in the address"
+    )]
+    WrongPassword(String),
+    /// In the server's words: an unknown role, a role that may not log in, no entry in `pg_hba.conf`.
+    #[error(
+        "the server refuses the connection: {0}; see the role in the address, sslmode, and the server's pg_hba.conf"
+    )]
+    ConnectionRefused(String),
+    #[error("the server has no database {0}; make it (create database), or correct the name in the address")]
+    NoDatabase(String),
+    #[error("no encrypted connection can be had: {0}; see sslmode and sslrootcert in the address")]
+    NoTls(String),
+    /// A standby, or a server or role with `default_transaction_read_only`.
+    #[error("the server {}; use the primary's address", if *.0 {
+        "is a standby, which can only be read"
+    } else {
+        "can only be read, since default_transaction_read_only is on for it, the database or the role"
+    })]
+    ReadOnly(bool),
     /// As PgBouncer's transaction mode, Supabase's port 6543 and Neon's `-pooler` addresses are.
     #[error(
         "a connection pooler in transaction mode is in between, which loses what usher listens to; use Postgres's own \
@@ -107,10 +144,37 @@ impl From<Validation> for MigrationError {
 }
 
 impl MigrationError {
-    /// Whether a later attempt may succeed, because the database is unavailable now.
+    /// Why a connection was not opened. Waiting helps only while the server is away or starting.
+    pub(super) fn of_connecting(error: sqlx::Error, role: &str, database: &str) -> Self {
+        let code = code_of(&error).map(Cow::into_owned);
+        let said = || {
+            error
+                .as_database_error()
+                .map(|error| error.message().to_owned())
+                .unwrap_or_default()
+        };
+        let validation = match (code.as_deref(), &error) {
+            // No Postgres server.
+            (_, sqlx::Error::Protocol(said)) => Validation::NoPostgres(said.clone()),
+            (_, sqlx::Error::Tls(why)) => Validation::NoTls(why.to_string()),
+            // A certificate that is not trusted comes as the answer that could not be read.
+            (_, sqlx::Error::Io(why)) if why.kind() == io::ErrorKind::InvalidData => Validation::NoTls(why.to_string()),
+            (Some("28P01"), _) => Validation::WrongPassword(role.to_owned()),
+            (Some("28000" | "42501"), _) => Validation::ConnectionRefused(said()),
+            (Some("3D000"), _) => Validation::NoDatabase(database.to_owned()),
+            // A pooler in front of it, which says nearly everything by this code.
+            (Some("08P01"), _) if REFUSED_BY_POOLER.iter().any(|words| said().contains(words)) => {
+                Validation::ConnectionRefused(said())
+            }
+            _ => return error.into(),
+        };
+        validation.into()
+    }
+
+    /// Whether a later attempt may succeed, because the database is unavailable or locked now.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
-        self.sql().is_some_and(StoreError::is_temporary_sql)
+        matches!(self, Self::Locked(_)) || self.sql().is_some_and(StoreError::is_temporary_sql)
     }
 
     pub(super) fn sql(&self) -> Option<&sqlx::Error> {
@@ -120,7 +184,7 @@ impl MigrationError {
                 _ => None,
             },
             Self::Database(error) => Some(error),
-            Self::ReadOnly(_) | Self::Validation(_) => None,
+            Self::ReadOnly(_) | Self::Locked(_) | Self::Validation(_) => None,
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod applied;
 mod error;
+mod locks;
 mod planned;
 mod postgres;
 
@@ -52,8 +53,8 @@ impl Store {
             Pool::Postgres(pool) => {
                 // A connection of its own: its settings and locks end with it.
                 let mut conn = postgres::connect(pool).await?;
-                let outcome =
-                    postgres::migrate(pool, &mut conn, &self.migrations, &self.layout, rules, on_progress).await;
+                let migration = postgres::migrate(pool, &mut conn, &self.migrations, &self.layout, rules, on_progress);
+                let outcome = locks::watch(pool, migration).await;
                 let _ = conn.close().await;
                 outcome
             }
@@ -96,6 +97,17 @@ impl Store {
         ));
         self.migrations = Arc::new(named(Migrator::with_migrations(all), table(self.dialect())));
         self
+    }
+
+    /// Connects as the start does, and says why the database can't be used if it can't. Changes nothing.
+    ///
+    /// # Errors
+    /// The same as migrating.
+    pub async fn check_connection(&self) -> Result<(), MigrationError> {
+        match &self.pool {
+            Pool::Postgres(pool) => postgres::check_connection(pool).await,
+            Pool::Sqlite { reader, .. } => Ok(sqlx::query("select 1").execute(reader).await.map(drop)?),
+        }
     }
 
     /// What [`Store::migrate`] would do now, in order. Changes nothing.

@@ -7,6 +7,7 @@ use sqlx::migrate::{Migration, Migrator};
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, Row as _, SqlSafeStr as _};
 
+use super::locks::MIGRATOR;
 use super::planned::{self, Planned};
 use super::{Applied, MigrationError, OnProgress, TABLE_ON_POSTGRES, Validation, named};
 use crate::store::adopt::{self, Schema, Step};
@@ -27,12 +28,14 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 const NOTIFY_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) async fn connect(pool: &PgPool) -> Result<PgConnection, MigrationError> {
-    let options = pool.connect_options();
+    let options = (*pool.connect_options()).clone().application_name(MIGRATOR);
     match tokio::time::timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(&options)).await {
-        // No Postgres server: waiting would never help.
-        Ok(Err(sqlx::Error::Protocol(said))) => Err(Validation::NoPostgres(said).into()),
-        Ok(connected) => {
-            let mut conn = connected?;
+        Ok(Err(error)) => {
+            let role = options.get_username();
+            let database = options.get_database().unwrap_or(role);
+            Err(MigrationError::of_connecting(error, role, database))
+        }
+        Ok(Ok(mut conn)) => {
             sqlx::raw_sql(ISOLATION).execute(&mut conn).await?;
             Ok(conn)
         }
@@ -48,6 +51,8 @@ pub(super) async fn migrate(
     rules: &Rules,
     on_progress: &OnProgress<'_>,
 ) -> Result<(), MigrationError> {
+    // A standby has no notifications, by which a pooler is recognised.
+    check_writable(conn).await?;
     check_pooling(pool, conn).await?;
     check_postgres(conn, migrator, layout).await?;
     advisory_lock(conn).await?;
@@ -137,6 +142,27 @@ pub(in crate::store) async fn put_back(
 pub(in crate::store) async fn unfit(conn: &mut PgConnection, migrator: &Migrator) -> sqlx::Result<Option<Validation>> {
     let applied = Applied::on_postgres(conn, TABLE_ON_POSTGRES).await?;
     Ok(applied.check(migrator).err())
+}
+
+/// Whether a connection can be opened that may write.
+pub(super) async fn check_connection(pool: &PgPool) -> Result<(), MigrationError> {
+    let mut conn = connect(pool).await?;
+    let checked = check_writable(&mut conn).await;
+    let _ = conn.close().await;
+    checked
+}
+
+/// Not prepared, like [`backend_pid`].
+async fn check_writable(conn: &mut PgConnection) -> Result<(), MigrationError> {
+    let row = sqlx::raw_sql("select pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'")
+        .fetch_one(conn)
+        .await?;
+    let (is_standby, is_read_only): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
+    if is_standby || is_read_only {
+        Err(Validation::ReadOnly(is_standby).into())
+    } else {
+        Ok(())
+    }
 }
 
 /// A pooler that gives each transaction any connection of the server's: what usher sets on a connection and what it
@@ -236,6 +262,8 @@ pub(super) async fn plan(
     layout: &Layout,
     rules: &Rules,
 ) -> Result<Vec<Planned>, MigrationError> {
+    // A standby has no notifications, by which a pooler is recognised.
+    check_writable(conn).await?;
     check_pooling(pool, conn).await?;
     check_postgres(conn, migrator, layout).await?;
     let Prepared {
@@ -351,6 +379,7 @@ async fn apply(
 
 /// Waits until no other process migrates. The lock ends with the connection.
 async fn advisory_lock(conn: &mut PgConnection) -> sqlx::Result<()> {
+    let mut is_said = false;
     loop {
         let is_ours: bool = sqlx::query_scalar("select pg_try_advisory_lock($1)")
             .bind(LOCK)
@@ -359,8 +388,25 @@ async fn advisory_lock(conn: &mut PgConnection) -> sqlx::Result<()> {
         if is_ours {
             return Ok(());
         }
+        if !std::mem::replace(&mut is_said, true) {
+            let holder = advisory_lock_holder(conn).await?;
+            tracing::info!(
+                "another usher migrates this database, in the server's process {}; waiting for its end",
+                holder.map_or_else(|| "that just ended".to_owned(), |pid| pid.to_string())
+            );
+        }
         tokio::time::sleep(POLL_INTERVAL).await;
     }
+}
+
+async fn advisory_lock_holder(conn: &mut PgConnection) -> sqlx::Result<Option<i32>> {
+    sqlx::query_scalar(
+        "select pid from pg_locks where locktype = 'advisory' and granted and (classid::bigint << 32) | objid::bigint = $1
+             and database = (select oid from pg_database where datname = current_database()) limit 1",
+    )
+    .bind(LOCK)
+    .fetch_optional(conn)
+    .await
 }
 
 /// Makes the schema of usher's own tables, if it is not there yet, and notes in it what the database has. A schema that holds
