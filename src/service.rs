@@ -80,8 +80,8 @@ impl Service {
         };
         let alive = workers.as_ref().map(Workers::alive);
         let catalog = CatalogWatch::start(&app.store, app.config.rules());
-        let private = ops::router(app.store.clone(), alive.clone(), scrape, catalog)
-            .merge(ops::board(&app, alive))
+        let private = ops::router(app.store.clone(), alive.clone(), scrape, catalog.clone())
+            .merge(ops::board(&app, alive, catalog))
             .layer(Extension(Stopping(stopping.clone())));
         let address = app.config.admin_listen;
         let private = Server::start("private", "USHER_ADMIN_LISTEN", address, private, limits.private())?;

@@ -42,6 +42,7 @@ use viewer::Access;
 
 use crate::app::App;
 use crate::config::Config;
+use crate::ops::CatalogWatch;
 use crate::rate_limit::Limiter;
 use crate::store::StoreError;
 use crate::worker::Alive;
@@ -79,12 +80,12 @@ impl Deref for Board {
 }
 
 /// The pages, for the private listener. `workers` if this process runs any.
-pub fn router(app: &App, workers: Option<Alive>) -> Router {
+pub fn router(app: &App, workers: Option<Alive>, catalog: CatalogWatch) -> Router {
     let board = Board(Arc::new(Shared {
         access: Access::of(&app.config),
         sessions: Sessions::new(&app.config.token_keys),
         attempts: ATTEMPTS.parse().ok().and_then(|limit| Limiter::new(limit, &app.clock)),
-        snapshots: Snapshots::new(workers),
+        snapshots: Snapshots::new(workers, catalog),
         live: Live::default(),
         app: app.clone(),
     }));

@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::metrics::{EventsState, QueueDepth};
+use crate::ops::CatalogWatch;
 use crate::store::{
     EndpointRow, EventFilter, HeldJobs, MinuteOfJobs, OpenCircuit, PausedQueue, Queue, Store, StoreError,
 };
@@ -35,10 +36,13 @@ pub(super) struct Snapshot {
     pub outgoing: EventsState,
     pub endpoints: Vec<EndpointRow>,
     pub is_migrated: bool,
+    /// What of the database is not as usher needs it.
+    pub catalog: Vec<String>,
 }
 
 pub(super) struct Snapshots {
     workers: Option<Alive>,
+    catalog: CatalogWatch,
     last: Mutex<Option<(Instant, Known)>>,
 }
 
@@ -46,9 +50,10 @@ pub(super) struct Snapshots {
 type Known = Arc<Result<Snapshot, String>>;
 
 impl Snapshots {
-    pub(super) fn new(workers: Option<Alive>) -> Self {
+    pub(super) fn new(workers: Option<Alive>, catalog: CatalogWatch) -> Self {
         Self {
             workers,
+            catalog,
             last: Mutex::new(None),
         }
     }
@@ -60,7 +65,7 @@ impl Snapshots {
         {
             return Arc::clone(known);
         }
-        let known = match tokio::time::timeout(MAX_WAIT, take(store)).await {
+        let known = match tokio::time::timeout(MAX_WAIT, take(store, self.catalog.sentences())).await {
             Ok(taken) => taken.map_err(|error| error.to_string()),
             Err(_) => Err(format!("no answer in {} s", MAX_WAIT.as_secs())),
         };
@@ -75,31 +80,32 @@ impl Snapshots {
     }
 }
 
-async fn take(store: &Store) -> Result<Snapshot, StoreError> {
+async fn take(store: &Store, catalog: Vec<String>) -> Result<Snapshot, StoreError> {
     let at = store.now();
     let last_minute = EventFilter {
         since: Some(at - TimeDelta::minutes(1)),
         ..EventFilter::default()
     };
-    let (queues, held, is_migrated) = (
-        store.queue_depths().await?,
-        store.held_jobs().await?,
-        store.is_migrated().await?,
-    );
-    let mut tx = store.read().await?;
-    Ok(Snapshot {
-        at,
-        queues,
-        held,
-        ended: tx.ended_jobs(at - HOUR).await?,
-        circuit: tx.circuit_opened().await?,
-        paused: tx.paused_queues().await?,
-        failed_events: tx.count_failed_events().await?,
-        received: tx.count_events(&last_minute).await?,
-        outgoing: tx.events_state().await?,
-        endpoints: tx.endpoints().await?,
-        is_migrated,
-    })
+    // Counting unfinished jobs takes longest, so the rest is read meanwhile.
+    let (queues, snapshot) = tokio::try_join!(store.queue_depths(), async {
+        let (held, is_migrated) = (store.held_jobs().await?, store.is_migrated().await?);
+        let mut tx = store.read().await?;
+        Ok(Snapshot {
+            at,
+            queues: Vec::new(),
+            held,
+            ended: tx.ended_jobs(at - HOUR).await?,
+            circuit: tx.circuit_opened().await?,
+            paused: tx.paused_queues().await?,
+            failed_events: tx.count_failed_events().await?,
+            received: tx.count_events(&last_minute).await?,
+            outgoing: tx.events_state().await?,
+            endpoints: tx.endpoints().await?,
+            is_migrated,
+            catalog,
+        })
+    })?;
+    Ok(Snapshot { queues, ..snapshot })
 }
 
 impl Snapshot {
@@ -109,6 +115,11 @@ impl Snapshot {
         if !self.is_migrated {
             problems.push("the schema is older than this version; run `usher migrate`".to_owned());
         }
+        problems.extend(
+            self.catalog
+                .iter()
+                .map(|found| format!("the database has changed: {found}")),
+        );
         let missing: Vec<&str> = workers
             .iter()
             .filter(|(_, alive)| !alive)
@@ -185,6 +196,7 @@ mod tests {
             },
             endpoints: Vec::new(),
             is_migrated: true,
+            catalog: Vec::new(),
         }
     }
 

@@ -10,6 +10,7 @@ use tower::ServiceExt as _;
 use url::form_urlencoded;
 use usher::app::App;
 use usher::config::Settings;
+use usher::ops::CatalogWatch;
 use usher::secret::Secret;
 
 use super::TestApp;
@@ -80,7 +81,7 @@ impl Page {
 impl Browser {
     pub fn new(app: &App) -> Self {
         Self {
-            pages: usher::ops::board(app, None),
+            pages: usher::ops::board(app, None, CatalogWatch::start(&app.store, app.config.rules())),
             cookie: String::new(),
             host: HOST,
             peer: None,
