@@ -1,4 +1,4 @@
-//! What is known of the whole service: read at most once a second, however many look.
+//! What is known of the whole service: read at most once a second, and beside a large backlog less often, however many look.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,9 @@ use crate::store::{
 use crate::worker::Alive;
 
 const FRESH: Duration = Duration::from_secs(1);
+/// How many times as long as a look took the next one waits: beside a large backlog, looks must not take from the work.
+const REST: u32 = 50;
+const LONGEST_REST: Duration = Duration::from_secs(5);
 /// A person waits for the page.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
@@ -43,6 +46,7 @@ pub(super) struct Snapshot {
 pub(super) struct Snapshots {
     workers: Option<Alive>,
     catalog: CatalogWatch,
+    /// Until when it is fresh.
     last: Mutex<Option<(Instant, Known)>>,
 }
 
@@ -60,8 +64,9 @@ impl Snapshots {
 
     pub(super) async fn get(&self, store: &Store) -> Known {
         let mut last = self.last.lock().await;
-        if let Some((at, known)) = &*last
-            && at.elapsed() < FRESH
+        let begun = Instant::now();
+        if let Some((until, known)) = &*last
+            && begun < *until
         {
             return Arc::clone(known);
         }
@@ -70,7 +75,8 @@ impl Snapshots {
             Err(_) => Err(format!("no answer in {} s", MAX_WAIT.as_secs())),
         };
         let known = Arc::new(known);
-        *last = Some((Instant::now(), Arc::clone(&known)));
+        let rest = (begun.elapsed() * REST).clamp(FRESH, LONGEST_REST);
+        *last = Some((Instant::now() + rest, Arc::clone(&known)));
         known
     }
 
