@@ -134,7 +134,7 @@ impl Tx {
         }
         let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
         let text = format!(
-            "select a.id, p.email from admins a join usher_people p on p.clerk_user_id = a.external_id
+            "select a.id, p.email from usher_admins a join usher_people p on p.clerk_user_id = a.external_id
              where a.deleted_at is null and p.deleted_at is null and p.email is not null and {}",
             of_rows(self.dialect(), "a.id", "admin_id", &rows)
         );

@@ -116,7 +116,7 @@ impl Tx {
              where m.deleted_at is null and m.admin_id in (select r.admin_id from {people})
                and m.organization_id in (select r.target_id from {ours})
              union
-             select m.admin_id from project_admins m join projects p on p.id = m.project_id and p.deleted_at is null
+             select m.admin_id from project_admins m join usher_projects p on p.id = m.project_id and p.deleted_at is null
              where m.deleted_at is null and m.admin_id in (select r.admin_id from {people})
                and p.organization_id in (select r.target_id from {ours})"
         );
@@ -270,7 +270,7 @@ impl Tx {
         let text = format!(
             "select a.id as admin_id, a.external_id as clerk_user_id, a.email, a.first_name, a.last_name,
                  coalesce(m.role, '') as role, {since} as since
-             from {table} m join admins a on a.id = m.admin_id and a.deleted_at is null
+             from {table} m join usher_admins a on a.id = m.admin_id and a.deleted_at is null
              where m.{target} = $1 and m.deleted_at is null and {page} and {with_role}
              order by m.{target}, m.admin_id limit $2"
         );
@@ -292,12 +292,12 @@ impl Tx {
             "select * from (
                  select {organization} as organization_spelling, null as project_spelling, o.id as organization_id,
                      coalesce(o.name, '') as organization_name, null as project_id, null as project_name, coalesce(m.role, '') as role, {since} as since
-                 from organization_users m join organizations o on o.id = m.organization_id and o.deleted_at is null
+                 from organization_users m join usher_organizations o on o.id = m.organization_id and o.deleted_at is null
                  where m.admin_id = $1 and m.deleted_at is null
                  union all
                  select {organization}, {project}, o.id, coalesce(o.name, ''), p.id, coalesce(p.name, ''), coalesce(m.role, ''), {since}
-                 from project_admins m join projects p on p.id = m.project_id and p.deleted_at is null
-                 join organizations o on o.id = p.organization_id and o.deleted_at is null
+                 from project_admins m join usher_projects p on p.id = m.project_id and p.deleted_at is null
+                 join usher_organizations o on o.id = p.organization_id and o.deleted_at is null
                  where m.admin_id = $1 and m.deleted_at is null
              ) memberships order by organization_id, project_id is not null, project_id limit 1000"
         );
@@ -322,7 +322,7 @@ impl Tx {
         let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
         let text = format!(
             "select m.{target} as target_id, m.admin_id, coalesce(m.role, '') as role from {table} m
-             join admins a on a.id = m.admin_id and a.deleted_at is null
+             join usher_admins a on a.id = m.admin_id and a.deleted_at is null
              where m.deleted_at is null and m.admin_id in (select r.admin_id from {rows})"
         );
         let admins = admin_ids(admins)?;
