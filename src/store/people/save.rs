@@ -5,10 +5,10 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{Address, EMAIL_KEY, EmailKeyRow, Person, Profile, admin_ids, person};
+use super::{Address, Person, Profile, admin_ids, person};
 use crate::invites::email::{EmailAddress, EmailKey};
 use crate::store::rows::{Time, Type, of_rows, sql, to_json, unfold};
-use crate::store::{Dialect, Result, Tx, on_conn};
+use crate::store::{Conn, Result, Tx, on_conn};
 
 #[derive(Serialize)]
 struct ProfileRow<'a> {
@@ -128,7 +128,7 @@ impl Tx {
             "insert into usher_people (clerk_user_id, id, admin_id, email, first_name, last_name, image_url,
                  clerk_created_at, clerk_updated_at, banned, locked, locale, seen_at)
              select r.user_id, r.new_id,
-                 (select id from admins where external_id = r.user_id and deleted_at is null
+                 (select id from usher_admins where external_id = r.user_id and deleted_at is null
                   order by created_at, id limit 1),
                  r.email, r.first_name, r.last_name, r.image_url,
                  r.created_at, r.updated_at, r.banned, r.locked, r.locale, $2
@@ -201,7 +201,7 @@ impl Tx {
         let text = format!(
             "update admins set external_id = r.user_id from {source}
              where admins.id = r.admin_id and admins.external_id is null
-                 and not exists (select 1 from admins o where o.external_id = r.user_id and o.deleted_at is null)"
+                 and not exists (select 1 from usher_admins o where o.external_id = r.user_id and o.deleted_at is null)"
         );
         let rows = to_json(&rows)?;
         on_conn!(self, |conn| sqlx::query(sql(text))
@@ -223,22 +223,15 @@ impl Tx {
         if spellings.is_empty() {
             return Ok(HashMap::new());
         }
-        let spellings: Vec<_> = spellings.iter().map(|email_key| EmailKeyRow { email_key }).collect();
-        let rows = unfold(self.dialect(), EMAIL_KEY);
-        let theirs = of_rows(self.dialect(), "lower(trim(email))", "email_key", &rows);
-        // Locked until the link is committed, so that no other transaction links them.
-        let lock = match self.dialect() {
-            Dialect::Postgres => "for update",
-            Dialect::Sqlite => "",
+        let Conn::Postgres(conn) = &mut self.conn else {
+            return Ok(HashMap::new()); // An app's tables are on Postgres.
         };
-        let text = format!(
-            "select id, email from admins where external_id is null and deleted_at is null and {theirs} order by id {lock}"
-        );
-        let spellings = to_json(&spellings)?;
-        let found: Vec<(Uuid, String)> = on_conn!(self, |conn| sqlx::query_as(sql(text))
+        let spellings: Vec<String> = spellings.into_iter().collect();
+        // Locked until the link is committed, so that no other transaction links them.
+        let found: Vec<(Uuid, String)> = sqlx::query_as("select admin_id, address from usher_unlinked_at($1)")
             .bind(spellings)
-            .fetch_all(conn)
-            .await)?;
+            .fetch_all(&mut **conn)
+            .await?;
         Ok(links(profiles, &found))
     }
 
