@@ -373,3 +373,74 @@ async fn an_invite_that_the_apps_tables_refuse_waits_and_takes_no_other_with_it(
     app.run_jobs().await;
     app.finish().await;
 }
+
+#[tokio::test]
+async fn a_member_that_clerk_has_not_told_of_is_known_by_their_address() {
+    let app = shared().await;
+    app.pool
+        .execute(&format!(
+            "insert into admins (id, organization_id, email, role) values (gen_random_uuid(), '{ACME}', 'Bob@Example.com', 'admin')"
+        ))
+        .await;
+    let project = app.project(ACME, "Apollo").await;
+    let invite = |email: &str, role: &str| json!({ "organization_id": ACME, "email": email, "role": role });
+    let by_sql = |email: &str, role: &str| {
+        format!("select invite_id::text from usher.invite('{email}', '{role}', organization_id => '{ACME}')")
+    };
+    for email in ["bob@example.com", " BOB@EXAMPLE.COM", "ada@example.com"] {
+        assert_eq!(
+            app.post("/v1/invites", invite(email, "member")).await.problem(409),
+            "already_member"
+        );
+        let refused = sqlx::query(sqlx::AssertSqlSafe(by_sql(email, "member")))
+            .fetch_one(app.pool.pg())
+            .await;
+        assert!(
+            refused.unwrap_err().to_string().contains("is a member already"),
+            "{email}"
+        );
+    }
+    let in_project = json!({ "project_id": project, "email": "bob@example.com", "role": "admin" });
+    assert_eq!(app.post("/v1/invites", in_project).await.problem(409), "already_member");
+    app.run_jobs().await;
+    assert_eq!(app.mails().len(), 0);
+    // A higher role is an offer, and so is the same to an address that differs by more than ASCII case.
+    app.post("/v1/invites", invite("bob@example.com", "owner"))
+        .await
+        .expect(201);
+    app.post("/v1/invites", invite("b\u{f6}b@example.com", "member"))
+        .await
+        .expect(201);
+    assert!(app.pool.text(&by_sql("ada.l@example.com", "member")).await.is_some());
+
+    // An invite from before the app itself made them a member is not asked about any more.
+    let eve = app.earlier_person("eve@example.com").await;
+    let open = app.invite_to_organization(ACME, "eve@example.com", "member").await;
+    app.run_jobs().await;
+    assert_eq!(app.signed_in(&eve).banner_ids().await, std::slice::from_ref(&open));
+    app.pool
+        .execute(&format!(
+            "insert into admins (id, organization_id, external_id, email, role)
+             values (gen_random_uuid(), '{ACME}', '{}', 'eve@example.com', 'member')",
+            eve.id
+        ))
+        .await;
+    assert_eq!(app.signed_in(&eve).banner_ids().await, [""; 0]);
+    let known_later = app.invite_to_organization(ACME, "zoe@example.com", "member").await;
+    app.run_jobs().await;
+    app.pool
+        .execute(&format!(
+            "insert into admins (id, organization_id, email, role) values (gen_random_uuid(), '{ACME}', 'zoe@example.com', 'member')"
+        ))
+        .await;
+    app.earlier_person("zoe@example.com").await;
+    assert_eq!(app.show(&known_later).await["status"], "pending");
+    assert_eq!(
+        app.pool
+            .count("invites where flagged_at is not null and email like 'zoe%'")
+            .await,
+        0
+    );
+    app.run_jobs().await;
+    app.finish().await;
+}

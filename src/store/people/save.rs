@@ -150,8 +150,7 @@ impl Tx {
             .fetch_all(conn)
             .await)?;
         let members: Vec<Uuid> = people.iter().filter_map(|person| person.row_in_admins).collect();
-        // What the app keeps of its people, the app changes.
-        if !members.is_empty() && !self.is_shared {
+        if !members.is_empty() {
             self.update_admins(&members).await?;
         }
         let seen_before = people.iter().map(|person| person.id);
