@@ -701,9 +701,10 @@ create table usher_settings (
     project_invite_role text,
     mail_domain text not null default 'usher',
     identity_provider text,
-    identity_issuer text,
+    identity_issuers text[],
+    sync_profiles boolean not null default false,
     unique_emails text not null check (unique_emails in ('no', 'live', 'all')),
-    check ((identity_provider is null) = (identity_issuer is null))
+    check ((identity_provider is null) = (identity_issuers is null))
 );
 comment on table usher_settings is 'The configuration as functions and triggers see it: one row, written when usher starts.';
 comment on column usher_settings.only_row is 'There is no second one.';
@@ -717,7 +718,8 @@ comment on column usher_settings.resend_daily_cap is 'The most mails for one inv
 comment on column usher_settings.mail_cap_inviter is 'MAIL_CAP_INVITER; null for no limit.';
 comment on column usher_settings.mail_cap_organization is 'MAIL_CAP_ORGANIZATION; null for no limit.';
 comment on column usher_settings.identity_provider is 'What admin_identities.provider says of Clerk users; null where identities are in admins.external_id.';
-comment on column usher_settings.identity_issuer is 'What admin_identities.issuer says of Clerk users.';
+comment on column usher_settings.identity_issuers is 'What admin_identities.issuer says of Clerk users; the first is written into new rows.';
+comment on column usher_settings.sync_profiles is 'USHER_SYNC_PROFILES.';
 comment on column usher_settings.unique_emails is 'Whether the app lets an admins.email be there once only: no, among the live, or among all.';
 comment on column usher_settings.mail_domain is 'The domain of MAIL_FROM, in which mails have their Message-IDs.';
 comment on column usher_settings.organization_invite_role is 'ORGANIZATION_INVITE_ROLE; null for the highest.';
@@ -836,19 +838,37 @@ create trigger usher_mirror_organization after insert or update on admins
 
 -- An app that keeps identities in a table of its own (USHER_IDENTITIES) has them mirrored into admins.external_id, and
 -- those that usher learns of mirrored back. `usher migrate` puts the two triggers on where they are wanted.
+-- What the app has detached (deleted_at, if there is such a column) does not count.
+create function usher_is_identity(identity jsonb) returns boolean language sql stable as $$
+    select coalesce((select $1 ->> 'provider' = s.identity_provider and $1 ->> 'issuer' = any (s.identity_issuers)
+        and $1 ->> 'deleted_at' is null from usher_settings s), false)
+$$;
+comment on function usher_is_identity is 'Whether a row of admin_identities links a Clerk user.';
+
+create function usher_subject_of(admin uuid) returns text language plpgsql stable as $$
+begin
+    return (select i.subject from admin_identities i cross join usher_settings s
+        where i.admin_id = admin and usher_is_identity(to_jsonb(i))
+        order by array_position(s.identity_issuers, i.issuer::text), i.subject limit 1);
+end
+$$;
+comment on function usher_subject_of is 'The Clerk user id in admin_identities of a row in admins.';
+
 create function usher_mirror_identity() returns trigger language plpgsql security definer as $$
 declare
     was jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
     becomes jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
 begin
-    select * into settings from usher_settings;
-    if tg_op <> 'INSERT' and old.provider = settings.identity_provider and old.issuer = settings.identity_issuer
-        and (tg_op = 'DELETE' or (old.admin_id, old.subject) is distinct from (new.admin_id, new.subject))
+    if usher_is_identity(was) and not (usher_is_identity(becomes)
+        and (was -> 'admin_id', was -> 'subject') = (becomes -> 'admin_id', becomes -> 'subject'))
     then
-        update admins set external_id = null where id = old.admin_id and external_id = old.subject;
+        -- The same person may be there under another issuer.
+        update admins set external_id = usher_subject_of(id)
+        where id = (was ->> 'admin_id')::uuid and external_id = was ->> 'subject'
+            and external_id is distinct from usher_subject_of(id);
     end if;
-    if tg_op <> 'DELETE' and new.provider = settings.identity_provider and new.issuer = settings.identity_issuer then
-        update admins set external_id = new.subject where id = new.admin_id and external_id is null;
+    if usher_is_identity(becomes) then
+        update admins set external_id = becomes ->> 'subject' where id = (becomes ->> 'admin_id')::uuid and external_id is null;
     end if;
     return null;
 end
@@ -856,12 +876,18 @@ $$;
 comment on function usher_mirror_identity is 'Mirrors admin_identities into admins.external_id.';
 
 create function usher_note_identity() returns trigger language plpgsql security definer as $$
+declare
+    linked text := to_jsonb(new) ->> 'external_id';
 begin
+    if linked is null or (tg_op = 'UPDATE' and linked is not distinct from to_jsonb(old) ->> 'external_id') then
+        return null;
+    end if;
     insert into admin_identities (admin_id, provider, issuer, subject)
-    select new.id, s.identity_provider, s.identity_issuer, new.external_id from usher_settings s
+    select new.id, s.identity_provider, s.identity_issuers[1], linked from usher_settings s
     where s.identity_provider is not null and not exists (
-        select from admin_identities i
-        where i.provider = s.identity_provider and i.issuer = s.identity_issuer and i.subject = new.external_id);
+        select from admin_identities i where i.subject = linked and usher_is_identity(to_jsonb(i)))
+    -- One that the app has detached stays so.
+    on conflict do nothing;
     return null;
 end
 $$;
@@ -876,12 +902,7 @@ create function usher_refuse(http_status integer, code text, message text, field
 begin
     raise exception using errcode = 'US' || http_status, message = message, detail = code, hint = hint, column = field;
 end
-declare
-    linked text := to_jsonb(new) ->> 'external_id';
 $$;
-    if linked is null or (tg_op = 'UPDATE' and linked is not distinct from to_jsonb(old) ->> 'external_id') then
-        return null;
-    end if;
 comment on function usher_refuse is 'Ends the statement with an error that programs can tell from others.';
 
 create function usher_refuse_field(field text, problem text, hint text default '') returns void language sql as $$
@@ -1235,6 +1256,44 @@ end
 $$;
 comment on function usher_free_email is 'An address, or null where another row in admins has it and may alone have it.';
 
+-- Called by Tx::update_admins. Returns how many rows could not be written as Clerk tells.
+create function usher_sync_admins(wanted uuid[], asked_at timestamptz) returns bigint language plpgsql as $$
+declare
+    person record;
+    free_email text;
+    fields jsonb;
+    left_out bigint := 0;
+begin
+    if not coalesce((select s.sync_profiles from usher_settings s), false) then
+        return 0;
+    end if;
+    for person in
+        select a.id, to_jsonb(a) as is_now, p.email, p.first_name, p.last_name, p.image_url
+        from admins a join usher_people p on p.clerk_user_id = a.external_id and p.deleted_at is null
+        where a.id = any (wanted) and to_jsonb(a) ->> 'deleted_at' is null order by a.id
+    loop
+        free_email := usher_free_email(person.email, person.id);
+        if free_email is distinct from person.email then
+            left_out := left_out + 1;
+        end if;
+        -- What Clerk does not know never replaces a value.
+        select jsonb_object_agg(f.key, f.value) into fields from jsonb_each_text(jsonb_build_object('email', free_email,
+            'first_name', person.first_name, 'last_name', person.last_name, 'image_url', person.image_url)) as f
+        where f.value is not null and f.value is distinct from person.is_now ->> f.key and person.is_now ? f.key;
+        if fields is not null then
+            begin
+                perform usher_update('admins', fields || jsonb_build_object('updated_at', asked_at), array[person.id]);
+            exception
+                when integrity_constraint_violation or data_exception or raise_exception then
+                    left_out := left_out + 1;
+            end;
+        end if;
+    end loop;
+    return left_out;
+end
+$$;
+comment on function usher_sync_admins is 'Writes what Clerk tells of people to an app''s admins, if USHER_SYNC_PROFILES is on.';
+
 -- Read by Tx::live_people, too.
 create function usher_inviter(named_id uuid, clerk_user_id text) returns uuid language plpgsql stable as $$
 #variable_conflict use_variable
@@ -1244,6 +1303,26 @@ begin
 end
 $$;
 comment on function usher_inviter is 'Who an admin''s id or a Clerk user id means; of several members with one Clerk account the oldest.';
+
+-- Read by Tx::people_at, too. A member that the app has with the address, and that Clerk has not told of yet, is known by it.
+create function usher_people_at(email text, email_key text) returns setof uuid language plpgsql stable as $$
+#variable_conflict use_variable
+begin
+    if exists (select from usher_addresses a where a.verified and a.email_key = $2) then
+        return query select owner from (
+            select usher_admin_of(p.clerk_user_id) as owner from usher_addresses a join usher_people p on p.id = a.person_id
+            where a.verified and a.email_key = $2) as owners where owner is not null;
+    elsif (select l.app_schema from usher_layout l) is not null and usher_has_column('admins', 'email') then
+        return query select a.id from admins a
+        where lower(trim(a.email)) in (lower(trim($1)), $2) and to_jsonb(a) ->> 'deleted_at' is null
+            -- By ASCII case alone, as email_key compares.
+            and lower(trim(a.email) collate "C") in (lower(trim($1) collate "C"), $2)
+            and not exists (select from usher_people p where p.clerk_user_id = a.external_id
+                and (p.seen_at is not null or p.deleted_at is not null));
+    end if;
+end
+$$;
+comment on function usher_people_at is 'The rows in admins of an address''s owners.';
 
 -- As InviterFacts::obstacle in src/invites/accept.rs says it.
 create function usher_inviter_obstacle(inviter uuid, home uuid, project uuid, wanted text) returns text language plpgsql stable as $$
@@ -1304,26 +1383,6 @@ begin
     if invite.project_id is not null then
         home := (select p.organization_id from usher_projects p where p.id = invite.project_id and p.deleted_at is null);
     end if;
--- Read by Tx::people_at, too. A member that the app has with the address, and that Clerk has not told of yet, is known by it.
-create function usher_people_at(email text, email_key text) returns setof uuid language plpgsql stable as $$
-#variable_conflict use_variable
-begin
-    if exists (select from usher_addresses a where a.verified and a.email_key = $2) then
-        return query select owner from (
-            select usher_admin_of(p.clerk_user_id) as owner from usher_addresses a join usher_people p on p.id = a.person_id
-            where a.verified and a.email_key = $2) as owners where owner is not null;
-    elsif (select l.app_schema from usher_layout l) is not null and usher_has_column('admins', 'email') then
-        return query select a.id from admins a
-        where lower(trim(a.email)) in (lower(trim($1)), $2) and to_jsonb(a) ->> 'deleted_at' is null
-            -- By ASCII case alone, as email_key compares.
-            and lower(trim(a.email) collate "C") in (lower(trim($1) collate "C"), $2)
-            and not exists (select from usher_people p where p.clerk_user_id = a.external_id
-                and (p.seen_at is not null or p.deleted_at is not null));
-    end if;
-end
-$$;
-comment on function usher_people_at is 'The rows in admins of an address''s owners.';
-
     if not exists (select from usher_organizations o where o.id = home and o.deleted_at is null) then
         return 'target_deleted';
     end if;
@@ -1578,12 +1637,13 @@ begin
     for mine in
         select p.oid::regprocedure from pg_proc p
         where p.pronamespace = 'usher'::regnamespace and p.proname in (
-            'usher_mirror_organization', 'usher_id_in', 'usher_mirror_identity', 'usher_note_identity', 'usher_refuse', 'usher_settings_in_force',
+            'usher_mirror_organization', 'usher_id_in', 'usher_mirror_identity', 'usher_note_identity',
+            'usher_is_identity', 'usher_subject_of', 'usher_refuse', 'usher_settings_in_force',
             'usher_tell_of_events', 'usher_record_event',
             'usher_refuse_field', 'usher_trimmed', 'usher_email_key', 'usher_new_id', 'usher_queue_invite_email',
             'usher_count_asked_mails', 'usher_reserve_mail', 'usher_manages_organization', 'usher_inviter_obstacle',
             'usher_invite_obstacle', 'invite', 'resend', 'usher_inviter', 'usher_admin_of', 'usher_lacking', 'usher_insert', 'usher_update',
-            'usher_add_to_admins', 'usher_has_column', 'usher_unlinked_at', 'usher_free_email', 'usher_app_id_key',
+            'usher_add_to_admins', 'usher_has_column', 'usher_unlinked_at', 'usher_people_at', 'usher_free_email', 'usher_sync_admins', 'usher_app_id_key',
             'usher_origin')
     loop
         execute format('alter function %s set search_path = pg_catalog, %s, pg_temp', mine,

@@ -557,16 +557,19 @@ async fn identities_in_a_table_of_the_app_s_are_followed_and_kept() {
         .execute(
             "create table admin_identities (
                  id uuid primary key, admin_id uuid not null references admins (id), provider text not null,
-                 issuer text not null, subject text not null, unique (provider, issuer, subject));
+                 issuer text not null, subject text not null, deleted_at timestamptz, unique (provider, issuer, subject));
              insert into admin_identities values
                  (gen_random_uuid(), '00000000-0000-4000-8000-000000000001', 'clerk', 'https://clerk.acme.example', 'user_ada'),
-                 (gen_random_uuid(), '00000000-0000-4000-8000-000000000002', 'google', 'https://accounts.google.com', 'user_bob')",
+                 (gen_random_uuid(), '00000000-0000-4000-8000-000000000002', 'google', 'https://accounts.google.com', 'user_bob'),
+                 (gen_random_uuid(), '00000000-0000-4000-8000-000000000003', 'clerk', 'clerk', 'user_bo'),
+                 (gen_random_uuid(), '00000000-0000-4000-8000-000000000004', 'clerk', 'clerk', 'user_gone');
+             update admin_identities set deleted_at = now() where subject = 'user_gone'",
         )
         .await;
-    let rules = Rules {
+    let rules = |issuers: &[&str]| Rules {
         identities: Identities::Table {
             provider: "clerk".to_owned(),
-            issuer: "https://clerk.acme.example".to_owned(),
+            issuers: issuers.iter().map(|&issuer| issuer.to_owned()).collect(),
         },
         ..Rules::default()
     };
@@ -578,6 +581,16 @@ async fn identities_in_a_table_of_the_app_s_are_followed_and_kept() {
         database.pool.text(ids).await.as_deref(),
         Some("user_ada"),
         "those of Clerk only"
+    );
+    // Another issuer is added later: the word that the app wrote before it knew Clerk's address.
+    let two = rules(&["https://clerk.acme.example", "clerk"]);
+    database.migrate_shared(&two).await.unwrap();
+    let app = TestApp::start_shared(database).await;
+    let linked = "user_ada user_bo";
+    assert_eq!(
+        app.pool.text(ids).await.as_deref(),
+        Some(linked),
+        "without what the app has detached"
     );
 
     let carol = app.person("carol@example.com", Some((ACME, "member"))).await;
@@ -596,6 +609,34 @@ async fn identities_in_a_table_of_the_app_s_are_followed_and_kept() {
         .await;
     assert_eq!(app.pool.count("admins where external_id = 'user_bob'").await, 1);
     assert_eq!(app.pool.count("admins where external_id = 'user_ada'").await, 0);
+    // The same person under both issuers stays linked until both are gone; what is detached is not linked, and comes back.
+    let bob = "admins where external_id = 'user_bob'";
+    for (change, is_linked) in [
+        (
+            "insert into admin_identities (admin_id, provider, issuer, subject) values
+              ('00000000-0000-4000-8000-000000000002', 'clerk', 'clerk', 'user_bob')",
+            true,
+        ),
+        (
+            "update admin_identities set deleted_at = now() where subject = 'user_bob' and issuer like 'https://clerk%'",
+            true,
+        ),
+        (
+            "update admin_identities set deleted_at = now() where subject = 'user_bob' and issuer = 'clerk'",
+            false,
+        ),
+        (
+            "update admin_identities set deleted_at = null where subject = 'user_bob' and issuer = 'clerk'",
+            true,
+        ),
+        (
+            "alter table admins drop column first_name; update admins set updated_at = now()",
+            true,
+        ),
+    ] {
+        app.pool.execute(change).await;
+        assert_eq!(app.pool.count(bob).await == 1, is_linked, "{change}");
+    }
     app.finish().await;
 }
 

@@ -444,3 +444,48 @@ async fn a_member_that_clerk_has_not_told_of_is_known_by_their_address() {
     app.run_jobs().await;
     app.finish().await;
 }
+
+#[tokio::test]
+async fn the_apps_profiles_follow_clerk_only_where_that_is_wanted() {
+    for is_on in [false, true] {
+        let app = TestApp::start_with(issue().await, |settings| {
+            settings.usher_tables = Some("shared".to_owned());
+            settings.usher_sync_profiles = Some(if is_on { "on" } else { "off" }.to_owned());
+        })
+        .await;
+        app.app.store.migrate(&app.app.config.rules()).await.unwrap();
+        app.pool
+            .execute(&format!(
+                "update admins set first_name = 'A.', last_name = 'L.';
+                 insert into admins (id, organization_id, email, role) values (gen_random_uuid(), '{ACME}', 'bob@example.com', 'member')"
+            ))
+            .await;
+        let mut ada = app.clerk().old_user("countess@example.com");
+        ada.id = "user_ada".to_owned();
+        ada.first_name = Some("Ada".to_owned());
+        ada.last_name = None;
+        let row = "select concat_ws(' ', first_name, last_name, email) from admins where external_id = 'user_ada'";
+        let mut tell = async |email: &str, expected: &str| {
+            app.clock.advance(TimeDelta::minutes(1));
+            ada.updated_at = app.now();
+            ada.emails = vec![(email.to_owned(), true)];
+            app.clerk().tells_of(&ada).await;
+            app.run_jobs().await;
+            let expected = if is_on { expected } else { "A. L. ada@example.com" };
+            assert_eq!(app.pool.text(row).await.as_deref(), Some(expected), "{email}");
+        };
+        tell("countess@example.com", "Ada L. countess@example.com").await;
+        // Another row has it, and the app's addresses are unique: it stays away, and the rest is written.
+        tell("bob@example.com", "Ada L. countess@example.com").await;
+        app.pool
+            .execute("alter table admins add constraint short check (length(email) < 22)")
+            .await;
+        tell("ada.lovelace@example.com", "Ada L. countess@example.com").await;
+        app.pool
+            .execute("alter table admins drop column image_url, drop column updated_at")
+            .await;
+        tell("ada@example.com", "Ada L. ada@example.com").await;
+        assert_eq!(app.pool.count("usher_events where processed_at is null").await, 0);
+        app.finish().await;
+    }
+}

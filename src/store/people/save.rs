@@ -9,6 +9,10 @@ use super::{Address, Person, Profile, admin_ids, person};
 use crate::invites::email::{EmailAddress, EmailKey};
 use crate::store::rows::{Time, Type, of_rows, sql, to_json, unfold};
 use crate::store::{Conn, Result, Tx, on_conn};
+use usher_base::Throttle;
+
+/// At most one line a minute: each event about the person would make it.
+static NOT_SYNCED: Throttle = Throttle::per_minute();
 
 #[derive(Serialize)]
 struct ProfileRow<'a> {
@@ -158,8 +162,22 @@ impl Tx {
         Ok(Applied { people, seen_before })
     }
 
-    /// Writes what Clerk says to the rows that there are in usher's own `admins`.
+    /// Writes what Clerk says to the rows that there are in usher's own `admins`; to an app's only with `USHER_SYNC_PROFILES=on`.
     async fn update_admins(&mut self, admins: &[Uuid]) -> Result<()> {
+        if let (Conn::Postgres(conn), true) = (&mut self.conn, self.is_shared) {
+            let left_out: i64 = sqlx::query_scalar("select usher_sync_admins($1, $2)")
+                .bind(admins)
+                .bind(self.clock.now())
+                .fetch_one(&mut **conn)
+                .await?;
+            if left_out > 0 && NOT_SYNCED.admit().is_some() {
+                tracing::warn!(
+                    "USHER_SYNC_PROFILES: a profile was not written, because the app's admins allow an address only once, or a \
+                     constraint of theirs forbids it"
+                );
+            }
+            return Ok(());
+        }
         let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
         let text = format!(
             "update admins set updated_at = $2, email = p.email, first_name = p.first_name, last_name = p.last_name,
