@@ -238,62 +238,69 @@ comment on column usher_people.deleted_at is 'Deleted in Clerk; a late or replay
 -- whose text is parsed with each plan: a column that is not in the table is found in `missing`, where it is null. The planner
 -- puts their text into the statement, so they cost nothing. The names and the address of a person are Clerk's, as far as it has
 -- told of them.
-do $reading$
+do $own_views$
+begin
+    if exists (select from usher_layout where app_schema is not null) then
+        return;
+    end if;
+    create view usher_organizations as select id, name, created_at, updated_at, deleted_at from organizations;
+    create view usher_projects as select id, organization_id, name, created_at, updated_at, deleted_at from projects;
+    create view usher_admins as select id, external_id, email, first_name, last_name, created_at, deleted_at from admins;
+end
+$own_views$;
+do $views_of_app$
 declare
     app text := (select quote_ident(l.app_schema) from usher_layout l);
 begin
-    if app is null then
-        create view usher_organizations as select id, name, created_at, updated_at, deleted_at from organizations;
-        create view usher_projects as select id, organization_id, name, created_at, updated_at, deleted_at from projects;
-        create view usher_admins as
-            select id, external_id, email, first_name, last_name, created_at, deleted_at from admins;
-    else
-        execute format($text$
-            create function usher_read_organizations() returns table (
-                id uuid, name text, created_at timestamptz, updated_at timestamptz, deleted_at timestamptz
-            ) language sql stable as $body$
-                select there.* from (
-                    select null as name, null::timestamptz as created_at, null::timestamptz as updated_at,
-                        null::timestamptz as deleted_at
-                ) as missing cross join lateral (
-                    select o.id, name::text, created_at::timestamptz, updated_at::timestamptz, deleted_at::timestamptz
-                    from %1$s.organizations o
-                ) as there
-            $body$;
-            create function usher_read_projects() returns table (
-                id uuid, organization_id uuid, name text, created_at timestamptz, updated_at timestamptz, deleted_at timestamptz
-            ) language sql stable as $body$
-                select there.* from (
-                    select null as name, null::timestamptz as created_at, null::timestamptz as updated_at,
-                        null::timestamptz as deleted_at
-                ) as missing cross join lateral (
-                    select p.id, p.organization_id, name::text, created_at::timestamptz, updated_at::timestamptz,
-                        deleted_at::timestamptz
-                    from %1$s.projects p
-                ) as there
-            $body$;
-            create function usher_read_admins() returns table (
-                id uuid, external_id text, email text, first_name text, last_name text, created_at timestamptz,
-                deleted_at timestamptz
-            ) language sql stable as $body$
-                select there.id, there.external_id, coalesce(p.email, there.email), coalesce(p.first_name, there.first_name),
-                    coalesce(p.last_name, there.last_name), there.created_at, there.deleted_at
-                from (
-                    select null as external_id, null as email, null as first_name, null as last_name,
-                        null::timestamptz as created_at, null::timestamptz as deleted_at
-                ) as missing cross join lateral (
-                    select a.id, external_id::text, email::text, first_name::text, last_name::text, created_at::timestamptz,
-                        deleted_at::timestamptz
-                    from %1$s.admins a
-                ) as there left join usher.usher_people p on p.clerk_user_id = there.external_id
-            $body$;
-        $text$, app);
-        create view usher_organizations as select * from usher_read_organizations();
-        create view usher_projects as select * from usher_read_projects();
-        create view usher_admins as select * from usher_read_admins();
+    if exists (select from usher_layout where app_schema is null) then
+        return;
     end if;
+    execute format($text$
+        create function usher_read_organizations() returns table (
+            id uuid, name text, created_at timestamptz, updated_at timestamptz, deleted_at timestamptz
+        ) language sql stable as $body$
+            select there.* from (
+                select null as name, null::timestamptz as created_at, null::timestamptz as updated_at,
+                    null::timestamptz as deleted_at
+            ) as missing cross join lateral (
+                select o.id, name::text, created_at::timestamptz, updated_at::timestamptz, deleted_at::timestamptz
+                from %1$s.organizations o
+            ) as there
+        $body$;
+        create function usher_read_projects() returns table (
+            id uuid, organization_id uuid, name text, created_at timestamptz, updated_at timestamptz, deleted_at timestamptz
+        ) language sql stable as $body$
+            select there.* from (
+                select null as name, null::timestamptz as created_at, null::timestamptz as updated_at,
+                    null::timestamptz as deleted_at
+            ) as missing cross join lateral (
+                select p.id, p.organization_id, name::text, created_at::timestamptz, updated_at::timestamptz,
+                    deleted_at::timestamptz
+                from %1$s.projects p
+            ) as there
+        $body$;
+        create function usher_read_admins() returns table (
+            id uuid, external_id text, email text, first_name text, last_name text, created_at timestamptz,
+            deleted_at timestamptz
+        ) language sql stable as $body$
+            select there.id, there.external_id, coalesce(p.email, there.email), coalesce(p.first_name, there.first_name),
+                coalesce(p.last_name, there.last_name), there.created_at, there.deleted_at
+            from (
+                select null as external_id, null as email, null as first_name, null as last_name,
+                    null::timestamptz as created_at, null::timestamptz as deleted_at
+            ) as missing cross join lateral (
+                select a.id, external_id::text, email::text, first_name::text, last_name::text, created_at::timestamptz,
+                    deleted_at::timestamptz
+                from %1$s.admins a
+            ) as there left join usher.usher_people p on p.clerk_user_id = there.external_id
+        $body$;
+    $text$, app);
+    revoke all on function usher_read_organizations(), usher_read_projects(), usher_read_admins() from public;
+    create view usher_organizations as select * from usher_read_organizations();
+    create view usher_projects as select * from usher_read_projects();
+    create view usher_admins as select * from usher_read_admins();
 end
-$reading$;
+$views_of_app$;
 comment on view usher_organizations is 'The organizations as usher reads them.';
 comment on view usher_projects is 'The projects as usher reads them.';
 comment on view usher_admins is 'The rows in admins as usher reads them.';
@@ -783,10 +790,15 @@ create function usher_mirror_organization() returns trigger language plpgsql sec
 declare
     was jsonb := case when tg_op = 'UPDATE' then to_jsonb(old) end;
     becomes jsonb := to_jsonb(new);
-    lowest text := (select organization_roles[1] from usher_settings);
     home uuid := usher_id_in(becomes ->> 'organization_id');
     former uuid := usher_id_in(was ->> 'organization_id');
+    lowest text;
 begin
+    -- From a dump without usher's tables, its functions may have come all the same.
+    if to_regclass('usher_settings') is null or to_regclass('organization_users') is null then
+        return null;
+    end if;
+    lowest := (select organization_roles[1] from usher_settings);
     -- usher adds the membership itself for a new member.
     if current_setting('usher.adds_members', true) = 'on' then
         return null;
@@ -859,6 +871,9 @@ declare
     was jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
     becomes jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
 begin
+    if to_regclass('usher_settings') is null then
+        return null;
+    end if;
     if usher_is_identity(was) and not (usher_is_identity(becomes)
         and (was -> 'admin_id', was -> 'subject') = (becomes -> 'admin_id', becomes -> 'subject'))
     then
@@ -879,7 +894,7 @@ create function usher_note_identity() returns trigger language plpgsql security 
 declare
     linked text := to_jsonb(new) ->> 'external_id';
 begin
-    if linked is null or (tg_op = 'UPDATE' and linked is not distinct from to_jsonb(old) ->> 'external_id') then
+    if to_regclass('usher_settings') is null or linked is null or (tg_op = 'UPDATE' and linked is not distinct from to_jsonb(old) ->> 'external_id') then
         return null;
     end if;
     insert into admin_identities (admin_id, provider, issuer, subject)

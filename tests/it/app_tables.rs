@@ -489,3 +489,76 @@ async fn the_apps_profiles_follow_clerk_only_where_that_is_wanted() {
         app.finish().await;
     }
 }
+
+#[tokio::test]
+async fn reading_an_apps_tables_goes_by_their_indexes() {
+    let database = issue().await;
+    database
+        .pool
+        .execute(&format!(
+            "set session_replication_role = replica;
+             insert into admins (id, organization_id, external_id, email, role)
+             select gen_random_uuid(), '{ACME}', 'user_' || n, n || '@example.com', 'member' from generate_series(1, 20000) n;
+             set session_replication_role = origin; analyze admins"
+        ))
+        .await;
+    for dropped in [
+        "select 1",
+        "alter table admins drop column created_at, drop column deleted_at, drop column last_name",
+    ] {
+        database.pool.execute(dropped).await;
+        for statement in [
+            "select a.id, a.last_name from usher.usher_admins a where a.external_id = 'user_7' and a.deleted_at is null
+                 order by a.created_at, a.id limit 1",
+            "select i.id, a.email from invites i left join usher.usher_admins a on a.id = i.invited_by where i.id = gen_random_uuid()",
+        ] {
+            let plan: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("explain {statement}")))
+                .fetch_all(database.pool.pg())
+                .await
+                .unwrap();
+            let plan = plan.join("\n");
+            assert!(
+                plan.contains("Index Scan") && !plan.contains("Seq Scan on admins"),
+                "{plan}"
+            );
+            assert!(!plan.contains("Function Scan"), "{plan}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_the_app_has_declared_stays_and_a_dump_without_ushers_tables_works() {
+    let database = TestDatabase::empty_postgres().await;
+    database.pool.execute(include_str!("../schemas/issue.sql")).await;
+    database
+        .pool
+        .execute(
+            "create table organization_users (id uuid primary key default gen_random_uuid(),
+                 organization_id uuid not null references organizations (id) on delete restrict,
+                 admin_id uuid not null references admins (id) on delete restrict, role text not null,
+                 unique (organization_id, admin_id))",
+        )
+        .await;
+    let declared = "select string_agg(line, ' ' order by line) from (
+        select conname || pg_get_constraintdef(oid) from pg_constraint where connamespace = 'public'::regnamespace
+            and conrelid::regclass::text in ('organizations', 'admins', 'projects', 'project_admins', 'organization_users')
+        union all select attrelid::regclass || attname from pg_attribute where attnotnull
+            and attrelid::regclass::text in ('organizations', 'admins', 'projects', 'organization_users')
+            and attname not in ('created_at', 'updated_at')) as lines (line)";
+    let before = database.pool.text(declared).await;
+    database.migrate_shared(&Rules::default()).await.unwrap();
+    assert_eq!(database.pool.text(declared).await, before);
+
+    database
+        .pool
+        .execute("drop table usher.usher_settings, organization_users cascade")
+        .await;
+    database
+        .pool
+        .execute(&format!(
+            "insert into admins (id, organization_id, email, role) values (gen_random_uuid(), '{ACME}', 'bob@example.com', 'member');
+             update admins set role = 'owner'"
+        ))
+        .await;
+    assert_eq!(database.pool.count("admins where role = 'owner'").await, 2);
+}
