@@ -5,7 +5,7 @@ use serde_json::Value;
 use sqlx::postgres::PgDatabaseError;
 use uuid::Uuid;
 
-use super::rows::sql;
+use super::rows::{app_time, sql};
 use super::{Conn, Result, StoreError, Tx};
 
 /// Why an app's tables did not take what usher wrote.
@@ -57,7 +57,47 @@ pub struct Savepoint {
     enqueued: usize,
 }
 
+/// Which of its times a table of memberships has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    pub created: bool,
+    pub updated: bool,
+}
+
+impl Times {
+    /// What sets the time of the last change to a parameter.
+    pub(super) fn touch(self, parameter: &str) -> String {
+        if self.updated {
+            format!(", updated_at = {parameter}")
+        } else {
+            String::new()
+        }
+    }
+}
+
 impl Tx {
+    /// The times of a table of memberships; an app may have dropped those of its own.
+    pub(super) async fn times_of(&mut self, table: &str) -> Result<Times> {
+        let (Conn::Postgres(conn), true) = (&mut self.conn, self.is_shared) else {
+            let (created, updated) = (true, true);
+            return Ok(Times { created, updated });
+        };
+        let text =
+            "select usher_has_column(t, 'created_at'), usher_has_column(t, 'updated_at') from to_regclass($1) as t";
+        let (created, updated) = sqlx::query_as(text).bind(table).fetch_one(&mut **conn).await?;
+        Ok(Times { created, updated })
+    }
+
+    /// Since when a membership `m` is there.
+    pub(super) fn since(&self) -> String {
+        let column = if self.is_shared {
+            "(to_jsonb(m) ->> 'created_at')"
+        } else {
+            "m.created_at"
+        };
+        app_time(self.dialect(), column)
+    }
+
     /// Whether the app keeps its own organizations, projects and people.
     #[must_use]
     pub fn is_shared(&self) -> bool {

@@ -136,6 +136,13 @@ async fn the_app_may_drop_each_column_but_the_ids_and_all_goes_on() {
             life(&app, n).await;
         }
     }
+    for column in ["id", "created_at", "updated_at"] {
+        n += 1;
+        app.pool
+            .execute(&format!("alter table project_admins drop column {column}"))
+            .await;
+        life(&app, n).await;
+    }
     app.finish().await;
 }
 

@@ -208,8 +208,9 @@ impl Tx {
     pub async fn end_membership(&mut self, target: Target, admin_id: Uuid) -> Result<bool> {
         let (kind, id) = memberships(target);
         let Memberships { table, target, .. } = kind;
+        let touch = self.times_of(table).await?.touch("$3");
         let text = format!(
-            "update {table} set deleted_at = $3, updated_at = $3
+            "update {table} set deleted_at = $3{touch}
              where {target} = $1 and admin_id = $2 and deleted_at is null
              returning {target} as target_id, admin_id, coalesce(role, '') as role"
         );
@@ -310,8 +311,9 @@ impl Tx {
 
     async fn end_memberships_in(&mut self, kind: &Memberships, which: &str, id: Uuid) -> Result<()> {
         let Memberships { table, target, .. } = kind;
+        let touch = self.times_of(table).await?.touch("$2");
         let text = format!(
-            "update {table} set deleted_at = $2, updated_at = $2 where deleted_at is null and {which}
+            "update {table} set deleted_at = $2{touch} where deleted_at is null and {which}
              returning {target} as target_id, admin_id, coalesce(role, '') as role"
         );
         let now = self.clock.now();

@@ -10,7 +10,7 @@ use super::{TARGET_ID, spelling, target_ids};
 use crate::invites::Target;
 use crate::invites::roles::RoleOrder;
 use crate::store::people::admin_ids;
-use crate::store::rows::{Type, app_time, sql, to_json, unfold};
+use crate::store::rows::{Type, sql, to_json, unfold};
 use crate::store::{Dialect, EventType, Result, Tx, on_conn};
 
 /// A membership to give: a role for a person in an organization or a project.
@@ -185,11 +185,25 @@ impl Tx {
             Dialect::Postgres => ("", ""),
             Dialect::Sqlite => ("id, ", "r.membership_id, "),
         };
+        let times = self.times_of(table).await?;
+        let (mut columns, mut values) = (String::new(), String::new());
+        for (column, is_there) in [("created_at", times.created), ("updated_at", times.updated)] {
+            if is_there {
+                columns.push_str(&format!(", {column}"));
+                values.push_str(", $2");
+            }
+        }
+        let touch = times.touch("$2");
+        // For Postgres, which must know the parameter's type though no column takes it.
+        let given = if self.is_shared {
+            "$2::timestamptz is not null"
+        } else {
+            "true"
+        };
         let text = format!(
-            "insert into {table} ({id}{target}, admin_id, role, created_at, updated_at)
-             select {new_id}r.target_id, r.admin_id, r.role, $2, $2 from {source} where true
-             on conflict ({target}, admin_id) do update
-                 set role = excluded.role, updated_at = excluded.updated_at, deleted_at = null
+            "insert into {table} ({id}{target}, admin_id, role{columns})
+             select {new_id}r.target_id, r.admin_id, r.role{values} from {source} where {given}
+             on conflict ({target}, admin_id) do update set role = excluded.role, deleted_at = null{touch}
              where {table}.deleted_at is not null or {changes}
              returning {target} as target_id, admin_id, role"
         );
@@ -232,8 +246,9 @@ impl Tx {
         let now = self.clock.now();
         for kind in [&ORGANIZATION_USERS, &PROJECT_ADMINS] {
             let Memberships { table, target, .. } = kind;
+            let touch = self.times_of(table).await?.touch("$2");
             let text = format!(
-                "update {table} set deleted_at = $2, updated_at = $2
+                "update {table} set deleted_at = $2{touch}
                  where deleted_at is null and admin_id in (select r.admin_id from {})
                  returning {target} as target_id, admin_id, coalesce(role, '') as role",
                 unfold(self.dialect(), &[("admin_id", Type::Uuid)])
@@ -260,7 +275,7 @@ impl Tx {
         limit: u32,
     ) -> Result<Vec<Member>> {
         let (Memberships { table, target, .. }, id) = memberships(target);
-        let since = app_time(self.dialect(), "m.created_at");
+        let since = self.since();
         let (page, person) = match page {
             MemberPage::First => ("$3 = $3", Uuid::nil()),
             MemberPage::After(id) => ("m.admin_id > $3", id),
@@ -286,7 +301,7 @@ impl Tx {
 
     /// What somebody is a member of: organizations and projects that exist, 1,000 at most.
     pub async fn memberships_of(&mut self, admin_id: Uuid) -> Result<Vec<MembershipView>> {
-        let since = app_time(self.dialect(), "m.created_at");
+        let since = self.since();
         let (organization, project) = (spelling("o.id"), spelling("p.id"));
         let text = format!(
             "select * from (
