@@ -127,22 +127,27 @@ impl Tx {
         let (Conn::Postgres(conn), true) = (&mut self.conn, self.is_shared) else {
             return done.map(Ok);
         };
-        match done {
-            Ok(done) => {
-                let text = "release savepoint usher_attempt";
-                sqlx::query(text).execute(&mut **conn).await?;
-                Ok(Ok(done))
-            }
-            Err(error) => {
-                let refusal = AppRefusal::of(&error).ok_or(error)?;
-                let text = "rollback to savepoint usher_attempt";
-                sqlx::query(text).execute(&mut **conn).await?;
-                self.history.truncate(savepoint.history);
-                self.outgoing.truncate(savepoint.outgoing);
-                self.enqueued.truncate(savepoint.enqueued);
-                Ok(Err(refusal))
-            }
-        }
+        let done = match done {
+            // What the app checks at a commit is checked here, where it can still be undone.
+            Ok(done) => sqlx::raw_sql("set constraints all immediate; release savepoint usher_attempt")
+                .execute(&mut **conn)
+                .await
+                .map(|_| done)
+                .map_err(StoreError),
+            Err(error) => Err(error),
+        };
+        let error = match done {
+            Ok(done) => return Ok(Ok(done)),
+            Err(error) => error,
+        };
+        let refusal = AppRefusal::of(&error).ok_or(error)?;
+        sqlx::query("rollback to savepoint usher_attempt")
+            .execute(&mut **conn)
+            .await?;
+        self.history.truncate(savepoint.history);
+        self.outgoing.truncate(savepoint.outgoing);
+        self.enqueued.truncate(savepoint.enqueued);
+        Ok(Err(refusal))
     }
 
     /// A condition for the rows of a table that are not deleted, where the table itself is read, to be locked. An app's may have

@@ -348,6 +348,12 @@ async fn an_invite_that_the_apps_tables_refuse_waits_and_takes_no_other_with_it(
             "drop trigger no_more on project_admins; drop function full()",
         ),
         (
+            "create function late() returns trigger language plpgsql as 'begin raise exception ''too many''; end';
+             create constraint trigger at_commit after insert on project_admins deferrable initially deferred
+             for each row execute function late()",
+            "drop trigger at_commit on project_admins; drop function late()",
+        ),
+        (
             "alter table project_admins add column seat integer not null default 0; alter table project_admins alter column seat drop default",
             "alter table project_admins drop column seat",
         ),
