@@ -17,7 +17,7 @@ pub enum AppRefusal {
     #[error("the app's admins need a name or an address, and Clerk has not told of the person yet")]
     NotSynced,
     /// A check, a unique index, a type or a trigger of the app's is against it; its name.
-    #[error("It is refused by {0} of the app's tables. Change what you ask for, or the constraint.")]
+    #[error("{0} forbids it. Change what you ask for, or what the app's tables allow.")]
     Refused(String),
 }
 

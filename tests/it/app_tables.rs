@@ -575,3 +575,41 @@ async fn what_the_app_has_declared_stays_and_a_dump_without_ushers_tables_works(
         .await;
     assert_eq!(database.pool.count("admins where role = 'owner'").await, 2);
 }
+
+#[tokio::test]
+async fn rows_in_admins_that_may_not_be_changed_hold_no_event_up() {
+    let app = shared().await;
+    app.pool
+        .execute(&format!(
+            "alter table admins add unique (external_id);
+             insert into admins (id, organization_id, external_id, email, role, deleted_at) values
+                 (gen_random_uuid(), '{ACME}', 'user_bobexamplecom', 'gone@example.com', 'member', now());
+             insert into admins (id, organization_id, email, role) values
+                 (gen_random_uuid(), '{ACME}', 'bob@example.com', 'member'), (gen_random_uuid(), '{ACME}', 'eve@example.com', 'member')"
+        ))
+        .await;
+    // Together, and Eve is linked though Bob can't be.
+    for email in ["bob@example.com", "eve@example.com"] {
+        app.clerk().user_created(email).await;
+    }
+    app.run_jobs().await;
+    assert_eq!(app.pool.count("usher_people where email is not null").await, 2);
+    let linked = "select string_agg(email, ' ') from admins where external_id is not null and deleted_at is null";
+    assert_eq!(
+        app.pool.text(linked).await.as_deref(),
+        Some("ada@example.com eve@example.com")
+    );
+
+    app.pool
+        .execute(
+            "create function keep() returns trigger language plpgsql as 'begin raise exception ''kept''; end';
+             create trigger keep before update on admins for each row execute function keep()",
+        )
+        .await;
+    let eve = app.clerk().user("eve@example.com");
+    app.clerk().user_deleted(&eve).await;
+    app.run_jobs().await;
+    assert_eq!(app.pool.count("organization_users m join admins a on a.id = m.admin_id where a.email = 'eve@example.com' and m.deleted_at is null").await, 0);
+    assert_eq!(app.pool.count("usher_events where processed_at is null").await, 0);
+    app.finish().await;
+}

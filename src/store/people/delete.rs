@@ -61,7 +61,12 @@ impl Tx {
         if self.is_shared {
             let now = Time(now);
             let fields = serde_json::json!({ "deleted_at": now, "updated_at": now });
-            self.update_app("admins", "id = any ($1)", &admins, &fields).await?;
+            let savepoint = self.savepoint().await?;
+            let deleted = self.update_app("admins", "id = any ($1)", &admins, &fields).await;
+            // The memberships end all the same.
+            if let Err(refusal) = self.keep(savepoint, deleted).await? {
+                tracing::warn!("people that Clerk has deleted stay in the app's admins: {refusal}");
+            }
         }
         self.delete_addresses(&people).await?;
         let people = person_ids(&people)?;

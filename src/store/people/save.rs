@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{Address, Person, Profile, admin_ids, person};
 use crate::invites::email::{EmailAddress, EmailKey};
 use crate::store::rows::{Time, Type, of_rows, sql, to_json, unfold};
-use crate::store::{Conn, Result, Tx, on_conn};
+use crate::store::{Conn, Result, StoreError, Tx, on_conn};
 use usher_base::Throttle;
 
 /// At most one line a minute: each event about the person would make it.
@@ -214,19 +214,36 @@ impl Tx {
             .map(|(user_id, admin_id)| LinkRow { user_id, admin_id })
             .collect();
         rows.sort_by_key(|row| row.admin_id);
+        if self.link(&rows).await? {
+            return Ok(());
+        }
+        // The app's table refuses one of them.
+        for row in &rows {
+            self.link(std::slice::from_ref(row)).await?;
+        }
+        Ok(())
+    }
+
+    /// Links these people, or none of them: `false` if the app's table refuses one.
+    async fn link(&mut self, rows: &[LinkRow<'_>]) -> Result<bool> {
         let source = unfold(self.dialect(), &[("user_id", Type::Text), ("admin_id", Type::Uuid)]);
         let text = format!(
             "update admins set external_id = r.user_id from {source}
              where admins.id = r.admin_id and admins.external_id is null
                  and not exists (select 1 from usher_admins o where o.external_id = r.user_id and o.deleted_at is null)"
         );
-        let rows = to_json(&rows)?;
-        on_conn!(self, |conn| sqlx::query(sql(text))
-            .bind(rows)
+        let json = to_json(rows)?;
+        let savepoint = self.savepoint().await?;
+        let linked = on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(json)
             .execute(conn)
             .await
-            .map(drop))?;
-        Ok(())
+            .map(drop));
+        let linked = self.keep(savepoint, linked.map_err(StoreError)).await?;
+        if let (Err(refusal), [row]) = (&linked, rows) {
+            tracing::warn!(clerk_user_id = row.user_id, admin_id = %row.admin_id, "a person can't be linked: {refusal}");
+        }
+        Ok(linked.is_ok())
     }
 
     /// The app's people without a Clerk id, by the Clerk user who has their address, verified.
