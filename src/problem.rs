@@ -12,7 +12,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::fields::FieldError;
 use crate::server::BodyError;
-use crate::store::{self, Conflict, StoreError};
+use crate::store::{self, AppRefusal, Conflict, StoreError};
 use usher_base::Throttle;
 
 /// Seconds in `Retry-After` while the database or Clerk is unavailable.
@@ -91,8 +91,12 @@ codes! {
     NotFound = "not_found", NOT_FOUND, "Not found.";
     /// The path exists, but not with this method; `Allow` lists its methods. On every path.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "This path does not support that method.";
-    /// The signed-in person is not known yet: Clerk's webhook has not arrived, and Clerk could not be asked.
-    NotSynced = "not_synced", CONFLICT, "The signed-in person is not known yet. Try again in a second.";
+    /// The person is not known yet: Clerk's webhook has not arrived, and Clerk could not be asked.
+    NotSynced = "not_synced", CONFLICT, "The person is not known yet. Try again in a second.";
+    /// With `USHER_TABLES=shared`: the app's table needs a value that usher does not have. `detail` names the column.
+    AppMustCreate = "app_must_create", CONFLICT, "The app must create this row itself.";
+    /// With `USHER_TABLES=shared`: a check, a unique index or a trigger of the app's tables is against it.
+    AppRefused = "app_refused", CONFLICT, "The app's own tables refuse it.";
     /// The person is the only one with the organization's highest role.
     LastOwner = "last_owner", CONFLICT, "The organization would lose the last member with its highest role. Give that role to somebody else first.";
     /// The person is banned, locked or deleted in Clerk, so they can't be a member.
@@ -267,6 +271,17 @@ impl Problem {
 impl From<Code> for Problem {
     fn from(code: Code) -> Self {
         Self::new(code)
+    }
+}
+
+impl From<AppRefusal> for Problem {
+    fn from(refusal: AppRefusal) -> Self {
+        let code = match &refusal {
+            AppRefusal::NotSynced => return Code::NotSynced.into(),
+            AppRefusal::MustCreate(_) => Code::AppMustCreate,
+            AppRefusal::Refused(_) => Code::AppRefused,
+        };
+        Self::new(code).with_detail(refusal.to_string())
     }
 }
 

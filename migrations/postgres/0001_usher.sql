@@ -31,8 +31,6 @@ alter table admins add column if not exists created_at timestamptz not null defa
 alter table admins add column if not exists updated_at timestamptz not null default now();
 alter table admins add column if not exists deleted_at timestamptz;
 create index if not exists usher_admins_external_id on admins (external_id);
--- People who may be linked by their address when Clerk tells of them.
-create index if not exists usher_admins_unlinked on admins (lower(trim(email))) where external_id is null and deleted_at is null;
 comment on table admins is 'People who are, or were, members.';
 comment on column admins.id is 'The app''s id of the person.';
 comment on column admins.organization_id is 'Deprecated: membership lives in organization_users.';
@@ -234,6 +232,78 @@ comment on column usher_people.locked is 'Locked in Clerk: no invite is for them
 comment on column usher_people.locale is 'Their language (BCP 47).';
 comment on column usher_people.seen_at is 'When Clerk last told of them.';
 comment on column usher_people.deleted_at is 'Deleted in Clerk; a late or replayed event never revives them.';
+
+-- How usher reads the three tables that an app may keep. It may drop each column but the ids, at any time: a view that named
+-- one would keep it from that, and a statement that named one would fail afterwards. So what is the app's is read by functions
+-- whose text is parsed with each plan: a column that is not in the table is found in `missing`, where it is null. The planner
+-- puts their text into the statement, so they cost nothing. The names and the address of a person are Clerk's, as far as it has
+-- told of them.
+do $own_views$
+begin
+    if exists (select from usher_layout where app_schema is not null) then
+        return;
+    end if;
+    create view usher_organizations as select id, name, created_at, updated_at, deleted_at from organizations;
+    create view usher_projects as select id, organization_id, name, created_at, updated_at, deleted_at from projects;
+    create view usher_admins as select id, external_id, email, first_name, last_name, created_at, deleted_at from admins;
+end
+$own_views$;
+do $views_of_app$
+declare
+    app text := (select quote_ident(l.app_schema) from usher_layout l);
+begin
+    if exists (select from usher_layout where app_schema is null) then
+        return;
+    end if;
+    execute format($text$
+        create function usher_read_organizations() returns table (
+            id uuid, name text, created_at timestamptz, updated_at timestamptz, deleted_at timestamptz
+        ) language sql stable as $body$
+            select there.* from (
+                select null as name, null::timestamptz as created_at, null::timestamptz as updated_at,
+                    null::timestamptz as deleted_at
+            ) as missing cross join lateral (
+                select o.id, name::text, created_at::timestamptz, updated_at::timestamptz, deleted_at::timestamptz
+                from %1$s.organizations o
+            ) as there
+        $body$;
+        create function usher_read_projects() returns table (
+            id uuid, organization_id uuid, name text, created_at timestamptz, updated_at timestamptz, deleted_at timestamptz
+        ) language sql stable as $body$
+            select there.* from (
+                select null as name, null::timestamptz as created_at, null::timestamptz as updated_at,
+                    null::timestamptz as deleted_at
+            ) as missing cross join lateral (
+                select p.id, p.organization_id, name::text, created_at::timestamptz, updated_at::timestamptz,
+                    deleted_at::timestamptz
+                from %1$s.projects p
+            ) as there
+        $body$;
+        create function usher_read_admins() returns table (
+            id uuid, external_id text, email text, first_name text, last_name text, created_at timestamptz,
+            deleted_at timestamptz
+        ) language sql stable as $body$
+            select there.id, there.external_id, coalesce(p.email, there.email), coalesce(p.first_name, there.first_name),
+                coalesce(p.last_name, there.last_name), there.created_at, there.deleted_at
+            from (
+                select null as external_id, null as email, null as first_name, null as last_name,
+                    null::timestamptz as created_at, null::timestamptz as deleted_at
+            ) as missing cross join lateral (
+                select a.id, external_id::text, email::text, first_name::text, last_name::text, created_at::timestamptz,
+                    deleted_at::timestamptz
+                from %1$s.admins a
+            ) as there left join usher.usher_people p on p.clerk_user_id = there.external_id
+        $body$;
+    $text$, app);
+    revoke all on function usher_read_organizations(), usher_read_projects(), usher_read_admins() from public;
+    create view usher_organizations as select * from usher_read_organizations();
+    create view usher_projects as select * from usher_read_projects();
+    create view usher_admins as select * from usher_read_admins();
+end
+$views_of_app$;
+comment on view usher_organizations is 'The organizations as usher reads them.';
+comment on view usher_projects is 'The projects as usher reads them.';
+comment on view usher_admins is 'The rows in admins as usher reads them.';
 
 create table usher_addresses (
     person_id uuid not null,
@@ -451,7 +521,7 @@ comment on column usher_invite_history.invite_id is 'The invite.';
 comment on column usher_invite_history.event is 'created, refreshed, resent, flagged, dismissed, accepted, refused, declined, revoked or expired.';
 comment on column usher_invite_history.at is 'When.';
 comment on column usher_invite_history.cause is 'The id of Clerk''s event or of the request that caused it.';
-comment on column usher_invite_history.reason is 'Of a refusal: target_deleted, unknown_role, inviter_blocked or inviter_lost_rights.';
+comment on column usher_invite_history.reason is 'Of a refusal: target_deleted, unknown_role, inviter_blocked, inviter_lost_rights or app_refuses.';
 
 -- What the app is told: one row in the transaction that makes it true, and its deliveries once it has a number.
 
@@ -638,9 +708,10 @@ create table usher_settings (
     project_invite_role text,
     mail_domain text not null default 'usher',
     identity_provider text,
-    identity_issuer text,
+    identity_issuers text[],
+    sync_profiles boolean not null default false,
     unique_emails text not null check (unique_emails in ('no', 'live', 'all')),
-    check ((identity_provider is null) = (identity_issuer is null))
+    check ((identity_provider is null) = (identity_issuers is null))
 );
 comment on table usher_settings is 'The configuration as functions and triggers see it: one row, written when usher starts.';
 comment on column usher_settings.only_row is 'There is no second one.';
@@ -654,7 +725,8 @@ comment on column usher_settings.resend_daily_cap is 'The most mails for one inv
 comment on column usher_settings.mail_cap_inviter is 'MAIL_CAP_INVITER; null for no limit.';
 comment on column usher_settings.mail_cap_organization is 'MAIL_CAP_ORGANIZATION; null for no limit.';
 comment on column usher_settings.identity_provider is 'What admin_identities.provider says of Clerk users; null where identities are in admins.external_id.';
-comment on column usher_settings.identity_issuer is 'What admin_identities.issuer says of Clerk users.';
+comment on column usher_settings.identity_issuers is 'What admin_identities.issuer says of Clerk users; the first is written into new rows.';
+comment on column usher_settings.sync_profiles is 'USHER_SYNC_PROFILES.';
 comment on column usher_settings.unique_emails is 'Whether the app lets an admins.email be there once only: no, among the live, or among all.';
 comment on column usher_settings.mail_domain is 'The domain of MAIL_FROM, in which mails have their Message-IDs.';
 comment on column usher_settings.organization_invite_role is 'ORGANIZATION_INVITE_ROLE; null for the highest.';
@@ -718,10 +790,15 @@ create function usher_mirror_organization() returns trigger language plpgsql sec
 declare
     was jsonb := case when tg_op = 'UPDATE' then to_jsonb(old) end;
     becomes jsonb := to_jsonb(new);
-    lowest text := (select organization_roles[1] from usher_settings);
     home uuid := usher_id_in(becomes ->> 'organization_id');
     former uuid := usher_id_in(was ->> 'organization_id');
+    lowest text;
 begin
+    -- From a dump without usher's tables, its functions may have come all the same.
+    if to_regclass('usher_settings') is null or to_regclass('organization_users') is null then
+        return null;
+    end if;
+    lowest := (select organization_roles[1] from usher_settings);
     -- usher adds the membership itself for a new member.
     if current_setting('usher.adds_members', true) = 'on' then
         return null;
@@ -773,18 +850,40 @@ create trigger usher_mirror_organization after insert or update on admins
 
 -- An app that keeps identities in a table of its own (USHER_IDENTITIES) has them mirrored into admins.external_id, and
 -- those that usher learns of mirrored back. `usher migrate` puts the two triggers on where they are wanted.
+-- What the app has detached (deleted_at, if there is such a column) does not count.
+create function usher_is_identity(identity jsonb) returns boolean language sql stable as $$
+    select coalesce((select $1 ->> 'provider' = s.identity_provider and $1 ->> 'issuer' = any (s.identity_issuers)
+        and $1 ->> 'deleted_at' is null from usher_settings s), false)
+$$;
+comment on function usher_is_identity is 'Whether a row of admin_identities links a Clerk user.';
+
+create function usher_subject_of(admin uuid) returns text language plpgsql stable as $$
+begin
+    return (select i.subject from admin_identities i cross join usher_settings s
+        where i.admin_id = admin and usher_is_identity(to_jsonb(i))
+        order by array_position(s.identity_issuers, i.issuer::text), i.subject limit 1);
+end
+$$;
+comment on function usher_subject_of is 'The Clerk user id in admin_identities of a row in admins.';
+
 create function usher_mirror_identity() returns trigger language plpgsql security definer as $$
 declare
-    settings usher_settings;
+    was jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
+    becomes jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
 begin
-    select * into settings from usher_settings;
-    if tg_op <> 'INSERT' and old.provider = settings.identity_provider and old.issuer = settings.identity_issuer
-        and (tg_op = 'DELETE' or (old.admin_id, old.subject) is distinct from (new.admin_id, new.subject))
-    then
-        update admins set external_id = null where id = old.admin_id and external_id = old.subject;
+    if to_regclass('usher_settings') is null then
+        return null;
     end if;
-    if tg_op <> 'DELETE' and new.provider = settings.identity_provider and new.issuer = settings.identity_issuer then
-        update admins set external_id = new.subject where id = new.admin_id and external_id is null;
+    if usher_is_identity(was) and not (usher_is_identity(becomes)
+        and (was -> 'admin_id', was -> 'subject') = (becomes -> 'admin_id', becomes -> 'subject'))
+    then
+        -- The same person may be there under another issuer.
+        update admins set external_id = usher_subject_of(id)
+        where id = (was ->> 'admin_id')::uuid and external_id = was ->> 'subject'
+            and external_id is distinct from usher_subject_of(id);
+    end if;
+    if usher_is_identity(becomes) then
+        update admins set external_id = becomes ->> 'subject' where id = (becomes ->> 'admin_id')::uuid and external_id is null;
     end if;
     return null;
 end
@@ -792,12 +891,18 @@ $$;
 comment on function usher_mirror_identity is 'Mirrors admin_identities into admins.external_id.';
 
 create function usher_note_identity() returns trigger language plpgsql security definer as $$
+declare
+    linked text := to_jsonb(new) ->> 'external_id';
 begin
+    if to_regclass('usher_settings') is null or linked is null or (tg_op = 'UPDATE' and linked is not distinct from to_jsonb(old) ->> 'external_id') then
+        return null;
+    end if;
     insert into admin_identities (admin_id, provider, issuer, subject)
-    select new.id, s.identity_provider, s.identity_issuer, new.external_id from usher_settings s
+    select new.id, s.identity_provider, s.identity_issuers[1], linked from usher_settings s
     where s.identity_provider is not null and not exists (
-        select from admin_identities i
-        where i.provider = s.identity_provider and i.issuer = s.identity_issuer and i.subject = new.external_id);
+        select from admin_identities i where i.subject = linked and usher_is_identity(to_jsonb(i)))
+    -- One that the app has detached stays so.
+    on conflict do nothing;
     return null;
 end
 $$;
@@ -1034,51 +1139,205 @@ create function usher_admin_of(clerk_user_id text) returns uuid language plpgsql
 #variable_conflict use_variable
 begin
     return coalesce(
-        (select a.id from admins a where a.external_id = clerk_user_id and a.deleted_at is null
+        (select a.id from usher_admins a where a.external_id = clerk_user_id and a.deleted_at is null
             order by a.created_at, a.id limit 1),
         (select p.id from usher_people p where p.clerk_user_id = clerk_user_id and p.deleted_at is null
-            and not exists (select from admins a where a.id in (p.id, p.admin_id))));
+            and not exists (select from usher_admins a where a.id in (p.id, p.admin_id))));
 end
 $$;
 
--- Rows in the app's admins for new members who have none; called by Tx::add_to_admins. The app may have dropped
--- columns: only those that are there are filled.
-create function usher_add_to_admins(people json, asked_at timestamptz) returns void language plpgsql as $$
+-- Rows of an app's own tables, written by src/store/app_tables.rs. It may have dropped columns and made others that can't be
+-- null: what is written are the columns that are there, and what is lacking is named. Values are the texts of a JSON object, by
+-- column.
+
+-- The columns of a table that must have a value and get none.
+create function usher_lacking(target regclass, fields jsonb) returns text[] language sql stable as $$
+    select coalesce(array_agg(a.attname::text order by a.attnum), '{}') from pg_attribute a
+    where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped and a.attnotnull and not a.atthasdef
+        and a.attidentity = '' and $2 ->> a.attname is null
+$$;
+comment on function usher_lacking is 'The columns that must have a value, have no default, and are not among these.';
+
+create function usher_insert(target regclass, fields jsonb) returns boolean language plpgsql as $$
 declare
+    lacking text[] := usher_lacking(target, fields);
     names text;
     sources text;
+    is_there boolean;
+    made boolean;
 begin
-    select string_agg(given.name, ', '), string_agg(given.source, ', ') into names, sources
-    from (values
-        ('id', 'p.id'), ('external_id', 'p.clerk_user_id'), ('first_name', 'p.first_name'), ('last_name', 'p.last_name'),
-        ('image_url', 'p.image_url'), ('created_at', '$2'), ('updated_at', '$2'),
-        ('organization_id', 'r.organization_id'),
-        -- A row that has the address keeps it, where the app's are unique.
-        ('email', $email$case when s.unique_emails = 'no' or not exists (
-            select from admins o where lower(trim(o.email)) = lower(trim(p.email)) and o.id <> p.id
-                and (o.deleted_at is null or s.unique_emails = 'all')) then p.email end$email$)
-    ) as given (name, source)
-    join pg_attribute a on a.attrelid = 'admins'::regclass and a.attname = given.name and not a.attisdropped;
+    execute format('select exists (select from %s where id = $1)', target) using (fields ->> 'id')::uuid into is_there;
+    if is_there then
+        return false;
+    end if;
+    if lacking <> '{}' then
+        perform usher_refuse(409, 'app_must_create',
+            (select string_agg(format('%s.%s', target, l.name), ' and ') from unnest(lacking) as l (name)),
+            hint => 'Create the row in the app.');
+    end if;
+    select string_agg(quote_ident(a.attname), ', '), string_agg(format('($1 ->> %L)::%s', a.attname, format_type(a.atttypid, -1)), ', ')
+    into names, sources from pg_attribute a
+    where a.attrelid = target and a.attnum > 0 and not a.attisdropped and a.attgenerated = '' and fields ->> a.attname is not null;
+    execute format('insert into %s (%s) select %s on conflict (id) do nothing returning true', target, names, sources)
+    using fields into made;
+    return coalesce(made, false);
+end
+$$;
+comment on function usher_insert is 'Makes a row of an app''s table; false if it was there.';
+
+create function usher_update(target regclass, fields jsonb, ids uuid[]) returns void language plpgsql as $$
+declare
+    changes text := (
+        select string_agg(format('%I = ($1 ->> %L)::%s', a.attname, a.attname, format_type(a.atttypid, -1)), ', ')
+        from pg_attribute a
+        where a.attrelid = target and a.attnum > 0 and not a.attisdropped and a.attgenerated = '' and fields ? a.attname);
+begin
+    if changes is not null then
+        execute format('update %s set %s where id = any ($2)', target, changes) using fields, ids;
+    end if;
+end
+$$;
+comment on function usher_update is 'Changes rows of an app''s table, as far as it has the columns.';
+
+-- Rows in the app's admins for new members who have none; called by Tx::add_to_admins. A person that Clerk has told of and who
+-- has no name gets an empty one, where the app wants one.
+create function usher_add_to_admins(people json, asked_at timestamptz) returns void language plpgsql as $$
+declare
+    wanted record;
+    fields jsonb;
+    lacking text[];
+begin
     perform set_config('usher.adds_members', 'on', true);
-    execute format('insert into admins (%s) select %s from json_to_recordset($1) as r(person_id uuid, organization_id uuid)
-        join usher_people p on p.id = r.person_id cross join usher_settings s
-        where p.deleted_at is null and not exists (select from admins a where a.id in (p.id, p.admin_id))
-            and not exists (select from admins a where a.external_id = p.clerk_user_id and a.deleted_at is null)
-        on conflict (id) do nothing', names, sources) using people, asked_at;
+    for wanted in
+        select r.organization_id, r.role, p.* from json_to_recordset(people) as r(person_id uuid, organization_id uuid, role text)
+        join usher_people p on p.id = r.person_id
+        where p.deleted_at is null and not exists (select from usher_admins a where a.id in (p.id, p.admin_id))
+            and not exists (select from usher_admins a where a.external_id = p.clerk_user_id and a.deleted_at is null)
+        order by p.id
+    loop
+        fields := jsonb_build_object('id', wanted.id, 'external_id', wanted.clerk_user_id,
+            'organization_id', wanted.organization_id, 'email', usher_free_email(wanted.email, wanted.id),
+            'first_name', wanted.first_name, 'last_name', wanted.last_name, 'image_url', wanted.image_url,
+            'created_at', asked_at, 'updated_at', asked_at);
+        lacking := usher_lacking('admins', fields);
+        if 'role' = any (lacking) then
+            fields := fields || jsonb_build_object('role', wanted.role);
+        end if;
+        if wanted.seen_at is not null then
+            fields := fields || coalesce((select jsonb_object_agg(l.name, '') from unnest(lacking) as l(name)
+                where l.name in ('first_name', 'last_name', 'image_url')), '{}');
+        elsif lacking && array['email', 'first_name', 'last_name', 'image_url'] then
+            perform usher_refuse(409, 'not_synced', 'Clerk has not told of the person yet, whose name or address the app''s admins must have');
+        end if;
+        perform usher_insert('admins', fields);
+    end loop;
     perform set_config('usher.adds_members', 'off', true);
 end
 $$;
 comment on function usher_add_to_admins is 'Makes rows in an app''s admins for new members.';
+
+create function usher_has_column(target regclass, name text) returns boolean language sql stable as $$
+    select exists (select from pg_attribute a where a.attrelid = $1 and a.attname = $2 and not a.attisdropped)
+$$;
+comment on function usher_has_column is 'Whether a table has a column.';
+
+-- Called by Tx::people_to_link.
+create function usher_unlinked_at(spellings text[]) returns table (admin_id uuid, address text) language plpgsql as $$
+begin
+    -- A statement is parsed when it is first run: without the column, not at all.
+    if usher_has_column('admins', 'email') then
+        return query select a.id, a.email::text from admins a
+        where a.external_id is null and to_jsonb(a) ->> 'deleted_at' is null and lower(trim(a.email)) = any (spellings)
+        order by a.id for update;
+    end if;
+end
+$$;
+comment on function usher_unlinked_at is 'The rows in an app''s admins without a Clerk id that have one of these addresses; locked.';
+
+-- A row that has the address keeps it, where the app's are unique.
+create function usher_free_email(wanted text, person uuid) returns text language plpgsql stable as $$
+declare
+    unique_emails text := (select s.unique_emails from usher_settings s);
+begin
+    if wanted is not null and unique_emails <> 'no' and usher_has_column('admins', 'email') then
+        if exists (select from admins o where lower(trim(o.email)) = lower(trim(wanted)) and o.id <> person
+            and (unique_emails = 'all' or to_jsonb(o) ->> 'deleted_at' is null))
+        then
+            return null;
+        end if;
+    end if;
+    return wanted;
+end
+$$;
+comment on function usher_free_email is 'An address, or null where another row in admins has it and may alone have it.';
+
+-- Called by Tx::update_admins. Returns how many rows could not be written as Clerk tells.
+create function usher_sync_admins(wanted uuid[], asked_at timestamptz) returns bigint language plpgsql as $$
+declare
+    person record;
+    free_email text;
+    fields jsonb;
+    left_out bigint := 0;
+begin
+    if not coalesce((select s.sync_profiles from usher_settings s), false) then
+        return 0;
+    end if;
+    for person in
+        select a.id, to_jsonb(a) as is_now, p.email, p.first_name, p.last_name, p.image_url
+        from admins a join usher_people p on p.clerk_user_id = a.external_id and p.deleted_at is null
+        where a.id = any (wanted) and to_jsonb(a) ->> 'deleted_at' is null order by a.id
+    loop
+        free_email := usher_free_email(person.email, person.id);
+        if free_email is distinct from person.email then
+            left_out := left_out + 1;
+        end if;
+        -- What Clerk does not know never replaces a value.
+        select jsonb_object_agg(f.key, f.value) into fields from jsonb_each_text(jsonb_build_object('email', free_email,
+            'first_name', person.first_name, 'last_name', person.last_name, 'image_url', person.image_url)) as f
+        where f.value is not null and f.value is distinct from person.is_now ->> f.key and person.is_now ? f.key;
+        if fields is not null then
+            begin
+                perform usher_update('admins', fields || jsonb_build_object('updated_at', asked_at), array[person.id]);
+            exception
+                when integrity_constraint_violation or data_exception or raise_exception then
+                    left_out := left_out + 1;
+            end;
+        end if;
+    end loop;
+    return left_out;
+end
+$$;
+comment on function usher_sync_admins is 'Writes what Clerk tells of people to an app''s admins, if USHER_SYNC_PROFILES is on.';
 
 -- Read by Tx::live_people, too.
 create function usher_inviter(named_id uuid, clerk_user_id text) returns uuid language plpgsql stable as $$
 #variable_conflict use_variable
 begin
     return coalesce(
-        (select a.id from admins a where a.id = named_id and a.deleted_at is null), usher_admin_of(clerk_user_id));
+        (select a.id from usher_admins a where a.id = named_id and a.deleted_at is null), usher_admin_of(clerk_user_id));
 end
 $$;
 comment on function usher_inviter is 'Who an admin''s id or a Clerk user id means; of several members with one Clerk account the oldest.';
+
+-- Read by Tx::people_at, too. A member that the app has with the address, and that Clerk has not told of yet, is known by it.
+create function usher_people_at(email text, email_key text) returns setof uuid language plpgsql stable as $$
+#variable_conflict use_variable
+begin
+    if exists (select from usher_addresses a where a.verified and a.email_key = $2) then
+        return query select owner from (
+            select usher_admin_of(p.clerk_user_id) as owner from usher_addresses a join usher_people p on p.id = a.person_id
+            where a.verified and a.email_key = $2) as owners where owner is not null;
+    elsif (select l.app_schema from usher_layout l) is not null and usher_has_column('admins', 'email') then
+        return query select a.id from admins a
+        where lower(trim(a.email)) in (lower(trim($1)), $2) and to_jsonb(a) ->> 'deleted_at' is null
+            -- By ASCII case alone, as email_key compares.
+            and lower(trim(a.email) collate "C") in (lower(trim($1) collate "C"), $2)
+            and not exists (select from usher_people p where p.clerk_user_id = a.external_id
+                and (p.seen_at is not null or p.deleted_at is not null));
+    end if;
+end
+$$;
+comment on function usher_people_at is 'The rows in admins of an address''s owners.';
 
 -- As InviterFacts::obstacle in src/invites/accept.rs says it.
 create function usher_inviter_obstacle(inviter uuid, home uuid, project uuid, wanted text) returns text language plpgsql stable as $$
@@ -1119,7 +1378,7 @@ begin
                 and (u.banned or u.locked or u.deleted_at is not null))
             and (a.external_id is not null or not exists (select from usher_people u where a.id in (u.id, u.admin_id)
                 and (u.banned or u.locked or u.deleted_at is not null)))
-        from admins a where a.id = inviter), false)
+        from usher_admins a where a.id = inviter), false)
     then
         return 'inviter_blocked';
     end if;
@@ -1137,9 +1396,9 @@ declare
 begin
     select * into settings from usher_settings;
     if invite.project_id is not null then
-        home := (select p.organization_id from projects p where p.id = invite.project_id and p.deleted_at is null);
+        home := (select p.organization_id from usher_projects p where p.id = invite.project_id and p.deleted_at is null);
     end if;
-    if not exists (select from organizations o where o.id = home and o.deleted_at is null) then
+    if not exists (select from usher_organizations o where o.id = home and o.deleted_at is null) then
         return 'target_deleted';
     end if;
     if array_position(
@@ -1235,10 +1494,10 @@ begin
 
     if project is null then
         ladder := settings.organization_roles;
-        select o.id into home from organizations o where o.id = organization and o.deleted_at is null;
+        select o.id into home from usher_organizations o where o.id = organization and o.deleted_at is null;
     else
         ladder := settings.project_roles;
-        select o.id into home from projects p join organizations o on o.id = p.organization_id and o.deleted_at is null
+        select o.id into home from usher_projects p join usher_organizations o on o.id = p.organization_id and o.deleted_at is null
         where p.id = project and p.deleted_at is null;
     end if;
     if home is null then
@@ -1254,9 +1513,7 @@ begin
         if inviter is null then
             perform usher_refuse_field('invited_by', 'is not a known person');
         end if;
-        if exists (select from usher_addresses a join usher_people p on p.id = a.person_id
-            where a.verified and a.email_key = asked_key and usher_admin_of(p.clerk_user_id) = inviter)
-        then
+        if inviter in (select usher_people_at(asked, asked_key)) then
             perform usher_refuse_field('email', 'is the inviter''s own address');
         end if;
         obstacle := usher_inviter_obstacle(inviter, home, project, wanted);
@@ -1268,13 +1525,10 @@ begin
     end if;
 
     if exists (
-        select from usher_addresses a
-        join usher_people p on p.id = a.person_id
-        join admins owner on owner.external_id = p.clerk_user_id and owner.deleted_at is null
+        select from usher_people_at(asked, asked_key) as owner (id)
         left join organization_users m on m.organization_id = home and m.admin_id = owner.id and m.deleted_at is null
         left join project_admins pm on pm.project_id = project and pm.admin_id = owner.id and pm.deleted_at is null
-        where a.verified and a.email_key = asked_key
-          and case when project is null
+        where case when project is null
               then array_position(ladder, m.role) >= array_position(ladder, wanted)
               else usher_manages_organization(m.role)
                   or array_position(ladder, pm.role::text) >= array_position(ladder, wanted)
@@ -1289,7 +1543,7 @@ begin
     insert into invites as i (id, kind, organization_id, project_id, email, email_key, role, status, acceptance, invited_by,
         invited_by_clerk_id, locale, message, redirect_url, invited_at, expires_at, created_at, updated_at)
     values (new_id, case when project is null then 'organization' else 'project' end, home, project, usher_trimmed(asked),
-        asked_key, wanted, 'pending', way, inviter, (select a.external_id from admins a where a.id = inviter), language_tag,
+        asked_key, wanted, 'pending', way, inviter, (select a.external_id from usher_admins a where a.id = inviter), language_tag,
         words, onward, asked_at, ends_at, asked_at, asked_at)
     on conflict (kind, target_id, email_key) where status in ('pending', 'expired') do update set updated_at = i.updated_at
     returning * into saved;
@@ -1321,7 +1575,7 @@ begin
         -- Without a mail, the link that the invitee has already goes on working.
         update invites i set status = 'pending', organization_id = home, email = usher_trimmed(asked), role = wanted,
             acceptance = way, invited_by = inviter,
-            invited_by_clerk_id = (select a.external_id from admins a where a.id = inviter), locale = language_tag,
+            invited_by_clerk_id = (select a.external_id from usher_admins a where a.id = inviter), locale = language_tag,
             message = words, redirect_url = onward, invited_at = asked_at, expires_at = ends_at, expired_at = null, dismissed_at = null, mail_held = held,
             token_version = i.token_version + (held is null)::integer, updated_at = asked_at
         where i.id = saved.id returning * into saved;
@@ -1376,7 +1630,7 @@ begin
             hint => 'usher.invite queues the mail by itself.');
     end if;
     if not usher_reserve_mail(saved.invited_by,
-        coalesce((select p.organization_id from projects p where p.id = saved.project_id), saved.organization_id),
+        coalesce((select p.organization_id from usher_projects p where p.id = saved.project_id), saved.organization_id),
         saved.email_key, asked_at)
     then
         perform usher_refuse(429, 'daily_mail_cap', 'no invite mails are left today',
@@ -1398,12 +1652,14 @@ begin
     for mine in
         select p.oid::regprocedure from pg_proc p
         where p.pronamespace = 'usher'::regnamespace and p.proname in (
-            'usher_mirror_organization', 'usher_id_in', 'usher_mirror_identity', 'usher_note_identity', 'usher_refuse', 'usher_settings_in_force',
+            'usher_mirror_organization', 'usher_id_in', 'usher_mirror_identity', 'usher_note_identity',
+            'usher_is_identity', 'usher_subject_of', 'usher_refuse', 'usher_settings_in_force',
             'usher_tell_of_events', 'usher_record_event',
             'usher_refuse_field', 'usher_trimmed', 'usher_email_key', 'usher_new_id', 'usher_queue_invite_email',
             'usher_count_asked_mails', 'usher_reserve_mail', 'usher_manages_organization', 'usher_inviter_obstacle',
-            'usher_invite_obstacle', 'invite', 'resend', 'usher_inviter', 'usher_admin_of', 'usher_add_to_admins',
-            'usher_app_id_key', 'usher_origin')
+            'usher_invite_obstacle', 'invite', 'resend', 'usher_inviter', 'usher_admin_of', 'usher_lacking', 'usher_insert', 'usher_update',
+            'usher_add_to_admins', 'usher_has_column', 'usher_unlinked_at', 'usher_people_at', 'usher_free_email', 'usher_sync_admins', 'usher_app_id_key',
+            'usher_origin')
     loop
         execute format('alter function %s set search_path = pg_catalog, %s, pg_temp', mine,
             (select concat_ws(', ', 'usher', quote_ident(app_schema)) from usher_layout));

@@ -40,8 +40,6 @@ create table admins (
     deleted_at text
 ) strict;
 create index usher_admins_external_id on admins (external_id);
--- People who may be linked by their address when Clerk tells of them.
-create index usher_admins_unlinked on admins (lower(trim(email))) where external_id is null and deleted_at is null;
 
 -- Who is in which organization: many to many.
 create table organization_users (
@@ -131,6 +129,11 @@ create table usher_people (
     -- Deleted in Clerk; a late or replayed event never revives them.
     deleted_at text
 ) strict;
+
+-- What usher reads instead of the three tables that an app on Postgres may keep; there it is not the same.
+create view usher_organizations as select id, name, created_at, updated_at, deleted_at from organizations;
+create view usher_projects as select id, organization_id, name, created_at, updated_at, deleted_at from projects;
+create view usher_admins as select id, external_id, email, first_name, last_name, created_at, deleted_at from admins;
 create index usher_people_admin on usher_people (admin_id) where admin_id is not null;
 
 -- Every address that Clerk knows of a person.
@@ -409,7 +412,7 @@ create table usher_invite_history (
     at text not null,
     -- The id of Clerk's event or of the request that caused it.
     cause text,
-    -- Of a refusal: target_deleted, unknown_role, inviter_blocked or inviter_lost_rights.
+    -- Of a refusal: target_deleted, unknown_role, inviter_blocked, inviter_lost_rights or app_refuses.
     reason text
 ) strict;
 create index usher_invite_history_invite on usher_invite_history (invite_id, id);

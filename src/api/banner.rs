@@ -13,7 +13,7 @@ use super::auth::{AppClient, SignedIn};
 use super::body::Segment;
 use super::{Api, example, tag};
 use crate::config::Config;
-use crate::flows::profile_of;
+use crate::flows::{held_already, profile_of};
 use crate::invites::email::EmailKey;
 use crate::invites::is_clerk_user_id;
 use crate::invites::roles::Roles;
@@ -121,11 +121,17 @@ async fn items(
     };
     let now = tx.now();
     let may_see = |invite: &InviteJson| within.is_none_or(|within| within.contains(&invite.organization_id()));
-    let views = tx.invite_views(&shown).await?.into_iter();
-    Ok(views
-        .map(|view| InviteJson::at(view, redirects, now))
-        .filter(may_see)
-        .collect())
+    let mut views = tx.invite_views(&shown).await?;
+    if let Some(admin_id) = known.and_then(|person| person.admin_id) {
+        let wanted: Vec<_> = views
+            .iter()
+            .map(|view| (admin_id, view.target_organization_id, &view.invite))
+            .collect();
+        let held = held_already(tx, &wanted, roles).await?;
+        views.retain(|view| !held.contains(&view.invite.id));
+    }
+    let views = views.into_iter();
+    Ok(views.map(|view| InviteJson::at(view, redirects, now)).filter(may_see).collect())
 }
 
 async fn known(tx: &mut Tx, clerk_user_id: &str) -> Result<Option<Person>, StoreError> {

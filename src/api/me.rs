@@ -32,7 +32,7 @@ use usher_base::mask::mask;
     security(("session" = []), ("session_cookie" = [])),
     extensions(("x-problems" = json!([
         Code::NotFound, Code::NotSynced, Code::InviteAccepted, Code::InviteDeclined, Code::InviteRevoked,
-        Code::InviteExpired, Code::InviterLostRights, Code::UnknownRole
+        Code::InviteExpired, Code::InviterLostRights, Code::UnknownRole, Code::AppRefused
     ])))
 )]
 pub(super) async fn accept(State(api): State<Api>, me: SignedIn, Id(id): Id) -> Result<Json<InviteJson>, Problem> {
@@ -67,7 +67,7 @@ body! {
     security(("session" = []), ("session_cookie" = [])),
     extensions(("x-problems" = json!([
         Code::NotFound, Code::NotSynced, Code::OtherAddress, Code::InviterLostRights, Code::UnknownRole,
-        Code::LinkExpired, Code::InviteAccepted, Code::InviteDeclined, Code::InviteRevoked
+        Code::LinkExpired, Code::InviteAccepted, Code::InviteDeclined, Code::InviteRevoked, Code::AppRefused
     ])))
 )]
 pub(super) async fn accept_by_token(
@@ -301,6 +301,7 @@ pub(super) fn refused_by(obstacle: Obstacle) -> Problem {
         Obstacle::TargetDeleted => Code::TargetDeleted,
         Obstacle::UnknownRole => Code::UnknownRole,
         Obstacle::InviterBlocked | Obstacle::InviterLostRights => Code::InviterLostRights,
+        Obstacle::AppRefuses => Code::AppRefused,
     };
     code.into()
 }

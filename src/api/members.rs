@@ -5,7 +5,7 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use futures::FutureExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -14,6 +14,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::auth::AppClient;
+use super::banner::ask_clerk;
 use super::body::{MaxBody, TargetPath};
 use super::{Api, example, tag};
 use crate::app_id::AppId;
@@ -22,12 +23,14 @@ use crate::flows::{MemberRefusal, Removal, remove_member, set_members};
 use crate::invites::members::{BatchMember, LastOwner, MemberRequest, Membership, PutMember};
 use crate::invites::{PersonRef, Target, is_clerk_user_id};
 use crate::problem::{Code, Problem};
-use crate::store::{Member, MemberPage, Store, Tx};
+use crate::store::{AppRefusal, Member, MemberPage, Person, Profile, Store, Tx};
 use crate::view::{Rfc3339, full_name};
 
 /// Members on a page, by default.
 const PAGE: u32 = 100;
 const MAX_PAGE: u32 = 500;
+/// How many questions about people Clerk gets at the same time.
+const ASKED_AT_ONCE: usize = 8;
 /// Members in one request.
 const MAX_BATCH: usize = 500;
 /// Bytes of a batch: every batch that the schema allows fits, however it is escaped.
@@ -231,7 +234,9 @@ async fn must_use(tx: &mut Tx, client: &AppClient, target: Target) -> Result<(),
         (status = 200, description = "They were a member, and have this role", body = MemberJson, example = example::organization_member),
     ),
     security(("api_key" = [])),
-    extensions(("x-problems" = json!([Code::NotFound, Code::PersonBlocked, Code::LastOwner])))
+    extensions(("x-problems" = json!([
+        Code::NotFound, Code::PersonBlocked, Code::LastOwner, Code::NotSynced, Code::AppMustCreate, Code::AppRefused
+    ])))
 )]
 pub(super) async fn put_organization_member(
     State(api): State<Api>,
@@ -297,7 +302,9 @@ pub(super) async fn remove_organization_member(
         (status = 200, description = "They were a member, and have this role", body = MemberJson, example = example::project_member),
     ),
     security(("api_key" = [])),
-    extensions(("x-problems" = json!([Code::NotFound, Code::PersonBlocked])))
+    extensions(("x-problems" = json!([
+        Code::NotFound, Code::PersonBlocked, Code::NotSynced, Code::AppMustCreate, Code::AppRefused
+    ])))
 )]
 pub(super) async fn put_project_member(
     State(api): State<Api>,
@@ -364,11 +371,21 @@ async fn put(
         role: fields.finish(body).map_err(Problem::invalid)?.role,
     };
     let store = client.store(api, 1);
-    store
-        .transaction((api, client, &request), |tx, (api, client, request)| {
-            put_in(tx, api, client, request).boxed()
-        })
-        .await
+    let put = async || {
+        store
+            .transaction((api, client, &request), |tx, (api, client, request)| {
+                put_in(tx, api, client, request).boxed()
+            })
+            .await
+    };
+    let answer = put().await;
+    let is_unknown = answer
+        .as_ref()
+        .is_err_and(|problem: &Problem| problem.code == Code::NotSynced);
+    if is_unknown && learn(api, &store, vec![clerk_user_id]).await? {
+        return put().await;
+    }
+    answer
 }
 
 async fn put_in(
@@ -401,7 +418,29 @@ fn refused(refusal: MemberRefusal) -> Problem {
         MemberRefusal::UnknownTarget => Problem::not_found(),
         MemberRefusal::PersonBlocked => Code::PersonBlocked.into(),
         MemberRefusal::LastOwner => Code::LastOwner.into(),
+        MemberRefusal::App(refusal) => refusal.into(),
     }
+}
+
+/// Asks Clerk about people whose name or address an app's table must have. Whether any is known now.
+async fn learn(api: &Api, store: &Store, clerk_user_ids: Vec<&str>) -> Result<bool, Problem> {
+    if clerk_user_ids.is_empty() || api.app.clerk.is_none() {
+        return Ok(false);
+    }
+    let mut asked = Vec::with_capacity(clerk_user_ids.len());
+    for id in clerk_user_ids {
+        asked.push(ask_clerk(api, id));
+    }
+    let told: Vec<_> = futures::stream::iter(asked)
+        .buffer_unordered(ASKED_AT_ONCE)
+        .collect()
+        .await;
+    let profiles: Vec<Profile> = told.into_iter().filter_map(|told| told.ok().flatten()).collect();
+    let profiles: Vec<&Profile> = profiles.iter().collect();
+    let saved: Vec<Person> = store
+        .transaction(&profiles, |tx, profiles| tx.save_people(profiles).boxed())
+        .await?;
+    Ok(!saved.is_empty())
 }
 
 async fn remove(
@@ -462,12 +501,24 @@ pub(super) async fn batch(
         .collect();
     let valid: Vec<MemberRequest> = read.iter().filter_map(|item| item.as_ref().ok().cloned()).collect();
     let store = client.store(&api, api.limits.batch_share());
-    let set: Vec<Result<Membership, MemberRefusal>> = store
-        .transaction((&valid, &client), |tx, (valid, client)| {
-            async move { set_members(tx, valid, roles, client.organizations()).await }.boxed()
-        })
-        .await?;
-    let mut set = set.into_iter();
+    let set = async |requests: &[MemberRequest]| -> Result<Vec<Result<Membership, MemberRefusal>>, Problem> {
+        store
+            .transaction((requests, &client), |tx, (requests, client)| {
+                async move { Ok(set_members(tx, requests, roles, client.organizations()).await?) }.boxed()
+            })
+            .await
+    };
+    let mut answers = set(&valid).await?;
+    let is_unknown = |answer: &Result<_, _>| *answer == Err(MemberRefusal::App(AppRefusal::NotSynced));
+    let unknown: Vec<usize> = (0..answers.len()).filter(|&i| is_unknown(&answers[i])).collect();
+    let ids = unknown.iter().map(|&i| valid[i].clerk_user_id.as_str()).collect();
+    if learn(&api, &store, ids).await? {
+        let again: Vec<MemberRequest> = unknown.iter().map(|&i| valid[i].clone()).collect();
+        for (i, answer) in unknown.into_iter().zip(set(&again).await?) {
+            answers[i] = answer;
+        }
+    }
+    let mut set = answers.into_iter();
     let results = read.into_iter().map(|item| {
         let answer = match item {
             Err(errors) => Err(Problem::invalid(errors)),

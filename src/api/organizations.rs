@@ -91,7 +91,7 @@ body! {
         (status = 200, description = "It existed; its name is updated", body = OrganizationJson, example = example::organization),
     ),
     security(("api_key" = [])),
-    extensions(("x-problems" = json!([Code::NotFound, Code::OrganizationDeleted])))
+    extensions(("x-problems" = json!([Code::NotFound, Code::OrganizationDeleted, Code::AppMustCreate, Code::AppRefused])))
 )]
 pub(super) async fn put_organization(
     State(api): State<Api>,
@@ -130,7 +130,9 @@ pub(super) async fn put_organization(
         (status = 200, description = "It existed and is updated", body = ProjectJson, example = example::project),
     ),
     security(("api_key" = [])),
-    extensions(("x-problems" = json!([Code::NotFound, Code::OrganizationDeleted, Code::ProjectDeleted])))
+    extensions(("x-problems" = json!([
+        Code::NotFound, Code::OrganizationDeleted, Code::ProjectDeleted, Code::AppMustCreate, Code::AppRefused
+    ])))
 )]
 pub(super) async fn put_project(
     State(api): State<Api>,
@@ -179,6 +181,7 @@ fn answered(put: Put) -> Result<(StatusCode, TargetInfo), Problem> {
         )])),
         Put::Refused(PutRefusal::OrganizationDeleted) => Err(Code::OrganizationDeleted.into()),
         Put::Refused(PutRefusal::ProjectDeleted) => Err(Code::ProjectDeleted.into()),
+        Put::Refused(PutRefusal::App(refusal)) => Err(refusal.into()),
     }
 }
 

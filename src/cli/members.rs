@@ -176,7 +176,7 @@ async fn set(
         Some(Ok(Membership::Added)) => println!("{clerk_user_id} is a member now: {}", request.role),
         Some(Ok(Membership::Changed)) => println!("{clerk_user_id} has the role {} now", request.role),
         Some(Ok(Membership::Unchanged)) => println!("{clerk_user_id} has that role already"),
-        Some(Err(refusal)) => bail!("{}", why(refusal)),
+        Some(Err(refusal)) => bail!("{}", why(&refusal)),
         None => bail!("no membership was set"),
     }
     Ok(())
@@ -202,18 +202,20 @@ async fn remove(
         .await?;
     match removed {
         Some(Ok(())) => println!("{clerk_user_id} is no member"),
-        Some(Err(LastOwner)) => bail!("{}; --force removes them all the same", why(MemberRefusal::LastOwner)),
-        None => bail!("{}", why(MemberRefusal::UnknownTarget)),
+        Some(Err(LastOwner)) => bail!("{}; --force removes them all the same", why(&MemberRefusal::LastOwner)),
+        None => bail!("{}", why(&MemberRefusal::UnknownTarget)),
     }
     Ok(())
 }
 
-fn why(refusal: MemberRefusal) -> &'static str {
-    match refusal {
+fn why(refusal: &MemberRefusal) -> String {
+    let why = match refusal {
         MemberRefusal::UnknownTarget => "the organization or project does not exist",
         MemberRefusal::PersonBlocked => Code::PersonBlocked.title().trim_end_matches('.'),
         MemberRefusal::LastOwner => "the organization would lose the last member with its highest role",
-    }
+        MemberRefusal::App(refusal) => return refusal.to_string(),
+    };
+    why.to_owned()
 }
 
 /// Sets memberships in one transaction, which is taken back in a dry run.
@@ -279,7 +281,7 @@ async fn import(store: &Store, roles: &Roles, file: &Path, dry_run: bool) -> any
                 Ok(Membership::Added) => counts.added += 1,
                 Ok(Membership::Changed) => counts.changed += 1,
                 Ok(Membership::Unchanged) => counts.unchanged += 1,
-                Err(refusal) => counts.refuse(&bar, line, why(refusal)),
+                Err(refusal) => counts.refuse(&bar, line, &why(&refusal)),
             }
         }
         if bar.is_hidden() && counts.all() % SAY_EVERY < BATCH as u64 {

@@ -120,6 +120,8 @@ pub struct Config {
     /// To Postgres.
     pub connections: Connections,
     pub identities: Identities,
+    /// Whether Clerk's names and addresses are written over those in an app's `admins`.
+    pub sync_profiles: bool,
     pub templates_dir: Option<PathBuf>,
     /// Where events are sent.
     pub event_endpoints: Vec<EventEndpoint>,
@@ -221,6 +223,7 @@ impl Config {
             mail_caps: self.mail_caps,
             mail_domain: usher_mail::message_domain(&self.mail_from).unwrap_or_else(|| Rules::NO_DOMAIN.to_owned()),
             identities: self.identities.clone(),
+            sync_profiles: self.sync_profiles,
             redirects: self.redirects.clone(),
         }
     }

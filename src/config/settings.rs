@@ -230,6 +230,10 @@ pub struct Settings {
     /// The schema of the app's tables, with `USHER_TABLES=shared`; chosen once, too. Default: `public`.
     #[arg(long, env = "USHER_APP_SCHEMA", global = true, value_name = "SCHEMA")]
     pub usher_app_schema: Option<String>,
+    /// Whether the names, the picture and the address that Clerk tells are written over those in the app's `admins`, with
+    /// `USHER_TABLES=shared`: `on` or `off`. Default: `off`.
+    #[arg(long, env = "USHER_SYNC_PROFILES", global = true, value_name = "ON_OR_OFF")]
+    pub usher_sync_profiles: Option<String>,
     /// Where an app on the same Postgres stores Clerk's user ids: in `admins.external_id`, or in the table `admin_identities`.
     /// Default: `admins.external_id`.
     #[arg(long, env = "USHER_IDENTITIES", global = true, value_name = "PLACE")]
@@ -237,9 +241,10 @@ pub struct Settings {
     /// The value of `admin_identities.provider` for Clerk users. Default: `clerk`.
     #[arg(long, env = "USHER_IDENTITY_PROVIDER", global = true, value_name = "NAME")]
     pub usher_identity_provider: Option<String>,
-    /// The value of `admin_identities.issuer` for Clerk users. Default: `CLERK_ISSUER`.
-    #[arg(long, env = "USHER_IDENTITY_ISSUER", global = true, value_name = "ISSUER")]
-    pub usher_identity_issuer: Option<String>,
+    /// The values of `admin_identities.issuer` for Clerk users, comma-separated; the first is written into new rows. Default:
+    /// `CLERK_ISSUER`.
+    #[arg(long, env = "USHER_IDENTITY_ISSUERS", global = true, value_name = "ISSUERS")]
+    pub usher_identity_issuers: Option<String>,
     /// Where the app is told what happened: `name=https://…`, comma-separated, at most eight. `name:type+type=https://…` sends
     /// these types of events only, such as `invite.accepted` or `membership.*`. Default: none.
     #[arg(

@@ -95,9 +95,21 @@ impl Config {
                 self.roles.organization_invite_role().to_owned(),
             ),
             ("PROJECT_INVITE_ROLE", self.roles.project_invite_role().to_owned()),
+            (
+                "USHER_SYNC_PROFILES",
+                if self.sync_profiles { "on" } else { "off" }.to_owned(),
+            ),
             ("USHER_IDENTITIES", self.identities.place().to_owned()),
             ("USHER_IDENTITY_PROVIDER", self.identities.provider().to_owned()),
-            ("USHER_IDENTITY_ISSUER", text_or_address(self.identities.issuer())),
+            (
+                "USHER_IDENTITY_ISSUERS",
+                self.identities
+                    .issuers()
+                    .iter()
+                    .map(|issuer| text_or_address(issuer))
+                    .collect::<Vec<_>>()
+                    .join(","),
+            ),
             (
                 "TEMPLATES_DIR",
                 or_none(self.templates_dir.as_ref().map(|folder| folder.display().to_string())),

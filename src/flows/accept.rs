@@ -8,7 +8,8 @@ use uuid::Uuid;
 use crate::invites::accept::Obstacle;
 use crate::invites::roles::{RoleOrder, Roles};
 use crate::invites::{Invite, TargetKind};
-use crate::store::{DeliveryKind, Grant, InviteCandidate, NewAdmin, NewDelivery, StoreError, Tx};
+use crate::store::{AppRefusal, DeliveryKind, Grant, InviteCandidate, NewAdmin, NewDelivery, StoreError, Tx};
+use usher_base::Throttle;
 
 #[derive(Debug, Clone, Default)]
 pub struct Accepted {
@@ -36,8 +37,55 @@ pub async fn accept_candidates(
     // Locked, because a project may be moved while its invite is accepted.
     let waiting = tx.lock_targets(waiting).await?;
     let waiting: Vec<&InviteCandidate> = waiting.iter().collect();
-    let (waiting, refused) = refuse(tx, &waiting, roles).await?;
-    let accepted = tx.accept_invites(&waiting).await?;
+    let (waiting, mut refused) = refuse(tx, &waiting, roles).await?;
+    if waiting.is_empty() {
+        let people = HashSet::new();
+        return Ok(Accepted { people, refused });
+    }
+    let refusal = match attempt(tx, &waiting, roles).await? {
+        Ok(people) => return Ok(Accepted { people, refused }),
+        Err(refusal) => refusal,
+    };
+    // An app's own tables don't take one of them, perhaps the only one.
+    let mut people = HashSet::new();
+    for candidate in &waiting {
+        let alone = if waiting.len() == 1 {
+            Err(refusal.clone())
+        } else {
+            attempt(tx, &[*candidate], roles).await?
+        };
+        match alone {
+            Ok(accepted) => people.extend(accepted),
+            Err(refusal) => {
+                if let Some(left_out) = APP_REFUSES.admit() {
+                    tracing::warn!(invite_id = %candidate.invite.id, left_out, "an invite can't be accepted: {refusal}");
+                }
+                let obstacle = Obstacle::AppRefuses;
+                tx.note_refusals(&[(*candidate, obstacle)]).await?;
+                let invite_id = candidate.invite.id;
+                refused.push(Refused { invite_id, obstacle });
+            }
+        }
+    }
+    Ok(Accepted { people, refused })
+}
+
+/// At most one line a minute: each sign-in of an invited person may try it again.
+static APP_REFUSES: Throttle = Throttle::per_minute();
+
+/// Accepts all of them, or none if an app's own tables refuse one. Returns who was accepted.
+async fn attempt(
+    tx: &mut Tx,
+    waiting: &[&InviteCandidate],
+    roles: &Roles,
+) -> Result<Result<HashSet<Uuid>, AppRefusal>, StoreError> {
+    let savepoint = tx.savepoint().await?;
+    let accepted = accept_all(tx, waiting, roles).await;
+    tx.keep(savepoint, accepted).await
+}
+
+async fn accept_all(tx: &mut Tx, waiting: &[&InviteCandidate], roles: &Roles) -> Result<HashSet<Uuid>, StoreError> {
+    let accepted = tx.accept_invites(waiting).await?;
     let candidates: HashMap<(Uuid, Uuid), &InviteCandidate> = waiting
         .iter()
         .map(|&waiting| ((waiting.invite.id, waiting.person.admin_id), waiting))
@@ -54,18 +102,20 @@ pub async fn accept_candidates(
         };
         let target_organization_id = candidate.target_organization_id;
         people.insert(candidate.person.id);
+        let role = match (invite.kind, invite.project_id) {
+            (TargetKind::Project, Some(project_id)) => {
+                projects.add(project_id, admin_id, &invite.role);
+                // A member of a project becomes a member of its organization, with the lowest role.
+                roles.organization.lowest()
+            }
+            _ => &invite.role,
+        };
+        organizations.add(target_organization_id, admin_id, role);
         new_members.push(NewAdmin {
             person_id: candidate.person.id,
             organization_id: target_organization_id,
+            role: role.to_owned(),
         });
-        match (invite.kind, invite.project_id) {
-            (TargetKind::Project, Some(project_id)) => {
-                // A member of a project becomes a member of its organization, with the lowest role.
-                organizations.add(target_organization_id, admin_id, roles.organization.lowest());
-                projects.add(project_id, admin_id, &invite.role);
-            }
-            _ => organizations.add(target_organization_id, admin_id, &invite.role),
-        }
     }
     // A row in `admins` is a member: people get theirs when they become one, not before.
     tx.add_to_admins(&new_members).await?;
@@ -74,7 +124,7 @@ pub async fn accept_candidates(
     tx.grant_in_projects(&projects.into_vec(), &roles.project).await?;
     let notices = notices(tx, &accepted).await?;
     tx.queue_deliveries(&notices).await?;
-    Ok(Accepted { people, refused })
+    Ok(people)
 }
 
 /// Splits off the candidates whose invite can't be accepted, and records why.

@@ -11,7 +11,7 @@ use crate::app_id::AppId;
 use crate::config::Config;
 use crate::fields::FieldError;
 use crate::invites::accept::{InviterFacts, Obstacle};
-use crate::invites::email::EmailKey;
+use crate::invites::email::{EmailAddress, EmailKey};
 use crate::invites::limits::{MailCaps, MailHold, REPETITION, RecentMails};
 use crate::invites::roles::{EffectiveRoles, Roles};
 use crate::invites::{Acceptance, InvalidRequest, Invite, InviteRequest, PersonRef, Target};
@@ -313,9 +313,9 @@ impl Surroundings {
         let named: HashSet<PersonRef> = requests.iter().filter_map(inviter_of_request).cloned().collect();
         let inviters = tx.live_people(&named.into_iter().collect::<Vec<_>>()).await?;
         let valid = || requests.iter().filter_map(|request| request.as_ref().ok());
-        let keys: Vec<&EmailKey> = valid().map(|request| request.body.email.key()).collect();
+        let addresses: Vec<&EmailAddress> = valid().map(|request| &request.body.email).collect();
         let mut owners: HashMap<EmailKey, Vec<Uuid>> = HashMap::new();
-        for (key, admin_id) in tx.owners_of(&keys).await? {
+        for (key, admin_id) in tx.people_at(&addresses).await? {
             owners.entry(key).or_default().push(admin_id);
         }
         let asking: HashSet<InviterAt> = valid()
@@ -406,20 +406,9 @@ impl Surroundings {
     }
 
     fn check_membership(&self, request: &InviteRequest, info: &TargetInfo, roles: &Roles) -> Result<(), Refusal> {
-        let wanted = &request.body.role;
         let is_in = |&owner: &Uuid| {
             let held = self.held(owner, request.target, info);
-            match request.target {
-                Target::Organization(_) => held
-                    .organization
-                    .is_some_and(|role| roles.organization.at_least(&role, wanted)),
-                Target::Project(_) => {
-                    held.organization
-                        .as_deref()
-                        .is_some_and(|role| roles.manages_organization(role))
-                        || held.project.is_some_and(|role| roles.project.at_least(&role, wanted))
-                }
-            }
+            roles.holds(request.target.kind(), &held, &request.body.role)
         };
         if self.owners(request).iter().any(is_in) {
             Err(Refusal::AlreadyMember)

@@ -7,10 +7,10 @@ use uuid::Uuid;
 use crate::invites::members::{LastOwner, Ledger, MemberRequest, Membership};
 use crate::invites::roles::Roles;
 use crate::invites::{PersonRef, Target};
-use crate::store::{self, Grant, MemberPerson, StoreError, TargetInfo, Tx};
+use crate::store::{self, AppRefusal, Grant, MemberPerson, StoreError, TargetInfo, Tx};
 
 /// Why a membership is not as requested.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemberRefusal {
     /// The organization or project does not exist, or the caller may not use it.
     UnknownTarget,
@@ -18,11 +18,49 @@ pub enum MemberRefusal {
     PersonBlocked,
     /// It would take the organization's highest role from its last holder.
     LastOwner,
+    /// The app's own tables don't take it.
+    App(AppRefusal),
 }
 
 /// Sets memberships, in order; the answers are in the order of the requests. For a caller that is limited to some
-/// `organizations`, everything else does not exist. An equal request changes nothing.
+/// `organizations`, everything else does not exist. An equal request changes nothing. What an app's own tables refuse, does not
+/// affect the others.
 pub async fn set_members(
+    tx: &mut Tx,
+    requests: &[MemberRequest],
+    roles: &Roles,
+    organizations: Option<&HashSet<Uuid>>,
+) -> Result<Vec<Result<Membership, MemberRefusal>>, StoreError> {
+    let refusal = match attempt(tx, requests, roles, organizations).await? {
+        Ok(answers) => return Ok(answers),
+        Err(refusal) => refusal,
+    };
+    if requests.len() == 1 {
+        return Ok(vec![Err(MemberRefusal::App(refusal))]);
+    }
+    let mut answers = Vec::with_capacity(requests.len());
+    for request in requests {
+        match attempt(tx, std::slice::from_ref(request), roles, organizations).await? {
+            Ok(answer) => answers.extend(answer),
+            Err(refusal) => answers.push(Err(MemberRefusal::App(refusal))),
+        }
+    }
+    Ok(answers)
+}
+
+/// Sets all of them, or none if an app's own tables refuse one.
+async fn attempt(
+    tx: &mut Tx,
+    requests: &[MemberRequest],
+    roles: &Roles,
+    organizations: Option<&HashSet<Uuid>>,
+) -> Result<Result<Vec<Result<Membership, MemberRefusal>>, AppRefusal>, StoreError> {
+    let savepoint = tx.savepoint().await?;
+    let answers = set_all(tx, requests, roles, organizations).await;
+    tx.keep(savepoint, answers).await
+}
+
+async fn set_all(
     tx: &mut Tx,
     requests: &[MemberRequest],
     roles: &Roles,
@@ -30,13 +68,15 @@ pub async fn set_members(
 ) -> Result<Vec<Result<Membership, MemberRefusal>>, StoreError> {
     // In the order of locks: people, targets, invites, memberships.
     let targets = load_targets(tx, requests.iter().map(|request| request.target), organizations).await?;
-    let wanted: HashMap<&str, Uuid> = requests
+    let wanted: HashMap<&str, (Uuid, &str)> = requests
         .iter()
         .filter_map(|request| {
-            Some((
-                request.clerk_user_id.as_str(),
-                targets.get(&request.target)?.organization_id,
-            ))
+            let organization_id = targets.get(&request.target)?.organization_id;
+            let role = match request.target {
+                Target::Organization(_) => &request.role,
+                Target::Project(_) => roles.organization.lowest(),
+            };
+            Some((request.clerk_user_id.as_str(), (organization_id, role)))
         })
         .collect();
     let people = tx.people_to_be_members(&wanted).await?;

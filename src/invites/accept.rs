@@ -16,6 +16,8 @@ named! {
         InviterBlocked = "inviter_blocked",
         /// The inviter may no longer give the role.
         InviterLostRights = "inviter_lost_rights",
+        /// The app's own tables did not take the membership when it was last tried.
+        AppRefuses = "app_refuses",
     }
 }
 
@@ -28,6 +30,9 @@ impl Obstacle {
             Self::UnknownRole => "its role is not among the configured roles any more",
             Self::InviterBlocked => "the inviter is banned, locked or deleted",
             Self::InviterLostRights => "the inviter may no longer give its role",
+            Self::AppRefuses => {
+                "the app's own tables refuse the membership; usher's log names the column or the constraint"
+            }
         }
     }
 }

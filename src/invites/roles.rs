@@ -189,6 +189,21 @@ impl Roles {
         own.is_some_and(|own| order.at_least(own, lowest) && order.at_least(own, wanted))
     }
 
+    /// Whether a person with the roles `held` has the role `wanted` already, or a higher one. The SQL function `invite` has the
+    /// same rules.
+    #[must_use]
+    pub fn holds(&self, kind: TargetKind, held: &EffectiveRoles, wanted: &str) -> bool {
+        let organization = held.organization.as_deref();
+        match kind {
+            TargetKind::Organization => organization.is_some_and(|role| self.organization.at_least(role, wanted)),
+            TargetKind::Project => {
+                let project = held.project.as_deref();
+                organization.is_some_and(|role| self.manages_organization(role))
+                    || project.is_some_and(|role| self.project.at_least(role, wanted))
+            }
+        }
+    }
+
     /// Whether an organization role counts as the highest role in the organization's projects: `admin` and above, or,
     /// if no role has that name, the roles that may invite to the organization. The lowest role never does.
     #[must_use]

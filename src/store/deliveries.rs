@@ -285,16 +285,16 @@ impl Tx {
                          or (d.kind = 'reminder' and n.kind = 'invite'
                              and (n.status = 'queued' or n.queued_at > d.queued_at)))) as is_newest,
                  (select s.reason from usher_suppressions s where s.email_key = case d.kind
-                     when 'accepted_notice' then (select x.email_key from admins m join usher_people u on u.clerk_user_id = m.external_id
+                     when 'accepted_notice' then (select x.email_key from usher_admins m join usher_people u on u.clerk_user_id = m.external_id
                          join usher_addresses x on x.person_id = u.id
                          where m.id = i.invited_by and x.email = d.to_email limit 1)
                      else i.email_key end) as suppressed_for
              from usher_deliveries d
              join invites i on i.id = d.invite_id
-             left join projects p on p.id = i.project_id
-             join organizations o on o.id = coalesce(p.organization_id, i.organization_id)
-             left join admins a on a.id = i.invited_by
-             left join admins b on b.id = i.accepted_by
+             left join usher_projects p on p.id = i.project_id
+             join usher_organizations o on o.id = coalesce(p.organization_id, i.organization_id)
+             left join usher_admins a on a.id = i.invited_by
+             left join usher_admins b on b.id = i.accepted_by
              where d.status = 'queued' and {these}",
             accept_facts()
         );

@@ -60,6 +60,14 @@ impl History {
         }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.rows.truncate(len);
+    }
+
     /// To be called after the commit.
     pub(super) fn count(&self) {
         for &event in InviteEvent::ALL {

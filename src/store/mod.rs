@@ -6,6 +6,7 @@
 
 mod address;
 mod adopt;
+mod app_tables;
 mod audit;
 mod catalog;
 mod circuit_breaker;
@@ -54,6 +55,7 @@ use crate::clock::Clock;
 use crate::names::named;
 use crate::telemetry;
 pub use address::check_address;
+pub use app_tables::AppRefusal;
 pub use audit::{AuditDoor, AuditView, NewAudit};
 pub use catalog::{AppShape, Difference};
 pub use circuit_breaker::OpenCircuit;

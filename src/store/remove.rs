@@ -23,8 +23,6 @@ struct Column {
     table_name: String,
     name: String,
     was_there: bool,
-    not_null: bool,
-    was_not_null: bool,
     has_default: bool,
     had_default: bool,
     comment: Option<String>,
@@ -174,7 +172,7 @@ async fn from_the_app(conn: &mut PgConnection, app_schema: &str) -> sqlx::Result
         }
     }
     for column in columns(conn, app_schema).await? {
-        steps.extend(column.removals(conn, &schema).await?);
+        steps.extend(column.removals(&schema));
     }
     Ok(steps)
 }
@@ -183,8 +181,7 @@ async fn from_the_app(conn: &mut PgConnection, app_schema: &str) -> sqlx::Result
 async fn columns(conn: &mut PgConnection, app_schema: &str) -> sqlx::Result<Vec<Column>> {
     let text = format!(
         "{TABLES}
-         select t.name as table_name, a.attname::text as name, was is not null as was_there, a.attnotnull as not_null,
-             coalesce((was ->> 'not_null')::boolean, false) as was_not_null, a.atthasdef as has_default,
+         select t.name as table_name, a.attname::text as name, was is not null as was_there, a.atthasdef as has_default,
              coalesce((was ->> 'has_default')::boolean, false) as had_default, col_description(t.oid, a.attnum) as comment,
              was ->> 'comment' as had_comment
          from tables t join pg_attribute a on a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped
@@ -200,30 +197,16 @@ async fn columns(conn: &mut PgConnection, app_schema: &str) -> sqlx::Result<Vec<
 }
 
 impl Column {
-    async fn removals(&self, conn: &mut PgConnection, schema: &str) -> sqlx::Result<Vec<Planned>> {
+    fn removals(&self, schema: &str) -> Vec<Planned> {
         let table = format!("{schema}.{}", quoted(&self.table_name));
         let (name, column) = (format!("{}.{}", self.table_name, self.name), quoted(&self.name));
         if !self.was_there {
-            return Ok(vec![Planned::new(
+            return vec![Planned::new(
                 format!("drop the column {name}, which usher added"),
                 format!("alter table {table} drop column {column}"),
-            )]);
+            )];
         }
         let mut steps = Vec::new();
-        if self.was_not_null && !self.not_null {
-            let text = format!("select count(*) from {table} where {column} is null");
-            let empty: i64 = sqlx::query_scalar(AssertSqlSafe(text)).fetch_one(conn).await?;
-            steps.push(match empty {
-                0 => Planned::new(
-                    format!("let {name} not be null again"),
-                    format!("alter table {table} alter column {column} set not null"),
-                ),
-                _ => Planned::new(
-                    format!("leave {name} as it is, null in {empty} rows, which it was not before; fill them and set it not null"),
-                    "",
-                ),
-            });
-        }
         if self.has_default && !self.had_default {
             steps.push(Planned::new(
                 format!("take the default of {name} away, which usher set"),
@@ -238,7 +221,7 @@ impl Column {
                 self.had_comment.as_deref(),
             ));
         }
-        Ok(steps)
+        steps
     }
 }
 

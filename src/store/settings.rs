@@ -18,6 +18,8 @@ pub struct Rules {
     /// The domain of the sender's address, used in Message-IDs.
     pub mail_domain: String,
     pub identities: Identities,
+    /// Whether Clerk's names and addresses are written over those in an app's `admins`.
+    pub sync_profiles: bool,
     pub redirects: RedirectOrigins,
 }
 
@@ -29,6 +31,7 @@ impl Default for Rules {
             mail_caps: MailCaps::default(),
             mail_domain: Self::NO_DOMAIN.to_owned(),
             identities: Identities::default(),
+            sync_profiles: false,
             redirects: RedirectOrigins::default(),
         }
     }
@@ -44,8 +47,8 @@ pub enum Identities {
     Table {
         /// The value of `provider` for Clerk users.
         provider: String,
-        /// The value of `issuer` for Clerk users.
-        issuer: String,
+        /// The values of `issuer` for Clerk users; the first is written into new rows.
+        issuers: Vec<String>,
     },
 }
 
@@ -94,12 +97,12 @@ impl Identities {
         }
     }
 
-    /// The value of `issuer` for Clerk users; empty without such a column.
+    /// The values of `issuer` for Clerk users; empty without such a column.
     #[must_use]
-    pub fn issuer(&self) -> &str {
+    pub fn issuers(&self) -> &[String] {
         match self {
-            Self::ExternalId => "",
-            Self::Table { issuer, .. } => issuer,
+            Self::ExternalId => &[],
+            Self::Table { issuers, .. } => issuers,
         }
     }
 }
@@ -127,26 +130,36 @@ impl Rules {
         conn: &mut PgConnection,
         unique_emails: UniqueEmails,
     ) -> sqlx::Result<()> {
-        let (provider, issuer) = match &self.identities {
+        let (provider, issuers) = match &self.identities {
             Identities::ExternalId => (None, None),
-            Identities::Table { provider, issuer } => (Some(provider), Some(issuer)),
+            Identities::Table { provider, issuers } => (Some(provider), Some(issuers)),
         };
+        // Identities that did not count so far are taken over, too.
+        sqlx::query(
+            "delete from usher_backfills where name = 'admin_identities' and exists (
+                 select from usher_settings where (identity_provider, identity_issuers) is distinct from ($1, $2))",
+        )
+        .bind(provider)
+        .bind(issuers)
+        .execute(&mut *conn)
+        .await?;
         sqlx::query(
             "insert into usher_settings as s (organization_roles, project_roles, invite_ttl, max_invite_ttl, max_message,
                  resend_cool_down, resend_daily_cap, mail_cap_inviter, mail_cap_organization, identity_provider,
-                 identity_issuer, unique_emails, mail_domain, organization_invite_role, project_invite_role,
-                 mail_cap_address, repetition, redirect_origins)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+                 identity_issuers, unique_emails, mail_domain, organization_invite_role, project_invite_role,
+                 mail_cap_address, repetition, redirect_origins, sync_profiles)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
              on conflict (only_row) do update set
                  organization_roles = excluded.organization_roles, project_roles = excluded.project_roles,
                  invite_ttl = excluded.invite_ttl, max_invite_ttl = excluded.max_invite_ttl,
                  max_message = excluded.max_message, resend_cool_down = excluded.resend_cool_down,
                  resend_daily_cap = excluded.resend_daily_cap, mail_cap_inviter = excluded.mail_cap_inviter,
                  mail_cap_organization = excluded.mail_cap_organization, identity_provider = excluded.identity_provider,
-                 identity_issuer = excluded.identity_issuer, unique_emails = excluded.unique_emails, mail_domain = excluded.mail_domain,
+                 identity_issuers = excluded.identity_issuers, unique_emails = excluded.unique_emails, mail_domain = excluded.mail_domain,
                  organization_invite_role = excluded.organization_invite_role,
                  project_invite_role = excluded.project_invite_role, mail_cap_address = excluded.mail_cap_address,
-                 repetition = excluded.repetition, redirect_origins = excluded.redirect_origins
+                 repetition = excluded.repetition, redirect_origins = excluded.redirect_origins,
+                 sync_profiles = excluded.sync_profiles
              where s is distinct from excluded",
         )
         .bind(self.roles.organization.names())
@@ -159,7 +172,7 @@ impl Rules {
         .bind(self.mail_caps.inviter.map(|cap| i64::from(cap.get())))
         .bind(self.mail_caps.organization.map(|cap| i64::from(cap.get())))
         .bind(provider)
-        .bind(issuer)
+        .bind(issuers)
         .bind(unique_emails.as_str())
         .bind(&self.mail_domain)
         .bind(self.roles.organization_invite_role())
@@ -167,6 +180,7 @@ impl Rules {
         .bind(self.mail_caps.address.map(|cap| i64::from(cap.get())))
         .bind(interval(REPETITION))
         .bind(self.redirects.names())
+        .bind(self.sync_profiles)
         .execute(conn)
         .await
         .map(drop)

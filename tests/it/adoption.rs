@@ -292,8 +292,8 @@ async fn an_app_that_knows_clerk_s_ids_and_its_old_code_go_on_as_before() {
     }
     app.run_jobs().await;
     assert_eq!(app.pool.count("admins").await, 3);
-    assert_eq!(app.members(ACME).await, ["Ada@Example.com owner"]);
-    assert_eq!(app.project_members(APOLLO).await, ["Ada@Example.com admin"]);
+    assert_eq!(app.members(ACME).await, ["ada@example.com owner"]);
+    assert_eq!(app.project_members(APOLLO).await, ["ada@example.com admin"]);
     app.finish().await;
 }
 
@@ -309,18 +309,22 @@ async fn a_dry_run_says_what_would_happen_and_changes_nothing() {
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     for words in [
         "bring the queue's tables",
-        "let admins.role be null",
+        "build the index usher_admins_email on admins (lower(trim(email)))",
         "add the column project_admins.role",
         "build the unique index usher_project_admins_pair on project_admins (project_id, admin_id)",
         "apply migration 0001",
         "have the table invites with a key from organization_id to organizations, a key from project_id to projects, the index",
-        "have the table admins with the index usher_admins_external_id, the index usher_admins_unlinked, the trigger usher_mirror",
-        "make the functions usher_tell_of_events, apalis.usher_tell_of_jobs, usher_mirror_organization",
+        "have the table admins with the index usher_admins_external_id, the trigger usher_mirror",
+        "make the functions usher_read_organizations, usher_read_projects, usher_read_admins, usher_tell_of_events",
         "fill organization_users from admins.organization_id, in batches: 3 memberships",
         "Nothing was changed",
     ] {
         assert!(said.contains(words), "{words} in:\n{said}");
     }
+    assert!(
+        !said.contains("be null"),
+        "what the app's schema promises stays promised:\n{said}"
+    );
     assert_eq!(
         (
             database.pool.text(CATALOG).await,
@@ -403,7 +407,7 @@ async fn usher_works_on_the_app_s_tables_and_old_and_new_ways_in_do_not_fight() 
     app.run_jobs().await;
     assert_eq!(
         app.members(ACME).await,
-        ["Ada@Example.com owner", "bob@example.com superhero"],
+        ["ada@example.com owner", "bob@example.com superhero"],
         "linked, with what she had"
     );
     assert_eq!(app.pool.count("admins where lower(email) = 'ada@example.com'").await, 1);
@@ -432,13 +436,14 @@ async fn usher_works_on_the_app_s_tables_and_old_and_new_ways_in_do_not_fight() 
             .await,
         0
     );
-    // As a member, they need no address and no name.
-    app.put(
-        &format!("/v1/organizations/{ACME}/members/user_phoneexamplecom"),
-        json!({ "role": "member" }),
-    )
-    .await
-    .expect(201);
+    // As a member, they need no address and no name, where the app allows that.
+    let phone = format!("/v1/organizations/{ACME}/members/user_phoneexamplecom");
+    let put = app.put(&phone, json!({ "role": "member" })).await;
+    assert_eq!(put.problem(409), "app_must_create");
+    app.pool
+        .execute("alter table admins alter column email drop not null")
+        .await;
+    app.put(&phone, json!({ "role": "member" })).await.expect(201);
     assert_eq!(
         app.pool
             .count("admins where external_id = 'user_phoneexamplecom' and email is null")
@@ -552,27 +557,40 @@ async fn identities_in_a_table_of_the_app_s_are_followed_and_kept() {
         .execute(
             "create table admin_identities (
                  id uuid primary key, admin_id uuid not null references admins (id), provider text not null,
-                 issuer text not null, subject text not null, unique (provider, issuer, subject));
+                 issuer text not null, subject text not null, deleted_at timestamptz, unique (provider, issuer, subject));
              insert into admin_identities values
                  (gen_random_uuid(), '00000000-0000-4000-8000-000000000001', 'clerk', 'https://clerk.acme.example', 'user_ada'),
-                 (gen_random_uuid(), '00000000-0000-4000-8000-000000000002', 'google', 'https://accounts.google.com', 'user_bob')",
+                 (gen_random_uuid(), '00000000-0000-4000-8000-000000000002', 'google', 'https://accounts.google.com', 'user_bob'),
+                 (gen_random_uuid(), '00000000-0000-4000-8000-000000000003', 'clerk', 'clerk', 'user_bo'),
+                 (gen_random_uuid(), '00000000-0000-4000-8000-000000000004', 'clerk', 'clerk', 'user_gone');
+             update admin_identities set deleted_at = now() where subject = 'user_gone'",
         )
         .await;
-    let rules = Rules {
+    let rules = |issuers: &[&str]| Rules {
         identities: Identities::Table {
             provider: "clerk".to_owned(),
-            issuer: "https://clerk.acme.example".to_owned(),
+            issuers: issuers.iter().map(|&issuer| issuer.to_owned()).collect(),
         },
         ..Rules::default()
     };
-    database.migrate_shared(&rules).await.unwrap();
-    database.migrate_shared(&rules).await.unwrap();
-    let app = TestApp::start_shared(database).await;
-    let ids = "select string_agg(external_id, ' ') from admins where external_id is not null";
+    let ids = "select string_agg(external_id, ' ' order by external_id) from admins where external_id is not null";
+    let one = rules(&["https://clerk.acme.example"]);
+    database.migrate_shared(&one).await.unwrap();
+    database.migrate_shared(&one).await.unwrap();
     assert_eq!(
-        app.pool.text(ids).await.as_deref(),
+        database.pool.text(ids).await.as_deref(),
         Some("user_ada"),
         "those of Clerk only"
+    );
+    // Another issuer is added later: the word that the app wrote before it knew Clerk's address.
+    let two = rules(&["https://clerk.acme.example", "clerk"]);
+    database.migrate_shared(&two).await.unwrap();
+    let app = TestApp::start_shared(database).await;
+    let linked = "user_ada user_bo";
+    assert_eq!(
+        app.pool.text(ids).await.as_deref(),
+        Some(linked),
+        "without what the app has detached"
     );
 
     let carol = app.person("carol@example.com", Some((ACME, "member"))).await;
@@ -591,6 +609,34 @@ async fn identities_in_a_table_of_the_app_s_are_followed_and_kept() {
         .await;
     assert_eq!(app.pool.count("admins where external_id = 'user_bob'").await, 1);
     assert_eq!(app.pool.count("admins where external_id = 'user_ada'").await, 0);
+    // The same person under both issuers stays linked until both are gone; what is detached is not linked, and comes back.
+    let bob = "admins where external_id = 'user_bob'";
+    for (change, is_linked) in [
+        (
+            "insert into admin_identities (admin_id, provider, issuer, subject) values
+              ('00000000-0000-4000-8000-000000000002', 'clerk', 'clerk', 'user_bob')",
+            true,
+        ),
+        (
+            "update admin_identities set deleted_at = now() where subject = 'user_bob' and issuer like 'https://clerk%'",
+            true,
+        ),
+        (
+            "update admin_identities set deleted_at = now() where subject = 'user_bob' and issuer = 'clerk'",
+            false,
+        ),
+        (
+            "update admin_identities set deleted_at = null where subject = 'user_bob' and issuer = 'clerk'",
+            true,
+        ),
+        (
+            "alter table admins drop column first_name; update admins set updated_at = now()",
+            true,
+        ),
+    ] {
+        app.pool.execute(change).await;
+        assert_eq!(app.pool.count(bob).await == 1, is_linked, "{change}");
+    }
     app.finish().await;
 }
 
@@ -602,7 +648,7 @@ async fn an_address_that_may_be_there_once_only_is_left_to_whoever_has_it() {
             .pool
             .execute(&format!(
                 "update admins set email = 'other@example.com' where email = 'BOB@example.com';
-                 create unique index admins_email on admins {unique}"
+                 alter table admins alter column email drop not null; create unique index admins_email on admins {unique}"
             ))
             .await;
         database.migrate_shared(&Rules::default()).await.unwrap();
@@ -780,24 +826,26 @@ async fn beside_an_app_s_tables_usher_leaves_nothing_behind() {
 async fn what_came_since_is_told_of_when_usher_is_taken_out() {
     let database = app_database().await;
     database.migrate_shared(&Rules::default()).await.unwrap();
-    // Another program's jobs, and a member without a role, which the app's schema did not allow.
+    // Another program's jobs, and what the app itself allows since.
     database
         .pool
         .execute(
             "insert into apalis.jobs (id, job, job_type) values ('x', 'x', 'mailer');
-             update admins set role = null where id = '00000000-0000-4000-8000-000000000001'",
+             alter table admins alter column role drop not null",
         )
         .await;
     let said = stdout(&usher(&database, &["migrate", "--remove"]));
-    for words in [
-        "leave admins.role as it is, null in 1 rows",
-        "which others use, too",
-        "bring apalis's own indexes",
-    ] {
+    for words in ["which others use, too", "bring apalis's own indexes"] {
         assert!(said.contains(words), "{words} in:\n{said}");
     }
     assert_eq!(database.pool.count("apalis.jobs").await, 1);
     assert_eq!(database.pool.count("pg_trigger where tgname like 'usher%'").await, 0);
+    let role = "pg_attribute where attrelid = 'admins'::regclass and attname = 'role' and attnotnull";
+    assert_eq!(
+        database.pool.count(role).await,
+        0,
+        "what the app has allowed stays allowed"
+    );
 
     // While it runs, nothing is taken from under it.
     let database = TestDatabase::postgres().await;

@@ -79,8 +79,9 @@ fn a_wrong_or_missing_setting_stops_the_start_with_its_name() {
         ("USHER_RATE_LIMIT_PERSON", |s| s.usher_rate_limit_person = Some("0/m".into())),
         ("USHER_RATE_LIMIT_ADDRESS", |s| s.usher_rate_limit_address = Some("10/d".into())),
         ("USHER_TRUSTED_PROXIES", |s| s.usher_trusted_proxies = Some("10.0.0.0/8".into())),
+        ("USHER_SYNC_PROFILES", |s| s.usher_sync_profiles = Some("yes".into())),
         ("USHER_IDENTITIES", |s| s.usher_identities = Some("admins.clerk_id".into())),
-        ("USHER_IDENTITY_ISSUER", |s| {
+        ("USHER_IDENTITY_ISSUERS", |s| {
             s.usher_identities = Some("admin_identities".into());
             s.clerk_issuer = None;
         }),

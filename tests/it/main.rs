@@ -11,6 +11,7 @@ mod support;
 mod access;
 mod adoption;
 mod api;
+mod app_tables;
 mod architecture;
 mod attacks;
 mod backend;

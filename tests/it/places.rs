@@ -217,6 +217,7 @@ async fn members(app: &TestApp, count: usize, organization: Uuid, project: Uuid)
     let member = |person: &usher::store::Person| NewAdmin {
         person_id: person.id,
         organization_id: organization,
+        role: "member".to_owned(),
     };
     tx.add_to_admins(&people.iter().map(member).collect::<Vec<_>>())
         .await

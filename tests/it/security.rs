@@ -63,6 +63,7 @@ async fn holder(app: &TestApp, n: usize, case: &Case, acme: Uuid, apollo: Uuid) 
     tx.add_to_admins(&[usher::store::NewAdmin {
         person_id: known.id,
         organization_id: acme,
+        role: "member".to_owned(),
     }])
     .await
     .unwrap();

@@ -82,7 +82,7 @@ async fn the_issues_own_shape_is_adopted_and_the_app_goes_on() {
     app.person("new@example.com", Some((ACME, "member"))).await;
     assert_eq!(
         app.members(ACME).await,
-        ["ada@example.com owner", "new@example.com member"]
+        ["new@example.com member", "other@example.com owner"]
     );
     // The app's next migrations.
     app.pool

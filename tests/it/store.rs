@@ -90,6 +90,7 @@ async fn set_up(app: &TestApp, tx: &mut Tx) -> (Uuid, Uuid, Uuid) {
     tx.add_to_admins(&[NewAdmin {
         person_id: people[0].id,
         organization_id: organization,
+        role: "member".to_owned(),
     }])
     .await
     .unwrap();

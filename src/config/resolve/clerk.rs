@@ -139,21 +139,35 @@ impl Settings {
                     .usher_identity_provider
                     .clone()
                     .unwrap_or_else(|| "clerk".to_owned()),
-                issuer: match &self.usher_identity_issuer {
-                    Some(issuer) => issuer.clone(),
-                    // An invalid issuer has its own error.
-                    None => self.issuer().ok().flatten().map(|issuer| issuer.name).ok_or_else(|| {
-                        wrong(
-                            "USHER_IDENTITY_ISSUER",
-                            "is missing; it is what admin_identities.issuer says of Clerk users",
-                        )
-                    })?,
-                },
+                issuers: self.identity_issuers()?,
             }),
             Some(_) => Err(wrong(
                 "USHER_IDENTITIES",
                 "must be admins.external_id or admin_identities",
             )),
         }
+    }
+
+    pub(super) fn sync_profiles(&self) -> Result<bool, ConfigError> {
+        match self.usher_sync_profiles.as_deref() {
+            None | Some("off") => Ok(false),
+            Some("on") => Ok(true),
+            Some(_) => Err(wrong("USHER_SYNC_PROFILES", "must be on or off")),
+        }
+    }
+
+    fn identity_issuers(&self) -> Result<Vec<String>, ConfigError> {
+        let issuers = list(self.usher_identity_issuers.as_deref());
+        if !issuers.is_empty() {
+            return Ok(issuers);
+        }
+        // An invalid issuer has its own error.
+        let issuer = self.issuer().ok().flatten().ok_or_else(|| {
+            wrong(
+                "USHER_IDENTITY_ISSUERS",
+                "is missing; it lists what admin_identities.issuer says of Clerk users",
+            )
+        })?;
+        Ok(vec![issuer.name])
     }
 }

@@ -185,6 +185,7 @@ impl Settings {
             layout: all.or_default(self.layout()),
             connections: all.or_default(database_connections(self.usher_database_connections.as_deref())),
             identities: all.or_default(self.identities()),
+            sync_profiles: all.or_default(self.sync_profiles()),
             templates_dir: self.templates_dir.clone(),
             event_secrets: all.or_default(self.event_secrets(!event_endpoints.is_empty(), dev)),
             event_endpoints,

@@ -39,10 +39,8 @@ const IDENTITIES: Backfill = Backfill {
     text: "with batch as (
                select id from admins where ($1::uuid is null or id > $1) order by id limit $2
            ), filled as (
-               update admins a set external_id = i.subject
-               from batch b, usher_settings s, admin_identities i
-               where a.id = b.id and a.external_id is null and i.admin_id = a.id
-                   and i.provider = s.identity_provider and i.issuer = s.identity_issuer
+               update admins a set external_id = usher_subject_of(a.id)
+               from batch b where a.id = b.id and a.external_id is null and usher_subject_of(a.id) is not null
                returning 1
            )
            select (select id from batch order by id desc limit 1), (select count(*) from filled)",

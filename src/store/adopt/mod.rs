@@ -151,8 +151,8 @@ pub(super) async fn mirror_identities(conn: &mut PgConnection, rules: &Rules) ->
         (Identities::Table { .. }, false) => {
             "create trigger usher_mirror_identity after insert or update or delete on admin_identities
                  for each row execute function usher_mirror_identity();
-             create trigger usher_note_identity after insert or update of external_id on admins
-                 for each row when (new.external_id is not null) execute function usher_note_identity()"
+             create trigger usher_note_identity after insert or update on admins
+                 for each row execute function usher_note_identity()"
         }
         (Identities::ExternalId, true) => {
             "drop trigger usher_note_identity on admins; drop trigger usher_mirror_identity on admin_identities"

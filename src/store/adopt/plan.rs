@@ -1,7 +1,7 @@
 //! What must be done to the app's tables before usher's migrations, as a pure decision: steps to run, or problems, in
 //! sentences that say how to fix them.
 
-use super::super::settings::{Identities, Rules, UniqueEmails};
+use super::super::settings::{Identities, Rules};
 use super::schema::{Column, IDENTITIES, PAIRS, Schema, Table};
 
 /// One change. Running it again, also after it was interrupted, has the same result.
@@ -88,8 +88,8 @@ const EXPECTED_OF_IDENTITIES: &[Expected] = &[
     expect(IDENTITIES, "subject", TEXT, true),
 ];
 
-/// Columns of people that may be empty for a person who comes through an invite: Clerk may not know their values.
-const MAY_BE_EMPTY: &[&str] = &[
+/// Columns of people for which usher has values, as far as Clerk and the invite tell.
+const OF_PEOPLE: &[&str] = &[
     "organization_id",
     "email",
     "first_name",
@@ -173,7 +173,7 @@ pub(super) fn problems(schema: &Schema, rules: &Rules) -> Vec<String> {
     }
     // The columns that usher writes when it adds rows.
     let writes: &[(&str, &[&str])] = &[
-        ("admins", MAY_BE_EMPTY),
+        ("admins", OF_PEOPLE),
         ("organization_users", &["organization_id", "admin_id", "role"]),
         ("project_admins", &["project_id", "admin_id", "role"]),
         (IDENTITIES, &["admin_id", "provider", "issuer", "subject"]),
@@ -272,15 +272,6 @@ fn people(schema: &Schema, admins: &Table, steps: &mut Vec<Step>) {
     ] {
         add_column("admins", admins, column, data_type, steps);
     }
-    // The organization is the one that they come into.
-    for column in MAY_BE_EMPTY.iter().filter(|column| **column != "organization_id") {
-        if admins.columns.get(*column).is_some_and(|column| column.not_null) {
-            steps.push(Step {
-                says: format!("let admins.{column} be null, for people who come by an invite"),
-                statements: vec![format!("alter table admins alter column {column} drop not null")],
-            });
-        }
-    }
     index(
         schema,
         "usher_admins_external_id",
@@ -288,20 +279,11 @@ fn people(schema: &Schema, admins: &Table, steps: &mut Vec<Step>) {
         "admins (external_id)",
         steps,
     );
-    if schema.unique_emails != UniqueEmails::No {
-        index(
-            schema,
-            "usher_admins_email",
-            "index",
-            "admins (lower(trim(email)))",
-            steps,
-        );
-    }
     index(
         schema,
-        "usher_admins_unlinked",
+        "usher_admins_email",
         "index",
-        "admins (lower(trim(email))) where external_id is null and deleted_at is null",
+        "admins (lower(trim(email)))",
         steps,
     );
 }

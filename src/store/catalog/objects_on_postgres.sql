@@ -16,7 +16,7 @@ columns as (
         r.is_own or (r.relname, a.attname) in (('organizations', 'id'), ('projects', 'id'), ('projects', 'organization_id'),
             ('admins', 'id'), ('admins', 'external_id'), ('organization_users', 'organization_id'),
             ('organization_users', 'admin_id'), ('organization_users', 'role'), ('organization_users', 'deleted_at'),
-            ('project_admins', 'project_id'), ('project_admins', 'admin_id'), ('project_admins', 'role'),
+            ('organization_users', 'created_at'), ('organization_users', 'updated_at'), ('project_admins', 'project_id'), ('project_admins', 'admin_id'), ('project_admins', 'role'),
             ('project_admins', 'deleted_at')) as is_needed
     from relations r
     join pg_attribute a on a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped

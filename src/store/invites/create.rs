@@ -87,7 +87,7 @@ const NEW_ROW: &[(&str, Type)] = &[
 ];
 
 /// Who the inviter is in Clerk, which stays known when the app deletes or links the row in `admins` otherwise.
-const INVITED_BY_CLERK_ID: &str = "(select a.external_id from admins a where a.id = r.invited_by)";
+const INVITED_BY_CLERK_ID: &str = "(select a.external_id from usher_admins a where a.id = r.invited_by)";
 
 impl Tx {
     /// Creates invites, at most one per target and address in one call. If the address already has an invite, pending

@@ -53,7 +53,7 @@ fn inviter_facts(person: &str, organization: &str, project: &str) -> String {
               and not exists (select 1 from usher_people u where u.clerk_user_id = a.external_id and {BLOCKED})
               and (a.external_id is not null
                   or not exists (select 1 from usher_people u where a.id in (u.id, u.admin_id) and {BLOCKED}))
-          from admins a where a.id = {person}) as inviter_acts,
+          from usher_admins a where a.id = {person}) as inviter_acts,
          (select coalesce(m.role, '') from organization_users m
           where m.organization_id = {organization} and m.admin_id = {person} and m.deleted_at is null)
              as inviter_organization_role,
@@ -68,12 +68,12 @@ fn inviter_facts(person: &str, organization: &str, project: &str) -> String {
 /// The columns of [`AcceptFacts`], of an invite `i`.
 pub(in crate::store) fn accept_facts() -> String {
     const HOME: &str =
-        "coalesce((select p.organization_id from projects p where p.id = i.project_id), i.organization_id)";
+        "coalesce((select p.organization_id from usher_projects p where p.id = i.project_id), i.organization_id)";
     format!(
         "i.kind as target_kind,
-         exists (select 1 from organizations o where o.id = {HOME} and o.deleted_at is null)
+         exists (select 1 from usher_organizations o where o.id = {HOME} and o.deleted_at is null)
              and (i.project_id is null
-                 or exists (select 1 from projects p where p.id = i.project_id and p.deleted_at is null)) as target_exists,
+                 or exists (select 1 from usher_projects p where p.id = i.project_id and p.deleted_at is null)) as target_exists,
          i.role as wanted_role, i.invited_by is not null as has_inviter, {}",
         inviter_facts("i.invited_by", HOME, "i.project_id")
     )

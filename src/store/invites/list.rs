@@ -174,9 +174,9 @@ impl Tx {
                  d.status as delivery_status, d.attempts as delivery_attempts, d.last_error as delivery_error,
                  d.sent_at as delivery_sent_at, i.mail_held, {}
              from invites i
-             left join projects p on p.id = i.project_id
-             join organizations o on o.id = coalesce(p.organization_id, i.organization_id)
-             left join admins a on a.id = i.invited_by
+             left join usher_projects p on p.id = i.project_id
+             join usher_organizations o on o.id = coalesce(p.organization_id, i.organization_id)
+             left join usher_admins a on a.id = i.invited_by
              left join usher_deliveries d on d.id = (
                  select newest.id from usher_deliveries newest
                  where newest.invite_id = i.id and (newest.kind = 'invite'

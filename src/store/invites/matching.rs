@@ -87,8 +87,8 @@ impl Tx {
         let text = format!(
             "select {INVITE_OF_I}, o.id as target_organization_id, {}
              from invites i
-             left join projects p on p.id = i.project_id
-             join organizations o on o.id = coalesce(p.organization_id, i.organization_id) and o.deleted_at is null
+             left join usher_projects p on p.id = i.project_id
+             join usher_organizations o on o.id = coalesce(p.organization_id, i.organization_id) and o.deleted_at is null
              where i.status = 'pending' and {addressed} and {}
                and (i.project_id is null or p.deleted_at is null)
              order by i.created_at, i.id",
@@ -109,8 +109,8 @@ impl Tx {
         let text = format!(
             "select {INVITE_OF_I} from invites i
              join usher_addresses a on a.email_key = i.email_key and a.verified and a.person_id = $2
-             left join projects p on p.id = i.project_id
-             join organizations o on o.id = coalesce(p.organization_id, i.organization_id) and o.deleted_at is null
+             left join usher_projects p on p.id = i.project_id
+             join usher_organizations o on o.id = coalesce(p.organization_id, i.organization_id) and o.deleted_at is null
              where i.id = $1 and (i.project_id is null or p.deleted_at is null)"
         );
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))

@@ -141,7 +141,7 @@ impl Tx {
         let text = format!(
             "delete from usher_suppressions where email_key in (
                  select case d.kind
-                     when 'accepted_notice' then (select x.email_key from admins m join usher_people u on u.clerk_user_id = m.external_id
+                     when 'accepted_notice' then (select x.email_key from usher_admins m join usher_people u on u.clerk_user_id = m.external_id
                          join usher_addresses x on x.person_id = u.id
                          where m.id = i.invited_by and x.email = d.to_email limit 1)
                      else i.email_key end

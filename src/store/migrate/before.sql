@@ -22,6 +22,6 @@ select 1, jsonb_build_object(
     'tables', (select coalesce(jsonb_object_agg(relname, jsonb_build_object('comment', obj_description(oid, 'pg_class'))), '{}')
                from app_tables),
     'columns', (select coalesce(jsonb_object_agg(relname || '.' || attname, jsonb_build_object(
-                        'not_null', attnotnull, 'has_default', atthasdef, 'comment', col_description(t.oid, attnum))), '{}')
+                        'has_default', atthasdef, 'comment', col_description(t.oid, attnum))), '{}')
                 from app_tables t join pg_attribute on attrelid = t.oid and attnum > 0 and not attisdropped))
 on conflict (only_row) do nothing;

@@ -40,8 +40,8 @@ pub(super) fn of_migration(migration: &Migration, is_own: bool) -> Vec<Planned> 
     planned
 }
 
-/// Without the blocks that do nothing where the tables are shared.
-fn without_own(sql: &str) -> String {
+/// Without the blocks that do nothing if this is so.
+fn without(sql: &str, condition: &str) -> String {
     let mut kept = String::with_capacity(sql.len());
     let mut rest = sql;
     while let Some(start) = rest.find("\ndo $") {
@@ -50,7 +50,7 @@ fn without_own(sql: &str) -> String {
         let end = block.find(&format!("\n{tag};")).unwrap_or(block.len());
         let (block, after) = block.split_at(end);
         kept.push_str(before);
-        if !block.contains("app_schema is not null") {
+        if !block.contains(condition) {
             kept.push_str(block);
         }
         rest = after;
@@ -63,7 +63,12 @@ fn objects(sql: &str, is_own: bool) -> Vec<String> {
     let mut tables: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let mut others: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut table = "";
-    let sql = if is_own { sql.to_owned() } else { without_own(sql) };
+    let layout = if is_own {
+        "app_schema is null"
+    } else {
+        "app_schema is not null"
+    };
+    let sql = without(sql, layout);
     for line in sql.lines().map(str::trim_start) {
         let words: Vec<&str> = line
             .split_whitespace()

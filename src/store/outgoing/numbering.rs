@@ -83,9 +83,9 @@ impl Tx {
                  e.project_id, p.name as project_name, e.admin_id, a.external_id as clerk_user_id, a.email,
                  case when e.project_id is null then m.role else pm.role end as role
              from usher_outgoing_events e
-             left join projects p on p.id = e.project_id
-             left join organizations o on o.id = coalesce(p.organization_id, e.organization_id)
-             left join admins a on a.id = e.admin_id
+             left join usher_projects p on p.id = e.project_id
+             left join usher_organizations o on o.id = coalesce(p.organization_id, e.organization_id)
+             left join usher_admins a on a.id = e.admin_id
              left join organization_users m on m.organization_id = e.organization_id and m.admin_id = e.admin_id
                  and m.deleted_at is null
              left join project_admins pm on pm.project_id = e.project_id and pm.admin_id = e.admin_id

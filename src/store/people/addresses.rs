@@ -6,7 +6,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{EMAIL_KEY, EmailKeyRow, PERSON_ID, Person, Profile, admin_ids, admin_of, person_ids};
-use crate::invites::email::EmailKey;
+use crate::invites::email::{EmailAddress, EmailKey};
 use crate::store::rows::{Type, among, of_rows, sql, to_json, unfold};
 use crate::store::{Result, Tx, on_conn};
 
@@ -17,6 +17,12 @@ struct AddressRow<'a> {
     email: &'a str,
     verified: bool,
     is_primary: bool,
+}
+
+#[derive(Serialize)]
+struct SpelledRow<'a> {
+    email: &'a str,
+    email_key: &'a str,
 }
 
 impl Tx {
@@ -134,7 +140,7 @@ impl Tx {
         }
         let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
         let text = format!(
-            "select a.id, p.email from admins a join usher_people p on p.clerk_user_id = a.external_id
+            "select a.id, p.email from usher_admins a join usher_people p on p.clerk_user_id = a.external_id
              where a.deleted_at is null and p.deleted_at is null and p.email is not null and {}",
             of_rows(self.dialect(), "a.id", "admin_id", &rows)
         );
@@ -144,6 +150,29 @@ impl Tx {
             .fetch_all(conn)
             .await)?;
         Ok(found.into_iter().collect())
+    }
+
+    /// The owners of these addresses, as pairs of key and `admins.id`: who has verified one, or else, in an app's own tables, the
+    /// people who have it there and that Clerk has not told of yet. It is the function that inviting by SQL reads, too.
+    pub async fn people_at(&mut self, addresses: &[&EmailAddress]) -> Result<Vec<(EmailKey, Uuid)>> {
+        if !self.is_shared {
+            let keys: Vec<&EmailKey> = addresses.iter().map(|address| address.key()).collect();
+            return self.owners_of(&keys).await;
+        }
+        let rows: Vec<_> = addresses
+            .iter()
+            .map(|address| SpelledRow {
+                email: address.as_str(),
+                email_key: address.key().as_str(),
+            })
+            .collect();
+        let rows = to_json(&rows)?;
+        let source = unfold(self.dialect(), &[("email", Type::Text), ("email_key", Type::Text)]);
+        let text = format!("select r.email_key, p from {source} cross join usher_people_at(r.email, r.email_key) as p");
+        Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
+            .bind(rows)
+            .fetch_all(conn)
+            .await)?)
     }
 
     /// The owners of these verified addresses, as pairs of key and `admins.id`. Skips people whose link the app has cut.

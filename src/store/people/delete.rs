@@ -4,7 +4,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{PERSON_ID, admin_ids, person_ids};
-use crate::store::rows::{Type, among, in_order_of_id, of_rows, sql, to_json, unfold};
+use crate::store::rows::{Time, Type, among, in_order_of_id, of_rows, sql, to_json, unfold};
 use crate::store::{Result, Tx, on_conn};
 
 #[derive(Serialize)]
@@ -43,17 +43,31 @@ impl Tx {
             .fetch_all(conn)
             .await)?;
         // An app may have several rows for one Clerk user. What it has linked to another one meanwhile stays.
-        let text = format!(
-            "update admins set deleted_at = coalesce(deleted_at, $2),
-                 updated_at = case when deleted_at is null then $2 else updated_at end
-             where {} returning id",
-            of_rows(self.dialect(), "external_id", "user_id", &rows)
-        );
+        let theirs = of_rows(self.dialect(), "external_id", "user_id", &rows);
+        let text = if self.is_shared {
+            format!("select id from usher_admins where {theirs} and $2 = $2")
+        } else {
+            format!(
+                "update admins set deleted_at = coalesce(deleted_at, $2),
+                     updated_at = case when deleted_at is null then $2 else updated_at end
+                 where {theirs} returning id"
+            )
+        };
         let admins: Vec<Uuid> = on_conn!(self, |conn| sqlx::query_scalar(sql(text))
             .bind(ids)
             .bind(now)
             .fetch_all(conn)
             .await)?;
+        if self.is_shared {
+            let now = Time(now);
+            let fields = serde_json::json!({ "deleted_at": now, "updated_at": now });
+            let savepoint = self.savepoint().await?;
+            let deleted = self.update_app("admins", "id = any ($1)", &admins, &fields).await;
+            // The memberships end all the same.
+            if let Err(refusal) = self.keep(savepoint, deleted).await? {
+                tracing::warn!("people that Clerk has deleted stay in the app's admins: {refusal}");
+            }
+        }
         self.delete_addresses(&people).await?;
         let people = person_ids(&people)?;
         let these = unfold(self.dialect(), PERSON_ID);

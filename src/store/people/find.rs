@@ -11,12 +11,14 @@ use crate::store::rows::{Type, of_rows, sql, to_json, unfold};
 use crate::store::{Dialect, Result, Tx, on_conn};
 
 /// A person who becomes a member, and so gets a row in `admins`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NewAdmin {
     /// usher's id of the person.
     pub person_id: Uuid,
     /// The organization; with an app's own tables, the one that the row names.
     pub organization_id: Uuid,
+    /// Their role there; with an app's own tables, the row's, if it must have one.
+    pub role: String,
 }
 
 #[derive(Serialize)]
@@ -30,10 +32,10 @@ struct RefRow<'a> {
 pub(in crate::store) fn admin_of(p: &str) -> String {
     format!(
         "coalesce(
-             (select a.id from admins a where a.external_id = {p}.clerk_user_id and a.deleted_at is null
+             (select a.id from usher_admins a where a.external_id = {p}.clerk_user_id and a.deleted_at is null
               order by a.created_at, a.id limit 1),
              case when {p}.deleted_at is null
-                 and not exists (select 1 from admins a where a.id in ({p}.id, {p}.admin_id)) then {p}.id end)"
+                 and not exists (select 1 from usher_admins a where a.id in ({p}.id, {p}.admin_id)) then {p}.id end)"
     )
 }
 
@@ -43,8 +45,8 @@ pub(in crate::store) fn inviter(dialect: Dialect, admin_id: &str, user_id: &str)
     match dialect {
         Dialect::Postgres => format!("usher_inviter({admin_id}, {user_id})"),
         Dialect::Sqlite => format!(
-            "coalesce((select a.id from admins a where a.id = {admin_id} and a.deleted_at is null),
-                 (select a.id from admins a where a.external_id = {user_id} and a.deleted_at is null
+            "coalesce((select a.id from usher_admins a where a.id = {admin_id} and a.deleted_at is null),
+                 (select a.id from usher_admins a where a.external_id = {user_id} and a.deleted_at is null
                   order by a.created_at, a.id limit 1),
                  (select {} from usher_people p where p.clerk_user_id = {user_id}))",
             admin_of("p")

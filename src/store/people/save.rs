@@ -5,10 +5,14 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{Address, EMAIL_KEY, EmailKeyRow, Person, Profile, admin_ids, person};
+use super::{Address, Person, Profile, admin_ids, person};
 use crate::invites::email::{EmailAddress, EmailKey};
 use crate::store::rows::{Time, Type, of_rows, sql, to_json, unfold};
-use crate::store::{Dialect, Result, Tx, on_conn};
+use crate::store::{Conn, Result, StoreError, Tx, on_conn};
+use usher_base::Throttle;
+
+/// At most one line a minute: each event about the person would make it.
+static NOT_SYNCED: Throttle = Throttle::per_minute();
 
 #[derive(Serialize)]
 struct ProfileRow<'a> {
@@ -128,7 +132,7 @@ impl Tx {
             "insert into usher_people (clerk_user_id, id, admin_id, email, first_name, last_name, image_url,
                  clerk_created_at, clerk_updated_at, banned, locked, locale, seen_at)
              select r.user_id, r.new_id,
-                 (select id from admins where external_id = r.user_id and deleted_at is null
+                 (select id from usher_admins where external_id = r.user_id and deleted_at is null
                   order by created_at, id limit 1),
                  r.email, r.first_name, r.last_name, r.image_url,
                  r.created_at, r.updated_at, r.banned, r.locked, r.locale, $2
@@ -150,8 +154,7 @@ impl Tx {
             .fetch_all(conn)
             .await)?;
         let members: Vec<Uuid> = people.iter().filter_map(|person| person.row_in_admins).collect();
-        // What the app keeps of its people, the app changes.
-        if !members.is_empty() && !self.is_shared {
+        if !members.is_empty() {
             self.update_admins(&members).await?;
         }
         let seen_before = people.iter().map(|person| person.id);
@@ -159,8 +162,22 @@ impl Tx {
         Ok(Applied { people, seen_before })
     }
 
-    /// Writes what Clerk says to the rows that there are in usher's own `admins`.
+    /// Writes what Clerk says to the rows that there are in usher's own `admins`; to an app's only with `USHER_SYNC_PROFILES=on`.
     async fn update_admins(&mut self, admins: &[Uuid]) -> Result<()> {
+        if let (Conn::Postgres(conn), true) = (&mut self.conn, self.is_shared) {
+            let left_out: i64 = sqlx::query_scalar("select usher_sync_admins($1, $2)")
+                .bind(admins)
+                .bind(self.clock.now())
+                .fetch_one(&mut **conn)
+                .await?;
+            if left_out > 0 && NOT_SYNCED.admit().is_some() {
+                tracing::warn!(
+                    "USHER_SYNC_PROFILES: a profile was not written, because the app's admins allow an address only once, or a \
+                     constraint of theirs forbids it"
+                );
+            }
+            return Ok(());
+        }
         let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
         let text = format!(
             "update admins set updated_at = $2, email = p.email, first_name = p.first_name, last_name = p.last_name,
@@ -197,19 +214,36 @@ impl Tx {
             .map(|(user_id, admin_id)| LinkRow { user_id, admin_id })
             .collect();
         rows.sort_by_key(|row| row.admin_id);
+        if self.link(&rows).await? {
+            return Ok(());
+        }
+        // The app's table refuses one of them.
+        for row in &rows {
+            self.link(std::slice::from_ref(row)).await?;
+        }
+        Ok(())
+    }
+
+    /// Links these people, or none of them: `false` if the app's table refuses one.
+    async fn link(&mut self, rows: &[LinkRow<'_>]) -> Result<bool> {
         let source = unfold(self.dialect(), &[("user_id", Type::Text), ("admin_id", Type::Uuid)]);
         let text = format!(
             "update admins set external_id = r.user_id from {source}
              where admins.id = r.admin_id and admins.external_id is null
-                 and not exists (select 1 from admins o where o.external_id = r.user_id and o.deleted_at is null)"
+                 and not exists (select 1 from usher_admins o where o.external_id = r.user_id and o.deleted_at is null)"
         );
-        let rows = to_json(&rows)?;
-        on_conn!(self, |conn| sqlx::query(sql(text))
-            .bind(rows)
+        let json = to_json(rows)?;
+        let savepoint = self.savepoint().await?;
+        let linked = on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(json)
             .execute(conn)
             .await
-            .map(drop))?;
-        Ok(())
+            .map(drop));
+        let linked = self.keep(savepoint, linked.map_err(StoreError)).await?;
+        if let (Err(refusal), [row]) = (&linked, rows) {
+            tracing::warn!(clerk_user_id = row.user_id, admin_id = %row.admin_id, "a person can't be linked: {refusal}");
+        }
+        Ok(linked.is_ok())
     }
 
     /// The app's people without a Clerk id, by the Clerk user who has their address, verified.
@@ -223,22 +257,15 @@ impl Tx {
         if spellings.is_empty() {
             return Ok(HashMap::new());
         }
-        let spellings: Vec<_> = spellings.iter().map(|email_key| EmailKeyRow { email_key }).collect();
-        let rows = unfold(self.dialect(), EMAIL_KEY);
-        let theirs = of_rows(self.dialect(), "lower(trim(email))", "email_key", &rows);
-        // Locked until the link is committed, so that no other transaction links them.
-        let lock = match self.dialect() {
-            Dialect::Postgres => "for update",
-            Dialect::Sqlite => "",
+        let Conn::Postgres(conn) = &mut self.conn else {
+            return Ok(HashMap::new()); // An app's tables are on Postgres.
         };
-        let text = format!(
-            "select id, email from admins where external_id is null and deleted_at is null and {theirs} order by id {lock}"
-        );
-        let spellings = to_json(&spellings)?;
-        let found: Vec<(Uuid, String)> = on_conn!(self, |conn| sqlx::query_as(sql(text))
+        let spellings: Vec<String> = spellings.into_iter().collect();
+        // Locked until the link is committed, so that no other transaction links them.
+        let found: Vec<(Uuid, String)> = sqlx::query_as("select admin_id, address from usher_unlinked_at($1)")
             .bind(spellings)
-            .fetch_all(conn)
-            .await)?;
+            .fetch_all(&mut **conn)
+            .await?;
         Ok(links(profiles, &found))
     }
 

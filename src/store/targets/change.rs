@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::members::{Memberships, ORGANIZATION_USERS, PROJECT_ADMINS, memberships};
 use super::{Grant, Membership, TARGET_ID, target_ids};
 use crate::invites::{PersonRef, Target};
-use crate::store::rows::{Type, sql, to_json, unfold};
+use crate::store::rows::{Time, Type, sql, to_json, unfold};
 use crate::store::{Dialect, EventType, NewAdmin, Result, Subject, Tx, on_conn};
 
 /// Somebody who is to be a member.
@@ -75,7 +75,7 @@ impl Tx {
         let rows = unfold(self.dialect(), TARGET_ID);
         let text = format!(
             "select m.organization_id, m.admin_id from organization_users m
-             join admins a on a.id = m.admin_id and a.deleted_at is null
+             join usher_admins a on a.id = m.admin_id and a.deleted_at is null
              where m.deleted_at is null and m.role = $2 and m.organization_id in (select r.target_id from {rows})"
         );
         let ids = target_ids(organizations)?;
@@ -116,7 +116,7 @@ impl Tx {
         let rows = unfold(self.dialect(), &[("user_id", Type::Text)]);
         let text = format!(
             "select distinct m.organization_id from {rows}
-             join admins a on a.external_id = r.user_id and a.deleted_at is null
+             join usher_admins a on a.external_id = r.user_id and a.deleted_at is null
              join organization_users m on m.admin_id = a.id and m.deleted_at is null and m.role = $2
              order by m.organization_id"
         );
@@ -130,11 +130,11 @@ impl Tx {
             .await)?)
     }
 
-    /// The people with these Clerk user ids. They get rows in `admins`, each for the organization that is named with them; the
+    /// The people with these Clerk user ids. They get rows in `admins`, each for the organization and role named with them; the
     /// names and addresses of people that Clerk has not reported yet are filled in when it does.
     pub async fn people_to_be_members(
         &mut self,
-        wanted: &HashMap<&str, Uuid>,
+        wanted: &HashMap<&str, (Uuid, &str)>,
     ) -> Result<HashMap<String, MemberPerson>> {
         let clerk_user_ids = &wanted.keys().copied().collect::<Vec<_>>()[..];
         if clerk_user_ids.is_empty() {
@@ -144,10 +144,11 @@ impl Tx {
         for (user_id, person_id, is_blocked) in self.make_people_known(clerk_user_ids).await? {
             if is_blocked {
                 blocked.insert(user_id);
-            } else if let Some(&organization_id) = wanted.get(user_id.as_str()) {
+            } else if let Some(&(organization_id, role)) = wanted.get(user_id.as_str()) {
                 added.push(NewAdmin {
                     person_id,
                     organization_id,
+                    role: role.to_owned(),
                 });
             }
         }
@@ -207,8 +208,9 @@ impl Tx {
     pub async fn end_membership(&mut self, target: Target, admin_id: Uuid) -> Result<bool> {
         let (kind, id) = memberships(target);
         let Memberships { table, target, .. } = kind;
+        let touch = self.times_of(table).await?.touch("$3");
         let text = format!(
-            "update {table} set deleted_at = $3, updated_at = $3
+            "update {table} set deleted_at = $3{touch}
              where {target} = $1 and admin_id = $2 and deleted_at is null
              returning {target} as target_id, admin_id, coalesce(role, '') as role"
         );
@@ -227,7 +229,7 @@ impl Tx {
 
     /// The projects of an organization in which somebody has a role.
     pub async fn projects_within(&mut self, organization_id: Uuid, admin_id: Uuid) -> Result<Vec<Uuid>> {
-        let text = "select m.project_id from project_admins m join projects p on p.id = m.project_id
+        let text = "select m.project_id from project_admins m join usher_projects p on p.id = m.project_id
                     where m.admin_id = $2 and m.deleted_at is null and p.organization_id = $1 order by m.project_id";
         Ok(on_conn!(self, |conn| sqlx::query_scalar(text)
             .bind(organization_id)
@@ -247,7 +249,7 @@ impl Tx {
         for (kind, theirs) in by_kind {
             let rows = unfold(self.dialect(), PAIR);
             let text = format!(
-                "select i.id from {rows} join admins m on m.id = r.admin_id
+                "select i.id from {rows} join usher_admins m on m.id = r.admin_id
                  join usher_people p on p.clerk_user_id = m.external_id
                  join usher_addresses a on a.person_id = p.id and a.verified
                  join invites i on i.target_id = r.target_id and i.kind = '{kind}' and i.email_key = a.email_key
@@ -309,8 +311,9 @@ impl Tx {
 
     async fn end_memberships_in(&mut self, kind: &Memberships, which: &str, id: Uuid) -> Result<()> {
         let Memberships { table, target, .. } = kind;
+        let touch = self.times_of(table).await?.touch("$2");
         let text = format!(
-            "update {table} set deleted_at = $2, updated_at = $2 where deleted_at is null and {which}
+            "update {table} set deleted_at = $2{touch} where deleted_at is null and {which}
              returning {target} as target_id, admin_id, coalesce(role, '') as role"
         );
         let now = self.clock.now();
@@ -341,6 +344,13 @@ impl Tx {
     }
 
     async fn end(&mut self, table: &str, which: &str, id: Uuid) -> Result<bool> {
+        if self.is_shared {
+            let now = Time(self.clock.now());
+            let fields = serde_json::json!({ "deleted_at": now, "updated_at": now });
+            let which = which.replace("$1", "$1[1]");
+            let ended = self.update_app(table, &which, &[id], &fields).await?;
+            return Ok(!ended.is_empty());
+        }
         let text = format!("update {table} set deleted_at = $2, updated_at = $2 where deleted_at is null and {which}");
         let now = self.clock.now();
         let ended = on_conn!(self, |conn| sqlx::query(sql(text))

@@ -10,7 +10,7 @@ use super::{TARGET_ID, spelling, target_ids};
 use crate::invites::Target;
 use crate::invites::roles::RoleOrder;
 use crate::store::people::admin_ids;
-use crate::store::rows::{Type, app_time, sql, to_json, unfold};
+use crate::store::rows::{Type, sql, to_json, unfold};
 use crate::store::{Dialect, EventType, Result, Tx, on_conn};
 
 /// A membership to give: a role for a person in an organization or a project.
@@ -116,7 +116,7 @@ impl Tx {
              where m.deleted_at is null and m.admin_id in (select r.admin_id from {people})
                and m.organization_id in (select r.target_id from {ours})
              union
-             select m.admin_id from project_admins m join projects p on p.id = m.project_id and p.deleted_at is null
+             select m.admin_id from project_admins m join usher_projects p on p.id = m.project_id and p.deleted_at is null
              where m.deleted_at is null and m.admin_id in (select r.admin_id from {people})
                and p.organization_id in (select r.target_id from {ours})"
         );
@@ -185,11 +185,25 @@ impl Tx {
             Dialect::Postgres => ("", ""),
             Dialect::Sqlite => ("id, ", "r.membership_id, "),
         };
+        let times = self.times_of(table).await?;
+        let (mut columns, mut values) = (String::new(), String::new());
+        for (column, is_there) in [("created_at", times.created), ("updated_at", times.updated)] {
+            if is_there {
+                columns.push_str(&format!(", {column}"));
+                values.push_str(", $2");
+            }
+        }
+        let touch = times.touch("$2");
+        // For Postgres, which must know the parameter's type though no column takes it.
+        let given = if self.is_shared {
+            "$2::timestamptz is not null"
+        } else {
+            "true"
+        };
         let text = format!(
-            "insert into {table} ({id}{target}, admin_id, role, created_at, updated_at)
-             select {new_id}r.target_id, r.admin_id, r.role, $2, $2 from {source} where true
-             on conflict ({target}, admin_id) do update
-                 set role = excluded.role, updated_at = excluded.updated_at, deleted_at = null
+            "insert into {table} ({id}{target}, admin_id, role{columns})
+             select {new_id}r.target_id, r.admin_id, r.role{values} from {source} where {given}
+             on conflict ({target}, admin_id) do update set role = excluded.role, deleted_at = null{touch}
              where {table}.deleted_at is not null or {changes}
              returning {target} as target_id, admin_id, role"
         );
@@ -232,8 +246,9 @@ impl Tx {
         let now = self.clock.now();
         for kind in [&ORGANIZATION_USERS, &PROJECT_ADMINS] {
             let Memberships { table, target, .. } = kind;
+            let touch = self.times_of(table).await?.touch("$2");
             let text = format!(
-                "update {table} set deleted_at = $2, updated_at = $2
+                "update {table} set deleted_at = $2{touch}
                  where deleted_at is null and admin_id in (select r.admin_id from {})
                  returning {target} as target_id, admin_id, coalesce(role, '') as role",
                 unfold(self.dialect(), &[("admin_id", Type::Uuid)])
@@ -260,7 +275,7 @@ impl Tx {
         limit: u32,
     ) -> Result<Vec<Member>> {
         let (Memberships { table, target, .. }, id) = memberships(target);
-        let since = app_time(self.dialect(), "m.created_at");
+        let since = self.since();
         let (page, person) = match page {
             MemberPage::First => ("$3 = $3", Uuid::nil()),
             MemberPage::After(id) => ("m.admin_id > $3", id),
@@ -270,7 +285,7 @@ impl Tx {
         let text = format!(
             "select a.id as admin_id, a.external_id as clerk_user_id, a.email, a.first_name, a.last_name,
                  coalesce(m.role, '') as role, {since} as since
-             from {table} m join admins a on a.id = m.admin_id and a.deleted_at is null
+             from {table} m join usher_admins a on a.id = m.admin_id and a.deleted_at is null
              where m.{target} = $1 and m.deleted_at is null and {page} and {with_role}
              order by m.{target}, m.admin_id limit $2"
         );
@@ -286,18 +301,18 @@ impl Tx {
 
     /// What somebody is a member of: organizations and projects that exist, 1,000 at most.
     pub async fn memberships_of(&mut self, admin_id: Uuid) -> Result<Vec<MembershipView>> {
-        let since = app_time(self.dialect(), "m.created_at");
+        let since = self.since();
         let (organization, project) = (spelling("o.id"), spelling("p.id"));
         let text = format!(
             "select * from (
                  select {organization} as organization_spelling, null as project_spelling, o.id as organization_id,
                      coalesce(o.name, '') as organization_name, null as project_id, null as project_name, coalesce(m.role, '') as role, {since} as since
-                 from organization_users m join organizations o on o.id = m.organization_id and o.deleted_at is null
+                 from organization_users m join usher_organizations o on o.id = m.organization_id and o.deleted_at is null
                  where m.admin_id = $1 and m.deleted_at is null
                  union all
                  select {organization}, {project}, o.id, coalesce(o.name, ''), p.id, coalesce(p.name, ''), coalesce(m.role, ''), {since}
-                 from project_admins m join projects p on p.id = m.project_id and p.deleted_at is null
-                 join organizations o on o.id = p.organization_id and o.deleted_at is null
+                 from project_admins m join usher_projects p on p.id = m.project_id and p.deleted_at is null
+                 join usher_organizations o on o.id = p.organization_id and o.deleted_at is null
                  where m.admin_id = $1 and m.deleted_at is null
              ) memberships order by organization_id, project_id is not null, project_id limit 1000"
         );
@@ -322,7 +337,7 @@ impl Tx {
         let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
         let text = format!(
             "select m.{target} as target_id, m.admin_id, coalesce(m.role, '') as role from {table} m
-             join admins a on a.id = m.admin_id and a.deleted_at is null
+             join usher_admins a on a.id = m.admin_id and a.deleted_at is null
              where m.deleted_at is null and m.admin_id in (select r.admin_id from {rows})"
         );
         let admins = admin_ids(admins)?;

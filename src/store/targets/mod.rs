@@ -61,7 +61,7 @@ impl Tx {
     pub async fn organizations(&mut self, ids: &[Uuid]) -> Result<Vec<TargetInfo>> {
         let rows = unfold(self.dialect(), TARGET_ID);
         let text = format!(
-            "select {} from organizations
+            "select {} from usher_organizations
              where deleted_at is null and id in (select r.target_id from {rows})",
             organization(self.dialect())
         );
@@ -76,8 +76,8 @@ impl Tx {
     pub async fn projects(&mut self, ids: &[Uuid]) -> Result<Vec<TargetInfo>> {
         let rows = unfold(self.dialect(), TARGET_ID);
         let text = format!(
-            "select {} from projects p
-             join organizations o on o.id = p.organization_id and o.deleted_at is null
+            "select {} from usher_projects p
+             join usher_organizations o on o.id = p.organization_id and o.deleted_at is null
              where p.deleted_at is null and p.id in (select r.target_id from {rows})",
             project(self.dialect(), "p")
         );
@@ -97,7 +97,8 @@ impl Tx {
         // Without a join: with one, a project that was moved while this waited for its lock would be missing.
         let text = format!(
             "select id, organization_id from projects
-             where deleted_at is null and id in (select r.target_id from {}) order by id {}",
+             where {} and id in (select r.target_id from {}) order by id {}",
+            self.is_live("projects"),
             unfold(self.dialect(), TARGET_ID),
             held(self.dialect())
         );

@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use uuid::Uuid;
 
 use super::{TARGET_ID, TargetInfo, held, organization, project, target_ids};
 use crate::app_id::AppId;
-use crate::store::rows::{among, in_order_of_id, sql, unfold};
-use crate::store::{Result, Tx, on_conn};
+use crate::store::rows::{Time, among, in_order_of_id, sql, unfold};
+use crate::store::{AppRefusal, Result, Tx, on_conn};
 
 /// The result of putting an organization or a project.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,7 +22,7 @@ pub enum Put {
 }
 
 /// Why nothing was changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PutRefusal {
     /// The project is in an organization that the caller may not use: to the caller it does not exist.
     Foreign,
@@ -31,11 +32,19 @@ pub enum PutRefusal {
     OrganizationDeleted,
     /// The project, or its organization, is deleted. Only the app can restore it.
     ProjectDeleted,
+    /// The app's own table does not take it.
+    App(AppRefusal),
 }
 
 impl Tx {
     /// Creates or renames an organization. A deleted one is not changed.
     pub async fn put_organization(&mut self, id: &AppId, name: &str) -> Result<Put> {
+        if self.is_shared {
+            let savepoint = self.savepoint().await?;
+            let put = self.put_organization_of_app(id.key(), name).await;
+            let put = self.keep(savepoint, put).await?;
+            return Ok(put.unwrap_or_else(|refusal| Put::Refused(PutRefusal::App(refusal))));
+        }
         self.keep_spelling(id).await?;
         let id = id.key();
         let now = self.clock.now();
@@ -81,14 +90,12 @@ impl Tx {
             None
         };
         if is_deleted == Some(false) {
-            let made = self.insert_project(id, organization_id, name, now).await?;
-            if let Some(target) = made {
-                return Ok(Put::Made(target));
-            }
-            let changed = self.update_project(id, organization_id, name, may_use, now).await?;
-            if let Some(target) = changed {
-                self.move_invites(id, organization_id).await?;
-                return Ok(Put::Changed(target));
+            let savepoint = self.savepoint().await?;
+            let saved = self.save_project(id, organization_id, name, may_use, now).await;
+            match self.keep(savepoint, saved).await? {
+                Ok(Some(put)) => return Ok(put),
+                Ok(None) => {}
+                Err(refusal) => return Ok(Put::Refused(PutRefusal::App(refusal))),
             }
         }
         let there = self.home_of_project(id).await?;
@@ -101,6 +108,43 @@ impl Tx {
             // caller may use. A repeated request will succeed.
             (_, Some(false)) => PutRefusal::Foreign,
         }))
+    }
+
+    /// `None` if it is deleted, or in an organization that the caller may not use.
+    async fn save_project(
+        &mut self,
+        id: Uuid,
+        organization_id: Uuid,
+        name: &str,
+        may_use: Option<&HashSet<Uuid>>,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Put>> {
+        let made = self.insert_project(id, organization_id, name, now).await?;
+        if let Some(target) = made {
+            return Ok(Some(Put::Made(target)));
+        }
+        let changed = self.update_project(id, organization_id, name, may_use, now).await?;
+        let Some(target) = changed else { return Ok(None) };
+        self.move_invites(id, organization_id).await?;
+        Ok(Some(Put::Changed(target)))
+    }
+
+    /// An app's organization is renamed if there is a column for its name.
+    async fn put_organization_of_app(&mut self, id: Uuid, name: &str) -> Result<Put> {
+        let now = Time(self.clock.now());
+        let fields = json!({ "id": id, "name": name, "created_at": now, "updated_at": now });
+        let made = self.insert_into_app("organizations", &fields).await?;
+        if !made {
+            let fields = json!({ "name": name, "updated_at": now });
+            self.update_app("organizations", "id = any ($1)", &[id], &fields)
+                .await?;
+        }
+        let target = self.organizations(&[id]).await?.pop();
+        Ok(match target {
+            Some(target) if made => Put::Made(target),
+            Some(target) => Put::Changed(target),
+            None => Put::Refused(PutRefusal::OrganizationDeleted),
+        })
     }
 
     /// A project's invites are listed where the project is.
@@ -140,7 +184,8 @@ impl Tx {
     /// ends; SQLite has only one writer.
     async fn lock_organization(&mut self, id: Uuid) -> Result<Option<bool>> {
         let text = format!(
-            "select deleted_at is not null from organizations where id = $1 {}",
+            "select not ({}) from organizations where id = $1 {}",
+            self.is_live("organizations"),
             held(self.dialect())
         );
         Ok(on_conn!(self, |conn| sqlx::query_scalar(sql(text))
@@ -156,6 +201,12 @@ impl Tx {
         name: &str,
         now: DateTime<Utc>,
     ) -> Result<Option<TargetInfo>> {
+        if self.is_shared {
+            let now = Time(now);
+            let fields = json!({ "id": id, "organization_id": organization_id, "name": name, "created_at": now, "updated_at": now });
+            let made = self.insert_into_app("projects", &fields).await?;
+            return Ok(if made { self.projects(&[id]).await?.pop() } else { None });
+        }
         let text = format!(
             "insert into projects (id, organization_id, name, created_at, updated_at) values ($1, $2, $3, $4, $4)
              on conflict (id) do nothing returning {}",
@@ -178,6 +229,25 @@ impl Tx {
         may_use: Option<&HashSet<Uuid>>,
         now: DateTime<Utc>,
     ) -> Result<Option<TargetInfo>> {
+        if self.is_shared {
+            let now = Time(now);
+            let fields = json!({ "organization_id": organization_id, "name": name, "updated_at": now });
+            let mut which = "id = $1[1] and exists (select from usher_organizations o
+                 where o.id = projects.organization_id and o.deleted_at is null)"
+                .to_owned();
+            if may_use.is_some() {
+                which.push_str(" and organization_id = any ($1[2:])");
+            }
+            let ids: Vec<Uuid> = std::iter::once(id)
+                .chain(may_use.into_iter().flatten().copied())
+                .collect();
+            let changed = self.update_app("projects", &which, &ids, &fields).await?;
+            return Ok(if changed.is_empty() {
+                None
+            } else {
+                self.projects(&[id]).await?.pop()
+            });
+        }
         let ours = match may_use {
             Some(_) => {
                 let rows = unfold(self.dialect(), TARGET_ID).replace("$1", "$5");
@@ -188,7 +258,7 @@ impl Tx {
         let text = format!(
             "update projects set organization_id = $2, name = $3, updated_at = $4
              where id = $1 and deleted_at is null and {ours} and exists (
-                 select 1 from organizations o where o.id = projects.organization_id and o.deleted_at is null)
+                 select 1 from usher_organizations o where o.id = projects.organization_id and o.deleted_at is null)
              returning {}",
             project(self.dialect(), "projects")
         );
@@ -208,7 +278,7 @@ impl Tx {
     async fn home_of_project(&mut self, id: Uuid) -> Result<Option<(Uuid, bool)>> {
         Ok(on_conn!(self, |conn| sqlx::query_as(
             "select p.organization_id, p.deleted_at is not null or o.deleted_at is not null
-             from projects p join organizations o on o.id = p.organization_id where p.id = $1"
+             from usher_projects p join usher_organizations o on o.id = p.organization_id where p.id = $1"
         )
         .bind(id)
         .fetch_optional(conn)

@@ -117,7 +117,7 @@ fn what_is_in_the_way_is_said_all_at_once() {
     let rules = Rules {
         identities: Identities::Table {
             provider: "clerk".to_owned(),
-            issuer: "https://clerk.example.com".to_owned(),
+            issuers: vec!["https://clerk.example.com".to_owned()],
         },
         ..Rules::default()
     };
