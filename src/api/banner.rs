@@ -131,7 +131,10 @@ async fn items(
         views.retain(|view| !held.contains(&view.invite.id));
     }
     let views = views.into_iter();
-    Ok(views.map(|view| InviteJson::at(view, redirects, now)).filter(may_see).collect())
+    Ok(views
+        .map(|view| InviteJson::at(view, redirects, now))
+        .filter(may_see)
+        .collect())
 }
 
 async fn known(tx: &mut Tx, clerk_user_id: &str) -> Result<Option<Person>, StoreError> {

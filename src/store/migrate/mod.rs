@@ -126,7 +126,7 @@ impl Store {
                 let applied = check_sqlite(writer, &self.migrations).await?;
                 let missing = applied.missing(&self.migrations);
                 Ok(missing
-                    .flat_map(|migration| planned::of_migration(migration, true))
+                    .flat_map(|migration| planned::of_migration(migration, None))
                     .collect())
             }
         }

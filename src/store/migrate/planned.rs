@@ -30,13 +30,13 @@ impl From<Step> for Planned {
     }
 }
 
-/// A migration, and then each table with what belongs to it, and the functions and views. `is_own` leaves out what is only for
-/// apps without tables of their own here.
-pub(super) fn of_migration(migration: &Migration, is_own: bool) -> Vec<Planned> {
+/// A migration, and then each table with what belongs to it, and the functions and views. `app_tables` are the app's tables that
+/// there are; `None` if it has none of its own here, for which some of the text is.
+pub(super) fn of_migration(migration: &Migration, app_tables: Option<&[String]>) -> Vec<Planned> {
     let sql = migration.sql.as_str();
     let applies = format!("apply migration {:04} {}", migration.version, migration.description);
     let mut planned = vec![Planned::new(applies, sql)];
-    planned.extend(objects(sql, is_own).into_iter().map(|says| Planned::new(says, "")));
+    planned.extend(objects(sql, app_tables).into_iter().map(|says| Planned::new(says, "")));
     planned
 }
 
@@ -59,11 +59,11 @@ fn without(sql: &str, condition: &str) -> String {
 }
 
 /// What a text makes, in sentences. It reads the house's own SQL, in which a statement begins a line.
-fn objects(sql: &str, is_own: bool) -> Vec<String> {
+fn objects(sql: &str, app_tables: Option<&[String]>) -> Vec<String> {
     let mut tables: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let mut others: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut table = "";
-    let layout = if is_own {
+    let layout = if app_tables.is_none() {
         "app_schema is null"
     } else {
         "app_schema is not null"
@@ -113,9 +113,16 @@ fn objects(sql: &str, is_own: bool) -> Vec<String> {
             _ => {}
         }
     }
-    let tables = tables.into_iter().map(|(table, things)| match things.is_empty() {
-        true => format!("have the table {table}"),
-        false => format!("have the table {table} with {}", things.join(", ")),
+    let is_there =
+        |table: &str| table.contains('.') || app_tables.is_some_and(|there| there.iter().any(|name| name == table));
+    let tables = tables.into_iter().map(|(table, things)| {
+        let things = things.join(", ");
+        match (is_there(table), things.as_str()) {
+            (true, "") => format!("use the table {table} as it is"),
+            (true, things) => format!("use the table {table}, with {things} where it has none yet"),
+            (false, "") => format!("make the table {table}, which is not there"),
+            (false, things) => format!("make the table {table}, which is not there, with {things}"),
+        }
     });
     let others = others
         .into_iter()

@@ -283,9 +283,13 @@ pub(super) async fn plan(
         outlook.push(Planned::new(says, texts.join("\n")));
     }
     outlook.extend(steps.into_iter().map(Planned::from));
-    let is_own = layout.app_schema.is_none();
+    let app_tables: Vec<String> = sqlx::query_scalar("select tablename::text from pg_tables where schemaname = $1")
+        .bind(&layout.app_schema)
+        .fetch_all(&mut *conn)
+        .await?;
+    let app_tables = layout.app_schema.as_ref().map(|_| app_tables.as_slice());
     let missing = applied.missing(migrator);
-    outlook.extend(missing.flat_map(|migration| planned::of_migration(migration, is_own)));
+    outlook.extend(missing.flat_map(|migration| planned::of_migration(migration, app_tables)));
     let has_memberships: bool = sqlx::query_scalar(
         "select count(*) = 2 from information_schema.columns where table_schema = $1
              and (table_name, column_name) in (('admins', 'organization_id'), ('organizations', 'id'))",
