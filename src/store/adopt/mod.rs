@@ -29,7 +29,7 @@ pub(super) async fn later_problems(
 
 /// How long usher's statements wait for the app's locks, and how long the app's statements may queue behind them. Less
 /// than Postgres's `deadlock_timeout` (1 s), so Postgres never aborts the app's transaction.
-pub(super) const LOCK_TIMEOUT: &str = "set lock_timeout = '500ms'";
+pub(super) const LOCK_TIMEOUT: &str = "set lock_timeout = '400ms'";
 /// After so many attempts, with a pause after each, the run fails and an operator has to look.
 const TRIES: u32 = 60;
 const PAUSE: Duration = Duration::from_millis(500);
