@@ -31,7 +31,14 @@ impl Migrate {
         let url = config.database_url.expose();
         let only_shows = self.dry_run || self.sql;
         if (only_shows || self.remove) && !Store::file_exists(url)? {
-            println!("There is no database file. Without --dry-run, usher migrate makes it with the whole schema.");
+            println!(
+                "{}",
+                if self.remove {
+                    "There is no database file, so there is nothing to remove."
+                } else {
+                    "There is no database file. Without --dry-run, usher migrate makes it with the whole schema."
+                }
+            );
             return Ok(());
         }
         let store = Store::open_with(url, &config.layout, Clock::System)
@@ -97,7 +104,7 @@ async fn migrate(store: &Store, config: &Config) -> anyhow::Result<()> {
             bar.set_message(what.to_owned());
             bar.set_length(total);
             bar.set_position(done);
-            if bar.is_hidden() && done % SAY_EVERY == 0 {
+            if bar.is_hidden() && done > 0 && done % SAY_EVERY == 0 {
                 eprintln!("{what}: {done} of {total}");
             }
         })

@@ -3,7 +3,7 @@
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::migrate::{MigrationError, Planned, Validation};
+use super::migrate::{MigrationError, Planned, Validation, lock_out};
 use super::{Pool, Store, quoted};
 
 /// A process that has written its heartbeat this recently is running, in seconds.
@@ -83,7 +83,7 @@ impl Store {
         if !is_noted {
             return Err(Validation::NotHere.into());
         }
-        if is_running(conn).await? {
+        if is_running(conn).await? || !lock_out(conn).await? {
             return Err(Validation::Running.into());
         }
         let tables: i64 = sqlx::query_scalar(

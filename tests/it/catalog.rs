@@ -189,3 +189,53 @@ async fn an_app_that_changes_its_own_tables_is_told_what_usher_can_t_work_with()
         assert!(found.iter().any(|found| found.contains(words)), "{words} in {found:?}");
     }
 }
+
+#[tokio::test]
+async fn one_thing_that_can_t_be_made_again_keeps_no_other_from_it() {
+    let database = TestDatabase::postgres().await;
+    database
+        .pool
+        .execute("alter table usher.invites drop column declined_at cascade; drop index usher.invites_waiting")
+        .await;
+    let store = Store::open(&database.url, Clock::System).await.unwrap();
+    let found = store
+        .differences(&Rules::default(), &mut AppShape::default())
+        .await
+        .unwrap();
+    assert_eq!(store.put_back(&found).await.unwrap(), ["index usher.invites_waiting"]);
+    store.close().await;
+    let left = differences(&database, &Layout::default()).await;
+    assert!(
+        left.iter().any(|says| says.contains("the view usher.app_invites")),
+        "{left:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_migration_that_is_cut_off_is_not_undone_by_what_was_noted_before_it() {
+    let database = TestDatabase::postgres().await;
+    database
+        .pool
+        .execute(
+            "create function stop() returns trigger language plpgsql as 'begin raise exception ''cut off''; end';
+             create trigger stop before insert on usher.usher_catalog for each row execute function stop()",
+        )
+        .await;
+    let next =
+        "create or replace function usher.usher_trimmed(text) returns text language sql immutable as 'select $1'";
+    let store = Store::open(&database.url, Clock::System).await.unwrap();
+    let store = store.with_migration(2, next);
+    let rules = Rules::default();
+    store.migrate(&rules).await.unwrap_err();
+    let look = async || store.differences(&rules, &mut AppShape::default()).await.unwrap();
+    assert_eq!(look().await, [], "nothing is known, so nothing is put back");
+
+    database.pool.execute("drop trigger stop on usher.usher_catalog").await;
+    store.migrate(&rules).await.unwrap();
+    assert_eq!(look().await, []);
+    database.pool.execute("drop index usher.invites_waiting").await;
+    assert_eq!(look().await.len(), 1, "it is noted again");
+    let function = "select prosrc from pg_proc where proname = 'usher_trimmed'";
+    assert_eq!(database.pool.text(function).await.as_deref(), Some("select $1"));
+    store.close().await;
+}

@@ -77,11 +77,9 @@ async fn show(
     Extension(Folder(folder)): Extension<Folder>,
     Path(name): Path<String>,
 ) -> Response {
-    if let Some(refused) = refused(&viewer) {
-        return refused;
-    }
-    let Some(mail) = written_mail(&folder, &name) else {
-        return not_there();
+    let mail = match find(&viewer, &folder, &name) {
+        Ok(mail) => mail,
+        Err(refused) => return *refused,
     };
     let now = board.app.clock.now();
     let body = html! {
@@ -105,11 +103,9 @@ async fn part(
     Extension(Folder(folder)): Extension<Folder>,
     Path(name): Path<String>,
 ) -> Response {
-    if let Some(refused) = refused(&viewer) {
-        return refused;
-    }
-    let Some(mail) = written_mail(&folder, &name) else {
-        return not_there();
+    let mail = match find(&viewer, &folder, &name) {
+        Ok(mail) => mail,
+        Err(refused) => return *refused,
     };
     // The frame is no place for the pages that links lead to.
     let html = mail.html.replacen("<head>", "<head><base target=\"_blank\">", 1);
@@ -119,6 +115,13 @@ async fn part(
         (header::REFERRER_POLICY, "no-referrer"),
     ];
     (headers, Html(html)).into_response()
+}
+
+fn find(viewer: &Viewer, folder: &std::path::Path, name: &str) -> Result<WrittenMail, Box<Response>> {
+    match refused(viewer) {
+        Some(refused) => Err(Box::new(refused)),
+        None => written_mail(folder, name).ok_or_else(|| Box::new(not_there())),
+    }
 }
 
 /// Who signs in to look only sees no whole addresses elsewhere.

@@ -67,7 +67,7 @@ const COMPARE: &str = "
         or (c.kind is null and o.is_obligatory
             and exists (select 1 from usher_catalog t where t.kind = 'table' and t.name = o.of_table))
     order by 1, 2";
-/// What is noted already stays as it was, so that a difference that nobody mended is told of after the next migration, too.
+/// What is noted already stays as it was: a difference that was not mended is told of after the next migration, too.
 const NOTE: &str = "
     insert into usher_catalog (kind, name, of_table, fingerprint, is_needed, definition)
     select kind, name, of_table, fingerprint, is_needed, definition from objects where true
@@ -119,7 +119,7 @@ impl Store {
     /// migrates.
     ///
     /// # Errors
-    /// When one can't be made; those before it are.
+    /// When the database can't be reached. What can't be made is logged, and left out.
     pub async fn put_back(&self, differences: &[Difference]) -> Result<Vec<String>, MigrationError> {
         let mut lost: Vec<&Difference> = differences.iter().filter(|found| found.can_be_put_back()).collect();
         lost.sort_by_key(|found| ORDER.iter().position(|kind| found.object.starts_with(kind)));
@@ -191,12 +191,9 @@ pub(super) async fn look_on_postgres(
         .collect())
 }
 
-/// Notes what there is after a migration; what differed before it and is needed stays noted as it was.
-pub(super) async fn note_on_postgres(
-    conn: &mut PgConnection,
-    app_schema: Option<&str>,
-    before: &[Difference],
-) -> sqlx::Result<()> {
+/// Forgets what was noted, before a migration changes it: a run that is cut off must not leave definitions that would be put back
+/// over newer ones. What differed before it and is needed stays.
+pub(super) async fn clear_on_postgres(conn: &mut PgConnection, before: &[Difference]) -> sqlx::Result<()> {
     let kept: Vec<&str> = before
         .iter()
         .filter(|found| found.is_needed)
@@ -204,8 +201,18 @@ pub(super) async fn note_on_postgres(
         .collect();
     sqlx::query("delete from usher_catalog where kind || ' ' || name <> all ($1)")
         .bind(kept)
-        .execute(&mut *conn)
-        .await?;
+        .execute(conn)
+        .await
+        .map(drop)
+}
+
+/// Notes what there is after a migration.
+pub(super) async fn note_on_postgres(
+    conn: &mut PgConnection,
+    app_schema: Option<&str>,
+    before: &[Difference],
+) -> sqlx::Result<()> {
+    clear_on_postgres(conn, before).await?;
     sqlx::query(on_postgres(NOTE))
         .bind(app_schema)
         .bind(true)

@@ -21,7 +21,7 @@ use super::{Dialect, Pool, Store};
 use applied::Applied;
 pub use error::{MigrationError, Validation};
 pub use planned::Planned;
-pub(super) use postgres::{put_back as put_back_on_postgres, unfit as unfit_on_postgres};
+pub(super) use postgres::{lock_out, put_back as put_back_on_postgres, unfit as unfit_on_postgres};
 use usher_base::private;
 
 /// What a step is, how many rows are done, and of how many.

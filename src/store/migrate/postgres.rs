@@ -76,6 +76,10 @@ pub(super) async fn migrate(
         true => catalog::look_on_postgres(conn, app_schema).await?,
         false => Vec::new(),
     };
+    let mut is_changed = !has_queue || !applied.is_complete(migrator);
+    if is_changed && applied.has(SCHEMA) {
+        catalog::clear_on_postgres(conn, &before).await?;
+    }
     if !has_queue {
         let mut own = connect(pool).await?;
         let outcome = migrate_queue(&mut own, &queue).await;
@@ -91,7 +95,6 @@ pub(super) async fn migrate(
     let run = async |conn: &mut PgConnection| apply(conn, migrator, &applied, layout).await;
     adopt::retry_on_lock_timeout(conn, run, |error| error.sql().is_some_and(adopt::gave_way)).await?;
     rules.publish_on_postgres(conn, unique_emails).await?;
-    let mut is_changed = !has_queue || !applied.is_complete(migrator);
     if layout.app_schema.is_some() {
         is_changed |= adopt::mirror_identities(conn, rules).await?;
         adopt::fill(conn, rules, on_progress).await?;
@@ -104,9 +107,11 @@ pub(super) async fn migrate(
 
 /// A run may have been cut off before it noted what it left.
 async fn is_noted(conn: &mut PgConnection) -> sqlx::Result<bool> {
-    sqlx::query_scalar("select exists (select from usher_catalog)")
-        .fetch_one(conn)
-        .await
+    sqlx::query_scalar(
+        "select exists (select from usher_catalog where (kind, name) = ('table', 'usher.usher_catalog'))",
+    )
+    .fetch_one(conn)
+    .await
 }
 
 /// Makes what was lost again, and says what; nothing while another process migrates.
@@ -125,17 +130,34 @@ pub(in crate::store) async fn put_back(
         .await?;
     let mut made = Vec::new();
     for found in if is_ours { lost } else { &[] } {
-        for statement in &found.repair {
-            // Not tried again here: the next look is in half a minute.
-            sqlx::raw_sql(adopt::lock_timeout(statement)).execute(&mut conn).await?;
-            sqlx::raw_sql(AssertSqlSafe(statement.clone()))
-                .execute(&mut conn)
-                .await?;
+        // Not tried again here: the next look is in half a minute. One that can't be made keeps no other from it.
+        match make_again(&mut conn, found).await {
+            Ok(()) => made.push(found.object.clone()),
+            Err(error) => tracing::warn!(object = %found.object, %error, "could not be made again"),
         }
-        made.push(found.object.clone());
     }
     let _ = conn.close().await;
     Ok(made)
+}
+
+async fn make_again(conn: &mut PgConnection, lost: &Difference) -> sqlx::Result<()> {
+    for statement in &lost.repair {
+        sqlx::raw_sql(adopt::lock_timeout(statement))
+            .execute(&mut *conn)
+            .await?;
+        sqlx::raw_sql(AssertSqlSafe(statement.clone()))
+            .execute(&mut *conn)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Keeps migrations away until the transaction ends; `false` if one is at work.
+pub(in crate::store) async fn lock_out(conn: &mut PgConnection) -> sqlx::Result<bool> {
+    sqlx::query_scalar("select pg_try_advisory_xact_lock($1)")
+        .bind(LOCK)
+        .fetch_one(conn)
+        .await
 }
 
 /// Why this usher can't work with the migrations that have run, if it is so.
