@@ -6,6 +6,7 @@ mod error;
 mod locks;
 mod planned;
 mod postgres;
+mod server;
 
 use std::sync::Arc;
 
@@ -105,7 +106,7 @@ impl Store {
     /// The same as migrating.
     pub async fn check_connection(&self) -> Result<(), MigrationError> {
         match &self.pool {
-            Pool::Postgres(pool) => postgres::check_connection(pool).await,
+            Pool::Postgres(pool) => server::check_connection(pool).await,
             Pool::Sqlite { reader, .. } => Ok(sqlx::query("select 1").execute(reader).await.map(drop)?),
         }
     }
