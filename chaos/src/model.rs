@@ -19,6 +19,8 @@ pub struct Person {
     pub ever_verified: HashSet<String>,
     /// Gone for good.
     pub is_deleted: bool,
+    /// Part of a probe: the load leaves them alone, or a deletion of its own would look like work that was not done.
+    pub is_probe: bool,
     /// Sessions, and whether their end was told.
     pub sessions: Vec<(String, bool)>,
 }
@@ -105,6 +107,7 @@ impl Model {
             user,
             ever_verified: HashSet::new(),
             is_deleted: false,
+            is_probe: false,
             sessions: Vec::new(),
         };
         person.note_verified();
@@ -183,12 +186,12 @@ impl Model {
         Some(self.tell("session.ended", data, now))
     }
 
-    /// Somebody who can sign in.
+    /// Someone who can sign in and is not part of a probe.
     pub fn live_person(&self, chance: usize) -> Option<usize> {
         let count = self.people.len();
         (0..count)
             .map(|step| (chance + step) % count)
-            .find(|&number| !self.people[number].is_deleted)
+            .find(|&number| !self.people[number].is_deleted && !self.people[number].is_probe)
     }
 
     /// Notes what usher says became of an invite; `false` if it had said otherwise before.

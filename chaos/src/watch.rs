@@ -99,6 +99,7 @@ pub async fn probe(world: &World, rng: &mut StdRng, place: usize) -> bool {
             model.unclaimed.push(email);
             let last = model.unclaimed.len() - 1;
             let number = model.sign_up(last, true, World::now());
+            model.people[number].is_probe = true;
             let event = model.tell_user("user.created", number, World::now());
             (model.people[number].user.id.clone(), event)
         };
