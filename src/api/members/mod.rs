@@ -1,5 +1,7 @@
 //! Who is in an organization or a project: listed, set and removed by the app.
 
+mod batch;
+
 use axum::Json;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
@@ -9,21 +11,21 @@ use futures::{FutureExt as _, StreamExt as _};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
-use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
+use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::auth::AppClient;
 use super::banner::ask_clerk;
-use super::body::{MaxBody, TargetPath};
+use super::body::TargetPath;
 use super::{Api, example, tag};
 use crate::app_id::AppId;
-use crate::fields::{Fields, body, line, page_limit};
+use crate::fields::{Fields, line, page_limit};
 use crate::flows::{MemberRefusal, Removal, remove_member, set_members};
-use crate::invites::members::{BatchMember, LastOwner, MemberRequest, Membership, PutMember};
+use crate::invites::members::{LastOwner, MemberRequest, Membership, PutMember};
 use crate::invites::{PersonRef, Target, is_clerk_user_id};
 use crate::problem::{Code, Problem};
-use crate::store::{AppRefusal, Member, MemberPage, Person, Profile, Store, Tx};
+use crate::store::{Member, MemberPage, Person, Profile, Store, Tx};
 use crate::view::{Rfc3339, full_name};
 
 /// Members on a page, by default.
@@ -31,11 +33,6 @@ const PAGE: u32 = 100;
 const MAX_PAGE: u32 = 500;
 /// How many questions about people Clerk gets at the same time.
 const ASKED_AT_ONCE: usize = 8;
-/// Members in one request.
-const MAX_BATCH: usize = 500;
-/// Bytes of a batch: every batch that the schema allows fits, however it is escaped.
-const MAX_BATCH_BODY: usize = (MAX_BATCH + 1) * 4_000;
-
 /// Called by the app, with its API key.
 pub(super) fn for_the_app() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
@@ -43,7 +40,7 @@ pub(super) fn for_the_app() -> OpenApiRouter<Api> {
         .routes(routes!(project_members))
         .routes(routes!(put_organization_member, remove_organization_member))
         .routes(routes!(put_project_member, remove_project_member))
-        .routes(routes!(batch).layer(axum::Extension(MaxBody(MAX_BATCH_BODY))))
+        .merge(batch::for_the_app())
 }
 
 /// A member.
@@ -77,34 +74,6 @@ pub(super) struct Members {
     next_cursor: Option<String>,
 }
 
-body! {
-    /// Many memberships at once.
-    pub(super) struct MemberBatch {
-        /// The memberships. An invalid one gets its own error and does not affect the others.
-        #[schema(value_type = Vec<BatchMember>, max_items = 500)]
-        members: Vec<Value> = required(items),
-    }
-}
-
-/// The answers of a batch.
-#[derive(Serialize, ToSchema)]
-pub(super) struct MemberBatchAnswer {
-    /// One for each item, in order.
-    results: Vec<MemberResult>,
-}
-
-/// The result of one item.
-#[derive(Serialize, ToSchema)]
-struct MemberResult {
-    /// 201 for a new member, 200 for one whose role was changed or is the same, else the problem's status.
-    #[schema(minimum = 200, maximum = 599)]
-    status: u16,
-    /// Why it was refused.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    problem: Option<Problem>,
-}
-
 impl From<Member> for MemberJson {
     fn from(member: Member) -> Self {
         Self {
@@ -115,14 +84,6 @@ impl From<Member> for MemberJson {
             role: member.role,
             since: Rfc3339(member.since),
         }
-    }
-}
-
-fn items(value: Value) -> Result<Vec<Value>, String> {
-    match value {
-        Value::Array(items) if items.len() <= MAX_BATCH => Ok(items),
-        Value::Array(_) => Err(format!("must have at most {MAX_BATCH} items")),
-        _ => Err("must be a list of memberships".to_owned()),
     }
 }
 
@@ -472,75 +433,5 @@ pub(super) async fn end(store: &Store, removal: Removal<'_>) -> Result<StatusCod
         None => Err(Problem::not_found()),
         Some(Err(LastOwner)) => Err(Code::LastOwner.into()),
         Some(Ok(())) => Ok(StatusCode::NO_CONTENT),
-    }
-}
-
-/// Set many members
-///
-/// Up to 500, in few round trips and one transaction; each counts as a call against the key's rate limit. Each item gets the
-/// answer of a request of its own, in order; an invalid item does not affect the others.
-#[utoipa::path(
-    post, path = "/v1/members/batch", tag = tag::MEMBERS, operation_id = "putMembers",
-    request_body(content = MemberBatch, example = example::member_batch),
-    responses((status = 200, description = "One result for each member", body = MemberBatchAnswer,
-        example = example::member_batch_answer)),
-    security(("api_key" = [])),
-)]
-pub(super) async fn batch(
-    State(api): State<Api>,
-    client: AppClient,
-    mut fields: Fields,
-) -> Result<Json<MemberBatchAnswer>, Problem> {
-    let body = MemberBatch::read(&mut fields);
-    let items = fields.finish(body).map_err(Problem::invalid)?.members;
-    client.pay_for(&api, "members", items.len())?;
-    let roles = &api.app.config.roles;
-    let read: Vec<_> = items
-        .into_iter()
-        .map(|item| MemberRequest::parse(item, roles))
-        .collect();
-    let valid: Vec<MemberRequest> = read.iter().filter_map(|item| item.as_ref().ok().cloned()).collect();
-    let store = client.store(&api, api.limits.batch_share());
-    let set = async |requests: &[MemberRequest]| -> Result<Vec<Result<Membership, MemberRefusal>>, Problem> {
-        store
-            .transaction((requests, &client), |tx, (requests, client)| {
-                async move { Ok(set_members(tx, requests, roles, client.organizations()).await?) }.boxed()
-            })
-            .await
-    };
-    let mut answers = set(&valid).await?;
-    let is_unknown = |answer: &Result<_, _>| *answer == Err(MemberRefusal::App(AppRefusal::NotSynced));
-    let unknown: Vec<usize> = (0..answers.len()).filter(|&i| is_unknown(&answers[i])).collect();
-    let ids = unknown.iter().map(|&i| valid[i].clerk_user_id.as_str()).collect();
-    if learn(&api, &store, ids).await? {
-        let again: Vec<MemberRequest> = unknown.iter().map(|&i| valid[i].clone()).collect();
-        for (i, answer) in unknown.into_iter().zip(set(&again).await?) {
-            answers[i] = answer;
-        }
-    }
-    let mut set = answers.into_iter();
-    let results = read.into_iter().map(|item| {
-        let answer = match item {
-            Err(errors) => Err(Problem::invalid(errors)),
-            Ok(_) => set
-                .next()
-                .ok_or_else(Problem::internal)
-                .and_then(|set| set.map_err(refused)),
-        };
-        MemberResult::of(answer)
-    });
-    Ok(Json(MemberBatchAnswer {
-        results: results.collect(),
-    }))
-}
-
-impl MemberResult {
-    fn of(answer: Result<Membership, Problem>) -> Self {
-        let (status, problem) = match answer {
-            Ok(Membership::Added) => (201, None),
-            Ok(_) => (200, None),
-            Err(problem) => (problem.status.as_u16(), Some(problem)),
-        };
-        Self { status, problem }
     }
 }
