@@ -21,7 +21,7 @@ pub struct JobFilter {
     pub states: Vec<JobState>,
     /// Enqueued before this time.
     pub before: Option<DateTime<Utc>>,
-    /// With this text in the last error, case-insensitive.
+    /// With this text in the last error, whatever the case of ASCII letters.
     pub error: Option<String>,
     /// About one of these events or deliveries.
     pub about: Option<Vec<String>>,
@@ -124,11 +124,7 @@ impl JobFilter {
         let about = unfold(dialect, JOB_ID).replace("$1", "$6");
         for (is_asked, condition, unused) in [
             (self.limit_id().is_some(), "id < $2".to_owned(), "$2 = $2"),
-            (
-                self.error.is_some(),
-                format!("lower(coalesce({}, '')) like $3 escape '\\'", terms.result),
-                "$3 = $3",
-            ),
+            (self.error.is_some(), terms.error_contains.to_owned(), "$3 = $3"),
             (self.through.is_some(), "id <= $4".to_owned(), "$4 = $4"),
             (self.beyond.is_some(), "id > $5".to_owned(), "$5 = $5"),
             (
@@ -179,10 +175,8 @@ impl JobFilter {
         job_ids(&quoted)
     }
 
-    fn error_pattern(&self) -> String {
-        let words = self.error.as_deref().unwrap_or_default().to_lowercase();
-        let escaped = words.replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_");
-        format!("%{escaped}%")
+    fn error_words(&self) -> String {
+        self.error.as_deref().unwrap_or_default().to_ascii_lowercase()
     }
 }
 
@@ -190,12 +184,12 @@ impl JobFilter {
 macro_rules! filtered {
     ($tx:expr, $filter:expr, $query:expr, |$bound:ident, $conn:ident| $body:expr) => {{
         let ids = job_ids(&$filter.ids)?;
-        let (limit, pattern) = ($filter.limit_id().unwrap_or_default(), $filter.error_pattern());
+        let (limit, words) = ($filter.limit_id().unwrap_or_default(), $filter.error_words());
         let (through, beyond) = ($filter.through.as_deref(), $filter.beyond.as_deref());
         let (through, beyond) = (through.unwrap_or_default(), beyond.unwrap_or_default());
         let about = $filter.about()?;
         on_conn!($tx, |$conn| {
-            let bounds = $query.bind(ids).bind(limit).bind(pattern);
+            let bounds = $query.bind(ids).bind(limit).bind(words);
             let $bound = bounds.bind(through).bind(beyond).bind(about);
             $body
         })
