@@ -1834,11 +1834,14 @@ begin
     $$;
     comment on function usher_tell_of_membership is 'Records what the app is told of a membership.';
 
-    create function usher_has_another_owner(organization uuid, person uuid, highest text) returns boolean language sql stable as $$
-        select exists (select from organization_users m join admins a on a.id = m.admin_id and a.deleted_at is null
-            where m.organization_id = $1 and m.admin_id <> $2 and m.role = $3 and m.deleted_at is null)
+    -- As Tx::holders in src/store/targets/change.rs.
+    create function usher_is_last_owner(organization uuid, person uuid, highest text) returns boolean language sql stable as $$
+        select array_agg(m.admin_id) = array[$2]
+        from organization_users m join admins a on a.id = m.admin_id and a.deleted_at is null
+        where m.organization_id = $1 and m.role = $3 and m.deleted_at is null
+            and not exists (select from usher_people p where p.clerk_user_id = a.external_id and p.banned)
     $$;
-    comment on function usher_has_another_owner is 'Whether an organization keeps its highest role without this person.';
+    comment on function usher_is_last_owner is 'Whether this person alone has an organization''s highest role, apart from those who are banned.';
 
     create function usher_read_target(organization_id text, project_id text, out organization uuid, out project uuid)
         language plpgsql as $$
@@ -1907,7 +1910,7 @@ begin
         where m.organization_id = place.organization and m.admin_id = person and m.deleted_at is null;
         if place.project is null then
             held := held_in_organization;
-            if held = highest and wanted <> highest and not usher_has_another_owner(place.organization, person, highest) then
+            if wanted <> highest and usher_is_last_owner(place.organization, person, highest) then
                 perform usher_refuse(409, 'last_owner', 'the organization would lose the last member with its highest role');
             end if;
         else
@@ -1954,11 +1957,7 @@ begin
         place := usher_read_target($2, $3);
         if place.project is null then
             perform from organizations o where o.id = place.organization for no key update;
-            if not coalesce($4, false)
-                and exists (select from organization_users m where m.organization_id = place.organization
-                    and m.admin_id = person and m.role = highest and m.deleted_at is null)
-                and not usher_has_another_owner(place.organization, person, highest)
-            then
+            if not coalesce($4, false) and usher_is_last_owner(place.organization, person, highest) then
                 perform usher_refuse(409, 'last_owner', 'the organization would lose the last member with its highest role');
             end if;
         end if;
@@ -2022,7 +2021,7 @@ begin
         select p.oid::regprocedure from pg_proc p
         where p.pronamespace = 'usher'::regnamespace and p.proname in (
             'usher_read_id', 'usher_keep_spelling', 'usher_read_name', 'put_organization',
-            'put_project', 'usher_set_membership', 'usher_tell_of_membership', 'usher_has_another_owner',
+            'put_project', 'usher_set_membership', 'usher_tell_of_membership', 'usher_is_last_owner',
             'usher_read_target', 'put_member', 'remove_member', 'usher_revoke_invite', 'revoke')
     loop
         execute format('alter function %s set search_path = pg_catalog, usher, pg_temp', mine);

@@ -150,7 +150,7 @@ async fn apply_round(
     skip_locked: bool,
     outcomes: &mut HashMap<String, Outcome>,
 ) -> Result<(), StoreError> {
-    let people = learn_people(tx, round).await?;
+    let people = learn_people(tx, round, roles).await?;
     for (svix_id, change) in round {
         if let Some(person) = change.person().and_then(|id| people.get(id)?.for_matching()) {
             tx.with_correlation_id(&person, svix_id);
@@ -175,8 +175,13 @@ async fn apply_round(
     Ok(())
 }
 
-/// Stores the profiles and looks up all other people of the changes.
-async fn learn_people(tx: &mut Tx, round: &[(String, Change)]) -> Result<HashMap<String, Person>, StoreError> {
+/// Stores the profiles and looks up all other people of the changes. An organization that loses its last owner by a ban is
+/// told of: nothing can keep Clerk from banning a person.
+async fn learn_people(
+    tx: &mut Tx,
+    round: &[(String, Change)],
+    roles: &Roles,
+) -> Result<HashMap<String, Person>, StoreError> {
     let mut profiles: Vec<&Profile> = Vec::new();
     let mut named: Vec<&str> = Vec::new();
     for (_, change) in round {
@@ -191,8 +196,15 @@ async fn learn_people(tx: &mut Tx, round: &[(String, Change)]) -> Result<HashMap
             Change::Deleted(_) | Change::Nothing(_) => {}
         }
     }
+    let banned = profiles.iter().filter(|profile| profile.banned);
+    let banned: Vec<&str> = banned.map(|profile| profile.clerk_user_id.as_str()).collect();
+    let highest = roles.organization.highest();
+    let owned = tx.organizations_held_by(&banned, highest).await?;
     let mut people = tx.save_people(&profiles).await?;
     people.extend(tx.lock_people(&named).await?);
+    // Of two owners who are banned at once, one is the last.
+    tx.lock_members_of(&owned).await?;
+    tx.tell_of_ownerless(&owned, highest).await?;
     Ok(people
         .into_iter()
         .map(|person| (person.clerk_user_id.clone(), person))

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use axum::http::Method;
 use chrono::TimeDelta;
 use serde_json::{Value, json};
 use usher::config::Settings;
 use usher::events;
 use usher::secret::Secret;
+use usher_testkit::fake_clerk::FakeUser;
 
 use crate::support::app::request;
 use crate::support::receiver::{Behave, Receiver};
@@ -312,6 +314,32 @@ stories! {
         assert_eq!(types(&page), ["organization.ownerless"]);
         assert_eq!(page["items"][0]["data"], json!({ "organization": { "id": acme, "name": "Acme" } }));
         assert_eq!(page["items"][0]["changes"], json!({ "role": "owner" }));
+    }
+
+    /// Nothing can keep Clerk from banning the last owner, either. Who is banned is no owner to rely on.
+    async fn an_organization_with_only_a_banned_owner_is_told_of(app) {
+        let acme = app.organization("Acme").await;
+        let ada = app.person("ada@example.com", Some((acme, "owner"))).await;
+        let bob = app.person("bob@example.com", Some((acme, "owner"))).await;
+        let ban = async |user: &FakeUser| {
+            app.clock.advance(TimeDelta::seconds(1));
+            let banned = FakeUser { banned: true, updated_at: app.now(), ..user.clone() };
+            app.clerk().tell("user.updated", banned.to_json()).await;
+            app.run_jobs().await;
+        };
+        ban(&ada).await;
+        assert_eq!(types(&feed(app, "?type=organization.ownerless").await), [""; 0]);
+        let bobs = format!("/v1/organizations/{acme}/members/{}", bob.id);
+        assert_eq!(app.call(Method::DELETE, &bobs, None).await.problem(409), "last_owner");
+        ban(&bob).await;
+        ban(&bob).await;
+        app.clerk().user_deleted(&bob).await;
+        app.run_jobs().await;
+        let page = feed(app, "?type=organization.ownerless").await;
+        assert_eq!(types(&page), ["organization.ownerless"]);
+        assert_eq!(page["items"][0]["changes"], json!({ "role": "owner" }));
+        let adas = format!("/v1/organizations/{acme}/members/{}", ada.id);
+        assert_eq!(app.call(Method::DELETE, &adas, None).await.status, 204);
     }
 
     async fn the_ends_of_an_invite_are_told_of(app) {

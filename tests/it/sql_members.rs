@@ -162,7 +162,7 @@ async fn organizations_projects_and_members_are_the_same_by_sql() {
         app.invite(json!({ "organization_id": "acme", "email": "known@example.com", "role": "member" }))
             .await;
     }
-    let joins = member("organization", "acme", "user_by_mail", "admin");
+    let joins = member("organization", "acme", "user_by_mail", "owner");
     assert_eq!(by_sql(&sql, &joins).await, by_api(&api, &joins).await);
     for app in [&api, &sql] {
         app.pool
@@ -198,7 +198,10 @@ async fn organizations_projects_and_members_are_the_same_by_sql() {
         (&json!("done"), &json!("invite_revoked"))
     );
     for step in [
-        member("organization", "acme", "user_by_mail", "owner"),
+        member("organization", "acme", "user_by_mail", "admin"),
+        removal("organization", "acme", "user_by3"),
+        member("organization", "acme", "user_by3", "member"),
+        removal("organization", "acme", "user_by_mail"),
         organization("zeta", "Zeta"),
         project("apollo", "acme"),
         project("other", "zeta"),

@@ -50,6 +50,9 @@ fn pairs(pairs: impl Iterator<Item = (Uuid, Uuid)>) -> Result<String> {
     to_json(&rows)
 }
 
+/// The person of the row `a` in `usher_admins` can act in the app, as far as Clerk has told.
+const NOT_BANNED: &str = "not exists (select 1 from usher_people p where p.clerk_user_id = a.external_id and p.banned)";
+
 impl Tx {
     /// Locks organizations until this transaction ends, for decisions about their members. Who is accepted meanwhile
     /// does not wait: it takes nobody's role away.
@@ -70,13 +73,14 @@ impl Tx {
         Ok(())
     }
 
-    /// The live holders of a role in each of these organizations.
+    /// The holders of a role in each of these organizations, without those who are deleted or banned in Clerk.
     pub async fn holders(&mut self, organizations: &[Uuid], role: &str) -> Result<HashMap<Uuid, HashSet<Uuid>>> {
         let rows = unfold(self.dialect(), TARGET_ID);
         let text = format!(
             "select m.organization_id, m.admin_id from organization_users m
              join usher_admins a on a.id = m.admin_id and a.deleted_at is null
-             where m.deleted_at is null and m.role = $2 and m.organization_id in (select r.target_id from {rows})"
+             where m.deleted_at is null and m.role = $2 and m.organization_id in (select r.target_id from {rows})
+                 and {NOT_BANNED}"
         );
         let ids = target_ids(organizations)?;
         let role = role.to_owned();
@@ -108,7 +112,7 @@ impl Tx {
         Ok(())
     }
 
-    /// The organizations in which these people have a role, by their Clerk user ids.
+    /// The organizations in which these people have a role, by their Clerk user ids. Not of those who are banned already.
     pub async fn organizations_held_by(&mut self, clerk_user_ids: &[&str], role: &str) -> Result<Vec<Uuid>> {
         if clerk_user_ids.is_empty() {
             return Ok(Vec::new());
@@ -118,7 +122,7 @@ impl Tx {
             "select distinct m.organization_id from {rows}
              join usher_admins a on a.external_id = r.user_id and a.deleted_at is null
              join organization_users m on m.admin_id = a.id and m.deleted_at is null and m.role = $2
-             order by m.organization_id"
+             where {NOT_BANNED} order by m.organization_id"
         );
         let ids: Vec<_> = clerk_user_ids.iter().map(|user_id| UserId { user_id }).collect();
         let ids = to_json(&ids)?;
