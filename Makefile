@@ -2,7 +2,7 @@
 # make bench B='--database sqlite --only intake'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-faces fuzz mutants lint fmt bench ci clean
+.PHONY: help setup run demo test chaos test-faces fuzz mutants lint fmt bench ci clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,9 +22,14 @@ demo: ## Watch an invite go all the way, offline, in a minute
 test: ## Run all tests, on SQLite and on a throw-away Postgres (installed if missing)
 	@USHER_TEST_POSTGRES_FSYNC=off scripts/with-postgres sh -ec ' \
 	    if cargo nextest --version >/dev/null 2>&1; \
-	    then cargo nextest run --locked --workspace --test-threads $$((2 * $$(nproc))) $(T); cargo test --locked --doc --quiet; \
-	    else cargo test --locked --workspace $(T); \
+	    then cargo nextest run --locked --workspace --exclude chaos --test-threads $$((2 * $$(nproc))) $(T); cargo test --locked --doc --quiet; \
+	    else cargo test --locked --workspace --exclude chaos $(T); \
 	    fi'
+
+# Each run has the machine for itself. Longer ones: docs/reliability.md.
+chaos: ## Break everything around usher while it works, half a minute on each database
+	cargo build --locked --bin usher
+	scripts/with-postgres cargo test --locked --package chaos -- --test-threads 1
 
 # P narrows them down: make test-faces P=tests/faces/accept.test.js
 P ?= tests/faces/*.test.js

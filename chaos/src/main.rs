@@ -42,7 +42,7 @@ use proxy::Proxy;
 use watch::{HOME, probe};
 use world::World;
 
-/// How long webhooks took is judged in runs of these minutes and more: short ones are part of the tests, which run beside others.
+/// How long webhooks took is judged in runs of these minutes and more: short ones run in CI, on whichever machine.
 const TIMED_MINUTES: f64 = 5.0;
 
 /// Breaks everything around the running usher while it works, and looks whether it kept its word.
