@@ -16,7 +16,7 @@ use crate::worker::Alive;
 
 const FRESH: Duration = Duration::from_secs(1);
 /// How many times as long as a look took the next one waits: beside a large backlog, looks must not take from the work.
-const REST: u32 = 50;
+const REST: u32 = 100;
 const LONGEST_REST: Duration = Duration::from_secs(5);
 /// A person waits for the page.
 const MAX_WAIT: Duration = Duration::from_secs(5);
