@@ -339,8 +339,10 @@ fn name_of(stored: String) -> String {
     Queue::of_stored(&stored).map_or(stored, |queue| queue.as_str().to_owned())
 }
 
-/// apalis stores the result of an attempt as `{"Ok": …}` or `{"Err": "…"}`.
+/// apalis stores the result of an attempt as `{"Ok": …}` or `{"Err": "…"}`; before an error that ends a job it puts the name
+/// of its own type.
 fn error_of(result: &str) -> Option<String> {
     let result: serde_json::Value = serde_json::from_str(result).ok()?;
-    result.get("Err")?.as_str().map(str::to_owned)
+    let error = result.get("Err")?.as_str()?;
+    Some(error.strip_prefix("AbortError: ").unwrap_or(error).to_owned())
 }
