@@ -296,6 +296,7 @@ async fn ended(arguments: &[&str], environment: Vec<(String, String)>, folder: &
         .envs(environment)
         .current_dir(folder)
         .stdin(Stdio::null())
+        .kill_on_drop(true)
         .output()
         .await
         .expect("usher runs");
