@@ -7,7 +7,7 @@ use serde::Serialize;
 use sqlx::{PgPool, SqlitePool};
 
 use super::queue::{UNCOUNTED, new_job_id};
-use super::rows::{Time, Type, and_among, checked, of_rows, sql, to_json, unfold};
+use super::rows::{Row as _, TextRow, Time, and_among, checked, of_texts, row, sql, texts_json, to_json};
 use super::{PendingWrite, Pool, Queue, Result, Store, Tx, on_conn};
 use crate::names::named;
 
@@ -176,12 +176,13 @@ struct Payload<'a> {
     svix_id: &'a str,
 }
 
-#[derive(Serialize)]
-struct FinishedRow<'a> {
-    svix_id: &'a str,
-    processed_at: Option<Time>,
-    outcome: Option<&'a str>,
-    error: Option<&'a str>,
+row! {
+    struct FinishedRow<'a> {
+        svix_id: &'a str,
+        processed_at: Option<Time>,
+        outcome: Option<&'a str>,
+        error: Option<&'a str>,
+    }
 }
 
 impl Store {
@@ -310,14 +311,12 @@ fn insertion_of(events: usize) -> String {
 impl Tx {
     /// The events among these that are not processed yet, oldest first.
     pub async fn unprocessed_events(&mut self, svix_ids: &[&str]) -> Result<Vec<Event>> {
-        let ids: Vec<_> = svix_ids.iter().map(|svix_id| Payload { svix_id }).collect();
-        let rows = unfold(self.dialect(), &[("svix_id", Type::Text)]);
         let text = format!(
             "select svix_id, event_type, payload, received_at from usher_events
              where processed_at is null and {} order by received_at, svix_id",
-            of_rows(self.dialect(), "svix_id", "svix_id", &rows)
+            of_texts(self.dialect(), "svix_id")
         );
-        let ids = to_json(&ids)?;
+        let ids = texts_json(svix_ids)?;
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(ids)
             .fetch_all(conn)
@@ -339,15 +338,7 @@ impl Tx {
                 error: event.outcome.as_ref().err().map(String::as_str),
             })
             .collect();
-        let source = unfold(
-            self.dialect(),
-            &[
-                ("svix_id", Type::Text),
-                ("processed_at", Type::Time),
-                ("outcome", Type::Text),
-                ("error", Type::Text),
-            ],
-        );
+        let source = FinishedRow::unfold(self.dialect());
         let text = format!(
             "update usher_events set processed_at = r.processed_at, outcome = r.outcome, error = r.error
              from {source} where usher_events.svix_id = r.svix_id and {} {}",
@@ -458,13 +449,12 @@ impl Tx {
     }
 
     async fn change_events(&mut self, svix_ids: &[&str], set: &str, condition: &str) -> Result<Vec<String>> {
-        let ids: Vec<_> = svix_ids.iter().map(|svix_id| Payload { svix_id }).collect();
         let text = format!(
             "update usher_events set {set}
-             where $2 = $2 and {condition} and svix_id in (select r.svix_id from {}) returning svix_id",
-            unfold(self.dialect(), &[("svix_id", Type::Text)])
+             where $2 = $2 and {condition} and svix_id in (select r.text from {}) returning svix_id",
+            TextRow::unfold(self.dialect())
         );
-        let (ids, now) = (to_json(&ids)?, self.clock.now());
+        let (ids, now) = (texts_json(svix_ids)?, self.clock.now());
         Ok(on_conn!(self, |conn| sqlx::query_scalar(sql(text))
             .bind(ids)
             .bind(now)

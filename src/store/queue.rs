@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use ulid::Ulid;
 
 use super::jobs::dialect_sql;
-use super::rows::{Type, sql, to_json, unfold};
+use super::rows::{Row as _, row, sql, to_json};
 use super::{Dialect, NewFailure, Pool, Result, Store, Tx, on_conn};
 use crate::clock::Clock;
 use crate::names::named;
@@ -145,10 +145,11 @@ struct Inserted {
     job_type: String,
 }
 
-#[derive(Serialize)]
-struct JobRow {
-    job_id: String,
-    payload: String,
+row! {
+    struct JobRow {
+        job_id: String,
+        payload: String,
+    }
 }
 
 impl Tx {
@@ -165,7 +166,7 @@ impl Tx {
                 payload,
             });
         }
-        let rows = unfold(self.dialect(), &[("job_id", Type::Text), ("payload", Type::Text)]);
+        let rows = JobRow::unfold(self.dialect());
         // The tables belong to apalis and differ in names and types. `run_at` is the database's now, because fetching
         // compares it with that clock. On Postgres `metadata` stays null: hstore would have to be on the search path.
         let text = match self.dialect() {

@@ -9,8 +9,7 @@ use crate::invites::Invite;
 use crate::invites::accept::AcceptFacts;
 use crate::invites::email::EmailKey;
 use crate::invites::matching::Person;
-use crate::store::people::{EMAIL_KEY, EmailKeyRow};
-use crate::store::rows::{checked, of_rows, sql, to_json, unfold};
+use crate::store::rows::{checked, of_texts, sql, texts_json};
 use crate::store::{Result, Tx, on_conn};
 
 /// An open invite and a person who has its address, verified.
@@ -78,12 +77,11 @@ impl Tx {
     }
 
     async fn open_invites_to(&mut self, email_keys: impl Iterator<Item = &str>) -> Result<Vec<OpenInvite>> {
-        let keys: Vec<_> = email_keys.map(|email_key| EmailKeyRow { email_key }).collect();
+        let keys: Vec<&str> = email_keys.collect();
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let rows = unfold(self.dialect(), EMAIL_KEY);
-        let addressed = of_rows(self.dialect(), "i.email_key", "email_key", &rows);
+        let addressed = of_texts(self.dialect(), "i.email_key");
         let text = format!(
             "select {INVITE_OF_I}, o.id as target_organization_id, {}
              from invites i
@@ -95,7 +93,7 @@ impl Tx {
             accept_facts(),
             checked("i.expires_at > $2")
         );
-        let keys = to_json(&keys)?;
+        let keys = texts_json(&keys)?;
         let now = self.clock.now();
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(keys)

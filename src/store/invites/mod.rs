@@ -8,10 +8,9 @@ mod list;
 mod matching;
 mod remind;
 
-use serde::Serialize;
 use uuid::Uuid;
 
-use super::rows::{Type, sql, to_json};
+use super::rows::sql;
 use super::{Result, Tx, on_conn};
 use crate::invites::Invite;
 pub use create::{NewInvite, Refresh};
@@ -37,18 +36,6 @@ const INVITE: &str = columns!("");
 /// For statements in which another table has columns of the same names.
 const INVITE_ITSELF: &str = columns!("invites.");
 pub(super) const INVITE_OF_I: &str = columns!("i.");
-
-#[derive(Serialize)]
-struct InviteId {
-    invite_id: Uuid,
-}
-
-pub(super) fn invite_ids(ids: &[Uuid]) -> Result<String> {
-    let rows: Vec<_> = ids.iter().map(|&invite_id| InviteId { invite_id }).collect();
-    to_json(&rows)
-}
-
-pub(super) const INVITE_ID: &[(&str, Type)] = &[("invite_id", Type::Uuid)];
 
 impl Tx {
     pub async fn invite(&mut self, id: Uuid) -> Result<Option<Invite>> {

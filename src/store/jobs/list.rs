@@ -6,8 +6,8 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use ulid::Ulid;
 
-use super::{JOB_ID, JobState, dialect_sql, is_in, job_ids};
-use crate::store::rows::{checked, of_rows, sql, unfold};
+use super::{JobState, dialect_sql, is_in};
+use crate::store::rows::{Row as _, TextRow, checked, of_texts, sql, texts_json};
 use crate::store::{Dialect, Queue, Result, Tx, on_conn};
 
 /// How many of the newest jobs are looked at before all are.
@@ -112,8 +112,8 @@ impl JobFilter {
             text.push_str(" and status <> 'Done'");
         }
         if !self.ids.is_empty() {
-            let rows = unfold(dialect, JOB_ID);
-            let _ = write!(text, " and id in (select r.job_id from {rows})");
+            let rows = TextRow::unfold(dialect);
+            let _ = write!(text, " and id in (select r.text from {rows})");
         } else {
             text.push_str(" and $1 = $1");
         }
@@ -121,7 +121,7 @@ impl JobFilter {
             // As in the condition of the index of jobs with an error.
             text.push_str(" and status <> 'Done' and last_result is not null");
         }
-        let about = unfold(dialect, JOB_ID).replace("$1", "$6");
+        let about = TextRow::unfold_from(dialect, "$6");
         for (is_asked, condition, unused) in [
             (self.limit_id().is_some(), "id < $2".to_owned(), "$2 = $2"),
             (
@@ -176,7 +176,7 @@ impl JobFilter {
     fn about(&self) -> Result<String> {
         let ids = self.about.iter().flatten();
         let quoted: Vec<String> = ids.map(|id| serde_json::Value::from(id.as_str()).to_string()).collect();
-        job_ids(&quoted)
+        texts_json(&quoted)
     }
 
     fn error_pattern(&self) -> String {
@@ -189,7 +189,7 @@ impl JobFilter {
 /// Runs one body with a filter's parameters bound.
 macro_rules! filtered {
     ($tx:expr, $filter:expr, $query:expr, |$bound:ident, $conn:ident| $body:expr) => {{
-        let ids = job_ids(&$filter.ids)?;
+        let ids = texts_json(&$filter.ids)?;
         let (limit, pattern) = ($filter.limit_id().unwrap_or_default(), $filter.error_pattern());
         let (through, beyond) = ($filter.through.as_deref(), $filter.beyond.as_deref());
         let (through, beyond) = (through.unwrap_or_default(), beyond.unwrap_or_default());
@@ -305,15 +305,14 @@ impl Tx {
         svix_ids: &[String],
     ) -> Result<Vec<(String, String)>> {
         let dialect = dialect_sql(self.dialect());
-        let rows = unfold(self.dialect(), JOB_ID);
         let text = format!(
             "select distinct id, about from usher_job_failures join {} on id = job_id
              where {} and job_type = $2 and {}",
             dialect.table,
-            of_rows(self.dialect(), "about", "job_id", &rows),
+            of_texts(self.dialect(), "about"),
             checked(&is_in(JobState::Dead, dialect.now)),
         );
-        let events = job_ids(svix_ids)?;
+        let events = texts_json(svix_ids)?;
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(events)
             .bind(Queue::ProcessClerkEvent.stored())

@@ -6,10 +6,7 @@ mod failures;
 mod list;
 mod repair;
 
-use serde::Serialize;
-
-use super::rows::{Type, to_json};
-use super::{Dialect, Result};
+use super::Dialect;
 use crate::names::named;
 pub use failures::{FailedAttempt, NewFailure};
 pub use list::{JobCount, JobFilter, JobView};
@@ -30,18 +27,6 @@ named! {
     }
 }
 
-#[derive(Serialize)]
-struct JobId<'a> {
-    job_id: &'a str,
-}
-
-const JOB_ID: &[(&str, Type)] = &[("job_id", Type::Text)];
-
-fn job_ids(ids: &[String]) -> Result<String> {
-    let rows: Vec<_> = ids.iter().map(|job_id| JobId { job_id }).collect();
-    to_json(&rows)
-}
-
 /// The tables belong to apalis and differ in names and types.
 pub(super) struct DialectSql {
     pub table: &'static str,
@@ -49,7 +34,7 @@ pub(super) struct DialectSql {
     /// A time as whole Unix seconds.
     pub seconds: fn(&str) -> String,
     pub result: &'static str,
-    /// Whether a job's payload contains the text `r.job_id`.
+    /// Whether a job's payload contains the text `r.text`.
     pub job_contains: &'static str,
 }
 
@@ -60,14 +45,14 @@ pub(super) fn dialect_sql(dialect: Dialect) -> DialectSql {
             now: "now()",
             seconds: |column| format!("extract(epoch from {column})::bigint"),
             result: "last_result::text",
-            job_contains: "position(convert_to(r.job_id, 'UTF8') in job) > 0",
+            job_contains: "position(convert_to(r.text, 'UTF8') in job) > 0",
         },
         Dialect::Sqlite => DialectSql {
             table: "Jobs",
             now: "unixepoch()",
             seconds: |column| format!("cast({column} as integer)"),
             result: "last_result",
-            job_contains: "instr(job, cast(r.job_id as blob)) > 0",
+            job_contains: "instr(job, cast(r.text as blob)) > 0",
         },
     }
 }
