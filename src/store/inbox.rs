@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{PgPool, SqlitePool};
 
+use super::jobs::state::NEW;
 use super::queue::{UNCOUNTED, new_job_id};
 use super::rows::{Row as _, TextRow, Time, and_among, checked, of_texts, row, sql, texts_json, to_json};
 use super::{PendingWrite, Pool, Queue, Result, Store, Tx, on_conn};
@@ -226,7 +227,7 @@ struct QueuedEvent<'a> {
 async fn receive_on_postgres(pool: &PgPool, queued: &[QueuedEvent<'_>], now: DateTime<Utc>) -> Result<Vec<String>> {
     let texts = |field: fn(&NewEvent) -> &str| queued.iter().map(|a| field(a.event)).collect::<Vec<_>>();
     let job_ids: Vec<&str> = queued.iter().map(|a| a.job_id.as_str()).collect();
-    let new = sqlx::query_scalar(
+    let text = format!(
         "with incoming as (
              select * from unnest($1::text[], $2::text[], $3::text[], $4::text[])
                  as incoming(svix_id, event_type, payload, job_id)
@@ -237,21 +238,21 @@ async fn receive_on_postgres(pool: &PgPool, queued: &[QueuedEvent<'_>], now: Dat
          ), queued as (
              insert into apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority)
              select job_id, $6, convert_to(json_build_object('svix_id', svix_id)::text, 'UTF8'),
-                 'Pending', 0, $7, now(), 0
+                 {NEW}, 0, $7, now(), 0
              from incoming join fresh using (svix_id)
          )
-         select svix_id from fresh",
-    )
-    .bind(texts(|event| &event.svix_id))
-    .bind(texts(|event| &event.event_type))
-    .bind(texts(|event| &event.payload))
-    .bind(job_ids)
-    .bind(now)
-    .bind(Queue::ProcessClerkEvent.stored())
-    .bind(UNCOUNTED)
-    .fetch_all(pool)
-    .await?;
-    Ok(new)
+         select svix_id from fresh"
+    );
+    Ok(sqlx::query_scalar(sql(text))
+        .bind(texts(|event| &event.svix_id))
+        .bind(texts(|event| &event.event_type))
+        .bind(texts(|event| &event.payload))
+        .bind(job_ids)
+        .bind(now)
+        .bind(Queue::ProcessClerkEvent.stored())
+        .bind(UNCOUNTED)
+        .fetch_all(pool)
+        .await?)
 }
 
 /// sqlx passes each SQL text to its own thread and back. So the first text begins the transaction and the last one
@@ -299,7 +300,7 @@ fn insertion_of(events: usize) -> String {
     format!(
         "with incoming(job_id, svix_id) as (values {})
          insert into Jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority, metadata)
-         select job_id, $2, cast(json_object('svix_id', svix_id) as blob), 'Pending', 0, $3, unixepoch(), 0, '{{}}'
+         select job_id, $2, cast(json_object('svix_id', svix_id) as blob), {NEW}, 0, $3, unixepoch(), 0, '{{}}'
          from incoming where not exists (select 1 from usher_events e where e.svix_id = incoming.svix_id);
          insert into usher_events (received_at, svix_id, event_type, payload) values {}
          on conflict (svix_id) do nothing returning svix_id;",

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use ulid::Ulid;
 use uuid::Uuid;
 
-use super::jobs::{dialect_sql, is_in};
+use super::jobs::dialect_sql;
 use super::rows::{among, sql};
 use super::{Dialect, JobState, Queue, Result, Tx, on_conn};
 
@@ -36,7 +36,7 @@ impl Tx {
             "select id from {} where id > $1 and id < $2 and {} and {} and {} < $3 order by id limit {limit}",
             words.table,
             among(self.dialect(), "job_type", names),
-            is_in(state, words.now),
+            state.condition(words.now),
             (words.seconds)("coalesce(done_at, run_at)"),
         );
         let queues = Queue::all_stored()?;

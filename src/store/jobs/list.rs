@@ -6,7 +6,8 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use ulid::Ulid;
 
-use super::{JobState, dialect_sql, is_in};
+use super::state::UNFINISHED;
+use super::{JobState, dialect_sql};
 use crate::store::rows::{Row as _, TextRow, checked, of_texts, sql, texts_json};
 use crate::store::{Dialect, Queue, Result, Tx, on_conn};
 
@@ -104,12 +105,12 @@ impl JobFilter {
         };
         let asks_for_done = states.contains(&JobState::Done);
         if !states.is_empty() {
-            let states: Vec<String> = states.iter().map(|&state| is_in(state, terms.now)).collect();
+            let states: Vec<String> = states.iter().map(|&state| state.condition(terms.now)).collect();
             let _ = write!(text, " and ({})", states.join(" or "));
         }
         if !states.is_empty() && !asks_for_done && states != [JobState::Dead] {
             // As in the condition of SQLite's partial index: its planner matches each term separately.
-            text.push_str(" and status <> 'Done'");
+            let _ = write!(text, " and {UNFINISHED}");
         }
         if !self.ids.is_empty() {
             let rows = TextRow::unfold(dialect);
@@ -119,7 +120,7 @@ impl JobFilter {
         }
         if self.is_about_errors_of_unfinished() {
             // As in the condition of the index of jobs with an error.
-            text.push_str(" and status <> 'Done' and last_result is not null");
+            let _ = write!(text, " and {UNFINISHED} and last_result is not null");
         }
         let about = TextRow::unfold_from(dialect, "$6");
         for (is_asked, condition, unused) in [
@@ -208,7 +209,7 @@ impl Tx {
         let dialect = dialect_sql(self.dialect());
         let states: Vec<String> = JobState::ALL
             .iter()
-            .map(|&state| format!("when {} then '{state}'", is_in(state, dialect.now)))
+            .map(|&state| format!("when {} then '{state}'", state.condition(dialect.now)))
             .collect();
         let columns = format!(
             "id, job_type, job, case {} else 'done' end as state, attempts, {} as due, {} as ended, lock_by, {} as result",
@@ -310,7 +311,7 @@ impl Tx {
              where {} and job_type = $2 and {}",
             dialect.table,
             of_texts(self.dialect(), "about"),
-            checked(&is_in(JobState::Dead, dialect.now)),
+            checked(&JobState::Dead.condition(dialect.now)),
         );
         let events = texts_json(svix_ids)?;
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))

@@ -5,27 +5,12 @@ mod about;
 mod failures;
 mod list;
 mod repair;
+pub(super) mod state;
 
 use super::Dialect;
-use crate::names::named;
 pub use failures::{FailedAttempt, NewFailure};
 pub use list::{JobCount, JobFilter, JobView};
-
-named! {
-    /// The state of a job.
-    JobState("job state") {
-        /// Due, and waiting for a worker.
-        Waiting = "waiting",
-        /// Not due yet: waiting for a retry, or enqueued for later.
-        Scheduled = "scheduled",
-        /// Held by a worker.
-        Running = "running",
-        /// Given up; it waits for an operator.
-        Dead = "dead",
-        /// Finished.
-        Done = "done",
-    }
-}
+pub use state::JobState;
 
 /// The tables belong to apalis and differ in names and types.
 pub(super) struct DialectSql {
@@ -54,18 +39,6 @@ pub(super) fn dialect_sql(dialect: Dialect) -> DialectSql {
             result: "last_result",
             job_contains: "instr(job, cast(r.text as blob)) > 0",
         },
-    }
-}
-
-/// The same conditions as in [`super::stats`], so that the same indexes are used.
-pub(super) fn is_in(state: JobState, now: &str) -> String {
-    let open = "(status = 'Pending' or (status = 'Failed' and attempts < max_attempts))";
-    match state {
-        JobState::Waiting => format!("({open} and run_at <= {now})"),
-        JobState::Scheduled => format!("({open} and run_at > {now})"),
-        JobState::Running => "status in ('Running', 'Queued')".to_owned(),
-        JobState::Dead => "(status = 'Killed' or (status = 'Failed' and attempts >= max_attempts))".to_owned(),
-        JobState::Done => "status = 'Done'".to_owned(),
     }
 }
 

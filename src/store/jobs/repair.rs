@@ -2,7 +2,8 @@
 
 use uuid::Uuid;
 
-use super::{DialectSql, JobState, dialect_sql, event_in, is_in};
+use super::state::{DONE, RELEASE};
+use super::{DialectSql, JobState, dialect_sql, event_in};
 use crate::store::rows::{IdRow, Row as _, TextRow, ids_json, sql, texts_json};
 use crate::store::{Queue, Result, Tx, on_conn};
 
@@ -30,10 +31,7 @@ impl Tx {
     pub async fn retry_jobs(&mut self, ids: &[String]) -> Result<Vec<String>> {
         let retried = self
             .change_jobs(ids, &[JobState::Dead, JobState::Scheduled], |dialect| {
-                format!(
-                    "status = 'Pending', attempts = 0, run_at = {}, lock_by = null, lock_at = null, done_at = null",
-                    dialect.now
-                )
+                format!("{RELEASE}, attempts = 0, run_at = {}, done_at = null", dialect.now)
             })
             .await?;
         self.move_deliveries(&retried, "failed", "status = 'queued', attempts = 0")
@@ -53,7 +51,7 @@ impl Tx {
         let cancelled = self
             .change_jobs(ids, &open, |dialect| {
                 format!(
-                    "status = 'Done', done_at = {}, last_result = '{{\"Err\": \"cancelled by hand\"}}'",
+                    "{DONE}, done_at = {}, last_result = '{{\"Err\": \"cancelled by hand\"}}'",
                     dialect.now
                 )
             })
@@ -67,7 +65,7 @@ impl Tx {
     /// Ends dead jobs that are no longer needed. They keep their last error.
     pub(in crate::store) async fn end_dead_jobs(&mut self, ids: &[String]) -> Result<()> {
         self.change_jobs(ids, &[JobState::Dead], |dialect| {
-            format!("status = 'Done', done_at = {}", dialect.now)
+            format!("{DONE}, done_at = {}", dialect.now)
         })
         .await
         .map(drop)
@@ -78,12 +76,12 @@ impl Tx {
     pub async fn purge_jobs(&mut self, ids: &[String]) -> Result<u64> {
         let dialect = dialect_sql(self.dialect());
         let rows = TextRow::unfold(self.dialect());
-        let is_dead = is_in(JobState::Dead, dialect.now);
+        let is_dead = JobState::Dead.condition(dialect.now);
         let jobs = format!(
             "delete from {} where id in (select r.text from {rows}) and ({is_dead} or {})
              returning id, job, {is_dead}",
             dialect.table,
-            is_in(JobState::Done, dialect.now),
+            JobState::Done.condition(dialect.now),
         );
         let failures = format!(
             "delete from usher_job_failures where job_id in (select r.text from {rows})
@@ -112,7 +110,7 @@ impl Tx {
         set: impl Fn(&DialectSql) -> String,
     ) -> Result<Vec<Changed>> {
         let dialect = dialect_sql(self.dialect());
-        let states: Vec<String> = states.iter().map(|&state| is_in(state, dialect.now)).collect();
+        let states: Vec<String> = states.iter().map(|&state| state.condition(dialect.now)).collect();
         let text = format!(
             "update {} set {} where id in (select r.text from {}) and ({}) returning id, job",
             dialect.table,
