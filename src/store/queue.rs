@@ -323,15 +323,16 @@ impl Store {
         Ok(())
     }
 
-    /// Marks these workers as stopped and releases the jobs that they hold; nothing of theirs may be running. A worker
-    /// that stops or fails during a fetch leaves rows locked that it never saw; apalis does not release them.
+    /// Marks these workers as stopped, as if last seen an hour ago, and releases the jobs that they hold; nothing of
+    /// theirs may be running. A worker that stops or fails during a fetch leaves rows locked that it never saw; apalis
+    /// does not release them.
     pub async fn retire_workers(&self, workers: &[String]) -> Result<()> {
         let names = to_json(workers)?;
         match &self.pool {
             Pool::Postgres(pool) => {
                 let text = format!(
                     "with gone as (
-                         update apalis.workers set last_seen = to_timestamp(0)
+                         update apalis.workers set last_seen = now() - interval '1 hour'
                          where id in (select json_array_elements_text($1::text::json)) returning id
                      )
                      update apalis.jobs set {RELEASE}, done_at = null, {COUNT_IF_STARTED}
@@ -341,7 +342,8 @@ impl Store {
             }
             Pool::Sqlite { writer, .. } => {
                 for text in [
-                    "update Workers set last_seen = 0 where id in (select value from json_each($1))".to_owned(),
+                    "update Workers set last_seen = unixepoch() - 3600 where id in (select value from json_each($1))"
+                        .to_owned(),
                     format!(
                         "update Jobs set {RELEASE}, done_at = null, {COUNT_IF_STARTED}
                          where {HELD} and lock_by in (select value from json_each($1))"

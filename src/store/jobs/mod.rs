@@ -15,6 +15,7 @@ pub use state::JobState;
 /// The tables belong to apalis and differ in names and types.
 pub(super) struct DialectSql {
     pub table: &'static str,
+    pub workers: &'static str,
     pub now: &'static str,
     /// A time as whole Unix seconds.
     pub seconds: fn(&str) -> String,
@@ -27,6 +28,7 @@ pub(super) fn dialect_sql(dialect: Dialect) -> DialectSql {
     match dialect {
         Dialect::Postgres => DialectSql {
             table: "apalis.jobs",
+            workers: "apalis.workers",
             now: "now()",
             seconds: |column| format!("extract(epoch from {column})::bigint"),
             result: "last_result::text",
@@ -34,6 +36,7 @@ pub(super) fn dialect_sql(dialect: Dialect) -> DialectSql {
         },
         Dialect::Sqlite => DialectSql {
             table: "Jobs",
+            workers: "Workers",
             now: "unixepoch()",
             seconds: |column| format!("cast({column} as integer)"),
             result: "last_result",
