@@ -71,3 +71,16 @@ macro_rules! named {
     };
 }
 pub(crate) use named;
+
+/// Declares a struct, with the names of its fields in `FIELDS`: the columns that it is read from.
+macro_rules! with_fields {
+    ($(#[$about:meta])* pub struct $name:ident { $($(#[$doc:meta])* pub $field:ident: $type:ty),+ $(,)? }) => {
+        $(#[$about])*
+        pub struct $name { $($(#[$doc])* pub $field: $type),+ }
+
+        impl $name {
+            pub const FIELDS: &[&str] = &[$(stringify!($field)),+];
+        }
+    };
+}
+pub(crate) use with_fields;

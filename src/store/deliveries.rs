@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::invites::{INVITE_OF_I, accept_facts};
+use super::invites::{accept_facts, invite_columns};
 use super::rows::{Row as _, and_among, checked, ids_json, of_ids, row, sql, to_json};
 use super::{Queue, Result, Rules, Tx, on_conn};
 use crate::invites::Invite;
@@ -256,7 +256,7 @@ impl Tx {
         let these = of_ids(self.dialect(), "d.id");
         let text = format!(
             "select d.id as delivery_id, d.kind as delivery_kind, d.attempts as delivery_attempts, d.to_email,
-                 d.message_id, d.queued_at, {INVITE_OF_I}, {},
+                 d.message_id, d.queued_at, {}, {},
                  coalesce(o.name, '') as organization_name, p.name as project_name,
                  a.first_name as inviter_first_name, a.last_name as inviter_last_name, a.email as inviter_email,
                  b.first_name as invitee_first_name, b.last_name as invitee_last_name,
@@ -282,6 +282,7 @@ impl Tx {
              left join usher_admins a on a.id = i.invited_by
              left join usher_admins b on b.id = i.accepted_by
              where d.status = 'queued' and {these}",
+            invite_columns("i."),
             accept_facts()
         );
         let rows = ids_json(ids)?;

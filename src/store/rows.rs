@@ -8,6 +8,7 @@ use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use super::{Dialect, Result, StoreError};
+use crate::invites::InviteDetails;
 use crate::names::Named;
 
 /// Declares the struct of a set of rows. Its fields are the set's columns, and their types say the columns' types.
@@ -20,8 +21,9 @@ macro_rules! row {
         $vis struct $name $(<$life>)? { $($(#[$field_about])* $field_vis $field: $type),+ }
 
         impl $(<$life>)? $crate::store::rows::Row for $name $(<$life>)? {
-            const FIELDS: &'static [(&'static str, $crate::store::rows::Type)] =
-                &[$((stringify!($field), <$type as $crate::store::rows::Column>::TYPE)),+];
+            fn fields() -> Vec<(&'static str, $crate::store::rows::Type)> {
+                [$(<$type as $crate::store::rows::Column>::columns(stringify!($field))),+].concat()
+            }
         }
     };
 }
@@ -29,17 +31,18 @@ pub(super) use row;
 
 /// A struct that [`row!`] declares.
 pub(super) trait Row: Serialize {
-    const FIELDS: &'static [(&'static str, Type)];
+    /// The columns, with their types.
+    fn fields() -> Vec<(&'static str, Type)>;
 
     /// The columns' names, for `insert into … (…)` beside `select r.*`.
     fn columns() -> String {
-        let names: Vec<&str> = Self::FIELDS.iter().map(|(name, _)| *name).collect();
+        let names: Vec<&str> = Self::fields().into_iter().map(|(name, _)| name).collect();
         names.join(", ")
     }
 
     /// Each column set to its value, for `update … set`, but for those of these names.
     fn assignments(kept: &[&str]) -> String {
-        let set = Self::FIELDS.iter().filter(|(name, _)| !kept.contains(name));
+        let set = Self::fields().into_iter().filter(|(name, _)| !kept.contains(name));
         let set: Vec<String> = set.map(|(name, _)| format!("{name} = r.{name}")).collect();
         set.join(", ")
     }
@@ -51,7 +54,7 @@ pub(super) trait Row: Serialize {
 
     /// The same, of another parameter.
     fn unfold_from(dialect: Dialect, parameter: &str) -> String {
-        let columns: Vec<String> = Self::FIELDS
+        let columns: Vec<String> = Self::fields()
             .iter()
             .map(|(name, kind)| kind.column(dialect, name))
             .collect();
@@ -66,6 +69,11 @@ pub(super) trait Row: Serialize {
 /// A type of Rust that a column may have.
 pub(super) trait Column {
     const TYPE: Type;
+
+    /// The field's column, or those of a flattened struct.
+    fn columns(name: &'static str) -> Vec<(&'static str, Type)> {
+        vec![(name, Self::TYPE)]
+    }
 }
 
 macro_rules! columns {
@@ -76,6 +84,14 @@ columns! { Uuid => Uuid, &str => Text, String => Text, Time => Time, bool => Boo
 
 impl<T: Named> Column for T {
     const TYPE: Type = Type::Text;
+}
+
+impl Column for &InviteDetails {
+    const TYPE: Type = Type::Text;
+
+    fn columns(_: &'static str) -> Vec<(&'static str, Type)> {
+        InviteDetails::FIELDS.iter().map(|name| (*name, Self::TYPE)).collect()
+    }
 }
 
 impl<T: Column> Column for Option<T> {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use uuid::Uuid;
 
-use super::{INVITE_ITSELF, InviteCandidate};
+use super::{InviteCandidate, invite_columns};
 use crate::invites::accept::Obstacle;
 use crate::invites::{Acceptance, Invite};
 use crate::metrics::InviteEvent;
@@ -61,8 +61,9 @@ impl Tx {
                  flagged_at = null, flagged_for = null, dismissed_at = null, updated_at = $2
              from {source}
              where invites.id = r.invite_id and {AS_DECIDED} {and_these}
-               and {} returning {INVITE_ITSELF}",
-            checked("invites.status = 'pending' and invites.expires_at > $2")
+               and {} returning {}",
+            checked("invites.status = 'pending' and invites.expires_at > $2"),
+            invite_columns("invites.")
         );
         let rows = pairs(accepted)?;
         let now = self.clock.now();

@@ -5,10 +5,10 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{INVITE, INVITE_ITSELF};
+use super::invite_columns;
 use crate::invites::email::EmailAddress;
 use crate::invites::limits::MailHold;
-use crate::invites::{Acceptance, Invite, TargetKind};
+use crate::invites::{Acceptance, Invite, InviteDetails, TargetKind};
 use crate::metrics::InviteEvent;
 use crate::store::rows::{Row as _, Time, and_among, checked, ids_json, of_ids, row, sql, to_json};
 use crate::store::{Conn, Dialect, Result, Tx, on_conn};
@@ -25,9 +25,7 @@ pub struct NewInvite {
     pub role: String,
     pub acceptance: Acceptance,
     pub invited_by: Option<Uuid>,
-    pub locale: Option<String>,
-    pub message: Option<String>,
-    pub redirect_url: Option<String>,
+    pub details: InviteDetails,
     pub expires_at: DateTime<Utc>,
 }
 
@@ -54,9 +52,8 @@ row! {
         role: &'a str,
         acceptance: Acceptance,
         invited_by: Option<Uuid>,
-        locale: Option<&'a str>,
-        message: Option<&'a str>,
-        redirect_url: Option<&'a str>,
+        #[serde(flatten)]
+        details: &'a InviteDetails,
         expires_at: Time,
         /// The first one; of a refreshed invite, how much is added to the version that it has.
         token_version: i32,
@@ -86,7 +83,8 @@ impl Tx {
              select r.*, 'pending', {INVITED_BY_CLERK_ID}, $2, $2, $2 from {source} where true
              on conflict (kind, target_id, email_key) where status in ('pending', 'expired') do update set
                  updated_at = invites.updated_at
-             returning {INVITE}"
+             returning {}",
+            invite_columns("")
         );
         let several = rows.len() > 1;
         let rows = to_json(&rows)?;
@@ -149,8 +147,9 @@ impl Tx {
                  token_version = invites.token_version + r.token_version, updated_at = $2
              from {source}
              where invites.id = r.id and {} {and_these}
-             returning {INVITE_ITSELF}",
-            checked("invites.status in ('pending', 'expired')")
+             returning {}",
+            checked("invites.status in ('pending', 'expired')"),
+            invite_columns("invites.")
         );
         let rows = to_json(&rows)?;
         let now = self.clock.now();
@@ -215,9 +214,7 @@ impl<'a> From<&'a NewInvite> for InviteRow<'a> {
             role: &invite.role,
             acceptance: invite.acceptance,
             invited_by: invite.invited_by,
-            locale: invite.locale.as_deref(),
-            message: invite.message.as_deref(),
-            redirect_url: invite.redirect_url.as_deref(),
+            details: &invite.details,
             expires_at: Time(invite.expires_at),
             token_version: 1,
             mail_held: None,

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{INVITE_OF_I, accept_facts};
+use super::{accept_facts, invite_columns};
 use crate::invites::accept::AcceptFacts;
 use crate::invites::limits::MailHold;
 use crate::invites::{Invite, InviteFilter, PersonRef, Status};
@@ -167,7 +167,7 @@ impl Tx {
         }
         let rows = IdRow::unfold(self.dialect());
         let text = format!(
-            "select {INVITE_OF_I}, o.id as target_organization_id, coalesce(o.name, '') as organization_name, p.name as project_name,
+            "select {}, o.id as target_organization_id, coalesce(o.name, '') as organization_name, p.name as project_name,
                  {} as organization_spelling, {} as project_spelling,
                  a.first_name as inviter_first_name, a.last_name as inviter_last_name, a.email as inviter_email,
                  d.kind as delivery_kind, d.message_id as delivery_message_id, d.queued_at as delivery_queued_at,
@@ -184,6 +184,7 @@ impl Tx {
                  order by newest.queued_at desc, newest.generation desc limit 1)
              where i.id in (select r.id from {rows})
              order by i.created_at, i.id",
+            invite_columns("i."),
             spelling("o.id"),
             spelling("p.id"),
             accept_facts()
