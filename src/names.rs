@@ -10,6 +10,9 @@ pub struct UnknownName {
     pub known: &'static [&'static str],
 }
 
+/// An enum that [`named!`] declares.
+pub trait Named {}
+
 /// Declares such an enum, with `as_str`, `ALL`, `Display`, `FromStr`, `TryFrom<String>`, serde's two traits and its schema.
 macro_rules! named {
     ($(#[doc = $about:literal])* $name:ident ($what:literal) { $($(#[doc = $doc:literal])* $variant:ident = $text:literal),+ $(,)? }) => {
@@ -29,6 +32,8 @@ macro_rules! named {
         }
 
         impl ::utoipa::ToSchema for $name {}
+
+        impl $crate::names::Named for $name {}
 
         impl $name {
             /// Every value, in the order of declaration.
@@ -66,3 +71,16 @@ macro_rules! named {
     };
 }
 pub(crate) use named;
+
+/// Declares a struct, with the names of its fields in `FIELDS`: the columns that it is read from.
+macro_rules! with_fields {
+    ($(#[$about:meta])* pub struct $name:ident { $($(#[$doc:meta])* pub $field:ident: $type:ty),+ $(,)? }) => {
+        $(#[$about])*
+        pub struct $name { $($(#[$doc])* pub $field: $type),+ }
+
+        impl $name {
+            pub const FIELDS: &[&str] = &[$(stringify!($field)),+];
+        }
+    };
+}
+pub(crate) use with_fields;

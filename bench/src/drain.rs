@@ -10,8 +10,8 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 use usher::clock::Clock;
-use usher::invites::Acceptance;
 use usher::invites::email::EmailAddress;
+use usher::invites::{Acceptance, InviteDetails};
 use usher::store::{NewInvite, Store};
 use usher_testkit::receiver::Receiver;
 use uuid::Uuid;
@@ -146,9 +146,7 @@ pub async fn invite(database: &Database, people: Range<usize>) -> anyhow::Result
             role: "member".to_owned(),
             acceptance: Acceptance::Default,
             invited_by: None,
-            locale: None,
-            message: None,
-            redirect_url: None,
+            details: InviteDetails::default(),
             expires_at: tx.now() + TimeDelta::days(1),
         })
     });

@@ -9,8 +9,8 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio::time::Instant;
 use usher::clock::Clock;
-use usher::invites::Acceptance;
 use usher::invites::email::EmailAddress;
+use usher::invites::{Acceptance, InviteDetails};
 use usher::store::{NewInvite, Store};
 use usher_testkit::process::API_KEY;
 use uuid::Uuid;
@@ -154,9 +154,7 @@ async fn invite(database: &Database, count: usize) -> anyhow::Result<()> {
             role: "member".to_owned(),
             acceptance,
             invited_by: None,
-            locale: None,
-            message: None,
-            redirect_url: None,
+            details: InviteDetails::default(),
             expires_at: tx.now() + TimeDelta::days(1),
         })
     };

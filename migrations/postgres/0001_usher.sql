@@ -329,6 +329,7 @@ create table usher_sessions (
     ended_at timestamptz
 );
 create index usher_sessions_active on usher_sessions (person_id) where status = 'active';
+create index usher_sessions_age on usher_sessions (coalesce(ended_at, started_at));
 comment on table usher_sessions is 'Who is signed in, as far as the webhooks tell.';
 comment on column usher_sessions.clerk_session_id is 'sess_…';
 comment on column usher_sessions.person_id is 'The person, a usher_people.id; null if they were unknown when the session ended.';

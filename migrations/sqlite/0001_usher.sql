@@ -166,6 +166,7 @@ create table usher_sessions (
     ended_at text
 ) strict;
 create index usher_sessions_active on usher_sessions (person_id) where status = 'active';
+create index usher_sessions_age on usher_sessions (coalesce(ended_at, started_at));
 
 -- Addresses invited into an organization or a project.
 create table invites (

@@ -107,7 +107,7 @@ async fn preview_of(api: &Api, token: &str) -> Result<LinkPreview, Problem> {
         .ok_or_else(Problem::not_found)?;
     let inviter = full_name(view.inviter_first_name.as_deref(), view.inviter_last_name.as_deref());
     let status = view.invite.status_at(now);
-    let redirect_url = view.invite.redirect_url.as_deref();
+    let redirect_url = view.invite.details.redirect_url.as_deref();
     Ok(LinkPreview {
         id: view.invite.id,
         kind: view.invite.kind,

@@ -171,7 +171,7 @@ async fn show(store: &Store, roles: &Roles, id: Uuid, as_json: bool) -> anyhow::
         ("waits for", waits_for),
         ("no mail", view.held().map(|held| held.to_string())),
         ("acceptance", Some(invite.acceptance.to_string())),
-        ("leads to", invite.redirect_url.clone()),
+        ("leads to", invite.details.redirect_url.clone()),
         ("expires", Some(report::time(invite.expires_at))),
         (
             "in banner",

@@ -188,6 +188,7 @@ pub struct Retention {
     /// Finished jobs.
     pub jobs: TimeDelta,
     pub dead_jobs: TimeDelta,
+    /// The records of mails, and the history of invites that are not open.
     pub deliveries: TimeDelta,
     /// Events for the app.
     pub outgoing: TimeDelta,

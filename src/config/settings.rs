@@ -279,7 +279,7 @@ pub struct Settings {
     /// How long dead jobs are kept, so that they can be retried. Default: `90d`.
     #[arg(long, env = "USHER_KEEP_DEAD_JOBS", global = true, value_name = "AGE")]
     pub usher_keep_dead_jobs: Option<String>,
-    /// How long the records of mails are kept. Default: `365d`.
+    /// How long the records of mails are kept, and the history of invites that are not open. Default: `365d`.
     #[arg(long, env = "USHER_KEEP_DELIVERIES", global = true, value_name = "AGE")]
     pub usher_keep_deliveries: Option<String>,
     /// How long events for the app are kept, for `GET /v1/events` and to be sent again. Default: `30d`.

@@ -190,9 +190,7 @@ fn is_repetition(invite: &Invite, asked: &NewInvite, now: DateTime<Utc>) -> bool
         && invite.role == asked.role
         && invite.acceptance == asked.acceptance
         && invite.invited_by == asked.invited_by
-        && invite.locale == asked.locale
-        && invite.message == asked.message
-        && invite.redirect_url == asked.redirect_url
+        && invite.details == asked.details
 }
 
 /// Applies the daily caps: without room for a mail, the invite is made without one, or not at all.
@@ -441,9 +439,7 @@ impl Surroundings {
             role: body.role.clone(),
             acceptance: body.acceptance.unwrap_or(Acceptance::Default),
             invited_by: self.inviter(request),
-            locale: body.locale.clone(),
-            message: body.message.clone(),
-            redirect_url: body.redirect_url.clone(),
+            details: body.details(),
             expires_at: tx.now() + body.expires_in.unwrap_or(default_ttl),
         })
     }

@@ -14,6 +14,6 @@ pub mod roles;
 pub mod token;
 
 pub use filter::InviteFilter;
-pub use invite::{Acceptance, Invite, Status, TargetKind};
+pub use invite::{Acceptance, Invite, InviteDetails, Status, TargetKind};
 pub use redirect::RedirectOrigins;
 pub use request::{CreateInvite, InvalidRequest, InviteRequest, PersonRef, Target, is_clerk_user_id};

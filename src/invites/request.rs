@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::email::EmailAddress;
 use super::limits::{MAX_MESSAGE, MAX_TTL};
 use super::roles::{RoleOrder, Roles};
-use super::{Acceptance, RedirectOrigins, TargetKind};
+use super::{Acceptance, InviteDetails, RedirectOrigins, TargetKind};
 use crate::app_id::AppId;
 use crate::clock::parse_duration;
 use crate::fields::{FieldError, Fields, body, line, text};
@@ -132,6 +132,17 @@ body! {
             pattern = r"^[Hh][Tt][Tt][Pp][Ss]?://[\x21-\x5b\x5d-\x7e]+$"
         )]
         redirect_url: Option<String> = optional(redirects.read()),
+    }
+}
+
+impl CreateInvite {
+    #[must_use]
+    pub fn details(&self) -> InviteDetails {
+        InviteDetails {
+            locale: self.locale.clone(),
+            message: self.message.clone(),
+            redirect_url: self.redirect_url.clone(),
+        }
     }
 }
 

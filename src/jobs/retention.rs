@@ -16,6 +16,8 @@ const BATCH: u32 = 500;
 const PAUSE: Duration = Duration::from_millis(25);
 /// How many jobs ended in each minute, for the board.
 const MINUTES_KEPT: TimeDelta = TimeDelta::days(1);
+/// Sessions, at least: while one is known as ended, its start is known as late.
+const SESSIONS_KEPT: TimeDelta = TimeDelta::days(365);
 /// Half the time limit of a job. The next tick deletes the rest.
 const MAX_BATCH_SIZE: Duration = Duration::from_secs(150);
 
@@ -44,6 +46,14 @@ async fn all(app: &App) -> Result<(), StoreError> {
         tx.drop_deliveries(at, most).boxed()
     })
     .await?;
+    let history = repeat(app, now - keep.deliveries, |tx, at, most| {
+        tx.drop_history(at, most).boxed()
+    })
+    .await?;
+    let sessions = repeat(app, now - keep.events.max(SESSIONS_KEPT), |tx, at, most| {
+        tx.drop_sessions(at, most).boxed()
+    })
+    .await?;
     let outgoing = repeat(app, now - keep.outgoing, |tx, at, most| {
         tx.drop_outgoing(at, most).boxed()
     })
@@ -57,16 +67,21 @@ async fn all(app: &App) -> Result<(), StoreError> {
         tx.drop_ended_jobs(at, most).boxed()
     })
     .await?;
-    if jobs + dead + payloads + events + deliveries + outgoing + keys + audit > 0 {
+    // Then the jobs that they ran are gone.
+    let workers = drop_workers(app, now - keep.jobs.max(keep.dead_jobs)).await?;
+    if jobs + dead + payloads + events + deliveries + history + sessions + outgoing + keys + audit + workers > 0 {
         tracing::info!(
             jobs,
             dead_jobs = dead,
             payloads,
             events,
             deliveries,
+            history,
+            sessions,
             outgoing_events = outgoing,
             idempotency_keys = keys,
             audit,
+            workers,
             "let go what was old"
         );
     }
@@ -88,6 +103,17 @@ async fn drop_jobs(app: &App, state: JobState, before: DateTime<Utc>) -> Result<
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+async fn drop_workers(app: &App, before: DateTime<Utc>) -> Result<u64, StoreError> {
+    let former = app.store.read().await?.former_workers(before).await?;
+    for name in &former {
+        app.store
+            .transaction(name, |tx, name| tx.drop_worker(name).boxed())
+            .await?;
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(former.len() as u64)
 }
 
 /// Deletes a number of rows that are older than a time; returns how many.

@@ -6,8 +6,8 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::invites::{INVITE_ID, INVITE_OF_I, accept_facts, invite_ids};
-use super::rows::{Type, among, and_among, checked, of_rows, sql, to_json, unfold};
+use super::invites::{accept_facts, invite_columns};
+use super::rows::{Row as _, and_among, checked, ids_json, of_ids, row, sql, to_json};
 use super::{Queue, Result, Rules, Tx, on_conn};
 use crate::invites::Invite;
 use crate::invites::accept::AcceptFacts;
@@ -121,14 +121,15 @@ pub struct MailContext {
     pub suppressed_for: Option<String>,
 }
 
-#[derive(Serialize)]
-struct DeliveryRow<'a> {
-    delivery_id: Uuid,
-    for_invite: Uuid,
-    kind: DeliveryKind,
-    to_email: &'a str,
-    /// The part before the `@` of its `Message-ID`.
-    message_name: String,
+row! {
+    struct DeliveryRow<'a> {
+        delivery_id: Uuid,
+        for_invite: Uuid,
+        kind: DeliveryKind,
+        to_email: &'a str,
+        /// The part before the `@` of its `Message-ID`.
+        message_name: String,
+    }
 }
 
 /// The job's payload.
@@ -140,18 +141,14 @@ struct Payload {
     cause: Option<String>,
 }
 
-#[derive(Serialize)]
-struct DeliveryId {
-    delivery_id: Uuid,
-}
-
-#[derive(Serialize)]
-struct NoteRow<'a> {
-    delivery_id: Uuid,
-    status: DeliveryStatus,
-    counted: i32,
-    error: Option<&'a str>,
-    reply: Option<&'a str>,
+row! {
+    struct NoteRow<'a> {
+        delivery_id: Uuid,
+        status: DeliveryStatus,
+        counted: i32,
+        error: Option<&'a str>,
+        reply: Option<&'a str>,
+    }
 }
 
 #[derive(sqlx::FromRow)]
@@ -182,16 +179,7 @@ impl Tx {
                 }
             })
             .collect();
-        let source = unfold(
-            self.dialect(),
-            &[
-                ("delivery_id", Type::Uuid),
-                ("for_invite", Type::Uuid),
-                ("kind", Type::Text),
-                ("to_email", Type::Text),
-                ("message_name", Type::Text),
-            ],
-        );
+        let source = DeliveryRow::unfold(self.dialect());
         let text = format!(
             "insert into usher_deliveries (id, invite_id, kind, generation, to_email, status, message_id, queued_at)
              select r.delivery_id, r.for_invite, r.kind,
@@ -224,13 +212,12 @@ impl Tx {
         if invites.is_empty() {
             return Ok(HashMap::new());
         }
-        let rows = unfold(self.dialect(), INVITE_ID);
-        let theirs = of_rows(self.dialect(), "invite_id", "invite_id", &rows);
+        let theirs = of_ids(self.dialect(), "invite_id");
         let text = format!(
             "select invite_id, count(*) as mails, max(queued_at) as newest from usher_deliveries
              where {theirs} and kind = 'invite' and status <> 'suppressed' and queued_at > $2 group by invite_id"
         );
-        let ids = invite_ids(invites)?;
+        let ids = ids_json(invites)?;
         let found: Vec<(Uuid, i64, Option<DateTime<Utc>>)> = on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(ids)
             .bind(since)
@@ -266,11 +253,10 @@ impl Tx {
 
     /// The mails among these ids that are still to be sent, with all data for their texts.
     pub async fn queued_mails(&mut self, ids: &[Uuid]) -> Result<Vec<QueuedMail>> {
-        let rows = unfold(self.dialect(), &[("delivery_id", Type::Uuid)]);
-        let these = among(self.dialect(), "d.id", &format!("select r.delivery_id from {rows}"));
+        let these = of_ids(self.dialect(), "d.id");
         let text = format!(
             "select d.id as delivery_id, d.kind as delivery_kind, d.attempts as delivery_attempts, d.to_email,
-                 d.message_id, d.queued_at, {INVITE_OF_I}, {},
+                 d.message_id, d.queued_at, {}, {},
                  coalesce(o.name, '') as organization_name, p.name as project_name,
                  a.first_name as inviter_first_name, a.last_name as inviter_last_name, a.email as inviter_email,
                  b.first_name as invitee_first_name, b.last_name as invitee_last_name,
@@ -296,10 +282,10 @@ impl Tx {
              left join usher_admins a on a.id = i.invited_by
              left join usher_admins b on b.id = i.accepted_by
              where d.status = 'queued' and {these}",
+            invite_columns("i."),
             accept_facts()
         );
-        let rows: Vec<_> = ids.iter().map(|&delivery_id| DeliveryId { delivery_id }).collect();
-        let rows = to_json(&rows)?;
+        let rows = ids_json(ids)?;
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(rows)
             .fetch_all(conn)
@@ -318,16 +304,7 @@ impl Tx {
 
     /// Stores the results of mails, except of mails that are no longer queued.
     pub async fn note_deliveries(&mut self, notes: &[DeliveryNote]) -> Result<()> {
-        let source = unfold(
-            self.dialect(),
-            &[
-                ("delivery_id", Type::Uuid),
-                ("status", Type::Text),
-                ("counted", Type::Int),
-                ("error", Type::Text),
-                ("reply", Type::Text),
-            ],
-        );
+        let source = NoteRow::unfold(self.dialect());
         let ids = format!("select r.delivery_id from {source}");
         let and_these = and_among(self.dialect(), "usher_deliveries.id", &ids);
         let text = format!(

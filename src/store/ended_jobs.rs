@@ -1,9 +1,8 @@
 //! How many jobs of each queue ended in each minute of the last day, for the board.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 
-use super::rows::{Type, sql, to_json, unfold};
+use super::rows::{Row as _, row, sql, to_json};
 use super::{Queue, Result, Tx, on_conn};
 
 /// Jobs of one queue that ended.
@@ -24,11 +23,12 @@ pub struct MinuteOfJobs {
     pub failed: i64,
 }
 
-#[derive(Serialize)]
-struct EndedRow {
-    queue: &'static str,
-    done: u32,
-    failed: u32,
+row! {
+    struct EndedRow<'a> {
+        queue: &'a str,
+        done: u32,
+        failed: u32,
+    }
 }
 
 /// The minute of a time, since the Unix epoch.
@@ -50,13 +50,11 @@ impl Tx {
             .collect();
         // Always in this order, to avoid deadlocks.
         rows.sort_by_key(|row| row.queue);
-        let columns = [("queue", Type::Text), ("done", Type::Long), ("failed", Type::Long)];
+        let (columns, source) = (EndedRow::columns(), EndedRow::unfold(self.dialect()));
         let text = format!(
-            "insert into usher_ended_jobs (minute, queue, done, failed)
-             select $2, r.queue, r.done, r.failed from {} where true
+            "insert into usher_ended_jobs (minute, {columns}) select $2, r.* from {source} where true
              on conflict (minute, queue) do update set
-                 done = usher_ended_jobs.done + excluded.done, failed = usher_ended_jobs.failed + excluded.failed",
-            unfold(self.dialect(), &columns)
+                 done = usher_ended_jobs.done + excluded.done, failed = usher_ended_jobs.failed + excluded.failed"
         );
         let rows = to_json(&rows)?;
         on_conn!(self, |conn| sqlx::query(sql(text))

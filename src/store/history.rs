@@ -6,8 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::invites::{INVITE_ID, invite_ids};
-use super::rows::{Time, Type, of_rows, sql, to_json, unfold};
+use super::rows::{Row as _, Time, ids_json, of_ids, row, sql, to_json};
 use super::{Result, Tx, on_conn};
 use crate::invites::accept::Obstacle;
 use crate::invites::matching;
@@ -33,17 +32,19 @@ pub(super) struct History {
     cause: Option<String>,
     /// The correlation id per person, by both of their ids: events from Clerk share transactions.
     by_person: HashMap<Uuid, String>,
-    rows: Vec<Row>,
+    rows: Vec<NewEntry>,
 }
 
-#[derive(Debug, Serialize)]
-struct Row {
-    new_id: Uuid,
-    for_invite: Uuid,
-    event: InviteEvent,
-    at: Time,
-    cause: Option<String>,
-    reason: Option<Obstacle>,
+row! {
+    #[derive(Debug)]
+    struct NewEntry {
+        id: Uuid,
+        invite_id: Uuid,
+        event: InviteEvent,
+        at: Time,
+        cause: Option<String>,
+        reason: Option<Obstacle>,
+    }
 }
 
 #[derive(sqlx::FromRow)]
@@ -100,14 +101,14 @@ impl Tx {
 
     /// Removes the events of invites that this transaction created and removed again.
     pub(super) fn forget_events(&mut self, invites: &[Uuid]) {
-        self.history.rows.retain(|row| !invites.contains(&row.for_invite));
+        self.history.rows.retain(|row| !invites.contains(&row.invite_id));
         self.forget_outgoing(invites);
     }
 
     fn record(&mut self, event: InviteEvent, invite_id: Uuid, person: Option<Uuid>, reason: Option<Obstacle>) {
-        let row = Row {
-            new_id: self.clock.new_id(),
-            for_invite: invite_id,
+        let row = NewEntry {
+            id: self.clock.new_id(),
+            invite_id,
             event,
             at: Time(self.clock.now()),
             cause: person
@@ -121,7 +122,7 @@ impl Tx {
 
     /// The correlation id of an invite's last event in this transaction.
     pub(super) fn cause_of(&self, invite_id: Uuid) -> Option<&str> {
-        let last = self.history.rows.iter().rev().find(|row| row.for_invite == invite_id);
+        let last = self.history.rows.iter().rev().find(|row| row.invite_id == invite_id);
         last.map_or(self.history.cause.as_deref(), |row| row.cause.as_deref())
     }
 
@@ -129,21 +130,8 @@ impl Tx {
         if self.history.rows.is_empty() {
             return Ok(());
         }
-        let source = unfold(
-            self.dialect(),
-            &[
-                ("new_id", Type::Uuid),
-                ("for_invite", Type::Uuid),
-                ("event", Type::Text),
-                ("at", Type::Time),
-                ("cause", Type::Text),
-                ("reason", Type::Text),
-            ],
-        );
-        let text = format!(
-            "insert into usher_invite_history (id, invite_id, event, at, cause, reason)
-             select r.new_id, r.for_invite, r.event, r.at, r.cause, r.reason from {source}"
-        );
+        let (columns, source) = (NewEntry::columns(), NewEntry::unfold(self.dialect()));
+        let text = format!("insert into usher_invite_history ({columns}) select r.* from {source}");
         let rows = to_json(&self.history.rows)?;
         on_conn!(self, |conn| sqlx::query(sql(text))
             .bind(rows)
@@ -155,14 +143,13 @@ impl Tx {
 
     /// Why these invites can't be accepted, for those whose last event is a refusal.
     pub(super) async fn last_refusals(&mut self, invites: &[Uuid]) -> Result<HashMap<Uuid, String>> {
-        let rows = unfold(self.dialect(), INVITE_ID);
-        let theirs = of_rows(self.dialect(), "h.invite_id", "invite_id", &rows);
+        let theirs = of_ids(self.dialect(), "h.invite_id");
         let text = format!(
             "select h.invite_id, h.reason from usher_invite_history h
              where {theirs} and h.event = 'refused' and h.reason is not null and not exists (
                  select 1 from usher_invite_history n where n.invite_id = h.invite_id and n.at > h.at)"
         );
-        let ids = invite_ids(invites)?;
+        let ids = ids_json(invites)?;
         let found: Vec<LastRefusal> = on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(ids).fetch_all(conn).await)?;
         Ok(found.into_iter().map(|last| (last.invite_id, last.reason)).collect())
     }

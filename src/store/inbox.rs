@@ -6,8 +6,9 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{PgPool, SqlitePool};
 
+use super::jobs::state::NEW;
 use super::queue::{UNCOUNTED, new_job_id};
-use super::rows::{Time, Type, and_among, checked, of_rows, sql, to_json, unfold};
+use super::rows::{Row as _, TextRow, Time, and_among, checked, of_texts, row, sql, texts_json, to_json};
 use super::{PendingWrite, Pool, Queue, Result, Store, Tx, on_conn};
 use crate::names::named;
 
@@ -176,12 +177,13 @@ struct Payload<'a> {
     svix_id: &'a str,
 }
 
-#[derive(Serialize)]
-struct FinishedRow<'a> {
-    svix_id: &'a str,
-    processed_at: Option<Time>,
-    outcome: Option<&'a str>,
-    error: Option<&'a str>,
+row! {
+    struct FinishedRow<'a> {
+        svix_id: &'a str,
+        processed_at: Option<Time>,
+        outcome: Option<&'a str>,
+        error: Option<&'a str>,
+    }
 }
 
 impl Store {
@@ -225,7 +227,7 @@ struct QueuedEvent<'a> {
 async fn receive_on_postgres(pool: &PgPool, queued: &[QueuedEvent<'_>], now: DateTime<Utc>) -> Result<Vec<String>> {
     let texts = |field: fn(&NewEvent) -> &str| queued.iter().map(|a| field(a.event)).collect::<Vec<_>>();
     let job_ids: Vec<&str> = queued.iter().map(|a| a.job_id.as_str()).collect();
-    let new = sqlx::query_scalar(
+    let text = format!(
         "with incoming as (
              select * from unnest($1::text[], $2::text[], $3::text[], $4::text[])
                  as incoming(svix_id, event_type, payload, job_id)
@@ -236,21 +238,21 @@ async fn receive_on_postgres(pool: &PgPool, queued: &[QueuedEvent<'_>], now: Dat
          ), queued as (
              insert into apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority)
              select job_id, $6, convert_to(json_build_object('svix_id', svix_id)::text, 'UTF8'),
-                 'Pending', 0, $7, now(), 0
+                 {NEW}, 0, $7, now(), 0
              from incoming join fresh using (svix_id)
          )
-         select svix_id from fresh",
-    )
-    .bind(texts(|event| &event.svix_id))
-    .bind(texts(|event| &event.event_type))
-    .bind(texts(|event| &event.payload))
-    .bind(job_ids)
-    .bind(now)
-    .bind(Queue::ProcessClerkEvent.stored())
-    .bind(UNCOUNTED)
-    .fetch_all(pool)
-    .await?;
-    Ok(new)
+         select svix_id from fresh"
+    );
+    Ok(sqlx::query_scalar(sql(text))
+        .bind(texts(|event| &event.svix_id))
+        .bind(texts(|event| &event.event_type))
+        .bind(texts(|event| &event.payload))
+        .bind(job_ids)
+        .bind(now)
+        .bind(Queue::ProcessClerkEvent.stored())
+        .bind(UNCOUNTED)
+        .fetch_all(pool)
+        .await?)
 }
 
 /// sqlx passes each SQL text to its own thread and back. So the first text begins the transaction and the last one
@@ -298,7 +300,7 @@ fn insertion_of(events: usize) -> String {
     format!(
         "with incoming(job_id, svix_id) as (values {})
          insert into Jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority, metadata)
-         select job_id, $2, cast(json_object('svix_id', svix_id) as blob), 'Pending', 0, $3, unixepoch(), 0, '{{}}'
+         select job_id, $2, cast(json_object('svix_id', svix_id) as blob), {NEW}, 0, $3, unixepoch(), 0, '{{}}'
          from incoming where not exists (select 1 from usher_events e where e.svix_id = incoming.svix_id);
          insert into usher_events (received_at, svix_id, event_type, payload) values {}
          on conflict (svix_id) do nothing returning svix_id;",
@@ -310,14 +312,12 @@ fn insertion_of(events: usize) -> String {
 impl Tx {
     /// The events among these that are not processed yet, oldest first.
     pub async fn unprocessed_events(&mut self, svix_ids: &[&str]) -> Result<Vec<Event>> {
-        let ids: Vec<_> = svix_ids.iter().map(|svix_id| Payload { svix_id }).collect();
-        let rows = unfold(self.dialect(), &[("svix_id", Type::Text)]);
         let text = format!(
             "select svix_id, event_type, payload, received_at from usher_events
              where processed_at is null and {} order by received_at, svix_id",
-            of_rows(self.dialect(), "svix_id", "svix_id", &rows)
+            of_texts(self.dialect(), "svix_id")
         );
-        let ids = to_json(&ids)?;
+        let ids = texts_json(svix_ids)?;
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(ids)
             .fetch_all(conn)
@@ -339,15 +339,7 @@ impl Tx {
                 error: event.outcome.as_ref().err().map(String::as_str),
             })
             .collect();
-        let source = unfold(
-            self.dialect(),
-            &[
-                ("svix_id", Type::Text),
-                ("processed_at", Type::Time),
-                ("outcome", Type::Text),
-                ("error", Type::Text),
-            ],
-        );
+        let source = FinishedRow::unfold(self.dialect());
         let text = format!(
             "update usher_events set processed_at = r.processed_at, outcome = r.outcome, error = r.error
              from {source} where usher_events.svix_id = r.svix_id and {} {}",
@@ -458,13 +450,12 @@ impl Tx {
     }
 
     async fn change_events(&mut self, svix_ids: &[&str], set: &str, condition: &str) -> Result<Vec<String>> {
-        let ids: Vec<_> = svix_ids.iter().map(|svix_id| Payload { svix_id }).collect();
         let text = format!(
             "update usher_events set {set}
-             where $2 = $2 and {condition} and svix_id in (select r.svix_id from {}) returning svix_id",
-            unfold(self.dialect(), &[("svix_id", Type::Text)])
+             where $2 = $2 and {condition} and svix_id in (select r.text from {}) returning svix_id",
+            TextRow::unfold(self.dialect())
         );
-        let (ids, now) = (to_json(&ids)?, self.clock.now());
+        let (ids, now) = (texts_json(svix_ids)?, self.clock.now());
         Ok(on_conn!(self, |conn| sqlx::query_scalar(sql(text))
             .bind(ids)
             .bind(now)

@@ -1,10 +1,9 @@
 //! The number of invite mails per day, by inviter, organization and address.
 
 use chrono::NaiveDate;
-use serde::Serialize;
 use uuid::Uuid;
 
-use super::rows::{Type, sql, to_json, unfold};
+use super::rows::{Row as _, row, sql, to_json};
 use super::{Result, Tx, on_conn};
 use crate::names::named;
 
@@ -31,24 +30,18 @@ pub struct MailCount {
     pub mails: i32,
 }
 
-/// A number of mails to add to a count, and the count's limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct MailDemand {
-    /// Inviter or organization.
-    pub scope: CountScope,
-    pub subject: Uuid,
-    pub mails: i32,
-    /// The highest count that is allowed.
-    pub cap: i32,
+row! {
+    /// A number of mails to add to a count, and the count's limit.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct MailDemand {
+        /// Inviter or organization.
+        pub scope: CountScope,
+        pub subject: Uuid,
+        pub mails: i32,
+        /// The highest count that is allowed.
+        pub cap: i32,
+    }
 }
-
-const SUBJECT: &[(&str, Type)] = &[("scope", Type::Text), ("subject", Type::Uuid)];
-const DEMAND: &[(&str, Type)] = &[
-    ("scope", Type::Text),
-    ("subject", Type::Uuid),
-    ("mails", Type::Int),
-    ("cap", Type::Int),
-];
 
 impl Tx {
     /// The counts of these subjects on a day; subjects without a count are left out.
@@ -56,7 +49,7 @@ impl Tx {
         if subjects.is_empty() {
             return Ok(Vec::new());
         }
-        let source = unfold(self.dialect(), SUBJECT);
+        let source = MailDemand::unfold(self.dialect());
         let text = format!(
             "select c.scope, c.subject, c.mails from {source}
              join usher_mail_counts c on c.scope = r.scope and c.subject = r.subject and c.day = $2"
@@ -79,7 +72,7 @@ impl Tx {
         if demand.is_empty() {
             return Ok(());
         }
-        let source = unfold(self.dialect(), DEMAND);
+        let source = MailDemand::unfold(self.dialect());
         let text = format!(
             "insert into usher_mail_counts (scope, subject, day, mails)
              select r.scope, r.subject, $2, r.mails from {source} where true

@@ -13,7 +13,8 @@ use tokio::sync::watch;
 use ulid::Ulid;
 
 use super::jobs::dialect_sql;
-use super::rows::{Type, sql, to_json, unfold};
+use super::jobs::state::{COUNT_IF_STARTED, HELD, NEW, RELEASE};
+use super::rows::{Row as _, row, sql, to_json};
 use super::{Dialect, NewFailure, Pool, Result, Store, Tx, on_conn};
 use crate::clock::Clock;
 use crate::names::named;
@@ -145,10 +146,11 @@ struct Inserted {
     job_type: String,
 }
 
-#[derive(Serialize)]
-struct JobRow {
-    job_id: String,
-    payload: String,
+row! {
+    struct JobRow {
+        job_id: String,
+        payload: String,
+    }
 }
 
 impl Tx {
@@ -165,17 +167,17 @@ impl Tx {
                 payload,
             });
         }
-        let rows = unfold(self.dialect(), &[("job_id", Type::Text), ("payload", Type::Text)]);
+        let rows = JobRow::unfold(self.dialect());
         // The tables belong to apalis and differ in names and types. `run_at` is the database's now, because fetching
         // compares it with that clock. On Postgres `metadata` stays null: hstore would have to be on the search path.
         let text = match self.dialect() {
             Dialect::Postgres => format!(
                 "insert into apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority)
-                 select r.job_id, $2, convert_to(r.payload, 'UTF8'), 'Pending', 0, $3, now(), 0 from {rows}"
+                 select r.job_id, $2, convert_to(r.payload, 'UTF8'), {NEW}, 0, $3, now(), 0 from {rows}"
             ),
             Dialect::Sqlite => format!(
                 "insert into Jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority, metadata)
-                 select r.job_id, $2, cast(r.payload as blob), 'Pending', 0, $3, unixepoch(), 0, '{{}}' from {rows}"
+                 select r.job_id, $2, cast(r.payload as blob), {NEW}, 0, $3, unixepoch(), 0, '{{}}' from {rows}"
             ),
         };
         let jobs = to_json(&jobs)?;
@@ -195,8 +197,7 @@ impl Tx {
     async fn release_job(&mut self, job_id: &str, due: DateTime<Utc>) -> Result<()> {
         self.defer_job(job_id, due).await?;
         let text = format!(
-            "update {} set status = 'Pending', lock_by = null, lock_at = null
-             where id = $1 and status in ('Queued', 'Running')",
+            "update {} set {RELEASE} where id = $1 and {HELD}",
             dialect_sql(self.dialect()).table
         );
         on_conn!(self, |conn| sqlx::query(sql(text))
@@ -290,7 +291,7 @@ impl Store {
                 // True for ten seconds each time the limit has passed: this runs every five seconds, and the worker is
                 // soon replaced. A held job has the status `Queued`, because the second lock is switched off (APALIS
                 // trap 24).
-                let is_overdue: bool = sqlx::query_scalar(
+                let text = format!(
                     "with beating as (
                          update apalis.workers set last_seen = now()
                          where id in (select json_array_elements_text($1::text::json)) returning id
@@ -298,14 +299,15 @@ impl Store {
                          select extract(epoch from now() - lock_at)::bigint as seconds, overdue.value::bigint as most
                          from apalis.jobs join beating on beating.id = jobs.lock_by
                              join json_each_text($2::text::json) as overdue on overdue.key = jobs.job_type
-                         where jobs.status in ('Queued', 'Running')
+                         where {HELD}
                      )
-                     select exists (select from held where seconds >= most and seconds % most < 10)",
-                )
-                .bind(names)
-                .bind(limits)
-                .fetch_one(pool)
-                .await?;
+                     select exists (select from held where seconds >= most and seconds % most < 10)"
+                );
+                let is_overdue: bool = sqlx::query_scalar(sql(text))
+                    .bind(names)
+                    .bind(limits)
+                    .fetch_one(pool)
+                    .await?;
                 if is_overdue {
                     tracing::warn!("a finished job was never acknowledged; treating its database connection as lost");
                     self.lost.send_replace(());
@@ -321,33 +323,33 @@ impl Store {
         Ok(())
     }
 
-    /// Marks these workers as stopped and releases the jobs that they hold; nothing of theirs may be running. A worker
-    /// that stops or fails during a fetch leaves rows locked that it never saw; apalis does not release them.
+    /// Marks these workers as stopped, as if last seen an hour ago, and releases the jobs that they hold; nothing of
+    /// theirs may be running. A worker that stops or fails during a fetch leaves rows locked that it never saw; apalis
+    /// does not release them.
     pub async fn retire_workers(&self, workers: &[String]) -> Result<()> {
         let names = to_json(workers)?;
         match &self.pool {
             Pool::Postgres(pool) => {
-                sqlx::query(
+                let text = format!(
                     "with gone as (
-                         update apalis.workers set last_seen = to_timestamp(0)
+                         update apalis.workers set last_seen = now() - interval '1 hour'
                          where id in (select json_array_elements_text($1::text::json)) returning id
                      )
-                     update apalis.jobs set status = 'Pending', lock_by = null, lock_at = null, done_at = null,
-                         attempts = attempts + case status when 'Running' then 1 else 0 end
-                     from gone where lock_by = gone.id and status in ('Running', 'Queued')",
-                )
-                .bind(names)
-                .execute(pool)
-                .await?;
+                     update apalis.jobs set {RELEASE}, done_at = null, {COUNT_IF_STARTED}
+                     from gone where lock_by = gone.id and {HELD}"
+                );
+                sqlx::query(sql(text)).bind(names).execute(pool).await?;
             }
             Pool::Sqlite { writer, .. } => {
                 for text in [
-                    "update Workers set last_seen = 0 where id in (select value from json_each($1))",
-                    "update Jobs set status = 'Pending', lock_by = null, lock_at = null, done_at = null,
-                         attempts = attempts + case status when 'Running' then 1 else 0 end
-                     where status in ('Running', 'Queued') and lock_by in (select value from json_each($1))",
+                    "update Workers set last_seen = unixepoch() - 3600 where id in (select value from json_each($1))"
+                        .to_owned(),
+                    format!(
+                        "update Jobs set {RELEASE}, done_at = null, {COUNT_IF_STARTED}
+                         where {HELD} and lock_by in (select value from json_each($1))"
+                    ),
                 ] {
-                    sqlx::query(text).bind(&names).execute(writer).await?;
+                    sqlx::query(sql(text)).bind(&names).execute(writer).await?;
                 }
             }
         }
@@ -366,39 +368,40 @@ impl Store {
     /// orphaned with it. So it neither keeps the service down nor takes the other jobs with it.
     pub async fn recover_orphans(&self, limit: TimeDelta) -> Result<u64> {
         let queues = Queue::all_stored()?;
+        let lost = format!(
+            r#"update {} set {RELEASE}, attempts = attempts + 1, done_at = null,
+                 last_result = '{{"Err": "its worker fell silent"}}'"#,
+            dialect_sql(self.dialect()).table
+        );
         let recovered = match &self.pool {
-            Pool::Postgres(pool) => sqlx::query(
-                "with orphans as (
-                     select jobs.id from apalis.jobs join apalis.workers on workers.id = jobs.lock_by
-                     where jobs.status in ('Running', 'Queued') and workers.last_seen < now() - make_interval(secs => $1)
-                       and jobs.job_type in (select json_array_elements_text($2::text::json))
-                     for update of jobs skip locked
-                 )
-                 update apalis.jobs set status = 'Pending', attempts = attempts + 1, lock_by = null, lock_at = null,
-                     done_at = null, last_result = '{\"Err\": \"its worker fell silent\"}',
-                     run_at = case when attempts < 3 or attempts + 1 >= max_attempts then run_at else now() + make_interval(
-                         secs => least(10 * (1 << least(attempts - 2, 9)), 3600) * (0.5 + random())) end
-                 from orphans where jobs.id = orphans.id",
-            )
-            .bind(limit.as_seconds_f64())
-            .bind(queues)
-            .execute(pool)
-            .await?
-            .rows_affected(),
-            Pool::Sqlite { writer, .. } => sqlx::query(
-                "update Jobs set status = 'Pending', attempts = attempts + 1, lock_by = null, lock_at = null,
-                     done_at = null, last_result = '{\"Err\": \"its worker fell silent\"}',
-                     run_at = case when attempts < 3 or attempts + 1 >= max_attempts then run_at else unixepoch()
-                         + min(10 * (1 << min(attempts - 2, 9)), 3600) * (500 + abs(random() % 1000)) / 1000 end
-                 where status in ('Running', 'Queued')
-                   and lock_by in (select id from Workers where last_seen < unixepoch() - $1)
-                   and job_type in (select value from json_each($2))",
-            )
-            .bind(limit.num_seconds())
-            .bind(queues)
-            .execute(writer)
-            .await?
-            .rows_affected(),
+            Pool::Postgres(pool) => {
+                let text = format!(
+                    "with orphans as (
+                         select jobs.id from apalis.jobs join apalis.workers on workers.id = jobs.lock_by
+                         where {HELD} and workers.last_seen < now() - make_interval(secs => $1)
+                           and jobs.job_type in (select json_array_elements_text($2::text::json))
+                         for update of jobs skip locked
+                     )
+                     {lost},
+                         run_at = case when attempts < 3 or attempts + 1 >= max_attempts then run_at else now() + make_interval(
+                             secs => least(10 * (1 << least(attempts - 2, 9)), 3600) * (0.5 + random())) end
+                     from orphans where jobs.id = orphans.id"
+                );
+                let recovery = sqlx::query(sql(text)).bind(limit.as_seconds_f64()).bind(queues);
+                recovery.execute(pool).await?.rows_affected()
+            }
+            Pool::Sqlite { writer, .. } => {
+                let text = format!(
+                    "{lost},
+                         run_at = case when attempts < 3 or attempts + 1 >= max_attempts then run_at else unixepoch()
+                             + min(10 * (1 << min(attempts - 2, 9)), 3600) * (500 + abs(random() % 1000)) / 1000 end
+                     where {HELD}
+                       and lock_by in (select id from Workers where last_seen < unixepoch() - $1)
+                       and job_type in (select value from json_each($2))"
+                );
+                let recovery = sqlx::query(sql(text)).bind(limit.num_seconds()).bind(queues);
+                recovery.execute(writer).await?.rows_affected()
+            }
         };
         if recovered > 0 {
             for &queue in Queue::ALL {

@@ -1,11 +1,13 @@
 //! Deletes old rows in batches: each batch is a short transaction that finds its rows by an index, so that the running
 //! service hardly notices.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 use ulid::Ulid;
 use uuid::Uuid;
 
-use super::jobs::{dialect_sql, is_in};
+use super::jobs::dialect_sql;
 use super::rows::{among, sql};
 use super::{Dialect, JobState, Queue, Result, Tx, on_conn};
 
@@ -36,7 +38,7 @@ impl Tx {
             "select id from {} where id > $1 and id < $2 and {} and {} and {} < $3 order by id limit {limit}",
             words.table,
             among(self.dialect(), "job_type", names),
-            is_in(state, words.now),
+            state.condition(words.now),
             (words.seconds)("coalesce(done_at, run_at)"),
         );
         let queues = Queue::all_stored()?;
@@ -101,18 +103,86 @@ impl Tx {
             .rows_affected()))
     }
 
-    /// Deletes mails that were queued before a time and are not to be sent any more. Their ids sort by time, too.
+    /// Deletes mails that were queued before a time and are not to be sent any more.
     pub async fn drop_deliveries(&mut self, before: DateTime<Utc>, limit: u32) -> Result<u64> {
-        // The first UUIDv7 of that time: 48 bits of milliseconds.
-        let first = Uuid::from_u128(u128::from(before.timestamp_millis().unsigned_abs()) << 80);
-        Ok(on_conn!(self, |conn| sqlx::query(
+        self.up_to_id(
             "delete from usher_deliveries where id in (
-                 select id from usher_deliveries where id < $1 and status <> 'queued' order by id limit $2)"
+                 select id from usher_deliveries where id < $1 and status <> 'queued' order by id limit $2)",
+            before,
+            limit,
         )
-        .bind(first)
-        .bind(i64::from(limit))
-        .execute(conn)
-        .await?
-        .rows_affected()))
+        .await
+    }
+
+    /// Deletes what happened to invites before a time. That of an open invite is kept: its last refusal says why it
+    /// still waits.
+    pub async fn drop_history(&mut self, before: DateTime<Utc>, limit: u32) -> Result<u64> {
+        self.up_to_id(
+            "delete from usher_invite_history where id in (
+                 select h.id from usher_invite_history h where h.id < $1
+                     and (select i.status from invites i where i.id = h.invite_id) <> 'pending'
+                 order by h.id limit $2)",
+            before,
+            limit,
+        )
+        .await
+    }
+
+    /// Deletes sessions that ended before a time, and those that began before it and whose end was never told.
+    pub async fn drop_sessions(&mut self, before: DateTime<Utc>, limit: u32) -> Result<u64> {
+        self.up_to(
+            "delete from usher_sessions where clerk_session_id in (
+                 select clerk_session_id from usher_sessions where coalesce(ended_at, started_at) < $1
+                 order by coalesce(ended_at, started_at) limit $2)",
+            before,
+            limit,
+        )
+        .await
+    }
+
+    /// usher's workers that were last seen before a time and are named by no job. The jobs are read only if there are
+    /// such workers: they have no index by worker.
+    pub async fn former_workers(&mut self, before: DateTime<Utc>) -> Result<Vec<String>> {
+        let dialect = dialect_sql(self.dialect());
+        let (workers, last_seen) = (dialect.workers, (dialect.seconds)("last_seen"));
+        let text = format!("select id from {workers} where worker_type like 'usher:%' and {last_seen} < $1");
+        let mut former: Vec<String> = on_conn!(self, |conn| sqlx::query_scalar(sql(text))
+            .bind(before.timestamp())
+            .fetch_all(conn)
+            .await)?;
+        if former.is_empty() {
+            return Ok(former);
+        }
+        let text = format!(
+            "select distinct lock_by from {} where lock_by is not null",
+            dialect.table
+        );
+        let named: Vec<String> = on_conn!(self, |conn| sqlx::query_scalar(sql(text)).fetch_all(conn).await)?;
+        let named: HashSet<String> = named.into_iter().collect();
+        former.retain(|name| !named.contains(name));
+        Ok(former)
+    }
+
+    /// One at a time: for the foreign key the database reads all jobs, which takes half a second for a million on SQLite.
+    pub async fn drop_worker(&mut self, name: &str) -> Result<()> {
+        let text = format!("delete from {} where id = $1", dialect_sql(self.dialect()).workers);
+        on_conn!(self, |conn| sqlx::query(sql(text))
+            .bind(name)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        Ok(())
+    }
+
+    /// As [`Tx::up_to`], of rows whose ids are UUIDv7 and so sort by time.
+    async fn up_to_id(&mut self, text: &'static str, before: DateTime<Utc>, limit: u32) -> Result<u64> {
+        // The first one of that time: 48 bits of milliseconds.
+        let first = Uuid::from_u128(u128::from(before.timestamp_millis().unsigned_abs()) << 80);
+        Ok(on_conn!(self, |conn| sqlx::query(text)
+            .bind(first)
+            .bind(i64::from(limit))
+            .execute(conn)
+            .await?
+            .rows_affected()))
     }
 }

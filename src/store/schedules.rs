@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 
-use super::rows::{Time, Type, sql, to_json, unfold};
+use super::rows::{Row as _, Time, row, sql, to_json};
 use super::{Result, Tx, on_conn};
 
 /// A schedule that is due.
@@ -27,10 +26,11 @@ pub struct ScheduleRow {
     pub last_error: Option<String>,
 }
 
-#[derive(Serialize)]
-struct TickRow {
-    name: &'static str,
-    next_at: Time,
+row! {
+    struct TickRow<'a> {
+        name: &'a str,
+        due_at: Time,
+    }
 }
 
 impl Tx {
@@ -62,9 +62,9 @@ impl Tx {
     /// Claims the schedules that are still due and moves each to its next time; returns the names that this transaction
     /// claimed. A second process claims none.
     pub async fn take_ticks(&mut self, due: &[DueTick]) -> Result<Vec<String>> {
-        let source = unfold(self.dialect(), &[("name", Type::Text), ("next_at", Type::Time)]);
+        let (columns, source) = (TickRow::columns(), TickRow::unfold(self.dialect()));
         let text = format!(
-            "insert into usher_schedules (name, due_at) select r.name, r.next_at from {source} where true
+            "insert into usher_schedules ({columns}) select r.* from {source} where true
              on conflict (name) do update set due_at = excluded.due_at where usher_schedules.due_at <= $2
              returning name"
         );
@@ -72,7 +72,7 @@ impl Tx {
             .iter()
             .map(|tick| TickRow {
                 name: tick.name,
-                next_at: Time(tick.next),
+                due_at: Time(tick.next),
             })
             .collect();
         // Always in this order, to avoid deadlocks.

@@ -1,12 +1,10 @@
 //! The signed-in sessions, as far as the webhooks tell.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 use std::collections::HashSet;
 use uuid::Uuid;
 
-use super::people::{PERSON_ID, person_ids};
-use super::rows::{Time, Type, among, in_order_of_id, sql, to_json, unfold};
+use super::rows::{IdRow, Row as _, Time, among, ids_json, in_order_of_id, row, sql, to_json};
 use super::{Result, Tx, on_conn};
 
 #[derive(Debug, Clone)]
@@ -17,18 +15,13 @@ pub struct SessionStart {
     pub started_at: DateTime<Utc>,
 }
 
-#[derive(Serialize)]
-struct SessionRow<'a> {
-    session_id: &'a str,
-    person_id: Option<Uuid>,
-    started_at: Option<Time>,
+row! {
+    struct SessionRow<'a> {
+        clerk_session_id: &'a str,
+        person_id: Option<Uuid>,
+        started_at: Option<Time>,
+    }
 }
-
-const COLUMNS: &[(&str, Type)] = &[
-    ("session_id", Type::Text),
-    ("person_id", Type::Uuid),
-    ("started_at", Type::Time),
-];
 
 impl Tx {
     /// Stores started sessions; returns the ids of the active ones, because a session's end may have arrived first.
@@ -39,16 +32,15 @@ impl Tx {
         let mut rows: Vec<_> = starts
             .iter()
             .map(|start| SessionRow {
-                session_id: &start.clerk_session_id,
+                clerk_session_id: &start.clerk_session_id,
                 person_id: Some(start.person_id),
                 started_at: Some(Time(start.started_at)),
             })
             .collect();
-        rows.sort_by_key(|row| row.session_id);
-        let source = unfold(self.dialect(), COLUMNS);
+        rows.sort_by_key(|row| row.clerk_session_id);
+        let (columns, source) = (SessionRow::columns(), SessionRow::unfold(self.dialect()));
         let text = format!(
-            "insert into usher_sessions (clerk_session_id, person_id, status, started_at)
-             select r.session_id, r.person_id, 'active', r.started_at from {source} where true
+            "insert into usher_sessions ({columns}, status) select r.*, 'active' from {source} where true
              on conflict (clerk_session_id) do update set person_id = excluded.person_id
              returning clerk_session_id, status"
         );
@@ -69,17 +61,16 @@ impl Tx {
         }
         let mut rows: Vec<_> = ends
             .iter()
-            .map(|&(session_id, person_id)| SessionRow {
-                session_id,
+            .map(|&(clerk_session_id, person_id)| SessionRow {
+                clerk_session_id,
                 person_id,
                 started_at: None,
             })
             .collect();
-        rows.sort_by_key(|row| row.session_id);
-        let source = unfold(self.dialect(), COLUMNS);
+        rows.sort_by_key(|row| row.clerk_session_id);
+        let (columns, source) = (SessionRow::columns(), SessionRow::unfold(self.dialect()));
         let text = format!(
-            "insert into usher_sessions (clerk_session_id, person_id, status, ended_at)
-             select r.session_id, r.person_id, 'ended', $2 from {source} where true
+            "insert into usher_sessions ({columns}, status, ended_at) select r.*, 'ended', $2 from {source} where true
              on conflict (clerk_session_id) do update set status = 'ended',
                  ended_at = coalesce(usher_sessions.ended_at, excluded.ended_at),
                  person_id = coalesce(usher_sessions.person_id, excluded.person_id)"
@@ -100,7 +91,7 @@ impl Tx {
         if people.is_empty() {
             return Ok(());
         }
-        let rows = unfold(self.dialect(), PERSON_ID);
+        let rows = IdRow::unfold(self.dialect());
         let text = format!(
             "update invites set flagged_at = null, updated_at = $2
              where status = 'pending' and {} and not exists (
@@ -110,12 +101,12 @@ impl Tx {
                 "id",
                 &format!(
                     "select id from invites where status = 'pending' and flagged_at is not null
-                         and flagged_for in (select r.person_id from {rows}) {}",
+                         and flagged_for in (select r.id from {rows}) {}",
                     in_order_of_id(self.dialect())
                 )
             )
         );
-        let people = person_ids(people)?;
+        let people = ids_json(people)?;
         let now = self.clock.now();
         on_conn!(self, |conn| sqlx::query(sql(text))
             .bind(people)

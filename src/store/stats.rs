@@ -5,9 +5,10 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 
+use super::jobs::state::{DEAD, FAILED, HELD, PENDING, PENDING_OR_FAILED, RETRYING, UNFINISHED};
 use super::migrate::TABLE;
 use super::rows::sql;
-use super::{Pool, PoolName, Queue, Result, Store};
+use super::{JobState, Pool, PoolName, Queue, Result, Store};
 use crate::metrics::QueueDepth;
 
 /// Jobs of one queue in one state.
@@ -36,54 +37,58 @@ pub struct HeldJobs {
     pub jobs: i64,
 }
 
-/// The same conditions as in apalis's fetch, so that its partial indexes are used. A `Failed` job waits for its next
-/// attempt; a job that apalis will not run again is dead, whatever its status says.
-const POSTGRES: &str = "
-    select job_type, 'waiting' as state, count(*) as jobs,
-        greatest(extract(epoch from now() - min(run_at)), 0)::float8 as age
-    from apalis.jobs where job_type = any (array(select json_array_elements_text($1::text::json)))
-        and (status = 'Pending' or (status = 'Failed' and attempts < max_attempts)) and run_at <= now()
-    group by job_type
-    union all select job_type, 'scheduled', count(*), 0
-    from apalis.jobs where job_type = any (array(select json_array_elements_text($1::text::json)))
-        and (status = 'Pending' or (status = 'Failed' and attempts < max_attempts)) and run_at > now()
-    group by job_type
-    union all select job_type, 'running', count(*), 0
-    from apalis.jobs where job_type = any (array(select json_array_elements_text($1::text::json)))
-        and status in ('Running', 'Queued') group by job_type
-    union all select job_type, 'dead', count(*), 0
-    from apalis.jobs where job_type = any (array(select json_array_elements_text($1::text::json)))
-        and (status = 'Killed' or (status = 'Failed' and attempts >= max_attempts)) group by job_type";
+/// One statement for each state, so that each uses its partial index. `$1` holds the queues' names.
+fn on_postgres() -> String {
+    let count = |state: JobState, age: &str| {
+        format!(
+            "select job_type, '{state}' as state, count(*) as jobs, {age} as age
+             from apalis.jobs where job_type = any (array(select json_array_elements_text($1::text::json)))
+                 and {} group by job_type",
+            state.condition("now()")
+        )
+    };
+    let counts = [
+        count(
+            JobState::Waiting,
+            "greatest(extract(epoch from now() - min(run_at)), 0)::float8",
+        ),
+        count(JobState::Scheduled, "0"),
+        count(JobState::Running, "0"),
+        count(JobState::Dead, "0"),
+    ];
+    counts.join(" union all ")
+}
 
 /// From the entries of SQLite's indexes alone, where there may be many: a hundred thousand rows take ten times as long.
-/// Those say nothing of attempts, so the few dead jobs among the failed ones are taken off. In both texts `$1` holds the
-/// queues' names.
-const SQLITE: &str = "
-    with queues (name) as (select value from json_each($1)),
-    dead as (select job_type, status, run_at from Jobs where job_type in (select name from queues)
-        and (status = 'Killed' or (status = 'Failed' and attempts >= max_attempts)))
-    select job_type, 'waiting' as state, sum(jobs) as jobs, max(unixepoch() - min(first), 0) + 0.0 as age from (
-        select job_type, count(*) as jobs, min(run_at) as first from Jobs where status <> 'Done'
-            and job_type in (select name from queues) and status = 'Pending' and run_at <= unixepoch() group by job_type
-        union all select job_type, count(*), min(run_at) from Jobs where status <> 'Done'
-            and job_type in (select name from queues) and status = 'Failed' and run_at <= unixepoch()
-            and attempts < max_attempts group by job_type) group by job_type
-    union all select job_type, 'scheduled', sum(jobs), 0.0 from (
-        select job_type, count(*) as jobs from Jobs where status <> 'Done' and job_type in (select name from queues)
-            and status in ('Pending', 'Failed') and run_at > unixepoch() group by job_type
-        union all select job_type, -count(*) from dead
-            where status = 'Failed' and run_at > unixepoch() group by job_type) group by job_type
-    union all select job_type, 'running', count(*), 0.0 from Jobs where status <> 'Done'
-        and job_type in (select name from queues) and status in ('Running', 'Queued') group by job_type
-    union all select job_type, 'dead', count(*), 0.0 from dead group by job_type";
+/// Those say nothing of attempts, so the few dead jobs among the failed ones are taken off. `$1` holds the queues' names.
+fn on_sqlite() -> String {
+    format!(
+        "with queues (name) as (select value from json_each($1)),
+         dead as (select job_type, status, run_at from Jobs where job_type in (select name from queues) and ({DEAD}))
+         select job_type, 'waiting' as state, sum(jobs) as jobs, max(unixepoch() - min(first), 0) + 0.0 as age from (
+             select job_type, count(*) as jobs, min(run_at) as first from Jobs where {UNFINISHED}
+                 and job_type in (select name from queues) and {PENDING} and run_at <= unixepoch() group by job_type
+             union all select job_type, count(*), min(run_at) from Jobs where {UNFINISHED}
+                 and job_type in (select name from queues) and {RETRYING} and run_at <= unixepoch()
+                 group by job_type) group by job_type
+         union all select job_type, 'scheduled', sum(jobs), 0.0 from (
+             select job_type, count(*) as jobs from Jobs where {UNFINISHED} and job_type in (select name from queues)
+                 and {PENDING_OR_FAILED} and run_at > unixepoch() group by job_type
+             union all select job_type, -count(*) from dead
+                 where {FAILED} and run_at > unixepoch() group by job_type) group by job_type
+         union all select job_type, 'running', count(*), 0.0 from Jobs where {UNFINISHED}
+             and job_type in (select name from queues) and {HELD} group by job_type
+         union all select job_type, 'dead', count(*), 0.0 from dead group by job_type"
+    )
+}
 
 impl Store {
     /// The jobs of each queue by state, without finished jobs.
     pub async fn queue_depths(&self) -> Result<Vec<QueueDepth>> {
         let queues = Queue::all_stored()?;
         let counts: Vec<Count> = match &self.pool {
-            Pool::Postgres(pool) => sqlx::query_as(POSTGRES).bind(queues).fetch_all(pool).await?,
-            Pool::Sqlite { reader, .. } => sqlx::query_as(SQLITE).bind(queues).fetch_all(reader).await?,
+            Pool::Postgres(pool) => sqlx::query_as(sql(on_postgres())).bind(queues).fetch_all(pool).await?,
+            Pool::Sqlite { reader, .. } => sqlx::query_as(sql(on_sqlite())).bind(queues).fetch_all(reader).await?,
         };
         let counts: HashMap<(&str, &str), &Count> = counts
             .iter()
@@ -108,17 +113,18 @@ impl Store {
     pub async fn held_jobs(&self) -> Result<Vec<HeldJobs>> {
         let queues = Queue::all_stored()?;
         const SELECT: &str = "select lock_by as worker, job_type as queue, count(*) as jobs from";
-        const REST: &str = "and status in ('Running', 'Queued') and lock_by is not null
-             group by lock_by, job_type order by lock_by, job_type limit 100";
+        let rest = format!(
+            "and {HELD} and lock_by is not null group by lock_by, job_type order by lock_by, job_type limit 100"
+        );
         let mut held: Vec<HeldJobs> = match &self.pool {
             Pool::Postgres(pool) => {
                 let text = format!(
-                    "{SELECT} apalis.jobs where job_type = any (array(select json_array_elements_text($1::text::json))) {REST}"
+                    "{SELECT} apalis.jobs where job_type = any (array(select json_array_elements_text($1::text::json))) {rest}"
                 );
                 sqlx::query_as(sql(text)).bind(queues).fetch_all(pool).await?
             }
             Pool::Sqlite { reader, .. } => {
-                let text = format!("{SELECT} Jobs where job_type in (select value from json_each($1)) {REST}");
+                let text = format!("{SELECT} Jobs where job_type in (select value from json_each($1)) {rest}");
                 sqlx::query_as(sql(text)).bind(queues).fetch_all(reader).await?
             }
         };

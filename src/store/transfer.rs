@@ -6,6 +6,7 @@
 use futures::TryStreamExt as _;
 use sqlx::{AssertSqlSafe, PgConnection, SqliteConnection};
 
+use super::jobs::state::{HELD, NEW};
 use super::migrate::MigrationError;
 use super::settings::Rules;
 use super::{Pool, Store, StoreError, Tables};
@@ -305,12 +306,13 @@ async fn copy_jobs(
     tx: &mut PgConnection,
     on_progress: &(dyn Fn(&str, usize) + Sync),
 ) -> Result<(), MoveError> {
-    let read = "select json_object('id', id, 'job_type', job_type, 'job', '\\x' || hex(job),
-            'status', case when status in ('Queued', 'Running') then 'Pending' else status end,
+    let read = format!(
+        "select json_object('id', id, 'job_type', job_type, 'job', '\\x' || hex(job),
+            'status', case when {HELD} then {NEW} else status end,
             'attempts', attempts, 'max_attempts', max_attempts, 'run_at', run_at, 'last_result', last_result,
             'done_at', done_at, 'priority', priority, 'idempotency_key', idempotency_key)
         from Jobs where job_type like 'usher:%'"
-        .to_owned();
+    );
     let write = "insert into apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, last_result, done_at,
             priority, idempotency_key)
         select r.id, r.job_type, r.job, r.status, r.attempts, r.max_attempts, to_timestamp(r.run_at),

@@ -16,7 +16,7 @@ pub struct Tx {
     pub(super) enqueued: Vec<Queue>,
     pub(super) history: History,
     /// What the app is to be told of.
-    pub(super) outgoing: Vec<outgoing::NewRow>,
+    pub(super) outgoing: Vec<outgoing::NewEvent>,
     /// Whether events got numbers.
     pub(super) numbered: bool,
     /// Whether the app keeps people of its own in the same tables.

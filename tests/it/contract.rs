@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use usher::config::Settings;
 use usher::invites::email::EmailAddress;
 use usher::invites::token::LinkClaim;
-use usher::invites::{Acceptance, PersonRef};
+use usher::invites::{Acceptance, InviteDetails, PersonRef};
 use usher::problem::Code;
 use usher::secret::Secret;
 use usher::store::{DeliveryKind, Grant, NewAdmin, NewDelivery, NewInvite, Tx};
@@ -174,9 +174,7 @@ impl Stage {
                 role: "member".to_owned(),
                 acceptance: Acceptance::Default,
                 invited_by: Some(id_of(&mut tx, grace).await),
-                locale: None,
-                message: None,
-                redirect_url: None,
+                details: InviteDetails::default(),
                 expires_at: app.now() + TimeDelta::days(7),
             };
             tx.save_invites(&[invite]).await.unwrap();

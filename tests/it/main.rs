@@ -58,6 +58,7 @@ mod quiet;
 mod redirects;
 mod repairs;
 mod replies;
+mod retention;
 mod rotation;
 mod schedules;
 mod security;

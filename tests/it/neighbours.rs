@@ -44,8 +44,11 @@ async fn move_in(pool: &TestPool) {
     }
 }
 
-async fn theirs(pool: &TestPool) -> String {
-    pool.dump(pool.jobs()).await
+async fn theirs(pool: &TestPool) -> [String; 2] {
+    [
+        pool.dump(pool.jobs()).await,
+        pool.dump(pool.pick("apalis.workers", "Workers")).await,
+    ]
 }
 
 stories! {

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use chrono::TimeDelta;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message as _;
@@ -596,52 +595,6 @@ stories! {
         let (well, said) = running.usher.usher(&["webhooks", "replay", "msg_2x"]).await;
         assert!(!well && said.contains("event msg_2x is not there, was discarded, or its payload is no longer kept"), "{said}");
         assert!(!running.usher.usher(&["webhooks", "show", "msg_9"]).await.0);
-    }
-}
-
-stories! {
-    async fn what_is_old_is_let_go_each_kind_at_its_own_age(app) {
-        let acme = app.organization("Acme").await;
-        let body = json!({ "organization_id": acme, "email": "ada@example.com", "role": "member" });
-        let mut request = crate::support::app::request(Method::POST, "/v1/invites", Some(API_KEY), Some(body));
-        request.headers_mut().insert("idempotency-key", "once".parse().unwrap());
-        app.send(request).await.expect(201);
-        app.clerk().user_created("ada@example.com").await;
-        app.run_jobs().await;
-        app.smtp.at(Phase::Rcpt, GREYLISTED);
-        let grace = app.invite_to_organization(acme, "grace@example.com", "member").await;
-        app.run_jobs().await;
-        app.pool.execute("update usher_deliveries set attempts = 59 where to_email = 'grace@example.com'").await;
-        app.clock.advance(TimeDelta::seconds(15));
-        app.run_jobs().await;
-        // So that nobody is reminded.
-        app.post(&format!("/v1/invites/{grace}/revoke"), json!({})).await.expect(200);
-        let rows = async || {
-            let table = app.pool.jobs();
-            let of_mails = "job_type <> 'usher:periodic'";
-            [
-                app.pool.count("usher_events where payload is not null").await,
-                app.pool.count("usher_events").await,
-                app.pool.count(&format!("{table} where status = 'Done' and {of_mails}")).await,
-                app.pool.count(&format!("{table} where status = 'Killed'")).await,
-                app.pool.count("usher_job_failures").await,
-                app.pool.count("usher_deliveries").await,
-                app.pool.count("usher_idempotency_keys").await,
-            ]
-        };
-        for (days, expected, what) in [
-            (0, [1, 1, 2, 1, 2, 2, 1], "fresh"),
-            (1, [1, 1, 2, 1, 2, 2, 1], "nothing is old after a day"),
-            (2, [1, 1, 2, 1, 2, 2, 0], "the answer under its key"),
-            (5, [0, 1, 0, 1, 2, 2, 0], "after a week: payloads, and jobs that are done"),
-            (83, [0, 0, 0, 0, 0, 2, 0], "after three months: events and dead jobs"),
-            (280, [0, 0, 0, 0, 0, 0, 0], "after a year: the records of mails"),
-        ] {
-            app.clock.advance(TimeDelta::days(days));
-            app.run_schedules().await;
-            assert_eq!(rows().await, expected, "{what}");
-        }
-        assert_eq!(app.members(acme).await, ["ada@example.com member"], "what is the app's is never let go");
     }
 }
 

@@ -9,7 +9,7 @@ use usher::invites::email::EmailAddress;
 use usher::invites::limits::{MailHold, RecentMails};
 use usher::invites::matching;
 use usher::invites::roles::Roles;
-use usher::invites::{Acceptance, Invite, InviteFilter, PersonRef, Status, Target, TargetKind};
+use usher::invites::{Acceptance, Invite, InviteDetails, InviteFilter, PersonRef, Status, Target, TargetKind};
 use usher::store::{
     Address, Conflict as _, CountScope, DeliveryKind, DeliveryNote, DeliveryStatus, DueTick, Finished, Grant,
     IdempotencyState, KeptAnswer, MailDemand, MemberPage, NewAdmin, NewDelivery, NewEvent, NewInvite, Profile, Put,
@@ -57,9 +57,11 @@ fn new_invite(tx: &Tx, organization_id: Uuid, project_id: Option<Uuid>, email: &
         role: "member".to_owned(),
         acceptance: Acceptance::Ask,
         invited_by: None,
-        locale: Some("fr".to_owned()),
-        message: Some("Ça va ?\n\"'; drop table invites; --".to_owned()),
-        redirect_url: None,
+        details: InviteDetails {
+            locale: Some("fr".to_owned()),
+            message: Some("Ça va ?\n\"'; drop table invites; --".to_owned()),
+            redirect_url: None,
+        },
         expires_at: tx.now() + TimeDelta::days(1) + TimeDelta::microseconds(7),
     }
 }
@@ -218,7 +220,7 @@ stories! {
         let invite = tx.invite(to_organization.id).await.unwrap().unwrap();
         assert!(saved.contains(&invite), "what is read is what was saved, to the microsecond");
         assert_eq!((invite.kind, invite.project_id, invite.token_version), (TargetKind::Organization, None, 1));
-        assert_eq!((invite.message.clone(), invite.locale.as_deref()), (to_organization.message.clone(), Some("fr")));
+        assert_eq!(invite.details, to_organization.details);
         assert_eq!(invite.expires_at, to_organization.expires_at);
 
         let stale = tx.invite_candidates(&[person(app, ada)]).await.unwrap();

@@ -2,7 +2,7 @@ use chrono::TimeDelta;
 
 use super::*;
 use crate::invites::email::EmailAddress;
-use crate::invites::{Status, TargetKind};
+use crate::invites::{InviteDetails, Status, TargetKind};
 
 fn at(hour: i64) -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::hours(hour)
@@ -27,9 +27,7 @@ fn invite() -> Invite {
         invited_by: None,
         accepted_by: None,
         accepted_by_clerk_id: None,
-        locale: None,
-        redirect_url: None,
-        message: None,
+        details: InviteDetails::default(),
         token_version: 1,
         invited_at: at(10),
         expires_at: at(100),

@@ -30,7 +30,7 @@ pub(super) fn render(app: &App, mail: &QueuedMail) -> Result<Rendered, RenderErr
     let recipient = mail.context.recipient_locale.as_deref();
     let locales = match mail.delivery_kind {
         DeliveryKind::AcceptedNotice => [recipient, None],
-        DeliveryKind::Invite | DeliveryKind::Reminder => [mail.invite.locale.as_deref(), recipient],
+        DeliveryKind::Invite | DeliveryKind::Reminder => [mail.invite.details.locale.as_deref(), recipient],
     };
     Ok(app.mailer.render(compose(app, mail)?, &locales)?)
 }
@@ -42,7 +42,7 @@ fn compose(app: &App, mail: &QueuedMail) -> Result<Mail, RenderError> {
     let project_name = context.project_name.as_deref().map(Name::from);
     let inviter_name = full_name(&context.inviter_first_name, &context.inviter_last_name).map(Into::into);
     let role = invite.role.as_str().into();
-    let message = invite.message.as_deref().map(Into::into);
+    let message = invite.details.message.as_deref().map(Into::into);
     let email = invite.email.as_str().into();
     let expires_at = invite.expires_at;
     Ok(match (mail.delivery_kind, project_name) {

@@ -2,25 +2,25 @@
 
 use std::collections::HashSet;
 
-use serde::Serialize;
 use uuid::Uuid;
 
-use super::{INVITE_ID, INVITE_ITSELF, InviteCandidate, invite_ids};
+use super::{InviteCandidate, invite_columns};
 use crate::invites::accept::Obstacle;
 use crate::invites::{Acceptance, Invite};
 use crate::metrics::InviteEvent;
-use crate::store::rows::{Type, among, and_among, checked, in_order_of_id, sql, to_json, unfold};
+use crate::store::rows::{IdRow, Row as _, among, and_among, checked, ids_json, in_order_of_id, row, sql, to_json};
 use crate::store::{Result, Tx, on_conn};
 
-#[derive(Serialize)]
-struct PairRow<'a> {
-    invite_id: Uuid,
-    person_id: Uuid,
-    admin_id: Uuid,
-    version: i32,
-    role: &'a str,
-    inviter: Option<Uuid>,
-    acceptance: Acceptance,
+row! {
+    struct PairRow<'a> {
+        invite_id: Uuid,
+        person_id: Uuid,
+        admin_id: Uuid,
+        version: i32,
+        role: &'a str,
+        inviter: Option<Uuid>,
+        acceptance: Acceptance,
+    }
 }
 
 /// Always in the order of invite ids, to avoid deadlocks.
@@ -41,15 +41,6 @@ fn pairs(waiting: &[&InviteCandidate]) -> Result<String> {
     to_json(&rows)
 }
 
-const PAIR: &[(&str, Type)] = &[
-    ("invite_id", Type::Uuid),
-    ("person_id", Type::Uuid),
-    ("admin_id", Type::Uuid),
-    ("version", Type::Int),
-    ("role", Type::Text),
-    ("inviter", Type::Uuid),
-    ("acceptance", Type::Text),
-];
 /// The invite is still as it was when the decision was made: it may have been renewed in the meantime.
 const AS_DECIDED: &str = "invites.token_version = r.version and invites.role = r.role
                and invites.invited_by is not distinct from r.inviter and invites.acceptance = r.acceptance";
@@ -61,7 +52,7 @@ impl Tx {
         if accepted.is_empty() {
             return Ok(Vec::new());
         }
-        let source = unfold(self.dialect(), PAIR);
+        let source = PairRow::unfold(self.dialect());
         let ids = format!("select r.invite_id from {source}");
         let and_these = and_among(self.dialect(), "invites.id", &ids);
         let text = format!(
@@ -70,8 +61,9 @@ impl Tx {
                  flagged_at = null, flagged_for = null, dismissed_at = null, updated_at = $2
              from {source}
              where invites.id = r.invite_id and {AS_DECIDED} {and_these}
-               and {} returning {INVITE_ITSELF}",
-            checked("invites.status = 'pending' and invites.expires_at > $2")
+               and {} returning {}",
+            checked("invites.status = 'pending' and invites.expires_at > $2"),
+            invite_columns("invites.")
         );
         let rows = pairs(accepted)?;
         let now = self.clock.now();
@@ -108,7 +100,7 @@ impl Tx {
         if flagged.is_empty() {
             return Ok(());
         }
-        let source = unfold(self.dialect(), PAIR);
+        let source = PairRow::unfold(self.dialect());
         let text = format!(
             "update invites set flagged_at = $2, flagged_for = r.person_id, dismissed_at = null, updated_at = $2
              from {source}
@@ -170,9 +162,9 @@ impl Tx {
         if ids.is_empty() {
             return Ok(0);
         }
-        let rows = unfold(self.dialect(), INVITE_ID);
+        let rows = IdRow::unfold(self.dialect());
         let open = format!(
-            "select id from invites where status in ('pending', 'expired') and id in (select r.invite_id from {rows}) {}",
+            "select id from invites where status in ('pending', 'expired') and id in (select r.id from {rows}) {}",
             in_order_of_id(self.dialect())
         );
         let text = format!(
@@ -182,7 +174,7 @@ impl Tx {
             among(self.dialect(), "id", &open)
         );
         let now = self.clock.now();
-        let ids = invite_ids(ids)?;
+        let ids = ids_json(ids)?;
         let revoked: Vec<Uuid> = on_conn!(self, |conn| sqlx::query_scalar(sql(text))
             .bind(ids)
             .bind(now)

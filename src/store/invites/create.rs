@@ -3,15 +3,14 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 use uuid::Uuid;
 
-use super::{INVITE, INVITE_ID, INVITE_ITSELF, invite_ids};
+use super::invite_columns;
 use crate::invites::email::EmailAddress;
 use crate::invites::limits::MailHold;
-use crate::invites::{Acceptance, Invite, TargetKind};
+use crate::invites::{Acceptance, Invite, InviteDetails, TargetKind};
 use crate::metrics::InviteEvent;
-use crate::store::rows::{Time, Type, and_among, checked, of_rows, sql, to_json, unfold};
+use crate::store::rows::{Row as _, Time, and_among, checked, ids_json, of_ids, row, sql, to_json};
 use crate::store::{Conn, Dialect, Result, Tx, on_conn};
 
 /// An invite to create, or to refresh if its address already has one for the same target.
@@ -26,9 +25,7 @@ pub struct NewInvite {
     pub role: String,
     pub acceptance: Acceptance,
     pub invited_by: Option<Uuid>,
-    pub locale: Option<String>,
-    pub message: Option<String>,
-    pub redirect_url: Option<String>,
+    pub details: InviteDetails,
     pub expires_at: DateTime<Utc>,
 }
 
@@ -44,47 +41,28 @@ pub struct Refresh {
     pub held: Option<MailHold>,
 }
 
-#[derive(Serialize)]
-struct NewRow<'a> {
-    new_id: Uuid,
-    kind: TargetKind,
-    organization_id: Uuid,
-    project_id: Option<Uuid>,
-    email: &'a str,
-    email_key: &'a str,
-    role: &'a str,
-    acceptance: Acceptance,
-    invited_by: Option<Uuid>,
-    locale: Option<&'a str>,
-    message: Option<&'a str>,
-    redirect_url: Option<&'a str>,
-    expires_at: Time,
+row! {
+    struct InviteRow<'a> {
+        id: Uuid,
+        kind: TargetKind,
+        organization_id: Uuid,
+        project_id: Option<Uuid>,
+        email: &'a str,
+        email_key: &'a str,
+        role: &'a str,
+        acceptance: Acceptance,
+        invited_by: Option<Uuid>,
+        #[serde(flatten)]
+        details: &'a InviteDetails,
+        expires_at: Time,
+        /// The first one; of a refreshed invite, how much is added to the version that it has.
+        token_version: i32,
+        mail_held: Option<MailHold>,
+    }
 }
 
-#[derive(Serialize)]
-struct RefreshRow<'a> {
-    invite_id: Uuid,
-    versions: i32,
-    held: Option<MailHold>,
-    #[serde(flatten)]
-    asked: NewRow<'a>,
-}
-
-const NEW_ROW: &[(&str, Type)] = &[
-    ("new_id", Type::Uuid),
-    ("kind", Type::Text),
-    ("organization_id", Type::Uuid),
-    ("project_id", Type::Uuid),
-    ("email", Type::Text),
-    ("email_key", Type::Text),
-    ("role", Type::Text),
-    ("acceptance", Type::Text),
-    ("invited_by", Type::Uuid),
-    ("locale", Type::Text),
-    ("message", Type::Text),
-    ("redirect_url", Type::Text),
-    ("expires_at", Type::Time),
-];
+/// What a refresh does not set: by what the invite is found, and what is added to.
+const KEPT: [&str; 5] = ["id", "kind", "project_id", "email_key", "token_version"];
 
 /// Who the inviter is in Clerk, which stays known when the app deletes or links the row in `admins` otherwise.
 const INVITED_BY_CLERK_ID: &str = "(select a.external_id from usher_admins a where a.id = r.invited_by)";
@@ -97,20 +75,16 @@ impl Tx {
         if invites.is_empty() {
             return Ok(Vec::new());
         }
-        let mut rows: Vec<_> = invites.iter().map(new_row).collect();
+        let mut rows: Vec<_> = invites.iter().map(InviteRow::from).collect();
         rows.sort_by_key(|row| (row.project_id.unwrap_or(row.organization_id), row.email_key));
-        let source = unfold(self.dialect(), NEW_ROW);
+        let (columns, source) = (InviteRow::columns(), InviteRow::unfold(self.dialect()));
         let text = format!(
-            "insert into invites (id, kind, organization_id, project_id, email, email_key, role, status, acceptance,
-                 invited_by, invited_by_clerk_id, locale, message, redirect_url, invited_at, expires_at, created_at,
-                 updated_at)
-             select r.new_id, r.kind, r.organization_id, r.project_id, r.email, r.email_key, r.role, 'pending',
-                 r.acceptance, r.invited_by, {INVITED_BY_CLERK_ID}, r.locale, r.message, r.redirect_url, $2,
-                 r.expires_at, $2, $2
-             from {source} where true
+            "insert into invites ({columns}, status, invited_by_clerk_id, invited_at, created_at, updated_at)
+             select r.*, 'pending', {INVITED_BY_CLERK_ID}, $2, $2, $2 from {source} where true
              on conflict (kind, target_id, email_key) where status in ('pending', 'expired') do update set
                  updated_at = invites.updated_at
-             returning {INVITE}"
+             returning {}",
+            invite_columns("")
         );
         let several = rows.len() > 1;
         let rows = to_json(&rows)?;
@@ -135,10 +109,9 @@ impl Tx {
         if ids.is_empty() {
             return Ok(());
         }
-        let rows = unfold(self.dialect(), INVITE_ID);
-        let these = of_rows(self.dialect(), "id", "invite_id", &rows);
+        let these = of_ids(self.dialect(), "id");
         let text = format!("delete from invites where {these}");
-        let rows = invite_ids(ids)?;
+        let rows = ids_json(ids)?;
         on_conn!(self, |conn| sqlx::query(sql(text))
             .bind(rows)
             .execute(conn)
@@ -156,32 +129,27 @@ impl Tx {
         }
         let mut rows: Vec<_> = refreshes
             .iter()
-            .map(|refresh| RefreshRow {
-                invite_id: refresh.invite_id,
-                versions: refresh.sends_mail.into(),
-                held: refresh.held,
-                asked: new_row(&refresh.asked),
+            .map(|refresh| InviteRow {
+                id: refresh.invite_id,
+                token_version: refresh.sends_mail.into(),
+                mail_held: refresh.held,
+                ..InviteRow::from(&refresh.asked)
             })
             .collect();
-        rows.sort_by_key(|row| row.invite_id);
-        let columns = [
-            &[("invite_id", Type::Uuid), ("versions", Type::Int), ("held", Type::Text)],
-            NEW_ROW,
-        ]
-        .concat();
-        let source = unfold(self.dialect(), &columns);
-        let ids = format!("select r.invite_id from {source}");
+        rows.sort_by_key(|row| row.id);
+        let source = InviteRow::unfold(self.dialect());
+        let set = InviteRow::assignments(&KEPT);
+        let ids = format!("select r.id from {source}");
         let and_these = and_among(self.dialect(), "invites.id", &ids);
         let text = format!(
-            "update invites set status = 'pending', organization_id = r.organization_id, email = r.email, role = r.role,
-                 acceptance = r.acceptance, invited_by = r.invited_by, invited_by_clerk_id = {INVITED_BY_CLERK_ID},
-                 locale = r.locale, message = r.message, redirect_url = r.redirect_url,
-                 invited_at = $2, expires_at = r.expires_at, expired_at = null, dismissed_at = null,
-                 token_version = invites.token_version + r.versions, mail_held = r.held, updated_at = $2
+            "update invites set {set}, status = 'pending', invited_by_clerk_id = {INVITED_BY_CLERK_ID},
+                 invited_at = $2, expired_at = null, dismissed_at = null,
+                 token_version = invites.token_version + r.token_version, updated_at = $2
              from {source}
-             where invites.id = r.invite_id and {} {and_these}
-             returning {INVITE_ITSELF}",
-            checked("invites.status in ('pending', 'expired')")
+             where invites.id = r.id and {} {and_these}
+             returning {}",
+            checked("invites.status in ('pending', 'expired')"),
+            invite_columns("invites.")
         );
         let rows = to_json(&rows)?;
         let now = self.clock.now();
@@ -201,10 +169,9 @@ impl Tx {
         if ids.is_empty() {
             return Ok(());
         }
-        let rows = unfold(self.dialect(), INVITE_ID);
-        let these = of_rows(self.dialect(), "id", "invite_id", &rows);
+        let these = of_ids(self.dialect(), "id");
         let text = format!("update invites set mail_held = $2 where {these}");
-        let rows = invite_ids(ids)?;
+        let rows = ids_json(ids)?;
         on_conn!(self, |conn| sqlx::query(sql(text))
             .bind(rows)
             .bind(held.as_str())
@@ -219,14 +186,7 @@ impl Tx {
         let Conn::Postgres(tx) = &mut self.conn else {
             return Ok(()); // SQLite has one writer.
         };
-        let source = unfold(
-            Dialect::Postgres,
-            &[
-                ("organization_id", Type::Uuid),
-                ("project_id", Type::Uuid),
-                ("email_key", Type::Text),
-            ],
-        );
+        let source = InviteRow::unfold(Dialect::Postgres);
         let text = format!(
             "select id from invites
              where status in ('pending', 'expired') and (target_id, email_key) in (
@@ -238,24 +198,26 @@ impl Tx {
     }
 }
 
-fn new_row(invite: &NewInvite) -> NewRow<'_> {
-    NewRow {
-        new_id: invite.id,
-        kind: if invite.project_id.is_some() {
-            TargetKind::Project
-        } else {
-            TargetKind::Organization
-        },
-        organization_id: invite.organization_id,
-        project_id: invite.project_id,
-        email: invite.email.as_str(),
-        email_key: invite.email.key().as_str(),
-        role: &invite.role,
-        acceptance: invite.acceptance,
-        invited_by: invite.invited_by,
-        locale: invite.locale.as_deref(),
-        message: invite.message.as_deref(),
-        redirect_url: invite.redirect_url.as_deref(),
-        expires_at: Time(invite.expires_at),
+impl<'a> From<&'a NewInvite> for InviteRow<'a> {
+    fn from(invite: &'a NewInvite) -> Self {
+        Self {
+            id: invite.id,
+            kind: if invite.project_id.is_some() {
+                TargetKind::Project
+            } else {
+                TargetKind::Organization
+            },
+            organization_id: invite.organization_id,
+            project_id: invite.project_id,
+            email: invite.email.as_str(),
+            email_key: invite.email.key().as_str(),
+            role: &invite.role,
+            acceptance: invite.acceptance,
+            invited_by: invite.invited_by,
+            details: &invite.details,
+            expires_at: Time(invite.expires_at),
+            token_version: 1,
+            mail_held: None,
+        }
     }
 }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::INVITE;
+use super::invite_columns;
 use crate::invites::Invite;
 use crate::metrics::InviteEvent;
 use crate::store::rows::{among, in_order_of_id, sql};
@@ -44,7 +44,8 @@ impl Tx {
         let text = format!(
             "update invites set status = 'pending', expired_at = null, mail_held = null, updated_at = $2,
                  expires_at = case when expires_at <= $2 then $3 else expires_at end
-             where id = $1 and status in ('pending', 'expired') returning {INVITE}"
+             where id = $1 and status in ('pending', 'expired') returning {}",
+            invite_columns("")
         );
         let now = self.clock.now();
         let renewed: Option<Invite> = on_conn!(self, |conn| sqlx::query_as(sql(text))

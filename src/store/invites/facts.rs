@@ -2,29 +2,28 @@
 
 use std::collections::HashMap;
 
-use serde::Serialize;
 use uuid::Uuid;
 
-use super::{INVITE_ID, invite_ids};
 use crate::invites::accept::{AcceptFacts, InviterFacts};
-use crate::store::rows::{Type, of_rows, sql, to_json, unfold};
+use crate::store::rows::{Row as _, ids_json, of_ids, row, sql, to_json};
 use crate::store::{Result, Tx, on_conn};
 
-/// An inviter and the target of the invite.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct InviterAt {
-    /// The `admins.id`.
-    pub admin_id: Uuid,
-    /// The organization; for a project, the organization that owns it.
-    pub organization_id: Uuid,
-    pub project_id: Option<Uuid>,
+row! {
+    /// An inviter and the target of the invite.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, sqlx::FromRow)]
+    pub struct InviterAt {
+        /// The `admins.id`.
+        pub admin_id: Uuid,
+        /// The organization; for a project, the organization that owns it.
+        pub organization_id: Uuid,
+        pub project_id: Option<Uuid>,
+    }
 }
 
 #[derive(sqlx::FromRow)]
 struct InviterFound {
-    admin_id: Uuid,
-    organization_id: Uuid,
-    project_id: Option<Uuid>,
+    #[sqlx(flatten)]
+    at: InviterAt,
     #[sqlx(flatten)]
     facts: InviterFacts,
 }
@@ -34,13 +33,6 @@ struct InviteFound {
     id: Uuid,
     #[sqlx(flatten)]
     facts: AcceptFacts,
-}
-
-#[derive(Serialize)]
-struct InviterRow {
-    admin_id: Uuid,
-    organization_id: Uuid,
-    project_id: Option<Uuid>,
 }
 
 /// The columns of [`InviterFacts`]: a person's state and roles in an organization and perhaps a project. Each is its
@@ -85,46 +77,22 @@ impl Tx {
         if inviters.is_empty() {
             return Ok(HashMap::new());
         }
-        let rows = unfold(
-            self.dialect(),
-            &[
-                ("admin_id", Type::Uuid),
-                ("organization_id", Type::Uuid),
-                ("project_id", Type::Uuid),
-            ],
-        );
         let text = format!(
-            "select r.admin_id, r.organization_id, r.project_id, {} from {rows}",
-            inviter_facts("r.admin_id", "r.organization_id", "r.project_id")
+            "select r.*, {} from {}",
+            inviter_facts("r.admin_id", "r.organization_id", "r.project_id"),
+            InviterAt::unfold(self.dialect())
         );
-        let rows: Vec<_> = inviters
-            .iter()
-            .map(|&inviter| InviterRow {
-                admin_id: inviter.admin_id,
-                organization_id: inviter.organization_id,
-                project_id: inviter.project_id,
-            })
-            .collect();
-        let rows = to_json(&rows)?;
+        let rows = to_json(inviters)?;
         let found: Vec<InviterFound> =
             on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(rows).fetch_all(conn).await)?;
-        let by_place = |found: InviterFound| {
-            let at = InviterAt {
-                admin_id: found.admin_id,
-                organization_id: found.organization_id,
-                project_id: found.project_id,
-            };
-            (at, found.facts)
-        };
-        Ok(found.into_iter().map(by_place).collect())
+        Ok(found.into_iter().map(|found| (found.at, found.facts)).collect())
     }
 
     /// The data that decides whether these invites may be accepted.
     pub async fn accept_facts(&mut self, ids: &[Uuid]) -> Result<HashMap<Uuid, AcceptFacts>> {
-        let rows = unfold(self.dialect(), INVITE_ID);
-        let these = of_rows(self.dialect(), "i.id", "invite_id", &rows);
+        let these = of_ids(self.dialect(), "i.id");
         let text = format!("select i.id, {} from invites i where {these}", accept_facts());
-        let ids = invite_ids(ids)?;
+        let ids = ids_json(ids)?;
         let found: Vec<InviteFound> = on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(ids).fetch_all(conn).await)?;
         Ok(found.into_iter().map(|found| (found.id, found.facts)).collect())
     }

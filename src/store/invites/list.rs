@@ -5,12 +5,12 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{INVITE_ID, INVITE_OF_I, accept_facts, invite_ids};
+use super::{accept_facts, invite_columns};
 use crate::invites::accept::AcceptFacts;
 use crate::invites::limits::MailHold;
 use crate::invites::{Invite, InviteFilter, PersonRef, Status};
 use crate::store::people::inviter;
-use crate::store::rows::{sql, unfold};
+use crate::store::rows::{IdRow, Row as _, ids_json, sql};
 use crate::store::targets::spelling;
 use crate::store::{DeliveryKind, DeliveryStatus, Dialect, Result, Tx, on_conn};
 
@@ -165,9 +165,9 @@ impl Tx {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let rows = unfold(self.dialect(), INVITE_ID);
+        let rows = IdRow::unfold(self.dialect());
         let text = format!(
-            "select {INVITE_OF_I}, o.id as target_organization_id, coalesce(o.name, '') as organization_name, p.name as project_name,
+            "select {}, o.id as target_organization_id, coalesce(o.name, '') as organization_name, p.name as project_name,
                  {} as organization_spelling, {} as project_spelling,
                  a.first_name as inviter_first_name, a.last_name as inviter_last_name, a.email as inviter_email,
                  d.kind as delivery_kind, d.message_id as delivery_message_id, d.queued_at as delivery_queued_at,
@@ -182,13 +182,14 @@ impl Tx {
                  where newest.invite_id = i.id and (newest.kind = 'invite'
                      or (newest.kind = 'reminder' and newest.status <> 'suppressed'))
                  order by newest.queued_at desc, newest.generation desc limit 1)
-             where i.id in (select r.invite_id from {rows})
+             where i.id in (select r.id from {rows})
              order by i.created_at, i.id",
+            invite_columns("i."),
             spelling("o.id"),
             spelling("p.id"),
             accept_facts()
         );
-        let ids = invite_ids(ids)?;
+        let ids = ids_json(ids)?;
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(ids)
             .fetch_all(conn)

@@ -4,13 +4,12 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use super::{INVITE_OF_I, accept_facts};
+use super::{accept_facts, invite_columns};
 use crate::invites::Invite;
 use crate::invites::accept::AcceptFacts;
 use crate::invites::email::EmailKey;
 use crate::invites::matching::Person;
-use crate::store::people::{EMAIL_KEY, EmailKeyRow};
-use crate::store::rows::{checked, of_rows, sql, to_json, unfold};
+use crate::store::rows::{checked, of_texts, sql, texts_json};
 use crate::store::{Result, Tx, on_conn};
 
 /// An open invite and a person who has its address, verified.
@@ -78,24 +77,24 @@ impl Tx {
     }
 
     async fn open_invites_to(&mut self, email_keys: impl Iterator<Item = &str>) -> Result<Vec<OpenInvite>> {
-        let keys: Vec<_> = email_keys.map(|email_key| EmailKeyRow { email_key }).collect();
+        let keys: Vec<&str> = email_keys.collect();
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let rows = unfold(self.dialect(), EMAIL_KEY);
-        let addressed = of_rows(self.dialect(), "i.email_key", "email_key", &rows);
+        let addressed = of_texts(self.dialect(), "i.email_key");
         let text = format!(
-            "select {INVITE_OF_I}, o.id as target_organization_id, {}
+            "select {}, o.id as target_organization_id, {}
              from invites i
              left join usher_projects p on p.id = i.project_id
              join usher_organizations o on o.id = coalesce(p.organization_id, i.organization_id) and o.deleted_at is null
              where i.status = 'pending' and {addressed} and {}
                and (i.project_id is null or p.deleted_at is null)
              order by i.created_at, i.id",
+            invite_columns("i."),
             accept_facts(),
             checked("i.expires_at > $2")
         );
-        let keys = to_json(&keys)?;
+        let keys = texts_json(&keys)?;
         let now = self.clock.now();
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(keys)
@@ -107,11 +106,12 @@ impl Tx {
     /// The invite, open or not, if its address is a verified address of this person. `None` if its target was deleted.
     pub async fn invite_of(&mut self, id: Uuid, person_id: Uuid) -> Result<Option<Invite>> {
         let text = format!(
-            "select {INVITE_OF_I} from invites i
+            "select {} from invites i
              join usher_addresses a on a.email_key = i.email_key and a.verified and a.person_id = $2
              left join usher_projects p on p.id = i.project_id
              join usher_organizations o on o.id = coalesce(p.organization_id, i.organization_id) and o.deleted_at is null
-             where i.id = $1 and (i.project_id is null or p.deleted_at is null)"
+             where i.id = $1 and (i.project_id is null or p.deleted_at is null)",
+            invite_columns("i.")
         );
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(id)

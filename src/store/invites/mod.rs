@@ -8,10 +8,9 @@ mod list;
 mod matching;
 mod remind;
 
-use serde::Serialize;
 use uuid::Uuid;
 
-use super::rows::{Type, sql, to_json};
+use super::rows::sql;
 use super::{Result, Tx, on_conn};
 use crate::invites::Invite;
 pub use create::{NewInvite, Refresh};
@@ -22,37 +21,14 @@ pub use matching::{InviteCandidate, OpenInvite};
 pub use remind::{Remindable, ReminderPlan, Unplanned};
 
 /// The columns of [`Invite`], each with a prefix. `*` would break prepared statements when a migration adds a column.
-macro_rules! columns {
-    ($prefix:literal) => {
-        columns!(@ $prefix id kind organization_id project_id email email_key role status acceptance invited_by
-            accepted_by accepted_by_clerk_id locale message redirect_url token_version invited_at expires_at flagged_at flagged_for dismissed_at
-            accepted_at declined_at revoked_at expired_at created_at updated_at)
-    };
-    (@ $prefix:literal $first:ident $($column:ident)*) => {
-        concat!($prefix, stringify!($first) $(, ", ", $prefix, stringify!($column))*)
-    };
+pub(super) fn invite_columns(prefix: &str) -> String {
+    let names: Vec<String> = Invite::columns().map(|name| format!("{prefix}{name}")).collect();
+    names.join(", ")
 }
-
-const INVITE: &str = columns!("");
-/// For statements in which another table has columns of the same names.
-const INVITE_ITSELF: &str = columns!("invites.");
-pub(super) const INVITE_OF_I: &str = columns!("i.");
-
-#[derive(Serialize)]
-struct InviteId {
-    invite_id: Uuid,
-}
-
-pub(super) fn invite_ids(ids: &[Uuid]) -> Result<String> {
-    let rows: Vec<_> = ids.iter().map(|&invite_id| InviteId { invite_id }).collect();
-    to_json(&rows)
-}
-
-pub(super) const INVITE_ID: &[(&str, Type)] = &[("invite_id", Type::Uuid)];
 
 impl Tx {
     pub async fn invite(&mut self, id: Uuid) -> Result<Option<Invite>> {
-        let text = format!("select {INVITE} from invites where id = $1");
+        let text = format!("select {} from invites where id = $1", invite_columns(""));
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(id)
             .fetch_optional(conn)

@@ -1,13 +1,12 @@
 //! Reminders of open invites.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 use uuid::Uuid;
 
 use super::accept_facts;
 use crate::invites::accept::AcceptFacts;
 use crate::invites::email::EmailKey;
-use crate::store::rows::{Time, Type, and_among, checked, sql, to_json, unfold};
+use crate::store::rows::{Row as _, Time, and_among, checked, row, sql, to_json};
 use crate::store::{Result, Tx, on_conn};
 
 /// An open invite that was created or renewed and has no reminders planned yet.
@@ -51,13 +50,14 @@ pub struct ReminderPlan {
     pub is_due: bool,
 }
 
-#[derive(Serialize)]
-struct PlanRow {
-    invite_id: Uuid,
-    from_at: Time,
-    until_at: Time,
-    remind_again_at: Option<Time>,
-    is_due: bool,
+row! {
+    struct PlanRow {
+        invite_id: Uuid,
+        from_at: Time,
+        until_at: Time,
+        remind_again_at: Option<Time>,
+        is_due: bool,
+    }
 }
 
 impl Tx {
@@ -97,16 +97,7 @@ impl Tx {
     /// Plans the next reminder of invites that are still open and still in the validity period of the plan. Returns the
     /// invites whose reminder was due and must now be sent by this transaction.
     pub async fn plan_reminders(&mut self, plans: &[ReminderPlan]) -> Result<Vec<Uuid>> {
-        let source = unfold(
-            self.dialect(),
-            &[
-                ("invite_id", Type::Uuid),
-                ("from_at", Type::Time),
-                ("until_at", Type::Time),
-                ("remind_again_at", Type::Time),
-                ("is_due", Type::Bool),
-            ],
-        );
+        let source = PlanRow::unfold(self.dialect());
         let ids = format!("select r.invite_id from {source}");
         let and_these = and_among(self.dialect(), "invites.id", &ids);
         let text = format!(

@@ -1,26 +1,15 @@
 //! When the jobs about an event or a delivery can have been enqueued: a payload has no index, and ids of jobs sort by time.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::Serialize;
 use ulid::Ulid;
 use uuid::Uuid;
 
 use super::{JobFilter, JobState};
-use crate::store::rows::{Type, sql, to_json, unfold};
+use crate::store::rows::{IdRow, Row as _, TextRow, ids_json, sql, texts_json};
 use crate::store::{Result, Tx, on_conn};
 
 /// How far the clocks of two processes may differ.
 const MARGIN: TimeDelta = TimeDelta::minutes(10);
-
-#[derive(Serialize)]
-struct TextRow<'a> {
-    text_id: &'a str,
-}
-
-#[derive(Serialize)]
-struct UuidRow {
-    uuid_id: Uuid,
-}
 
 impl Tx {
     /// The same filter, with the ids between which jobs about its subjects can be. Of subjects that are gone, or never were, only
@@ -46,29 +35,20 @@ impl Tx {
 
     /// When the first of these events and deliveries came, and when the last was done with, if all are.
     async fn lifetime(&mut self, about: &[String]) -> Result<(Option<DateTime<Utc>>, Option<DateTime<Utc>>)> {
-        let texts: Vec<_> = about.iter().map(|text_id| TextRow { text_id }).collect();
-        let uuids: Vec<_> = about
-            .iter()
-            .filter_map(|id| {
-                Some(UuidRow {
-                    uuid_id: id.parse().ok()?,
-                })
-            })
-            .collect();
+        let uuids: Vec<Uuid> = about.iter().filter_map(|id| id.parse().ok()).collect();
         let dialect = self.dialect();
-        let text_rows = unfold(dialect, &[("text_id", Type::Text)]);
-        let uuid_rows = unfold(dialect, &[("uuid_id", Type::Uuid)]).replace("$1", "$2");
+        let (text_rows, uuid_rows) = (TextRow::unfold(dialect), IdRow::unfold_from(dialect, "$2"));
         let text = format!(
             "select min(began), case when count(*) = count(ended) then max(ended) end from (
                  select received_at as began, processed_at as ended from usher_events
-                 where svix_id in (select r.text_id from {text_rows})
+                 where svix_id in (select r.text from {text_rows})
                  union all
                  select queued_at, case when status <> 'queued' then coalesce(sent_at, attempted_at) end from usher_deliveries
-                 where id in (select r.uuid_id from {uuid_rows})
+                 where id in (select r.id from {uuid_rows})
                  union all
-                 select at, null from usher_outgoing_events where id in (select r.uuid_id from {uuid_rows})) as subjects"
+                 select at, null from usher_outgoing_events where id in (select r.id from {uuid_rows})) as subjects"
         );
-        let (texts, uuids) = (to_json(&texts)?, to_json(&uuids)?);
+        let (texts, uuids) = (texts_json(about)?, ids_json(&uuids)?);
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(texts)
             .bind(uuids)

@@ -6,8 +6,9 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use ulid::Ulid;
 
-use super::{JOB_ID, JobState, dialect_sql, is_in, job_ids};
-use crate::store::rows::{checked, of_rows, sql, unfold};
+use super::state::UNFINISHED;
+use super::{JobState, dialect_sql};
+use crate::store::rows::{Row as _, TextRow, checked, of_texts, sql, texts_json};
 use crate::store::{Dialect, Queue, Result, Tx, on_conn};
 
 /// How many of the newest jobs are looked at before all are.
@@ -104,24 +105,24 @@ impl JobFilter {
         };
         let asks_for_done = states.contains(&JobState::Done);
         if !states.is_empty() {
-            let states: Vec<String> = states.iter().map(|&state| is_in(state, terms.now)).collect();
+            let states: Vec<String> = states.iter().map(|&state| state.condition(terms.now)).collect();
             let _ = write!(text, " and ({})", states.join(" or "));
         }
         if !states.is_empty() && !asks_for_done && states != [JobState::Dead] {
             // As in the condition of SQLite's partial index: its planner matches each term separately.
-            text.push_str(" and status <> 'Done'");
+            let _ = write!(text, " and {UNFINISHED}");
         }
         if !self.ids.is_empty() {
-            let rows = unfold(dialect, JOB_ID);
-            let _ = write!(text, " and id in (select r.job_id from {rows})");
+            let rows = TextRow::unfold(dialect);
+            let _ = write!(text, " and id in (select r.text from {rows})");
         } else {
             text.push_str(" and $1 = $1");
         }
         if self.is_about_errors_of_unfinished() {
             // As in the condition of the index of jobs with an error.
-            text.push_str(" and status <> 'Done' and last_result is not null");
+            let _ = write!(text, " and {UNFINISHED} and last_result is not null");
         }
-        let about = unfold(dialect, JOB_ID).replace("$1", "$6");
+        let about = TextRow::unfold_from(dialect, "$6");
         for (is_asked, condition, unused) in [
             (self.limit_id().is_some(), "id < $2".to_owned(), "$2 = $2"),
             (self.error.is_some(), terms.error_contains.to_owned(), "$3 = $3"),
@@ -172,7 +173,7 @@ impl JobFilter {
     fn about(&self) -> Result<String> {
         let ids = self.about.iter().flatten();
         let quoted: Vec<String> = ids.map(|id| serde_json::Value::from(id.as_str()).to_string()).collect();
-        job_ids(&quoted)
+        texts_json(&quoted)
     }
 
     fn error_words(&self) -> String {
@@ -183,7 +184,7 @@ impl JobFilter {
 /// Runs one body with a filter's parameters bound.
 macro_rules! filtered {
     ($tx:expr, $filter:expr, $query:expr, |$bound:ident, $conn:ident| $body:expr) => {{
-        let ids = job_ids(&$filter.ids)?;
+        let ids = texts_json(&$filter.ids)?;
         let (limit, words) = ($filter.limit_id().unwrap_or_default(), $filter.error_words());
         let (through, beyond) = ($filter.through.as_deref(), $filter.beyond.as_deref());
         let (through, beyond) = (through.unwrap_or_default(), beyond.unwrap_or_default());
@@ -202,7 +203,7 @@ impl Tx {
         let dialect = dialect_sql(self.dialect());
         let states: Vec<String> = JobState::ALL
             .iter()
-            .map(|&state| format!("when {} then '{state}'", is_in(state, dialect.now)))
+            .map(|&state| format!("when {} then '{state}'", state.condition(dialect.now)))
             .collect();
         let columns = format!(
             "id, job_type, job, case {} else 'done' end as state, attempts, {} as due, {} as ended, lock_by, {} as result",
@@ -299,15 +300,14 @@ impl Tx {
         svix_ids: &[String],
     ) -> Result<Vec<(String, String)>> {
         let dialect = dialect_sql(self.dialect());
-        let rows = unfold(self.dialect(), JOB_ID);
         let text = format!(
             "select distinct id, about from usher_job_failures join {} on id = job_id
              where {} and job_type = $2 and {}",
             dialect.table,
-            of_rows(self.dialect(), "about", "job_id", &rows),
-            checked(&is_in(JobState::Dead, dialect.now)),
+            of_texts(self.dialect(), "about"),
+            checked(&JobState::Dead.condition(dialect.now)),
         );
-        let events = job_ids(svix_ids)?;
+        let events = texts_json(svix_ids)?;
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(events)
             .bind(Queue::ProcessClerkEvent.stored())

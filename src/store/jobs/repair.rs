@@ -2,9 +2,9 @@
 
 use uuid::Uuid;
 
-use super::{DialectSql, JOB_ID, JobState, dialect_sql, event_in, is_in, job_ids};
-use crate::store::invites::{INVITE_ID, invite_ids};
-use crate::store::rows::{sql, unfold};
+use super::state::{DONE, RELEASE};
+use super::{DialectSql, JobState, dialect_sql, event_in};
+use crate::store::rows::{IdRow, Row as _, TextRow, ids_json, sql, texts_json};
 use crate::store::{Queue, Result, Tx, on_conn};
 
 #[derive(sqlx::FromRow)]
@@ -31,10 +31,7 @@ impl Tx {
     pub async fn retry_jobs(&mut self, ids: &[String]) -> Result<Vec<String>> {
         let retried = self
             .change_jobs(ids, &[JobState::Dead, JobState::Scheduled], |dialect| {
-                format!(
-                    "status = 'Pending', attempts = 0, run_at = {}, lock_by = null, lock_at = null, done_at = null",
-                    dialect.now
-                )
+                format!("{RELEASE}, attempts = 0, run_at = {}, done_at = null", dialect.now)
             })
             .await?;
         self.move_deliveries(&retried, "failed", "status = 'queued', attempts = 0")
@@ -54,7 +51,7 @@ impl Tx {
         let cancelled = self
             .change_jobs(ids, &open, |dialect| {
                 format!(
-                    "status = 'Done', done_at = {}, last_result = '{{\"Err\": \"cancelled by hand\"}}'",
+                    "{DONE}, done_at = {}, last_result = '{{\"Err\": \"cancelled by hand\"}}'",
                     dialect.now
                 )
             })
@@ -68,7 +65,7 @@ impl Tx {
     /// Ends dead jobs that are no longer needed. They keep their last error.
     pub(in crate::store) async fn end_dead_jobs(&mut self, ids: &[String]) -> Result<()> {
         self.change_jobs(ids, &[JobState::Dead], |dialect| {
-            format!("status = 'Done', done_at = {}", dialect.now)
+            format!("{DONE}, done_at = {}", dialect.now)
         })
         .await
         .map(drop)
@@ -78,20 +75,20 @@ impl Tx {
     /// stays in the inbox, failed.
     pub async fn purge_jobs(&mut self, ids: &[String]) -> Result<u64> {
         let dialect = dialect_sql(self.dialect());
-        let rows = unfold(self.dialect(), JOB_ID);
-        let is_dead = is_in(JobState::Dead, dialect.now);
+        let rows = TextRow::unfold(self.dialect());
+        let is_dead = JobState::Dead.condition(dialect.now);
         let jobs = format!(
-            "delete from {} where id in (select r.job_id from {rows}) and ({is_dead} or {})
+            "delete from {} where id in (select r.text from {rows}) and ({is_dead} or {})
              returning id, job, {is_dead}",
             dialect.table,
-            is_in(JobState::Done, dialect.now),
+            JobState::Done.condition(dialect.now),
         );
         let failures = format!(
-            "delete from usher_job_failures where job_id in (select r.job_id from {rows})
+            "delete from usher_job_failures where job_id in (select r.text from {rows})
                and not exists (select 1 from {} j where j.id = usher_job_failures.job_id)",
             dialect.table
         );
-        let ids = job_ids(ids)?;
+        let ids = texts_json(ids)?;
         let purged: Vec<(String, Vec<u8>, bool)> =
             on_conn!(self, |conn| sqlx::query_as(sql(jobs)).bind(&ids).fetch_all(conn).await)?;
         let count = purged.len() as u64;
@@ -113,15 +110,15 @@ impl Tx {
         set: impl Fn(&DialectSql) -> String,
     ) -> Result<Vec<Changed>> {
         let dialect = dialect_sql(self.dialect());
-        let states: Vec<String> = states.iter().map(|&state| is_in(state, dialect.now)).collect();
+        let states: Vec<String> = states.iter().map(|&state| state.condition(dialect.now)).collect();
         let text = format!(
-            "update {} set {} where id in (select r.job_id from {}) and ({}) returning id, job",
+            "update {} set {} where id in (select r.text from {}) and ({}) returning id, job",
             dialect.table,
             set(&dialect),
-            unfold(self.dialect(), JOB_ID),
+            TextRow::unfold(self.dialect()),
             states.join(" or "),
         );
-        let ids = job_ids(ids)?;
+        let ids = texts_json(ids)?;
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(ids)
             .fetch_all(conn)
@@ -130,14 +127,14 @@ impl Tx {
 
     /// Updates the deliveries of these jobs, if their status is `from`.
     async fn move_deliveries(&mut self, jobs: &[Changed], from: &str, set: &str) -> Result<()> {
-        let these = format!("select r.invite_id from {}", unfold(self.dialect(), INVITE_ID));
+        let these = format!("select r.id from {}", IdRow::unfold(self.dialect()));
         let text = format!("update usher_deliveries set {set} where status = '{from}' and id in ({these})");
         self.execute_for(jobs, text).await
     }
 
     /// Retrying a mail means that it should be sent, as resending it does.
     async fn release_addresses_of(&mut self, jobs: &[Changed]) -> Result<()> {
-        let these = format!("select r.invite_id from {}", unfold(self.dialect(), INVITE_ID));
+        let these = format!("select r.id from {}", IdRow::unfold(self.dialect()));
         let text = format!(
             "delete from usher_suppressions where email_key in (
                  select case d.kind
@@ -156,7 +153,7 @@ impl Tx {
         if deliveries.is_empty() {
             return Ok(());
         }
-        let ids = invite_ids(&deliveries)?;
+        let ids = ids_json(&deliveries)?;
         on_conn!(self, |conn| sqlx::query(sql(text))
             .bind(ids)
             .execute(conn)
@@ -186,11 +183,11 @@ impl Tx {
         } else {
             "error is not null"
         };
-        let these = format!("select r.job_id from {}", unfold(self.dialect(), JOB_ID));
+        let these = format!("select r.text from {}", TextRow::unfold(self.dialect()));
         let text = format!(
             "update usher_events set error = $2 where processed_at is null and {from} and svix_id in ({these})"
         );
-        let ids = job_ids(&events)?;
+        let ids = texts_json(&events)?;
         on_conn!(self, |conn| sqlx::query(sql(text))
             .bind(ids)
             .bind(error)

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::EventType;
 use crate::names::{UnknownName, named};
-use crate::store::rows::{Type, checked, sql, to_json, unfold};
+use crate::store::rows::{Row as _, checked, row, sql, to_json};
 use crate::store::{EndpointRow, Queue, Result, Tx, on_conn};
 
 named! {
@@ -25,14 +25,14 @@ named! {
     }
 }
 
-/// A delivery: also the payload of its job.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct EventDeliveryKey {
-    pub event_id: Uuid,
-    pub endpoint: String,
+row! {
+    /// A delivery: also the payload of its job.
+    #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+    pub struct EventDeliveryKey {
+        pub event_id: Uuid,
+        pub endpoint: String,
+    }
 }
-
-const KEY: &[(&str, Type)] = &[("event_id", Type::Uuid), ("endpoint", Type::Text)];
 
 /// An event that is still to be sent to an endpoint.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -98,13 +98,14 @@ pub struct EventDeliveryFilter {
     pub until: Option<DateTime<Utc>>,
 }
 
-#[derive(Serialize)]
-struct NoteRow<'a> {
-    event_id: Uuid,
-    endpoint: &'a str,
-    status: EventDeliveryStatus,
-    counted: i32,
-    error: Option<&'a str>,
+row! {
+    struct NoteRow<'a> {
+        event_id: Uuid,
+        endpoint: &'a str,
+        status: EventDeliveryStatus,
+        counted: i32,
+        error: Option<&'a str>,
+    }
 }
 
 impl Tx {
@@ -128,11 +129,11 @@ impl Tx {
         }
         rows.sort();
         let text = format!(
-            "insert into usher_event_deliveries (event_id, endpoint, status, queued_at)
-             select r.event_id, r.endpoint, 'queued', $2 from {} where true
+            "insert into usher_event_deliveries ({}, status, queued_at) select r.*, 'queued', $2 from {} where true
              on conflict (event_id, endpoint) do update set status = 'queued', attempts = 0, queued_at = $2,
                  first_tried_at = null",
-            unfold(self.dialect(), KEY)
+            EventDeliveryKey::columns(),
+            EventDeliveryKey::unfold(self.dialect())
         );
         let json = to_json(&rows)?;
         let now = self.clock.now();
@@ -159,7 +160,7 @@ impl Tx {
              join usher_outgoing_events e on e.id = d.event_id
              left join usher_event_endpoints n on n.name = d.endpoint
              where {} and e.body is not null",
-            unfold(self.dialect(), KEY),
+            EventDeliveryKey::unfold(self.dialect()),
             checked("d.status in ('queued', 'dead')")
         );
         let keys = to_json(keys)?;
@@ -171,18 +172,9 @@ impl Tx {
 
     /// Stores the results of attempts. A delivery that is no longer queued keeps its status.
     pub async fn note_event_deliveries(&mut self, notes: &[EventDeliveryNote]) -> Result<()> {
-        let source = unfold(
-            self.dialect(),
-            &[
-                ("event_id", Type::Uuid),
-                ("endpoint", Type::Text),
-                ("status", Type::Text),
-                ("counted", Type::Int),
-                ("error", Type::Text),
-            ],
-        );
+        let source = NoteRow::unfold(self.dialect());
         let text = format!(
-            "update usher_event_deliveries set status = r.status, attempts = attempts + r.counted, 
+            "update usher_event_deliveries set status = r.status, attempts = attempts + r.counted,
                  last_error = case r.status when 'delivered' then null
                      else coalesce(r.error, usher_event_deliveries.last_error) end,
                  tried_at = case r.counted when 0 then tried_at else $2 end,

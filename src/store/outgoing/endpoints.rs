@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::EventDeliveryStatus;
 use crate::store::jobs::dialect_sql;
+use crate::store::jobs::state::{DONE, PENDING_OR_FAILED};
 use crate::store::rows::sql;
 use crate::store::{Dialect, Queue, Result, Tx, on_conn};
 
@@ -93,8 +94,8 @@ impl Tx {
         if let Some(queue) = row.queue() {
             let dialect = dialect_sql(self.dialect());
             let text = format!(
-                "update {} set status = 'Done', done_at = {}, last_result = '{{\"Err\": \"the endpoint is no longer configured\"}}'
-                 where job_type = $1 and status in ('Pending', 'Failed')",
+                "update {} set {DONE}, done_at = {}, last_result = '{{\"Err\": \"the endpoint is no longer configured\"}}'
+                 where job_type = $1 and {PENDING_OR_FAILED}",
                 dialect.table, dialect.now
             );
             on_conn!(self, |conn| sqlx::query(sql(text))

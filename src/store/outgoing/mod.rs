@@ -7,11 +7,10 @@ mod feed;
 mod numbering;
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::rows::{Time, Type, sql, to_json, unfold};
+use super::rows::{Row as _, Time, row, sql, to_json};
 use super::{DeliveryStatus, Membership, Result, Tx, on_conn};
 use crate::metrics::InviteEvent;
 use crate::names::named;
@@ -68,42 +67,33 @@ pub struct Subject {
     pub admin_id: Option<Uuid>,
 }
 
-/// A row to write at the commit.
-#[derive(Debug, Serialize)]
-pub(super) struct NewRow {
-    new_id: Uuid,
-    event_type: EventType,
-    event_at: Time,
-    for_invite: Option<Uuid>,
-    organization: Option<Uuid>,
-    project: Option<Uuid>,
-    person: Option<Uuid>,
-    changes: String,
+row! {
+    /// A row to write at the commit.
+    #[derive(Debug)]
+    pub(super) struct NewEvent {
+        id: Uuid,
+        event_type: EventType,
+        at: Time,
+        invite_id: Option<Uuid>,
+        organization_id: Option<Uuid>,
+        project_id: Option<Uuid>,
+        admin_id: Option<Uuid>,
+        changes: String,
+    }
 }
-
-const NEW_ROW: &[(&str, Type)] = &[
-    ("new_id", Type::Uuid),
-    ("event_type", Type::Text),
-    ("event_at", Type::Time),
-    ("for_invite", Type::Uuid),
-    ("organization", Type::Uuid),
-    ("project", Type::Uuid),
-    ("person", Type::Uuid),
-    ("changes", Type::Text),
-];
 
 impl Tx {
     /// Records what the app is to be told of. It is written at the commit. `changes` is a JSON object: never an address,
     /// never a token.
     pub fn record_outgoing(&mut self, event_type: EventType, subject: Subject, changes: &serde_json::Value) {
-        let row = NewRow {
-            new_id: self.clock.new_id(),
+        let row = NewEvent {
+            id: self.clock.new_id(),
             event_type,
-            event_at: Time(self.clock.now()),
-            for_invite: subject.invite_id,
-            organization: subject.organization_id,
-            project: subject.project_id,
-            person: subject.admin_id,
+            at: Time(self.clock.now()),
+            invite_id: subject.invite_id,
+            organization_id: subject.organization_id,
+            project_id: subject.project_id,
+            admin_id: subject.admin_id,
             changes: changes.to_string(),
         };
         self.outgoing.push(row);
@@ -158,7 +148,7 @@ impl Tx {
     /// Removes the events of invites that this transaction created and removed again.
     pub(super) fn forget_outgoing(&mut self, invites: &[Uuid]) {
         self.outgoing
-            .retain(|row| row.for_invite.is_none_or(|invite| !invites.contains(&invite)));
+            .retain(|row| row.invite_id.is_none_or(|invite| !invites.contains(&invite)));
     }
 
     pub(super) async fn write_outgoing(&mut self) -> Result<()> {
@@ -167,9 +157,8 @@ impl Tx {
         }
         let text = format!(
             "insert into usher_outgoing_events (id, type, at, invite_id, organization_id, project_id, admin_id, changes)
-             select r.new_id, r.event_type, r.event_at, r.for_invite, r.organization, r.project, r.person, r.changes
-             from {}",
-            unfold(self.dialect(), NEW_ROW)
+             select r.* from {}",
+            NewEvent::unfold(self.dialect())
         );
         let rows = to_json(&self.outgoing)?;
         on_conn!(self, |conn| sqlx::query(sql(text))

@@ -1,11 +1,10 @@
 //! Numbers: given by one process at a time, to events whose transactions have committed.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 use uuid::Uuid;
 
 use super::EventType;
-use crate::store::rows::{Type, sql, to_json, unfold};
+use crate::store::rows::{Row as _, row, sql, to_json};
 use crate::store::{Dialect, Result, Tx, on_conn};
 
 /// An event without a number.
@@ -39,13 +38,15 @@ pub struct EventTarget {
     pub role: Option<String>,
 }
 
-/// An event with its number and its body.
-#[derive(Debug, Clone, Serialize)]
-pub struct Numbered {
-    pub seq: i64,
-    pub number: i64,
-    pub organization: Option<Uuid>,
-    pub body: String,
+row! {
+    /// An event with its number and its body.
+    #[derive(Debug, Clone)]
+    pub struct Numbered {
+        pub seq: i64,
+        pub number: i64,
+        pub organization: Option<Uuid>,
+        pub body: String,
+    }
 }
 
 impl Tx {
@@ -100,15 +101,7 @@ impl Tx {
     /// Stores numbers and bodies, and the last number.
     pub async fn number_events(&mut self, numbered: &[Numbered]) -> Result<()> {
         let Some(last) = numbered.last() else { return Ok(()) };
-        let source = unfold(
-            self.dialect(),
-            &[
-                ("seq", Type::Long),
-                ("number", Type::Long),
-                ("organization", Type::Uuid),
-                ("body", Type::Text),
-            ],
-        );
+        let source = Numbered::unfold(self.dialect());
         let text = format!(
             "update usher_outgoing_events set number = r.number, organization_id = r.organization, body = r.body
              from {source} where usher_outgoing_events.seq = r.seq"

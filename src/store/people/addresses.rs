@@ -2,27 +2,28 @@
 
 use std::collections::{HashMap, HashSet};
 
-use serde::Serialize;
 use uuid::Uuid;
 
-use super::{EMAIL_KEY, EmailKeyRow, PERSON_ID, Person, Profile, admin_ids, admin_of, person_ids};
+use super::{Person, Profile, admin_of};
 use crate::invites::email::{EmailAddress, EmailKey};
-use crate::store::rows::{Type, among, of_rows, sql, to_json, unfold};
+use crate::store::rows::{Row as _, among, ids_json, of_ids, of_texts, row, sql, texts_json, to_json};
 use crate::store::{Result, Tx, on_conn};
 
-#[derive(Serialize)]
-struct AddressRow<'a> {
-    person_id: Uuid,
-    email_key: &'a str,
-    email: &'a str,
-    verified: bool,
-    is_primary: bool,
+row! {
+    struct AddressRow<'a> {
+        person_id: Uuid,
+        email_key: &'a str,
+        email: &'a str,
+        verified: bool,
+        is_primary: bool,
+    }
 }
 
-#[derive(Serialize)]
-struct SpelledRow<'a> {
-    email: &'a str,
-    email_key: &'a str,
+row! {
+    struct SpelledRow<'a> {
+        email: &'a str,
+        email_key: &'a str,
+    }
 }
 
 impl Tx {
@@ -45,20 +46,8 @@ impl Tx {
                 });
             }
         }
-        let source = unfold(
-            self.dialect(),
-            &[
-                ("person_id", Type::Uuid),
-                ("email_key", Type::Text),
-                ("email", Type::Text),
-                ("verified", Type::Bool),
-                ("is_primary", Type::Bool),
-            ],
-        );
-        let text = format!(
-            "insert into usher_addresses (person_id, email_key, email, verified, is_primary)
-             select r.person_id, r.email_key, r.email, r.verified, r.is_primary from {source}"
-        );
+        let (columns, source) = (AddressRow::columns(), AddressRow::unfold(self.dialect()));
+        let text = format!("insert into usher_addresses ({columns}) select r.* from {source}");
         let rows = to_json(&addresses)?;
         on_conn!(self, |conn| sqlx::query(sql(text))
             .bind(&rows)
@@ -100,10 +89,9 @@ impl Tx {
         if people.is_empty() {
             return Ok(());
         }
-        let rows = unfold(self.dialect(), PERSON_ID);
-        let theirs = of_rows(self.dialect(), "person_id", "person_id", &rows);
+        let theirs = of_ids(self.dialect(), "person_id");
         let text = format!("delete from usher_addresses where {theirs}");
-        let people = person_ids(people)?;
+        let people = ids_json(people)?;
         on_conn!(self, |conn| sqlx::query(sql(text))
             .bind(people)
             .execute(conn)
@@ -117,10 +105,9 @@ impl Tx {
         if people.is_empty() {
             return Ok(HashMap::new());
         }
-        let rows = unfold(self.dialect(), PERSON_ID);
-        let theirs = of_rows(self.dialect(), "person_id", "person_id", &rows);
+        let theirs = of_ids(self.dialect(), "person_id");
         let text = format!("select email_key, person_id from usher_addresses where verified and {theirs}");
-        let people = person_ids(people)?;
+        let people = ids_json(people)?;
         let found: Vec<(String, Uuid)> = on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(people)
             .fetch_all(conn)
@@ -138,13 +125,12 @@ impl Tx {
         if admins.is_empty() {
             return Ok(HashMap::new());
         }
-        let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
         let text = format!(
             "select a.id, p.email from usher_admins a join usher_people p on p.clerk_user_id = a.external_id
              where a.deleted_at is null and p.deleted_at is null and p.email is not null and {}",
-            of_rows(self.dialect(), "a.id", "admin_id", &rows)
+            of_ids(self.dialect(), "a.id")
         );
-        let admins = admin_ids(admins)?;
+        let admins = ids_json(admins)?;
         let found: Vec<(Uuid, String)> = on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(admins)
             .fetch_all(conn)
@@ -167,7 +153,7 @@ impl Tx {
             })
             .collect();
         let rows = to_json(&rows)?;
-        let source = unfold(self.dialect(), &[("email", Type::Text), ("email_key", Type::Text)]);
+        let source = SpelledRow::unfold(self.dialect());
         let text = format!("select r.email_key, p from {source} cross join usher_people_at(r.email, r.email_key) as p");
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(rows)
@@ -177,21 +163,14 @@ impl Tx {
 
     /// The owners of these verified addresses, as pairs of key and `admins.id`. Skips people whose link the app has cut.
     pub async fn owners_of(&mut self, keys: &[&EmailKey]) -> Result<Vec<(EmailKey, Uuid)>> {
-        let rows: Vec<_> = keys
-            .iter()
-            .map(|key| EmailKeyRow {
-                email_key: key.as_str(),
-            })
-            .collect();
-        let source = unfold(self.dialect(), EMAIL_KEY);
         // A subquery for the person of each address: in a join, Postgres might read all people for each.
         let text = format!(
             "select x.email_key, (select {} from usher_people p where p.id = x.person_id) as admin_id
              from usher_addresses x where x.verified and {}",
             admin_of("p"),
-            of_rows(self.dialect(), "x.email_key", "email_key", &source)
+            of_texts(self.dialect(), "x.email_key")
         );
-        let rows = to_json(&rows)?;
+        let rows = texts_json(&keys.iter().map(|key| key.as_str()).collect::<Vec<_>>())?;
         let owners: Vec<(EmailKey, Option<Uuid>)> =
             on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(rows).fetch_all(conn).await)?;
         Ok(owners

@@ -1,17 +1,10 @@
 //! People whom Clerk deleted.
 
-use serde::Serialize;
 use uuid::Uuid;
 
-use super::{PERSON_ID, admin_ids, person_ids};
-use crate::store::rows::{Time, Type, among, in_order_of_id, of_rows, sql, to_json, unfold};
+use super::NewPerson;
+use crate::store::rows::{IdRow, Row as _, Time, among, ids_json, in_order_of_id, sql};
 use crate::store::{Result, Tx, on_conn};
-
-#[derive(Serialize)]
-struct Tombstone<'a> {
-    user_id: &'a str,
-    new_id: Uuid,
-}
 
 impl Tx {
     /// Soft-deletes people with all their memberships. Keeps tombstones, also of people that usher never knew.
@@ -20,19 +13,10 @@ impl Tx {
             return Ok(());
         }
         let now = self.clock.now();
-        let mut ids: Vec<_> = clerk_user_ids
-            .iter()
-            .map(|user_id| Tombstone {
-                user_id,
-                new_id: self.clock.new_id(),
-            })
-            .collect();
-        ids.sort_by_key(|row| row.user_id);
-        let ids = to_json(&ids)?;
-        let rows = unfold(self.dialect(), &[("user_id", Type::Text), ("new_id", Type::Uuid)]);
+        let ids = self.new_people(clerk_user_ids)?;
+        let (columns, source) = (NewPerson::columns(), NewPerson::unfold(self.dialect()));
         let text = format!(
-            "insert into usher_people (clerk_user_id, id, deleted_at) select r.user_id, r.new_id, $2
-             from {rows} where true
+            "insert into usher_people ({columns}, deleted_at) select r.*, $2 from {source} where true
              on conflict (clerk_user_id) do update set
                  deleted_at = coalesce(usher_people.deleted_at, excluded.deleted_at)
              returning id"
@@ -43,7 +27,8 @@ impl Tx {
             .fetch_all(conn)
             .await)?;
         // An app may have several rows for one Clerk user. What it has linked to another one meanwhile stays.
-        let theirs = of_rows(self.dialect(), "external_id", "user_id", &rows);
+        let these = format!("select r.clerk_user_id from {source}");
+        let theirs = among(self.dialect(), "external_id", &these);
         let text = if self.is_shared {
             format!("select id from usher_admins where {theirs} and $2 = $2")
         } else {
@@ -69,12 +54,12 @@ impl Tx {
             }
         }
         self.delete_addresses(&people).await?;
-        let people = person_ids(&people)?;
-        let these = unfold(self.dialect(), PERSON_ID);
+        let people = ids_json(&people)?;
+        let these = IdRow::unfold(self.dialect());
         for text in [
             format!(
                 "update usher_sessions set status = 'ended', ended_at = $2
-                     where status = 'active' and person_id in (select r.person_id from {these})"
+                     where status = 'active' and person_id in (select r.id from {these})"
             ),
             format!(
                 "update invites set flagged_at = null, flagged_for = null, dismissed_at = null, updated_at = $2
@@ -84,7 +69,7 @@ impl Tx {
                     "id",
                     &format!(
                         "select id from invites
-                         where status = 'pending' and flagged_for in (select r.person_id from {these}) {}",
+                         where status = 'pending' and flagged_for in (select r.id from {these}) {}",
                         in_order_of_id(self.dialect())
                     )
                 )
@@ -98,6 +83,6 @@ impl Tx {
                 .map(drop))?;
         }
         // Memberships are locked after people and invites.
-        self.end_memberships(&admin_ids(&admins)?).await
+        self.end_memberships(&ids_json(&admins)?).await
     }
 }

@@ -2,29 +2,31 @@
 
 use std::collections::HashMap;
 
-use serde::Serialize;
 use uuid::Uuid;
 
-use super::{PERSON_ID, Person, UserId, person};
+use super::{Person, person};
 use crate::invites::PersonRef;
-use crate::store::rows::{Type, of_rows, sql, to_json, unfold};
+use crate::store::rows::{Row as _, among, of_texts, row, sql, texts_json, to_json};
 use crate::store::{Dialect, Result, Tx, on_conn};
 
-/// A person who becomes a member, and so gets a row in `admins`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct NewAdmin {
-    /// usher's id of the person.
-    pub person_id: Uuid,
-    /// The organization; with an app's own tables, the one that the row names.
-    pub organization_id: Uuid,
-    /// Their role there; with an app's own tables, the row's, if it must have one.
-    pub role: String,
+row! {
+    /// A person who becomes a member, and so gets a row in `admins`.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct NewAdmin {
+        /// usher's id of the person.
+        pub person_id: Uuid,
+        /// The organization; with an app's own tables, the one that the row names.
+        pub organization_id: Uuid,
+        /// Their role there; with an app's own tables, the row's, if it must have one.
+        pub role: String,
+    }
 }
 
-#[derive(Serialize)]
-struct RefRow<'a> {
-    admin_id: Option<Uuid>,
-    user_id: Option<&'a str>,
+row! {
+    struct RefRow<'a> {
+        admin_id: Option<Uuid>,
+        user_id: Option<&'a str>,
+    }
 }
 
 /// The `admins.id` of the row `p` in `usher_people`: the row that is linked to their Clerk account today, or the id that
@@ -64,14 +66,12 @@ impl Tx {
         if clerk_user_ids.is_empty() {
             return Ok(Vec::new());
         }
-        let ids: Vec<_> = clerk_user_ids.iter().map(|user_id| UserId { user_id }).collect();
-        let rows = unfold(self.dialect(), &[("user_id", Type::Text)]);
-        let named = of_rows(self.dialect(), "p.clerk_user_id", "user_id", &rows);
+        let named = of_texts(self.dialect(), "p.clerk_user_id");
         let text = format!(
             "select {} from usher_people p where {named} and (p.seen_at is not null or p.deleted_at is not null) {lock}",
             person("p")
         );
-        let ids = to_json(&ids)?;
+        let ids = texts_json(clerk_user_ids)?;
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(ids)
             .fetch_all(conn)
@@ -99,6 +99,7 @@ impl Tx {
         people.sort_by_key(|row| row.person_id);
         people.dedup_by_key(|row| row.person_id);
         let people = to_json(&people)?;
+        let new = format!("select r.person_id from {}", NewAdmin::unfold(self.dialect()));
         let text = if self.is_shared {
             "select usher_add_to_admins($1::text::json, $2)".to_owned()
         } else {
@@ -107,7 +108,7 @@ impl Tx {
                  select p.id, p.clerk_user_id, p.email, p.first_name, p.last_name, p.image_url, $2, $2
                  from usher_people p where {} and {} = p.id
                  on conflict (id) do nothing",
-                of_rows(self.dialect(), "p.id", "person_id", &unfold(self.dialect(), PERSON_ID)),
+                among(self.dialect(), "p.id", &new),
                 admin_of("p")
             )
         };
@@ -139,9 +140,9 @@ impl Tx {
                 },
             })
             .collect();
-        let source = unfold(self.dialect(), &[("admin_id", Type::Uuid), ("user_id", Type::Text)]);
+        let source = RefRow::unfold(self.dialect());
         let inviter = inviter(self.dialect(), "r.admin_id", "r.user_id");
-        let text = format!("select r.admin_id, r.user_id, {inviter} as id from {source}");
+        let text = format!("select r.*, {inviter} as id from {source}");
         let rows = to_json(&rows)?;
         let found: Vec<(Option<Uuid>, Option<String>, Option<Uuid>)> =
             on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(rows).fetch_all(conn).await)?;

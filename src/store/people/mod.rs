@@ -8,11 +8,10 @@ pub(in crate::store) use find::{admin_of, inviter};
 mod save;
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 use uuid::Uuid;
 
-use super::Result;
-use super::rows::{Type, to_json};
+use super::rows::{row, to_json};
+use super::{Result, Tx};
 use crate::invites::email::EmailKey;
 use crate::invites::matching;
 
@@ -89,36 +88,26 @@ fn person(p: &str) -> String {
     )
 }
 
-#[derive(Serialize)]
-pub(super) struct EmailKeyRow<'a> {
-    pub email_key: &'a str,
+row! {
+    pub(super) struct NewPerson<'a> {
+        clerk_user_id: &'a str,
+        /// If the person is new.
+        id: Uuid,
+    }
 }
 
-pub(super) const EMAIL_KEY: &[(&str, Type)] = &[("email_key", Type::Text)];
-
-#[derive(Serialize)]
-struct UserId<'a> {
-    user_id: &'a str,
-}
-
-#[derive(Serialize)]
-struct PersonId {
-    person_id: Uuid,
-}
-
-pub(super) const PERSON_ID: &[(&str, Type)] = &[("person_id", Type::Uuid)];
-
-pub(super) fn person_ids(ids: &[Uuid]) -> Result<String> {
-    let rows: Vec<_> = ids.iter().map(|&person_id| PersonId { person_id }).collect();
-    to_json(&rows)
-}
-
-#[derive(Serialize)]
-struct AdminId {
-    admin_id: Uuid,
-}
-
-pub(super) fn admin_ids(ids: &[Uuid]) -> Result<String> {
-    let rows: Vec<_> = ids.iter().map(|&admin_id| AdminId { admin_id }).collect();
-    to_json(&rows)
+impl Tx {
+    /// Always in the order of their ids, so that processes can't deadlock.
+    pub(super) fn new_people(&self, clerk_user_ids: &[&str]) -> Result<String> {
+        let mut rows: Vec<_> = clerk_user_ids
+            .iter()
+            .map(|clerk_user_id| NewPerson {
+                clerk_user_id,
+                id: self.clock.new_id(),
+            })
+            .collect();
+        rows.sort_by_key(|row| row.clerk_user_id);
+        rows.dedup_by_key(|row| row.clerk_user_id);
+        to_json(&rows)
+    }
 }

@@ -2,37 +2,39 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use serde::Serialize;
 use uuid::Uuid;
 
-use super::{Address, Person, Profile, admin_ids, person};
+use super::{Address, Person, Profile, person};
 use crate::invites::email::{EmailAddress, EmailKey};
-use crate::store::rows::{Time, Type, of_rows, sql, to_json, unfold};
+use crate::store::rows::{Row as _, Time, ids_json, of_ids, row, sql, to_json};
 use crate::store::{Conn, Result, StoreError, Tx, on_conn};
 use usher_base::Throttle;
 
 /// At most one line a minute: each event about the person would make it.
 static NOT_SYNCED: Throttle = Throttle::per_minute();
 
-#[derive(Serialize)]
-struct ProfileRow<'a> {
-    user_id: &'a str,
-    new_id: Uuid,
-    email: Option<&'a str>,
-    first_name: Option<&'a str>,
-    last_name: Option<&'a str>,
-    image_url: Option<&'a str>,
-    locale: Option<&'a str>,
-    banned: bool,
-    locked: bool,
-    created_at: Time,
-    updated_at: Time,
+row! {
+    struct ProfileRow<'a> {
+        clerk_user_id: &'a str,
+        /// If the person is new.
+        id: Uuid,
+        email: Option<&'a str>,
+        first_name: Option<&'a str>,
+        last_name: Option<&'a str>,
+        image_url: Option<&'a str>,
+        locale: Option<&'a str>,
+        banned: bool,
+        locked: bool,
+        clerk_created_at: Time,
+        clerk_updated_at: Time,
+    }
 }
 
-#[derive(Serialize)]
-struct LinkRow<'a> {
-    user_id: &'a str,
-    admin_id: Uuid,
+row! {
+    struct LinkRow<'a> {
+        user_id: &'a str,
+        admin_id: Uuid,
+    }
 }
 
 /// The people whose profile was newer than what was stored.
@@ -109,33 +111,16 @@ impl Tx {
         self.link_people(profiles).await?;
         let mut rows: Vec<_> = profiles.iter().map(|profile| self.profile_row(profile)).collect();
         // Always in this order, so that processes can't deadlock.
-        rows.sort_by_key(|row| row.user_id);
-        let new_ids: HashSet<Uuid> = rows.iter().map(|row| row.new_id).collect();
+        rows.sort_by_key(|row| row.clerk_user_id);
+        let new_ids: HashSet<Uuid> = rows.iter().map(|row| row.id).collect();
         let rows = to_json(&rows)?;
-        let source = unfold(
-            self.dialect(),
-            &[
-                ("user_id", Type::Text),
-                ("new_id", Type::Uuid),
-                ("email", Type::Text),
-                ("first_name", Type::Text),
-                ("last_name", Type::Text),
-                ("image_url", Type::Text),
-                ("locale", Type::Text),
-                ("banned", Type::Bool),
-                ("locked", Type::Bool),
-                ("created_at", Type::Time),
-                ("updated_at", Type::Time),
-            ],
-        );
+        let (columns, source) = (ProfileRow::columns(), ProfileRow::unfold(self.dialect()));
         let text = format!(
-            "insert into usher_people (clerk_user_id, id, admin_id, email, first_name, last_name, image_url,
-                 clerk_created_at, clerk_updated_at, banned, locked, locale, seen_at)
-             select r.user_id, r.new_id,
-                 (select id from usher_admins where external_id = r.user_id and deleted_at is null
+            "insert into usher_people ({columns}, admin_id, seen_at)
+             select r.*,
+                 (select id from usher_admins where external_id = r.clerk_user_id and deleted_at is null
                   order by created_at, id limit 1),
-                 r.email, r.first_name, r.last_name, r.image_url,
-                 r.created_at, r.updated_at, r.banned, r.locked, r.locale, $2
+                 $2
              from {source} where true
              on conflict (clerk_user_id) do update set
                  admin_id = coalesce(excluded.admin_id, usher_people.admin_id), email = excluded.email,
@@ -178,14 +163,13 @@ impl Tx {
             }
             return Ok(());
         }
-        let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
         let text = format!(
             "update admins set updated_at = $2, email = p.email, first_name = p.first_name, last_name = p.last_name,
                  image_url = p.image_url
              from usher_people p where p.clerk_user_id = admins.external_id and admins.deleted_at is null and {}",
-            of_rows(self.dialect(), "admins.id", "admin_id", &rows)
+            of_ids(self.dialect(), "admins.id")
         );
-        let admins = admin_ids(admins)?;
+        let admins = ids_json(admins)?;
         let now = self.clock.now();
         on_conn!(self, |conn| sqlx::query(sql(text))
             .bind(admins)
@@ -226,7 +210,7 @@ impl Tx {
 
     /// Links these people, or none of them: `false` if the app's table refuses one.
     async fn link(&mut self, rows: &[LinkRow<'_>]) -> Result<bool> {
-        let source = unfold(self.dialect(), &[("user_id", Type::Text), ("admin_id", Type::Uuid)]);
+        let source = LinkRow::unfold(self.dialect());
         let text = format!(
             "update admins set external_id = r.user_id from {source}
              where admins.id = r.admin_id and admins.external_id is null
@@ -271,8 +255,8 @@ impl Tx {
 
     fn profile_row<'a>(&self, profile: &'a Profile) -> ProfileRow<'a> {
         ProfileRow {
-            user_id: &profile.clerk_user_id,
-            new_id: self.clock.new_id(),
+            clerk_user_id: &profile.clerk_user_id,
+            id: self.clock.new_id(),
             email: profile.email(),
             first_name: profile.first_name.as_deref(),
             last_name: profile.last_name.as_deref(),
@@ -280,8 +264,8 @@ impl Tx {
             locale: profile.locale.as_deref(),
             banned: profile.banned,
             locked: profile.locked,
-            created_at: Time(profile.created_at),
-            updated_at: Time(profile.updated_at),
+            clerk_created_at: Time(profile.created_at),
+            clerk_updated_at: Time(profile.updated_at),
         }
     }
 }

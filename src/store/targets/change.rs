@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use serde::Serialize;
 use uuid::Uuid;
 
 use super::members::{Memberships, ORGANIZATION_USERS, PROJECT_ADMINS, memberships};
-use super::{Grant, Membership, TARGET_ID, target_ids};
+use super::{Grant, Membership};
 use crate::invites::{PersonRef, Target};
-use crate::store::rows::{Time, Type, sql, to_json, unfold};
+use crate::store::people::NewPerson;
+use crate::store::rows::{IdRow, Row as _, TextRow, Time, ids_json, row, sql, texts_json, to_json};
 use crate::store::{Dialect, EventType, NewAdmin, Result, Subject, Tx, on_conn};
 
 /// Somebody who is to be a member.
@@ -20,26 +20,12 @@ pub enum MemberPerson {
     Blocked,
 }
 
-#[derive(Serialize)]
-struct NewPerson<'a> {
-    user_id: &'a str,
-    new_id: Uuid,
+row! {
+    struct Pair {
+        target_id: Uuid,
+        admin_id: Uuid,
+    }
 }
-
-const NEW_PERSON: &[(&str, Type)] = &[("user_id", Type::Text), ("new_id", Type::Uuid)];
-
-#[derive(Serialize)]
-struct UserId<'a> {
-    user_id: &'a str,
-}
-
-#[derive(Serialize)]
-struct Pair {
-    target_id: Uuid,
-    admin_id: Uuid,
-}
-
-const PAIR: &[(&str, Type)] = &[("target_id", Type::Uuid), ("admin_id", Type::Uuid)];
 
 fn pairs(pairs: impl Iterator<Item = (Uuid, Uuid)>) -> Result<String> {
     let mut rows: Vec<_> = pairs
@@ -60,11 +46,10 @@ impl Tx {
         if organizations.is_empty() || self.dialect() == Dialect::Sqlite {
             return Ok(());
         }
-        let rows = unfold(self.dialect(), TARGET_ID);
-        let text = format!(
-            "select id from organizations where id in (select r.target_id from {rows}) order by id for no key update"
-        );
-        let ids = target_ids(organizations)?;
+        let rows = IdRow::unfold(self.dialect());
+        let text =
+            format!("select id from organizations where id in (select r.id from {rows}) order by id for no key update");
+        let ids = ids_json(organizations)?;
         on_conn!(self, |conn| sqlx::query(sql(text))
             .bind(ids)
             .execute(conn)
@@ -75,14 +60,14 @@ impl Tx {
 
     /// The holders of a role in each of these organizations, without those who are deleted or banned in Clerk.
     pub async fn holders(&mut self, organizations: &[Uuid], role: &str) -> Result<HashMap<Uuid, HashSet<Uuid>>> {
-        let rows = unfold(self.dialect(), TARGET_ID);
+        let rows = IdRow::unfold(self.dialect());
         let text = format!(
             "select m.organization_id, m.admin_id from organization_users m
              join usher_admins a on a.id = m.admin_id and a.deleted_at is null
-             where m.deleted_at is null and m.role = $2 and m.organization_id in (select r.target_id from {rows})
+             where m.deleted_at is null and m.role = $2 and m.organization_id in (select r.id from {rows})
                  and {NOT_BANNED}"
         );
-        let ids = target_ids(organizations)?;
+        let ids = ids_json(organizations)?;
         let role = role.to_owned();
         let found: Vec<(Uuid, Uuid)> = on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(ids)
@@ -117,15 +102,14 @@ impl Tx {
         if clerk_user_ids.is_empty() {
             return Ok(Vec::new());
         }
-        let rows = unfold(self.dialect(), &[("user_id", Type::Text)]);
+        let rows = TextRow::unfold(self.dialect());
         let text = format!(
             "select distinct m.organization_id from {rows}
-             join usher_admins a on a.external_id = r.user_id and a.deleted_at is null
+             join usher_admins a on a.external_id = r.text and a.deleted_at is null
              join organization_users m on m.admin_id = a.id and m.deleted_at is null and m.role = $2
              where {NOT_BANNED} order by m.organization_id"
         );
-        let ids: Vec<_> = clerk_user_ids.iter().map(|user_id| UserId { user_id }).collect();
-        let ids = to_json(&ids)?;
+        let ids = texts_json(clerk_user_ids)?;
         let role = role.to_owned();
         Ok(on_conn!(self, |conn| sqlx::query_scalar(sql(text))
             .bind(ids)
@@ -171,26 +155,13 @@ impl Tx {
         Ok(named.into_iter().filter_map(person).collect())
     }
 
-    fn new_people(&self, clerk_user_ids: &[&str]) -> Result<String> {
-        let mut rows: Vec<_> = clerk_user_ids
-            .iter()
-            .map(|user_id| NewPerson {
-                user_id,
-                new_id: self.clock.new_id(),
-            })
-            .collect();
-        rows.sort_by_key(|row| row.user_id);
-        rows.dedup_by_key(|row| row.user_id);
-        to_json(&rows)
-    }
-
     /// Rows in `usher_people`, which stay locked: they decide which of two transactions makes those in `admins`. Returns the
     /// Clerk user id and usher's of each person, and whether they are banned, locked or deleted.
     async fn make_people_known(&mut self, clerk_user_ids: &[&str]) -> Result<Vec<(String, Uuid, bool)>> {
-        let rows = unfold(self.dialect(), NEW_PERSON);
+        let (columns, source) = (NewPerson::columns(), NewPerson::unfold(self.dialect()));
         let ids = self.new_people(clerk_user_ids)?;
         let text = format!(
-            "insert into usher_people (clerk_user_id, id) select r.user_id, r.new_id from {rows} where true
+            "insert into usher_people ({columns}) select r.* from {source} where true
              on conflict (clerk_user_id) do update set id = usher_people.id
              returning clerk_user_id, id, banned or locked or deleted_at is not null"
         );
@@ -251,7 +222,7 @@ impl Tx {
         }
         let mut open = Vec::new();
         for (kind, theirs) in by_kind {
-            let rows = unfold(self.dialect(), PAIR);
+            let rows = Pair::unfold(self.dialect());
             let text = format!(
                 "select i.id from {rows} join usher_admins m on m.id = r.admin_id
                  join usher_people p on p.clerk_user_id = m.external_id

@@ -3,14 +3,12 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 use uuid::Uuid;
 
-use super::{TARGET_ID, spelling, target_ids};
+use super::spelling;
 use crate::invites::Target;
 use crate::invites::roles::RoleOrder;
-use crate::store::people::admin_ids;
-use crate::store::rows::{Type, sql, to_json, unfold};
+use crate::store::rows::{IdRow, Row as _, ids_json, row, sql, to_json};
 use crate::store::{Dialect, EventType, Result, Tx, on_conn};
 
 /// A membership to give: a role for a person in an organization or a project.
@@ -70,12 +68,13 @@ pub struct Membership {
     pub role: String,
 }
 
-#[derive(Serialize)]
-struct GrantRow<'a> {
-    membership_id: Uuid,
-    target_id: Uuid,
-    admin_id: Uuid,
-    role: &'a str,
+row! {
+    struct GrantRow<'a> {
+        membership_id: Uuid,
+        target_id: Uuid,
+        admin_id: Uuid,
+        role: &'a str,
+    }
 }
 
 /// The two membership tables differ only in their names.
@@ -109,20 +108,20 @@ impl Tx {
         if admins.is_empty() {
             return Ok(HashSet::new());
         }
-        let people = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
-        let ours = unfold(self.dialect(), TARGET_ID).replace("$1", "$2");
+        let people = IdRow::unfold(self.dialect());
+        let ours = IdRow::unfold_from(self.dialect(), "$2");
         let text = format!(
             "select m.admin_id from organization_users m
-             where m.deleted_at is null and m.admin_id in (select r.admin_id from {people})
-               and m.organization_id in (select r.target_id from {ours})
+             where m.deleted_at is null and m.admin_id in (select r.id from {people})
+               and m.organization_id in (select r.id from {ours})
              union
              select m.admin_id from project_admins m join usher_projects p on p.id = m.project_id and p.deleted_at is null
-             where m.deleted_at is null and m.admin_id in (select r.admin_id from {people})
-               and p.organization_id in (select r.target_id from {ours})"
+             where m.deleted_at is null and m.admin_id in (select r.id from {people})
+               and p.organization_id in (select r.id from {ours})"
         );
-        let people = admin_ids(admins)?;
+        let people = ids_json(admins)?;
         let ours: Vec<Uuid> = organizations.iter().copied().collect();
-        let ours = target_ids(&ours)?;
+        let ours = ids_json(&ours)?;
         let within: Vec<Uuid> = on_conn!(self, |conn| sqlx::query_scalar(sql(text))
             .bind(people)
             .bind(ours)
@@ -170,15 +169,7 @@ impl Tx {
             .collect();
         // Always in this order, so that processes can't deadlock.
         rows.sort_by_key(|row| (row.target_id, row.admin_id));
-        let source = unfold(
-            self.dialect(),
-            &[
-                ("membership_id", Type::Uuid),
-                ("target_id", Type::Uuid),
-                ("admin_id", Type::Uuid),
-                ("role", Type::Text),
-            ],
-        );
+        let source = GrantRow::unfold(self.dialect());
         let Memberships { table, target, .. } = kind;
         // On Postgres an app's table may have ids of another type, or none: the column's default fills them.
         let (id, new_id) = match self.dialect() {
@@ -229,7 +220,7 @@ impl Tx {
     /// The target and the person of those among these memberships that are live.
     async fn live(&mut self, kind: &Memberships, rows: &[GrantRow<'_>]) -> Result<Vec<(Uuid, Uuid)>> {
         let Memberships { table, target, .. } = kind;
-        let source = unfold(self.dialect(), &[("target_id", Type::Uuid), ("admin_id", Type::Uuid)]);
+        let source = GrantRow::unfold(self.dialect());
         let text = format!(
             "select m.{target}, m.admin_id from {source}
              join {table} m on m.{target} = r.target_id and m.admin_id = r.admin_id where m.deleted_at is null"
@@ -241,7 +232,7 @@ impl Tx {
             .await)?)
     }
 
-    /// Ends all memberships of people, given as the rows of [`admin_ids`].
+    /// Ends all memberships of people, given as the rows of [`ids_json`].
     pub(in crate::store) async fn end_memberships(&mut self, admins: &str) -> Result<()> {
         let now = self.clock.now();
         for kind in [&ORGANIZATION_USERS, &PROJECT_ADMINS] {
@@ -249,9 +240,9 @@ impl Tx {
             let touch = self.times_of(table).await?.touch("$2");
             let text = format!(
                 "update {table} set deleted_at = $2{touch}
-                 where deleted_at is null and admin_id in (select r.admin_id from {})
+                 where deleted_at is null and admin_id in (select r.id from {})
                  returning {target} as target_id, admin_id, coalesce(role, '') as role",
-                unfold(self.dialect(), &[("admin_id", Type::Uuid)])
+                IdRow::unfold(self.dialect())
             );
             let ended: Vec<Membership> = on_conn!(self, |conn| sqlx::query_as(sql(text))
                 .bind(admins)
@@ -334,13 +325,13 @@ impl Tx {
 
     async fn memberships(&mut self, kind: &Memberships, admins: &[Uuid]) -> Result<Vec<Membership>> {
         let Memberships { table, target, .. } = kind;
-        let rows = unfold(self.dialect(), &[("admin_id", Type::Uuid)]);
+        let rows = IdRow::unfold(self.dialect());
         let text = format!(
             "select m.{target} as target_id, m.admin_id, coalesce(m.role, '') as role from {table} m
              join usher_admins a on a.id = m.admin_id and a.deleted_at is null
-             where m.deleted_at is null and m.admin_id in (select r.admin_id from {rows})"
+             where m.deleted_at is null and m.admin_id in (select r.id from {rows})"
         );
-        let admins = admin_ids(admins)?;
+        let admins = ids_json(admins)?;
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(admins)
             .fetch_all(conn)

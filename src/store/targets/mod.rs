@@ -7,10 +7,9 @@ mod put;
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 use uuid::Uuid;
 
-use super::rows::{Type, app_time, sql, to_json, unfold};
+use super::rows::{IdRow, Row as _, app_time, ids_json, sql};
 use super::{Dialect, InviteCandidate, Result, Tx, on_conn};
 use crate::app_id::AppId;
 pub use change::MemberPerson;
@@ -51,21 +50,16 @@ pub(super) fn spelling(key: &str) -> String {
     format!("(select s.app_id from usher_app_ids s where s.key = {key})")
 }
 
-#[derive(Serialize)]
-struct TargetId {
-    target_id: Uuid,
-}
-
 impl Tx {
     /// The organizations among these ids that exist.
     pub async fn organizations(&mut self, ids: &[Uuid]) -> Result<Vec<TargetInfo>> {
-        let rows = unfold(self.dialect(), TARGET_ID);
+        let rows = IdRow::unfold(self.dialect());
         let text = format!(
             "select {} from usher_organizations
-             where deleted_at is null and id in (select r.target_id from {rows})",
+             where deleted_at is null and id in (select r.id from {rows})",
             organization(self.dialect())
         );
-        let ids = target_ids(ids)?;
+        let ids = ids_json(ids)?;
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(ids)
             .fetch_all(conn)
@@ -74,14 +68,14 @@ impl Tx {
 
     /// The projects among these ids that exist, in organizations that exist.
     pub async fn projects(&mut self, ids: &[Uuid]) -> Result<Vec<TargetInfo>> {
-        let rows = unfold(self.dialect(), TARGET_ID);
+        let rows = IdRow::unfold(self.dialect());
         let text = format!(
             "select {} from usher_projects p
              join usher_organizations o on o.id = p.organization_id and o.deleted_at is null
-             where p.deleted_at is null and p.id in (select r.target_id from {rows})",
+             where p.deleted_at is null and p.id in (select r.id from {rows})",
             project(self.dialect(), "p")
         );
-        let ids = target_ids(ids)?;
+        let ids = ids_json(ids)?;
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(ids)
             .fetch_all(conn)
@@ -97,12 +91,12 @@ impl Tx {
         // Without a join: with one, a project that was moved while this waited for its lock would be missing.
         let text = format!(
             "select id, organization_id from projects
-             where {} and id in (select r.target_id from {}) order by id {}",
+             where {} and id in (select r.id from {}) order by id {}",
             self.is_live("projects"),
-            unfold(self.dialect(), TARGET_ID),
+            IdRow::unfold(self.dialect()),
             held(self.dialect())
         );
-        let ids = target_ids(ids)?;
+        let ids = ids_json(ids)?;
         let organizations_of: Vec<(Uuid, Uuid)> =
             on_conn!(self, |conn| sqlx::query_as(sql(text)).bind(ids).fetch_all(conn).await)?;
         Ok(organizations_of.into_iter().collect())
@@ -151,11 +145,11 @@ impl Tx {
         if wanted.is_empty() || self.dialect() == Dialect::Sqlite {
             return Ok(HashSet::new());
         }
-        let ids = target_ids(&wanted.iter().copied().collect::<Vec<_>>())?;
-        let wanted_ids = unfold(self.dialect(), TARGET_ID);
+        let ids = ids_json(&wanted.iter().copied().collect::<Vec<_>>())?;
+        let wanted_ids = IdRow::unfold(self.dialect());
         for (table, lock) in [("organizations", "key share"), ("projects", "share")] {
             let text = format!(
-                "select id from {table} where id in (select r.target_id from {wanted_ids})
+                "select id from {table} where id in (select r.id from {wanted_ids})
                  order by id for {lock} skip locked"
             );
             let free: Vec<Uuid> = on_conn!(self, |conn| sqlx::query_scalar(sql(text))
@@ -170,19 +164,12 @@ impl Tx {
     }
 }
 
-const TARGET_ID: &[(&str, Type)] = &[("target_id", Type::Uuid)];
-
 /// Locks the rows until the transaction ends. SQLite has one writer at a time.
 fn held(dialect: Dialect) -> &'static str {
     match dialect {
         Dialect::Postgres => "for share",
         Dialect::Sqlite => "",
     }
-}
-
-fn target_ids(ids: &[Uuid]) -> Result<String> {
-    let rows: Vec<_> = ids.iter().map(|&target_id| TargetId { target_id }).collect();
-    to_json(&rows)
 }
 
 /// The columns of a [`TargetInfo`] that is an organization.

@@ -6,9 +6,9 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{TARGET_ID, TargetInfo, held, organization, project, target_ids};
+use super::{TargetInfo, held, organization, project};
 use crate::app_id::AppId;
-use crate::store::rows::{Time, among, in_order_of_id, sql, unfold};
+use crate::store::rows::{IdRow, Row as _, Time, among, ids_json, in_order_of_id, sql};
 use crate::store::{AppRefusal, Result, Tx, on_conn};
 
 /// The result of putting an organization or a project.
@@ -250,8 +250,8 @@ impl Tx {
         }
         let ours = match may_use {
             Some(_) => {
-                let rows = unfold(self.dialect(), TARGET_ID).replace("$1", "$5");
-                format!("projects.organization_id in (select r.target_id from {rows})")
+                let rows = IdRow::unfold_from(self.dialect(), "$5");
+                format!("projects.organization_id in (select r.id from {rows})")
             }
             None => "$5 = $5".to_owned(),
         };
@@ -263,7 +263,7 @@ impl Tx {
             project(self.dialect(), "projects")
         );
         let ids: Vec<Uuid> = may_use.into_iter().flatten().copied().collect();
-        let ids = target_ids(&ids)?;
+        let ids = ids_json(&ids)?;
         Ok(on_conn!(self, |conn| sqlx::query_as(sql(text))
             .bind(id)
             .bind(organization_id)
