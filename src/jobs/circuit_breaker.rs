@@ -1,6 +1,7 @@
-//! The mail circuit breaker. It is open while the mail server rejects the account, and all mails wait. One alarm is
-//! logged when it opens, one mail at a time is sent as a half-open probe, and one line is logged when it closes. Its
-//! state is in the database, so that all processes open, probe and close it together.
+//! The mail circuit breaker. It is open while the mail server refuses usher itself, and all mails wait. One alarm is
+//! logged when it opens, one mail at a time is sent as a half-open probe, and one line is logged when it closes.
+//!
+//! It is open while its row is in the database: so all processes open, probe and close it together.
 
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use futures::FutureExt as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use usher_mail::SendError;
 
 use super::back_off::wait_after;
 use super::send_mail::{self, Probed};
@@ -17,36 +19,28 @@ use super::{Context, JobError};
 use crate::app::App;
 use crate::store::StoreError;
 
-/// How many rejections in a row open the circuit, if each alone might be caused by the recipient or by our account.
+/// How many rejections in a row open the circuit, if each alone might be caused by the recipient or by us.
 const FAILURE_THRESHOLD: u32 = 3;
 /// The maximum time between two probes.
 const MAX_PROBE_INTERVAL: TimeDelta = TimeDelta::minutes(15);
 /// How soon this process notices that another one opened or closed the circuit.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
-/// The timeout of reading the state. The probe has timeouts of its own, one for each step.
+/// The timeout of reading the row. The probe has timeouts of its own, one for each step.
 const POLL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many unwanted mails a probe skips.
 const MAX_SKIPPED: usize = 1000;
-/// For how many seconds an accepted mail shows that the account works: a rejection in this time may concern one
-/// recipient only.
+/// For how many seconds an accepted mail shows that the server accepts our sender: a rejection in this time may concern
+/// one recipient only.
 const SUCCESS_WINDOW: i64 = 60;
 
-/// The circuit breaker's state as far as this process knows.
+/// What this process keeps in memory: a copy of whether the row is there, so that a mail need not read it, and what its
+/// last mails have shown.
+#[derive(Default)]
 pub struct CircuitBreaker {
     open: watch::Sender<bool>,
     failures: AtomicU32,
     /// When the server last accepted a mail, in Unix seconds.
     last_success: AtomicI64,
-}
-
-impl Default for CircuitBreaker {
-    fn default() -> Self {
-        Self {
-            open: watch::Sender::new(false),
-            failures: AtomicU32::new(0),
-            last_success: AtomicI64::new(i64::MIN),
-        }
-    }
 }
 
 impl CircuitBreaker {
@@ -63,18 +57,41 @@ impl CircuitBreaker {
         let _ = state.wait_for(|is_open| *is_open == open).await;
     }
 
-    /// Opens the circuit because the server rejects the account. Of any number of calls, one logs the alarm.
-    pub(super) async fn trip(&self, app: &App, why: &str) -> Result<(), StoreError> {
+    /// Records how a mail ended; `true` if that opens the circuit.
+    pub(super) fn record(&self, error: Option<&SendError>, now: DateTime<Utc>) -> bool {
+        match error {
+            // Accepted, or refused for the recipient's or the mail's own sake.
+            None | Some(SendError::Bounced(_) | SendError::Rejected(_)) => {
+                self.failures.store(0, Ordering::Relaxed);
+                self.last_success.store(now.timestamp(), Ordering::Relaxed);
+                false
+            }
+            Some(SendError::Account(_)) => true,
+            Some(SendError::Sender(_)) if !self.succeeded_recently(now) => true,
+            Some(SendError::Sender(_) | SendError::Policy(_)) => {
+                self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURE_THRESHOLD
+            }
+            Some(SendError::Temporary(_) | SendError::Unaddressable(_)) => false,
+        }
+    }
+
+    fn succeeded_recently(&self, now: DateTime<Utc>) -> bool {
+        let last = self.last_success.load(Ordering::Relaxed);
+        now.timestamp().saturating_sub(last) < SUCCESS_WINDOW
+    }
+
+    /// Opens the circuit. Of any number of calls, in all processes, one logs the alarm.
+    pub(super) async fn open(&self, app: &App, why: &str) -> Result<(), StoreError> {
         if self.is_open() {
             return Ok(());
         }
         let probe_at = app.clock.now() + wait_after(1, rand::random());
-        let is_news = app
+        let opened = app
             .store
             .transaction(why, |tx, why| tx.open_circuit(why, probe_at).boxed())
             .await?;
-        self.open.send_replace(true);
-        if is_news {
+        self.set_open(true);
+        if opened {
             tracing::error!(
                 "mail circuit breaker open: all mails wait until SMTP_URL, MAIL_FROM or the account is fixed: {why}"
             );
@@ -82,44 +99,50 @@ impl CircuitBreaker {
         Ok(())
     }
 
-    /// Counts a rejection that may be caused by the recipient or by our account; `true` once there are enough in a row
-    /// to blame the account.
-    pub(super) fn record_failure(&self) -> bool {
-        self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURE_THRESHOLD
+    async fn close(&self, app: &App) -> Result<(), StoreError> {
+        let closed = app.store.transaction((), |tx, ()| tx.close_circuit().boxed()).await?;
+        self.set_open(false);
+        if let Some(circuit) = closed {
+            let lasted = app.clock.now() - circuit.since;
+            tracing::error!(
+                "mail circuit breaker closed after {} s: the mail server accepts mail again; waiting mails are being sent",
+                lasted.num_seconds()
+            );
+        }
+        Ok(())
     }
 
-    /// The server accepted a mail from us, or rejected only its recipient.
-    pub(super) fn record_success(&self, now: DateTime<Utc>) {
-        self.failures.store(0, Ordering::Relaxed);
-        self.last_success.store(now.timestamp(), Ordering::Relaxed);
-    }
-
-    /// Whether the server accepted a mail so recently that a rejection of our account is doubtful.
-    pub(super) fn contradicts(&self, now: DateTime<Utc>) -> bool {
-        now.timestamp()
-            .saturating_sub(self.last_success.load(Ordering::Relaxed))
-            < SUCCESS_WINDOW
+    fn set_open(&self, open: bool) {
+        let changed = self.open.send_if_modified(|was| std::mem::replace(was, open) != open);
+        if changed && !open {
+            self.failures.store(0, Ordering::Relaxed);
+        }
     }
 }
 
-/// Keeps the state up to date and sends probes until cancelled. A new process may have a corrected configuration, so a
-/// probe is due at once.
+/// Keeps the copy of the state up to date and sends probes, until cancelled.
 pub async fn run_circuit_breaker(context: Context, stop: CancellationToken) {
-    let store = &context.app.store;
-    let hasten = store.transaction((), |tx, ()| tx.expedite_circuit_probe().boxed());
-    if let Err(error) = store.with_timeout(POLL_INTERVAL, hasten).await {
-        tracing::warn!(error = %error, "could not reschedule the mail circuit breaker's next probe");
-    }
     let mut polls = tokio::time::interval(POLL_INTERVAL);
     polls.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // A new process may have a corrected configuration, so it does not wait until the next probe is due.
+    let mut ahead = MAX_PROBE_INTERVAL;
     // A task of its own: a probe may take long, and in the meantime the other processes' results must be read.
     let mut probe: Option<AbortOnDropHandle<()>> = None;
     while stop.run_until_cancelled(polls.tick()).await.is_some() {
         let is_probing = probe.as_ref().is_some_and(|probe| !probe.is_finished());
-        let look = tokio::time::timeout(POLL_TIMEOUT, look(&context, !is_probing)).await;
-        match look.unwrap_or_else(|_| Err(JobError::Retry("no answer came".to_owned()))) {
-            Ok(true) => probe = Some(AbortOnDropHandle::new(tokio::spawn(try_and_tell(context.clone())))),
-            Ok(false) => {}
+        let due_by = (!is_probing).then(|| context.app.clock.now() + ahead);
+        match context
+            .app
+            .store
+            .with_timeout(POLL_TIMEOUT, poll(&context, due_by))
+            .await
+        {
+            Ok(claimed) => {
+                ahead = TimeDelta::zero();
+                if claimed {
+                    probe = Some(AbortOnDropHandle::new(tokio::spawn(probe_and_log(context.clone()))));
+                }
+            }
             Err(error) => tracing::warn!(error = %error, "could not read the mail circuit breaker"),
         }
     }
@@ -129,9 +152,9 @@ pub async fn run_circuit_breaker(context: Context, stop: CancellationToken) {
     }
 }
 
-async fn try_and_tell(context: Context) {
-    if let Err(error) = try_the_account(&context).await {
-        tracing::warn!(error = %error, "could not start a probe of the mail circuit breaker");
+async fn probe_and_log(context: Context) {
+    if let Err(error) = probe(&context).await {
+        tracing::warn!(error = %error, "could not probe for the mail circuit breaker");
     }
 }
 
@@ -139,59 +162,49 @@ async fn try_and_tell(context: Context) {
 ///
 /// # Errors
 /// [`JobError`]; then call it again.
-pub async fn look_after_mail(context: &Context) -> Result<(), JobError> {
-    if look(context, true).await? {
-        try_the_account(context).await?;
+pub async fn poll_circuit_breaker(context: &Context) -> Result<(), JobError> {
+    if poll(context, Some(context.app.clock.now())).await? {
+        probe(context).await?;
     }
     Ok(())
 }
 
-/// Reads the state from the database; `true` if this process must probe now.
-async fn look(context: &Context, may_try: bool) -> Result<bool, JobError> {
+/// Reads the state from the database; `true` if a probe is due by then and is this process's to send.
+async fn poll(context: &Context, due_by: Option<DateTime<Utc>>) -> Result<bool, StoreError> {
     let app = &context.app;
-    let mut tx = app.store.read().await.map_err(JobError::retry)?;
-    let trouble = tx.circuit_opened().await.map_err(JobError::retry)?;
-    drop(tx);
-    context.breaker.open.send_if_modified(|closed| {
-        let was = std::mem::replace(closed, trouble.is_some());
-        was != *closed
-    });
-    let Some(trouble) = trouble.filter(|trouble| may_try && trouble.probe_at <= app.clock.now()) else {
+    let circuit = app.store.read().await?.circuit_opened().await?;
+    context.breaker.set_open(circuit.is_some());
+    let is_due = |probe_at| due_by.is_some_and(|due_by| probe_at <= due_by);
+    let Some(circuit) = circuit.filter(|circuit| is_due(circuit.probe_at)) else {
         return Ok(false);
     };
-    let probes = trouble.probes.unsigned_abs().saturating_add(1);
-    let next = app.clock.now() + wait_after(probes, rand::random()).min(MAX_PROBE_INTERVAL);
-    let is_ours = app
-        .store
-        .transaction((), |tx, ()| tx.claim_circuit_probe(next).boxed())
-        .await;
-    is_ours.map_err(JobError::retry)
+    let wait = wait_after(circuit.probes.unsigned_abs().saturating_add(1), rand::random());
+    let next = app.clock.now() + wait.min(MAX_PROBE_INTERVAL);
+    app.store
+        .transaction(circuit.probes, |tx, probes| {
+            tx.claim_circuit_probe(*probes, next).boxed()
+        })
+        .await
 }
 
-async fn try_the_account(context: &Context) -> Result<(), JobError> {
-    if server_takes_mail(context).await? {
-        open(context).await.map_err(JobError::retry)?;
+/// Closes the circuit if the server accepts mail from us.
+async fn probe(context: &Context) -> Result<(), JobError> {
+    if server_accepts_mail(context).await? {
+        context.breaker.close(&context.app).await?;
     }
     Ok(())
 }
 
 /// Probes with the mail that was tried longest ago, so that one bad mail can't block all others; without any mail,
 /// checks the login.
-async fn server_takes_mail(context: &Context) -> Result<bool, JobError> {
-    let mut last = None;
+async fn server_accepts_mail(context: &Context) -> Result<bool, JobError> {
     for _ in 0..MAX_SKIPPED {
-        let mut tx = context.app.store.read().await.map_err(JobError::retry)?;
-        let mail = tx.longest_untried_mail().await.map_err(JobError::retry)?;
-        drop(tx);
+        let mail = context.app.store.read().await?.longest_untried_mail().await?;
         let Some(mail) = mail else {
             return Ok(context.app.mailer.check().await.is_ok());
         };
-        // This mail should have been suppressed; asking again would return no other mail.
-        if last.replace(mail) == Some(mail) {
-            break;
-        }
         match send_mail::probe(context, mail).await? {
-            Probed::Taken => return Ok(true),
+            Probed::Accepted => return Ok(true),
             Probed::Refused => return Ok(false),
             Probed::NotSent => {}
         }
@@ -199,17 +212,59 @@ async fn server_takes_mail(context: &Context) -> Result<bool, JobError> {
     Ok(false)
 }
 
-async fn open(context: &Context) -> Result<(), StoreError> {
-    let store = &context.app.store;
-    let ended = store.transaction((), |tx, ()| tx.close_circuit().boxed()).await?;
-    context.breaker.failures.store(0, Ordering::Relaxed);
-    context.breaker.open.send_replace(false);
-    if let Some(trouble) = ended {
-        let lasted = context.app.clock.now() - trouble.since;
-        tracing::error!(
-            "mail circuit breaker closed after {} s: the mail server accepts mail again; waiting mails are being sent",
-            lasted.num_seconds()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_opens_the_circuit_by_what_the_last_mails_have_shown() {
+        let error = |of: fn(String) -> SendError| Some(of("550".to_owned()));
+        let (account, sender, policy) = (
+            error(SendError::Account),
+            error(SendError::Sender),
+            error(SendError::Policy),
         );
+        let (temporary, bounced) = (error(SendError::Temporary), error(SendError::Bounced));
+        for (what, mails) in [
+            ("an account, at once", vec![(0, &None, false), (0, &account, true)]),
+            ("a sender, at once", vec![(0, &sender, true)]),
+            (
+                "a sender, a minute after a success",
+                vec![(0, &None, false), (59, &sender, false), (60, &sender, true)],
+            ),
+            (
+                "a sender, the third time",
+                vec![
+                    (0, &bounced, false),
+                    (1, &sender, false),
+                    (1, &sender, false),
+                    (1, &sender, true),
+                ],
+            ),
+            (
+                "a policy, the third time",
+                vec![
+                    (0, &policy, false),
+                    (900, &policy, false),
+                    (1800, &temporary, false),
+                    (1800, &policy, true),
+                ],
+            ),
+            (
+                "a policy, with a success between",
+                vec![
+                    (0, &policy, false),
+                    (1, &policy, false),
+                    (2, &None, false),
+                    (3, &policy, false),
+                ],
+            ),
+        ] {
+            let breaker = CircuitBreaker::default();
+            for (number, (second, error, opens)) in mails.into_iter().enumerate() {
+                let now = DateTime::from_timestamp(1_790_000_000 + second, 0).unwrap();
+                assert_eq!(breaker.record(error.as_ref(), now), opens, "{what}: {number}");
+            }
+        }
     }
-    Ok(())
 }

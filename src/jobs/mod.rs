@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use back_off::wait_after;
-pub use circuit_breaker::{CircuitBreaker, look_after_mail, run_circuit_breaker};
+pub use circuit_breaker::{CircuitBreaker, poll_circuit_breaker, run_circuit_breaker};
 pub use deliver_event::DeliverEvent;
 pub use pauses::Pauses;
 pub use periodic::{Periodic, SCHEDULES, Schedule};

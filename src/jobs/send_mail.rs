@@ -192,13 +192,13 @@ async fn permit(context: &Context) -> Result<MailPermit, JobError> {
 /// The result of a probe.
 pub(super) enum Probed {
     /// The server accepts mail from us, even if it rejected this one.
-    Taken,
+    Accepted,
     Refused,
     /// This mail is no longer wanted.
     NotSent,
 }
 
-/// Probes the account with a real mail while all others wait.
+/// Probes with a real mail while all others wait.
 pub(super) async fn probe(context: &Context, delivery_id: Uuid) -> Result<Probed, JobError> {
     // Its job started before the circuit opened and will see the result.
     let Some(_in_progress) = context.mails.begin(delivery_id) else {
@@ -216,11 +216,11 @@ pub(super) async fn probe(context: &Context, delivery_id: Uuid) -> Result<Probed
         return Ok(Probed::Refused);
     };
     drop(permit);
-    let is_taken = matches!(sent, Ok(_) | Err(SendError::Bounced(_) | SendError::Rejected(_)));
+    let is_accepted = matches!(sent, Ok(_) | Err(SendError::Bounced(_) | SendError::Rejected(_)));
     match settle(context, &mail, sent).await {
         // The result is stored on the delivery; its job then finds nothing to do, or is retried with all others.
-        Ok(()) | Err(JobError::GiveUp(_) | JobError::RetryAt { .. } | JobError::Wait { .. }) if is_taken => {
-            Ok(Probed::Taken)
+        Ok(()) | Err(JobError::GiveUp(_) | JobError::RetryAt { .. } | JobError::Wait { .. }) if is_accepted => {
+            Ok(Probed::Accepted)
         }
         Ok(()) | Err(JobError::GiveUp(_) | JobError::RetryAt { .. } | JobError::Wait { .. }) => Ok(Probed::Refused),
         Err(error) => Err(error),
@@ -336,36 +336,30 @@ fn outcome(sent: &Result<Sent, SendError>) -> MailOutcome {
     }
 }
 
-/// Applies the result of an attempt to the mail, the address and the circuit breaker.
+/// Applies the result of an attempt to the circuit breaker, the mail and the address.
 async fn settle(context: &Context, mail: &QueuedMail, sent: Result<Sent, SendError>) -> Result<(), JobError> {
     let id = mail.delivery_id;
-    let now = context.app.clock.now();
+    let opens = context.breaker.record(sent.as_ref().err(), context.app.clock.now());
     let error = match sent {
-        Ok(sent) => {
-            context.breaker.record_success(now);
-            return note_sent(context, id, sent).await;
-        }
+        Ok(sent) => return note_sent(context, id, sent).await,
         Err(error) => error,
     };
     let why = error.to_string();
+    if opens {
+        context.breaker.open(&context.app, &why).await?;
+        note(context, id, DeliveryStatus::Queued, false, &why).await?;
+        return Err(defer(context));
+    }
     match error {
-        SendError::Account(_) => wait_for_the_account(context, id, &why).await,
-        SendError::Sender(_) if !context.breaker.contradicts(now) => wait_for_the_account(context, id, &why).await,
-        SendError::Sender(_) | SendError::Policy(_) if context.breaker.record_failure() => {
-            wait_for_the_account(context, id, &why).await
+        SendError::Temporary(_) | SendError::Account(_) | SendError::Sender(_) | SendError::Policy(_) => {
+            later(context, mail, why).await
         }
-        SendError::Temporary(_) | SendError::Sender(_) | SendError::Policy(_) => later(context, mail, why).await,
         // The delivery has failed and the job has done its work, so it is no dead job: no operator has to look at it.
         SendError::Bounced(_) => {
-            context.breaker.record_success(now);
             suppress_address(context, mail, &why).await?;
             refused(context, id, &why).await
         }
-        SendError::Rejected(_) => {
-            context.breaker.record_success(now);
-            refused(context, id, &why).await
-        }
-        SendError::Unaddressable(_) => refused(context, id, &why).await,
+        SendError::Rejected(_) | SendError::Unaddressable(_) => refused(context, id, &why).await,
     }
 }
 
@@ -394,7 +388,7 @@ async fn note_sent(context: &Context, delivery_id: Uuid, sent: Sent) -> Result<(
     noted.map_err(|error| JobError::Retry(format!("it was sent, but that could not be stored: {error}")))
 }
 
-/// Retries by the delivery's own count of attempts: a wait for the account is no attempt.
+/// Retries by the delivery's own count of attempts: a wait while the circuit is open is no attempt.
 async fn later(context: &Context, mail: &QueuedMail, why: String) -> Result<(), JobError> {
     let attempt = mail.delivery_attempts.saturating_add(1);
     if attempt >= Queue::MAX_ATTEMPTS {
@@ -406,13 +400,6 @@ async fn later(context: &Context, mail: &QueuedMail, why: String) -> Result<(), 
         at: context.app.clock.now() + wait,
         why,
     })
-}
-
-async fn wait_for_the_account(context: &Context, delivery_id: Uuid, why: &str) -> Result<(), JobError> {
-    let closed = context.breaker.trip(&context.app, why).await;
-    closed.map_err(JobError::retry)?;
-    note(context, delivery_id, DeliveryStatus::Queued, false, why).await?;
-    Err(defer(context))
 }
 
 fn defer(context: &Context) -> JobError {

@@ -59,7 +59,7 @@ async fn ready(State(ops): State<Ops>, stopping: Option<Extension<Stopping>>) ->
         return (StatusCode::SERVICE_UNAVAILABLE, Json(said)).into_response();
     }
     // Side by side, so that they wait no longer together than one of them may.
-    let (database, migrated, trouble, paused) = tokio::join!(
+    let (database, migrated, circuit, paused) = tokio::join!(
         with_timeout(ops.store.takes_writes()),
         with_timeout(ops.store.is_migrated()),
         with_timeout(circuit_opened(&ops.store)),
@@ -83,9 +83,9 @@ async fn ready(State(ops): State<Ops>, stopping: Option<Extension<Stopping>>) ->
     if !is_ready {
         body["problems"] = json!(problems);
     }
-    if let Ok(Some(trouble)) = trouble {
-        let since = trouble.since.to_rfc3339_opts(SecondsFormat::Secs, true);
-        body["checks"]["mail"] = json!({ "status": "refused", "since": since, "reason": trouble.reason });
+    if let Ok(Some(circuit)) = circuit {
+        let since = circuit.since.to_rfc3339_opts(SecondsFormat::Secs, true);
+        body["checks"]["mail"] = json!({ "status": "refused", "since": since, "reason": circuit.reason });
     }
     if let Ok(paused) = paused
         && !paused.is_empty()

@@ -72,20 +72,20 @@ impl Scrape {
         let look = async {
             let depths = store.queue_depths().await?;
             let mut tx = store.read().await?;
-            let (mail_trouble, failed_events) = (tx.circuit_opened().await?, tx.count_failed_events().await?);
+            let (circuit, failed_events) = (tx.circuit_opened().await?, tx.count_failed_events().await?);
             let paused = tx.paused_queues().await?;
-            Ok::<_, StoreError>((depths, mail_trouble, failed_events, paused, tx.events_state().await?))
+            Ok::<_, StoreError>((depths, circuit, failed_events, paused, tx.events_state().await?))
         };
         let answer = tokio::time::timeout(MAX_WAIT, look).await;
         *asked = Some(Instant::now());
         let answered = match answer {
-            Ok(Ok((depths, mail_trouble, failed_events, paused, events))) => {
+            Ok(Ok((depths, circuit, failed_events, paused, events))) => {
                 for &queue in Queue::ALL {
                     metrics::queue_paused(queue.as_str(), paused.iter().any(|row| row.queue == queue));
                 }
                 metrics::events_state(&events);
                 metrics::failed_events(failed_events);
-                metrics::mails_wait(mail_trouble.is_some());
+                metrics::mails_wait(circuit.is_some());
                 depths.iter().for_each(metrics::queue_depth);
                 true
             }

@@ -1,10 +1,10 @@
-//! The mail account's circuit breaker: at most one row, which all processes share.
+//! The row of the mail circuit breaker, which is there while it is open.
 
 use chrono::{DateTime, Utc};
 
 use super::{Result, Tx, on_conn};
 
-/// The mail server rejects the account, and all mails wait.
+/// The mail server refuses usher itself, and all mails wait.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct OpenCircuit {
     /// The server's reply, with addresses masked.
@@ -29,7 +29,7 @@ impl Tx {
     /// Opens the circuit; `false` if it was open.
     pub async fn open_circuit(&mut self, reason: &str, probe_at: DateTime<Utc>) -> Result<bool> {
         let now = self.clock.now();
-        let begun = on_conn!(self, |conn| sqlx::query(
+        let opened = on_conn!(self, |conn| sqlx::query(
             "insert into usher_mail_circuit (id, reason, since, probe_at) values (1, $1, $2, $3)
              on conflict (id) do nothing"
         )
@@ -39,34 +39,21 @@ impl Tx {
         .execute(conn)
         .await?
         .rows_affected());
-        Ok(begun == 1)
+        Ok(opened == 1)
     }
 
-    /// Claims a due probe and schedules the next one for `next`; `false` if another process claimed it.
-    pub async fn claim_circuit_probe(&mut self, next: DateTime<Utc>) -> Result<bool> {
-        let now = self.clock.now();
-        let taken = on_conn!(self, |conn| sqlx::query(
-            "update usher_mail_circuit set probes = probes + 1, probe_at = $2 where probe_at <= $1"
+    /// Claims the next probe, after so many, and schedules the one after it for `next`; `false` if another process
+    /// claimed it.
+    pub async fn claim_circuit_probe(&mut self, probes: i32, next: DateTime<Utc>) -> Result<bool> {
+        let claimed = on_conn!(self, |conn| sqlx::query(
+            "update usher_mail_circuit set probes = probes + 1, probe_at = $2 where probes = $1"
         )
-        .bind(now)
+        .bind(probes)
         .bind(next)
         .execute(conn)
         .await?
         .rows_affected());
-        Ok(taken == 1)
-    }
-
-    /// Makes the next probe due now: a new process may bring a corrected configuration.
-    pub async fn expedite_circuit_probe(&mut self) -> Result<()> {
-        let now = self.clock.now();
-        on_conn!(self, |conn| sqlx::query(
-            "update usher_mail_circuit set probe_at = $1 where probe_at > $1"
-        )
-        .bind(now)
-        .execute(conn)
-        .await
-        .map(drop))?;
-        Ok(())
+        Ok(claimed == 1)
     }
 
     /// Closes the circuit; returns it unless another process closed it first.

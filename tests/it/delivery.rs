@@ -8,7 +8,7 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 use usher::invites::reminders::{PLAN_AFTER, Reminders};
-use usher::jobs::look_after_mail;
+use usher::jobs::poll_circuit_breaker;
 use usher::ops::Scrape;
 use usher::worker::{Concurrency, Workers};
 use uuid::Uuid;
@@ -35,12 +35,12 @@ async fn resend(app: &TestApp, invite: &str) {
     app.run_jobs().await;
 }
 
-/// Lets time pass as the scheduler and the gate see it: in steps, with all that comes due.
+/// Lets time pass as the scheduler and the circuit breaker see it: in steps, with all that comes due.
 async fn pass(app: &TestApp, time: TimeDelta, step: TimeDelta) {
     let end = app.now() + time;
     while app.now() < end {
         app.clock.advance(step);
-        look_after_mail(&app.context).await.unwrap();
+        poll_circuit_breaker(&app.context).await.unwrap();
         app.run_schedules().await;
     }
 }
@@ -55,8 +55,8 @@ async fn reminders(app: &TestApp) -> i64 {
         .await
 }
 
-/// A mail server whose login fails, seen by one mail.
-async fn with_account_trouble(app: &TestApp, organization: Uuid) -> String {
+/// A mail server that refuses the sender, seen by one mail.
+async fn with_open_circuit(app: &TestApp, organization: Uuid) -> String {
     app.smtp
         .at(Phase::MailFrom, Behaviour::Reply("550 5.7.1 sender not allowed"));
     let invite = app
@@ -146,7 +146,7 @@ stories! {
 
     async fn a_refused_account_keeps_all_mails_and_tries_one_at_a_time(app) {
         let acme = app.organization("Acme").await;
-        let first = with_account_trouble(app, acme).await;
+        let first = with_open_circuit(app, acme).await;
         let tried = async || app.smtp.commands().iter().filter(|command| command.starts_with("MAIL")).count();
         let before = tried().await;
         for n in 0..30 {
@@ -157,8 +157,8 @@ stories! {
         // Two days, looked at every ten minutes.
         for _ in 0..288 {
             app.clock.advance(TimeDelta::minutes(10));
-            look_after_mail(&app.context).await.unwrap();
-            look_after_mail(&app.context).await.unwrap();
+            poll_circuit_breaker(&app.context).await.unwrap();
+            poll_circuit_breaker(&app.context).await.unwrap();
         }
         let probes = tried().await - before;
         assert!((100..=288).contains(&probes), "one each quarter of an hour or so: {probes}");
@@ -176,7 +176,7 @@ stories! {
 
         app.smtp.at(Phase::MailFrom, Behaviour::Accept);
         app.clock.advance(TimeDelta::minutes(20));
-        look_after_mail(&app.context).await.unwrap();
+        poll_circuit_breaker(&app.context).await.unwrap();
         assert_eq!(app.mails().len(), 1, "the one that tried");
         assert_eq!(app.pool.count("usher_mail_circuit").await, 0);
         app.run_jobs().await;
@@ -200,10 +200,10 @@ stories! {
         app.invite_to_organization(acme, "bob@example.com", "member").await;
         app.clock.advance(TimeDelta::minutes(1));
         // The poison again, then a friendly answer for whoever else is tried.
-        look_after_mail(&app.context).await.unwrap();
+        poll_circuit_breaker(&app.context).await.unwrap();
         app.smtp.at(Phase::Rcpt, Behaviour::Accept);
         app.clock.advance(TimeDelta::minutes(20));
-        look_after_mail(&app.context).await.unwrap();
+        poll_circuit_breaker(&app.context).await.unwrap();
         assert_eq!(mails_to(app, "bob@example.com").await, 1);
         app.clock.advance(TimeDelta::hours(1));
         app.run_jobs().await;
@@ -212,10 +212,10 @@ stories! {
 
     async fn without_a_mail_to_try_the_login_is_tried(app) {
         let acme = app.organization("Acme").await;
-        let invite = with_account_trouble(app, acme).await;
+        let invite = with_open_circuit(app, acme).await;
         app.post(&format!("/v1/invites/{invite}/revoke"), json!({})).await.expect(200);
         app.clock.advance(TimeDelta::minutes(1));
-        look_after_mail(&app.context).await.unwrap();
+        poll_circuit_breaker(&app.context).await.unwrap();
         assert_eq!(app.pool.count("usher_mail_circuit").await, 0);
         assert_eq!(app.mails().len(), 0);
         app.run_jobs().await;
@@ -511,8 +511,8 @@ async fn daily_caps_hold(database: TestDatabase) {
 
 on_both_databases!(daily_caps_hold);
 
-/// The worker's own runtime leaves the queue alone while the gate is closed, and goes on when it opens.
-async fn workers_wait_at_the_gate(database: TestDatabase) {
+/// The worker's own runtime leaves the queue alone while the circuit is open, and goes on when it closes.
+async fn workers_wait_while_the_circuit_is_open(database: TestDatabase) {
     let app = TestApp::start(database).await;
     let workers = [
         Workers::start(&app.app, Concurrency { events: 2, mails: 4 }),
@@ -526,7 +526,7 @@ async fn workers_wait_at_the_gate(database: TestDatabase) {
     app.post("/v1/invites/batch", json!({ "invites": invites }))
         .await
         .expect(200);
-    eventually("there is trouble", async || {
+    eventually("the circuit opens", async || {
         app.pool.count("usher_mail_circuit").await == 1
     })
     .await;
@@ -556,7 +556,7 @@ async fn workers_wait_at_the_gate(database: TestDatabase) {
     })
     .await;
     assert_eq!(app.mails().len(), 100);
-    eventually("the account is trusted again", async || {
+    eventually("the circuit closes", async || {
         app.pool.count("usher_mail_circuit").await == 0
     })
     .await;
@@ -565,11 +565,11 @@ async fn workers_wait_at_the_gate(database: TestDatabase) {
     }
 }
 
-on_both_databases!(multi_thread workers_wait_at_the_gate);
+on_both_databases!(multi_thread workers_wait_while_the_circuit_is_open);
 
 /// Two processes and forty mails: one line when it begins, one when it ends.
 #[tokio::test]
-async fn trouble_with_the_account_raises_one_alarm() {
+async fn an_open_circuit_raises_one_alarm() {
     let database = TestDatabase::postgres().await;
     let smtp = SmtpServer::start_with_login("usher", "right").await;
     smtp.at(Phase::Auth, NO_LOGIN);

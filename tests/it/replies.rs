@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use serde_json::{Value, json};
 use usher::config::Settings;
-use usher::jobs::look_after_mail;
+use usher::jobs::poll_circuit_breaker;
 use uuid::Uuid;
 
 use crate::mail::{self, letter, mailer_to};
@@ -82,10 +82,10 @@ async fn delivery(app: &TestApp, invite: &str) -> Value {
     app.show(invite).await["delivery"].clone()
 }
 
-/// The trouble is over: the next try finds out, and all that waited go out.
+/// The server accepts mail again: the next probe finds out, and all that waited go out.
 async fn cured(app: &TestApp) {
     app.clock.advance(TimeDelta::minutes(20));
-    look_after_mail(&app.context).await.unwrap();
+    poll_circuit_breaker(&app.context).await.unwrap();
     app.clock.advance(TimeDelta::minutes(5));
     app.run_jobs().await;
 }
@@ -208,7 +208,7 @@ async fn a_server_that_changes_its_mind(database: TestDatabase) {
         assert!(waits(&app).await, "{reply}");
         for _ in 0..6 {
             app.clock.advance(TimeDelta::minutes(10));
-            look_after_mail(&app.context).await.unwrap();
+            poll_circuit_breaker(&app.context).await.unwrap();
             app.run_jobs().await;
         }
         let spent = app.pool.count("usher_deliveries where status = 'queued' and attempts > 1").await;

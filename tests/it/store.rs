@@ -415,19 +415,21 @@ stories! {
         assert_eq!(tx.take_ticks(&[DueTick { name: "a", next: next + TimeDelta::minutes(1) }]).await.unwrap(), ["a"]);
     }
 
-    async fn trouble_with_the_account_begins_is_tried_and_ends_once(app) {
+    async fn the_mail_circuit_opens_is_probed_and_closes_once(app) {
         let mut tx = begin(app).await;
         let soon = app.now() + TimeDelta::seconds(10);
+        let later = app.now() + TimeDelta::seconds(30);
         assert_eq!(tx.circuit_opened().await.unwrap(), None);
+        assert!(!tx.claim_circuit_probe(0, soon).await.unwrap(), "closed");
         assert!(tx.open_circuit("535", soon).await.unwrap());
-        assert!(!tx.open_circuit("550", soon).await.unwrap(), "known");
-        assert!(!tx.claim_circuit_probe(soon).await.unwrap(), "not yet");
-        tx.expedite_circuit_probe().await.unwrap();
-        assert!(tx.claim_circuit_probe(soon).await.unwrap());
-        assert!(!tx.claim_circuit_probe(soon).await.unwrap(), "taken");
-        let trouble = tx.circuit_opened().await.unwrap().unwrap();
-        assert_eq!((trouble.reason.as_str(), trouble.since, trouble.probes), ("535", app.now(), 1));
-        assert_eq!(tx.close_circuit().await.unwrap(), Some(trouble));
+        assert!(!tx.open_circuit("550", later).await.unwrap(), "known");
+        let circuit = tx.circuit_opened().await.unwrap().unwrap();
+        assert_eq!((circuit.reason.as_str(), circuit.since, circuit.probes, circuit.probe_at), ("535", app.now(), 0, soon));
+        assert!(tx.claim_circuit_probe(0, later).await.unwrap());
+        assert!(!tx.claim_circuit_probe(0, later).await.unwrap(), "taken");
+        let circuit = tx.circuit_opened().await.unwrap().unwrap();
+        assert_eq!((circuit.reason.as_str(), circuit.since, circuit.probes, circuit.probe_at), ("535", app.now(), 1, later));
+        assert_eq!(tx.close_circuit().await.unwrap(), Some(circuit));
         assert_eq!(tx.close_circuit().await.unwrap(), None);
     }
 

@@ -134,7 +134,7 @@ async fn a_server_without_starttls_where_it_is_required_hears_nothing_and_raises
     // Whoever starts may bring the cure, so it is tried at once.
     server.with("STARTTLS");
     let usher = trusting(&authority, &server, &database).await;
-    eventually("the gate is open", async || {
+    eventually("the circuit is closed", async || {
         database.pool.count("usher_mail_circuit").await == 0
     })
     .await;

@@ -1,16 +1,18 @@
 //! Clerk's Backend API: asking for a user whose webhook has not come.
 //!
-//! Called while somebody waits for a page, so it gives up early: a short time limit, a breaker that stops asking a Clerk
-//! that is down, and a small cache, so that a page that is loaded again asks once.
+//! Called while a page waits for the answer, so it gives up early: a short time limit, few calls at once, so that a Clerk
+//! that hangs holds up few callers, and a small cache, so that a page that is loaded again asks once.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use moka::Expiry;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
 use reqwest::StatusCode;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
-use tokio::time::Instant;
+use tokio::sync::Semaphore;
 use url::Url;
+use usher_base::Throttle;
 
 use super::event::User;
 use super::{describe, http_client, is_https_or_loopback, read_body};
@@ -25,13 +27,11 @@ const USER_LIFETIME: Duration = Duration::from_secs(30);
 const ABSENCE_LIFETIME: Duration = Duration::from_secs(5);
 
 /// How many users are remembered.
-const CACHE_ENTRIES: usize = 1_000;
+const CACHE_ENTRIES: u64 = 1_000;
 
-/// So many failures in a row open the breaker.
-const BREAKER_FAILURES: u32 = 5;
-
-/// How long an open breaker lets nobody through.
-const BREAKER_PAUSE: Duration = Duration::from_secs(30);
+/// How many calls may wait for Clerk at once. A call of a fifth of a second and 100 calls a second, which is as many as
+/// Clerk allows, need no more; a Clerk that hangs never holds up more.
+const MAX_CALLS: usize = 20;
 
 /// Longer ids than this are not Clerk's.
 const MAX_ID_BYTES: usize = 64;
@@ -56,7 +56,7 @@ pub enum BackendError {
     /// Not an id that Clerk could have made; nothing was sent.
     #[error("not a Clerk user id")]
     InvalidId,
-    /// Clerk can't be reached, is overloaded or fails: it may work later.
+    /// Clerk can't be reached, is overloaded, fails, or is being asked too much already: it may work later.
     #[error("Clerk's API is unavailable: {0}")]
     Unavailable(String),
     /// Clerk doesn't take the secret key: somebody must correct the configuration.
@@ -67,15 +67,24 @@ pub enum BackendError {
     Unexpected(String),
 }
 
-/// Asks Clerk's Backend API. Share one per process: the cache and the breaker are inside.
-#[derive(Debug)]
+/// Asks Clerk's Backend API. Share one per process: the cache and the limit of calls are inside.
 pub struct BackendClient {
     http: reqwest::Client,
     users_url: Url,
-    /// Marked sensitive, which keeps it out of `Debug` output.
     authorization: HeaderValue,
-    cache: Cache,
-    breaker: Breaker,
+    /// What Clerk answered a moment ago; failures are not kept.
+    cache: Cache<String, Option<User>>,
+    calls: Semaphore,
+    failures: Throttle,
+}
+
+/// Without the users and the key.
+impl std::fmt::Debug for BackendClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BackendClient")
+            .field("users_url", &self.users_url.as_str())
+            .finish_non_exhaustive()
+    }
 }
 
 impl BackendClient {
@@ -101,8 +110,9 @@ impl BackendClient {
             http: http_client(TIME_LIMIT).map_err(BackendSetupError::HttpClient)?,
             users_url: Url::parse(&users_url).map_err(|_| BackendSetupError::ApiUrl)?,
             authorization,
-            cache: Cache::default(),
-            breaker: Breaker::default(),
+            cache: cache(USER_LIFETIME, ABSENCE_LIFETIME),
+            calls: Semaphore::new(MAX_CALLS),
+            failures: Throttle::per_minute(),
         })
     }
 
@@ -110,7 +120,7 @@ impl BackendClient {
     ///
     /// # Errors
     ///
-    /// See [`BackendError`]; it comes within two seconds, and at once while Clerk is known to be down.
+    /// See [`BackendError`]; it comes within two seconds, and at once while too many calls wait for Clerk.
     pub async fn user(&self, clerk_user_id: &str) -> Result<Option<User>, BackendError> {
         // Before it becomes a part of a path: `../` and the like are not ids.
         if !is_clerk_id(clerk_user_id) {
@@ -119,17 +129,24 @@ impl BackendClient {
         if let Some(answer) = self.cache.get(clerk_user_id) {
             return Ok(answer);
         }
-        let Some(permit) = self.breaker.admit() else {
-            return Err(BackendError::Unavailable(
-                "it failed repeatedly and is left alone for a while".to_owned(),
-            ));
+        let result = match self.calls.try_acquire() {
+            Ok(_permit) => self.fetch(clerk_user_id).await,
+            Err(_) => Err(BackendError::Unavailable(format!(
+                "{MAX_CALLS} calls are waiting for it"
+            ))),
         };
-        let result = self.fetch(clerk_user_id).await;
-        permit.settle(!matches!(result, Err(BackendError::Unavailable(_))));
-        if let Ok(answer) = &result {
-            self.cache.put(clerk_user_id, answer.clone());
+        match &result {
+            Ok(answer) => self.cache.insert(clerk_user_id.to_owned(), answer.clone()),
+            Err(error) => self.report(error),
         }
         result
+    }
+
+    /// Callers go on without an answer, so this is where operators learn of it.
+    fn report(&self, error: &BackendError) {
+        if let Some(suppressed) = self.failures.admit() {
+            tracing::warn!(suppressed, "could not ask Clerk for a user: {error}");
+        }
     }
 
     async fn fetch(&self, clerk_user_id: &str) -> Result<Option<User>, BackendError> {
@@ -169,152 +186,24 @@ fn is_clerk_id(id: &str) -> bool {
     (1..=MAX_ID_BYTES).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-/// What Clerk answered a moment ago; failures are not kept.
-#[derive(Default)]
-struct Cache {
-    entries: Mutex<HashMap<String, Entry>>,
+fn cache(user: Duration, absence: Duration) -> Cache<String, Option<User>> {
+    Cache::builder()
+        .max_capacity(CACHE_ENTRIES)
+        // The usual policy may leave out what is new, and a page is loaded again soon after its first time.
+        .eviction_policy(EvictionPolicy::lru())
+        .expire_after(Lifetime { user, absence })
+        .build()
 }
 
-struct Entry {
-    answer: Option<User>,
-    good_until: Instant,
+/// How long answers are remembered.
+struct Lifetime {
+    user: Duration,
+    absence: Duration,
 }
 
-/// Without the users.
-impl std::fmt::Debug for Cache {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cache").finish_non_exhaustive()
-    }
-}
-
-impl Cache {
-    fn get(&self, id: &str) -> Option<Option<User>> {
-        let entries = self.lock();
-        let entry = entries.get(id)?;
-        (Instant::now() < entry.good_until).then(|| entry.answer.clone())
-    }
-
-    fn put(&self, id: &str, answer: Option<User>) {
-        let now = Instant::now();
-        let lifetime = match answer {
-            Some(_) => USER_LIFETIME,
-            None => ABSENCE_LIFETIME,
-        };
-        let mut entries = self.lock();
-        if entries.len() >= CACHE_ENTRIES && !entries.contains_key(id) {
-            make_room(&mut entries, now);
-        }
-        let entry = Entry {
-            answer,
-            good_until: now + lifetime,
-        };
-        entries.insert(id.to_owned(), entry);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Walks all entries, but only when they are many, and after a call over the network.
-fn make_room(entries: &mut HashMap<String, Entry>, now: Instant) {
-    entries.retain(|_, entry| now < entry.good_until);
-    if entries.len() < CACHE_ENTRIES {
-        return;
-    }
-    let first_to_expire = entries
-        .iter()
-        .min_by_key(|(_, entry)| entry.good_until)
-        .map(|(id, _)| id.clone());
-    if let Some(id) = first_to_expire {
-        entries.remove(&id);
-    }
-}
-
-/// Closed: all pass. Open: nobody. After a pause one probe passes, and its outcome closes the breaker or opens it again.
-#[derive(Debug)]
-struct Breaker {
-    state: Mutex<BreakerState>,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum BreakerState {
-    Closed { failures: u32 },
-    Open { until: Instant },
-    Probing,
-}
-
-impl Default for Breaker {
-    fn default() -> Breaker {
-        Breaker {
-            state: Mutex::new(BreakerState::Closed { failures: 0 }),
-        }
-    }
-}
-
-impl Breaker {
-    /// Leave for one call, if calls are allowed; to be settled with its outcome.
-    fn admit(&self) -> Option<Permit<'_>> {
-        let mut state = self.lock();
-        let probe = match *state {
-            BreakerState::Closed { .. } => false,
-            BreakerState::Open { until } if Instant::now() >= until => {
-                *state = BreakerState::Probing;
-                true
-            }
-            BreakerState::Open { .. } | BreakerState::Probing => return None,
-        };
-        Some(Permit {
-            breaker: self,
-            probe,
-            settled: false,
-        })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BreakerState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-struct Permit<'a> {
-    breaker: &'a Breaker,
-    probe: bool,
-    settled: bool,
-}
-
-impl Permit<'_> {
-    fn settle(mut self, success: bool) {
-        self.settled = true;
-        let mut state = self.breaker.lock();
-        let failures = match *state {
-            BreakerState::Closed { failures } => failures + 1,
-            BreakerState::Probing if self.probe => BREAKER_FAILURES,
-            // A call from before the breaker opened tells nothing new.
-            BreakerState::Open { .. } | BreakerState::Probing => return,
-        };
-        *state = if success {
-            BreakerState::Closed { failures: 0 }
-        } else if failures < BREAKER_FAILURES {
-            BreakerState::Closed { failures }
-        } else {
-            tracing::warn!(
-                pause_seconds = BREAKER_PAUSE.as_secs(),
-                "Clerk's API fails repeatedly: not asking it for {} s",
-                BREAKER_PAUSE.as_secs()
-            );
-            BreakerState::Open {
-                until: Instant::now() + BREAKER_PAUSE,
-            }
-        };
-    }
-}
-
-/// A caller who hangs up takes the probe along; the next one is let through in its place.
-impl Drop for Permit<'_> {
-    fn drop(&mut self) {
-        if self.probe && !self.settled {
-            *self.breaker.lock() = BreakerState::Open { until: Instant::now() };
-        }
+impl Expiry<String, Option<User>> for Lifetime {
+    fn expire_after_create(&self, _: &String, answer: &Option<User>, _: Instant) -> Option<Duration> {
+        Some(if answer.is_some() { self.user } else { self.absence })
     }
 }
 

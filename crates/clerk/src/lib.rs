@@ -19,6 +19,8 @@ mod public_key;
 pub mod session_token;
 pub mod signing;
 #[cfg(test)]
+mod test_log;
+#[cfg(test)]
 mod test_server;
 
 pub use backend::{BackendClient, BackendError, BackendSetupError};

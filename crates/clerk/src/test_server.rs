@@ -1,7 +1,6 @@
 //! An HTTP server of a few lines on a real socket, for the tests of this module.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -80,11 +79,4 @@ async fn serve(mut stream: TcpStream, answer: Arc<Mutex<Answer>>, requests: Arc<
         }
     };
     let _ = stream.write_all(response.as_bytes()).await;
-}
-
-/// Moves tokio's clock; it runs on afterwards, because a paused one jumps over real input and output.
-pub async fn skip(time: Duration) {
-    tokio::time::pause();
-    tokio::time::advance(time).await;
-    tokio::time::resume();
 }

@@ -1,5 +1,4 @@
-use std::io;
-use std::sync::{LazyLock, Mutex};
+use std::sync::LazyLock;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -7,6 +6,7 @@ use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
 
 use super::super::signing::DevSigner;
+use super::super::test_log::log;
 use super::super::test_server::{Answer, TestServer};
 use super::*;
 
@@ -285,26 +285,6 @@ async fn a_token_may_have_sixteen_kibibytes() {
         };
         assert_eq!(verify(&token).await, expected, "{}", token.len());
     }
-}
-
-/// The lines that are logged on this thread from now on.
-fn log() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Lines {
-        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(text)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    let lines = Arc::new(Mutex::new(Vec::new()));
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt().with_writer(move || Lines(writer.clone()));
-    (lines, tracing::subscriber::set_default(subscriber.finish()))
 }
 
 #[tokio::test]

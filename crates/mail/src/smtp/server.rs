@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use percent_encoding::percent_decode_str;
 use tokio::sync::mpsc::UnboundedSender;
 use url::{Host, Url};
 
@@ -296,22 +297,12 @@ fn plain(user: &str, password: &str) -> String {
 }
 
 fn decoded(part: &str) -> Result<String, String> {
-    let decoded = percent_decoded(part).ok_or("the user name or password has a stray % in it")?;
-    String::from_utf8(decoded).map_err(|_| "the user name or password is not UTF-8".to_owned())
-}
-
-fn percent_decoded(part: &str) -> Option<Vec<u8>> {
-    let mut bytes = part.bytes();
-    let mut decoded = Vec::new();
-    while let Some(byte) = bytes.next() {
-        let mut digit = || char::from(bytes.next()?).to_digit(16);
-        decoded.push(if byte == b'%' {
-            u8::try_from(digit()? * 16 + digit()?).ok()?
-        } else {
-            byte
-        });
+    let decoded: Vec<u8> = percent_decode_str(part).collect();
+    // A stray % stays as it is; each other one has made one byte of three.
+    if decoded.len() + 2 * part.matches('%').count() != part.len() {
+        return Err("the user name or password has a stray % in it".to_owned());
     }
-    Some(decoded)
+    String::from_utf8(decoded).map_err(|_| "the user name or password is not UTF-8".to_owned())
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -343,6 +334,8 @@ mod tests {
             ("smtp://user@mx.example.com", Err("belong together")),
             ("smtp://:secret@mx.example.com", Err("belong together")),
             ("smtp://u:s%zzecret@mx.example.com", Err("stray %")),
+            ("smtp://u:secret%4@mx.example.com", Err("stray %")),
+            ("smtp://u:%%41@mx.example.com", Err("stray %")),
             ("smtp://u:%ff@mx.example.com", Err("not UTF-8")),
             ("smtp://mx.example.com/me", Err("no name for EHLO")),
             ("https://mx.example.com", Err("starts with smtp://")),
