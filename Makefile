@@ -26,10 +26,11 @@ test: ## Run all tests, on SQLite and on a throw-away Postgres (installed if mis
 	    else cargo test --locked --workspace --exclude chaos $(T); \
 	    fi'
 
-# Each run has the machine for itself. Longer ones: docs/reliability.md.
+# Each run has the machine for itself. Longer ones: docs/reliability.md. The whole workspace, as in the other targets: a part
+# of it would be compiled again with other features.
 chaos: ## Break everything around usher while it works, half a minute on each database
-	cargo build --locked --bin usher
-	scripts/with-postgres cargo test --locked --package chaos -- --test-threads 1
+	cargo build --locked --workspace --bins
+	scripts/with-postgres cargo test --locked --workspace --test short_run -- --test-threads 1
 
 # P narrows them down: make test-faces P=tests/faces/accept.test.js
 P ?= tests/faces/*.test.js

@@ -10,7 +10,7 @@ pub struct UnknownName {
     pub known: &'static [&'static str],
 }
 
-/// An enum that [`named!`] declares.
+/// An enum that `named!` declares.
 pub trait Named {}
 
 /// Declares such an enum, with `as_str`, `ALL`, `Display`, `FromStr`, `TryFrom<String>`, serde's two traits and its schema.
