@@ -40,6 +40,7 @@ mod tx;
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -171,6 +172,8 @@ pub struct Store {
     migrations: Arc<Migrator>,
     lost: watch::Sender<()>,
     renew: watch::Sender<Renewal>,
+    /// The last test write failed: the disk is full, say.
+    write_failed: Arc<AtomicBool>,
     layout: Layout,
 }
 
@@ -221,6 +224,7 @@ impl Store {
             migrations: Arc::new(migrate::migrator(dialect)),
             lost,
             renew,
+            write_failed: Arc::default(),
         })
     }
 
@@ -377,7 +381,8 @@ impl Store {
 
     /// Whether the database accepts writes. On SQLite a full disk shows only on a write, so this writes back
     /// `user_version`, a number that is otherwise unused; SQLite writes it even when it is unchanged. Waiting for
-    /// another write is no failure.
+    /// another write is no failure, unless the last test write failed: beside a full disk and many who try, one may wait
+    /// for long.
     pub async fn takes_writes(&self) -> Result<()> {
         self.ping().await?;
         let Pool::Sqlite { writer, .. } = &self.pool else {
@@ -389,7 +394,18 @@ impl Store {
             sqlx::query(text).execute(writer).await
         };
         match tokio::time::timeout(WRITER_TIMEOUT, write).await {
-            Ok(Err(error)) if !is_busy(&error) => Err(error.into()),
+            Ok(Ok(_)) => {
+                self.write_failed.store(false, Ordering::Relaxed);
+                Ok(())
+            }
+            Ok(Err(error)) if !is_busy(&error) => {
+                self.write_failed.store(true, Ordering::Relaxed);
+                Err(error.into())
+            }
+            _ if self.write_failed.load(Ordering::Relaxed) => Err(sqlx::Error::Io(std::io::Error::other(
+                "the last write failed, and the next one still waits",
+            ))
+            .into()),
             _ => Ok(()),
         }
     }
