@@ -23,7 +23,7 @@ stories! {
         app.pool.execute("update usher_deliveries set attempts = 59 where to_email = 'grace@example.com'").await;
         app.clock.advance(TimeDelta::seconds(15));
         app.run_jobs().await;
-        // So that nobody is reminded.
+        // So that no reminder is sent.
         app.post(&format!("/v1/invites/{grace}/revoke"), json!({})).await.expect(200);
         let rows = async || {
             let table = app.pool.jobs();
